@@ -1,0 +1,98 @@
+"""Segmentation losses of nnU-Net: cross-entropy plus soft Dice, over every deep-supervision output.
+
+Source: nnU-Net (Isensee et al. 2021), online methods "training"; U-Mamba keeps them unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed.nn.functional as dist_nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice
+MIN_DENOMINATOR = 1e-8
+
+
+def soft_dice(logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_dice: bool = False) -> Tensor:
+    """Mean soft Dice of the foreground classes, in [0, 1].
+
+    Args:
+        logits: (B, K, *S) float, class 0 is background and left out.
+        label: (B, *S) integer, values 0..K-1 wherever ``mask`` is true.
+        mask: (B, *S) bool, voxels that count; None counts all.
+        batch_dice: sum over the batch (and over DDP ranks) before dividing, instead of one Dice per sample.
+    """
+    axes = tuple(range(2, logits.ndim))
+    probabilities = logits.float().softmax(1)[:, 1:]  # (B, K-1, *S)
+    classes = torch.arange(1, logits.shape[1], device=label.device).view(1, -1, *[1] * len(axes))
+    target = label.unsqueeze(1) == classes  # (B, K-1, *S) bool
+    if mask is not None:
+        probabilities = probabilities * mask.unsqueeze(1)
+        target = target & mask.unsqueeze(1)
+    intersection = (probabilities * target).sum(axes)  # (B, K-1)
+    total = probabilities.sum(axes) + target.sum(axes)
+    if batch_dice:
+        sums = torch.stack([intersection, total]).sum(1)  # (2, K-1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            sums = dist_nn.all_reduce(sums)
+        intersection, total = sums
+    return ((2 * intersection + SMOOTH) / (total + SMOOTH).clamp_min(MIN_DENOMINATOR)).mean()
+
+
+class DiceCELoss(nn.Module):
+    """Cross-entropy (mean over counted voxels) minus the mean soft Dice: nnU-Net's loss, at best -1."""
+
+    def __init__(self, batch_dice: bool, ignore_label: int | None = None) -> None:
+        super().__init__()
+        self.batch_dice = batch_dice
+        self.ignore_label = ignore_label
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Args: logits (B, K, *S) float; label (B, *S) integer. Returns a scalar."""
+        label = label.long()
+        if self.ignore_label is None:
+            return F.cross_entropy(logits.float(), label) - soft_dice(logits, label, None, self.batch_dice)
+        mask = label != self.ignore_label
+        label = label.masked_fill(~mask, 0)
+        per_voxel = F.cross_entropy(logits.float(), label, reduction="none") * mask
+        cross_entropy = per_voxel.sum() / mask.sum().clamp_min(1)
+        return cross_entropy - soft_dice(logits, label, mask, self.batch_dice)
+
+
+class DeepSupervision(nn.Module):
+    """Weighted sum of one loss over a network's outputs, against labels resampled to each output's shape.
+
+    The weights halve with every lower resolution, the lowest gets 0, and they sum to 1. Labels are resampled by
+    nearest neighbour with half-pixel centres.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
+        """Args: outputs (B, K, *S) or a list of such, highest resolution first; label (B, *S) integer."""
+        if isinstance(outputs, Tensor):
+            return self.loss(outputs, label)
+        total = outputs[0].new_zeros((), dtype=torch.float32)
+        for weight, output in zip(deep_supervision_weights(len(outputs)), outputs, strict=True):
+            total = total + weight * self.loss(output, resample_label(label, output.shape[2:]))
+        return total
+
+
+def deep_supervision_weights(num_outputs: int) -> tuple[float, ...]:
+    """Weights 1, 1/2, 1/4, ... with the last set to 0, normalised to sum 1; a single output has weight 1."""
+    if num_outputs == 1:
+        return (1.0,)
+    raw = [0.5**i for i in range(num_outputs - 1)] + [0.0]
+    return tuple(weight / sum(raw) for weight in raw)
+
+
+def resample_label(label: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, *S) integer label resampled to (B, *shape) by nearest neighbour with half-pixel centres."""
+    if tuple(label.shape[1:]) == tuple(shape):
+        return label
+    return F.interpolate(label.unsqueeze(1).float(), tuple(shape), mode="nearest-exact").squeeze(1).to(label.dtype)

@@ -1,0 +1,41 @@
+"""The Dice nnU-Net watches during training: over all validation patches of an epoch at once, class by class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class PseudoDice(Metric):
+    """Per-class Dice of hard predictions, counted over every voxel seen since the last reset.
+
+    "Pseudo" because patches overlap and are not whole cases: fit to pick a checkpoint, not to be reported. A class
+    that occurs in neither reference nor prediction is NaN. Counts are summed over DDP ranks.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_classes: int, ignore_label: int | None = None) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        for name in ("true_positive", "predicted", "actual"):
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Args: logits (B, K, *S) float; label (B, *S) integer."""
+        prediction, label = logits.argmax(1), label.long()
+        if self.ignore_label is not None:
+            counted = label != self.ignore_label
+            prediction, label = prediction[counted], label[counted]
+        prediction, label = prediction.flatten(), label.flatten()
+        hits = prediction[prediction == label]
+        self.true_positive += torch.bincount(hits, minlength=self.num_classes)
+        self.predicted += torch.bincount(prediction, minlength=self.num_classes)
+        self.actual += torch.bincount(label, minlength=self.num_classes)
+
+    def compute(self) -> Tensor:
+        """(K-1,) float32: Dice of the foreground classes in [0, 1], NaN where a class was never seen."""
+        total = (self.predicted + self.actual)[1:].float()
+        return 2 * self.true_positive[1:].float() / total  # 0 / 0 is the NaN of an absent class
