@@ -1,0 +1,147 @@
+"""Writing a data set in nnU-Net's raw layout: all of it or nothing, resumable, with its provenance.
+
+Layout: `imagesTr/NAME_0000.ext`, `labelsTr/NAME.ext`, `imagesTs`, `labelsTs`, `dataset.json`; instance data also has
+`instancesTr/NAME.tif` and `instancesTs/NAME.tif` (int32).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; it takes `path`'s name only once the block has ended without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the extension: writers choose the format by it
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def is_raw_dataset(folder: Path) -> bool:
+    """Whether `folder` holds a finished data set (dataset.json is the last file that a preparer writes)."""
+    return (folder / "dataset.json").is_file()
+
+
+def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe: dict[str, Any]) -> Path:
+    """Make the raw data set `target` unless it is there; an interrupted attempt is picked up again.
+
+    The cases are written into a hidden folder beside `target`, which is renamed at the end: a folder named `target`
+    is always complete.
+
+    Args:
+        target: folder to make, e.g. `raw/Dataset004_Hippocampus`.
+        write: fills the folder that it is given (skipping files that are there) and returns dataset.json's content.
+        recipe: what decides the result (source, seed, ...; JSON). An unfinished folder of another recipe is removed.
+
+    Raises:
+        FileExistsError: `target` exists and is not a raw data set.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        if is_raw_dataset(target):
+            log.info("%s is there already; remove it to make it anew", target)
+            return target
+        if target.exists() and any(target.iterdir()):
+            raise FileExistsError(
+                f"{target} exists but holds no dataset.json: expected nothing or a raw data set. "
+                "Remove the folder, or add its dataset.json if it is your own data"
+            )
+        partial = target.parent / f".{target.name}.partial"
+        stamp = partial / ".recipe.json"
+        if partial.exists() and (not stamp.is_file() or json.loads(stamp.read_text()) != recipe):
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        with atomic_file(stamp) as path:
+            path.write_text(json.dumps(recipe))
+
+        dataset = write(partial)
+        with atomic_file(partial / "dataset.json") as path:
+            path.write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        stamp.unlink()
+        if target.exists():
+            target.rmdir()  # empty, as checked above
+        os.replace(partial, target)
+    log.info("made %s: %d training cases", target, dataset["numTraining"])
+    return target
+
+
+def dataset_json(
+    *,
+    name: str,
+    channel_names: Sequence[str],
+    labels: Sequence[str],
+    num_training: int,
+    file_ending: str,
+    licence: str,
+    reference: str,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """nnU-Net's dataset.json, and beside its keys where the data come from and what they may be used for.
+
+    Args:
+        labels: names of classes 1, 2, ...; the background is added.
+        licence: of the data, as their owners state it.
+        reference: paper or page to cite.
+        provenance: what was read (archive names, checksums, counts) and what was done to it.
+    """
+    return {
+        "name": name,
+        "channel_names": {str(index): channel for index, channel in enumerate(channel_names)},
+        "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
+        "numTraining": num_training,
+        "file_ending": file_ending,
+        "licence": licence,
+        "reference": reference,
+        "provenance": provenance,
+    }
+
+
+def for_each(function: Callable[[T], Any], items: Iterable[T], *, workers: int, description: str) -> list[Any]:
+    """Apply `function` to every item, in processes if `workers` > 0, under a progress bar; results in items' order.
+
+    Raises:
+        RuntimeError: an item failed; the message names it, the cause is chained. The other items are not waited for.
+    """
+    items = list(items)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(description, total=len(items))
+        if workers <= 0 or len(items) < 2:
+            results = []
+            for item in items:
+                results.append(function(item))
+                progress.advance(task)
+            return results
+        # spawn: forking a process that has started threads (torch, OpenMP) can deadlock
+        pool = ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn"))
+        with pool:
+            futures = {pool.submit(function, item): index for index, item in enumerate(items)}
+            results = [None] * len(items)
+            for future in as_completed(futures):
+                index = futures[future]
+                error = future.exception()
+                if error is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise RuntimeError(f"{description}: {items[index]} failed: {error}") from error
+                results[index] = future.result()
+                progress.advance(task)
+            return results
