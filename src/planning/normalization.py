@@ -1,0 +1,97 @@
+"""nnU-Net's intensity normalisations, one function per scheme.
+
+Each takes one channel (Z, Y, X) float32, which it may overwrite, the label (or None) in which -1 marks voxels outside
+the non-zero mask, whether to restrict itself to that mask, and the channel's foreground statistics; it returns the
+channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from src.planning.plan import Intensities
+
+_TINY = np.float32(1e-8)  # nnU-Net's floor for a divisor
+
+Scheme = Callable[[np.ndarray, np.ndarray | None, bool, "Intensities"], np.ndarray]
+
+
+def ct(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+    """Clip to the foreground percentiles 0.5 and 99.5, then z-score with the data set's mean and deviation."""
+    np.clip(channel, intensities.percentile_00_5, intensities.percentile_99_5, out=channel)
+    channel -= intensities.mean
+    channel /= max(intensities.std, 1e-8)
+    return channel
+
+
+def z_score(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+    """Z-score of this image; with the mask, inside it only, and voxels outside keep their value."""
+    if use_mask and mask is not None:
+        inside = mask >= 0
+        values = channel[inside]
+        channel[inside] = (values - values.mean()) / max(values.std(), _TINY)
+        return channel
+    mean, std = channel.mean(), channel.std()
+    channel -= mean
+    channel /= max(std, _TINY)
+    return channel
+
+
+def no_norm(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+    """As it is."""
+    return channel
+
+
+def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+    """Map this image's range to [0, 1]."""
+    channel -= channel.min()
+    channel /= max(channel.max(), _TINY)
+    return channel
+
+
+def rgb_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+    """Map 0..255 to [0, 1].
+
+    Raises:
+        ValueError: The channel leaves the range 0..255.
+    """
+    if channel.min() < 0 or channel.max() > 255:
+        raise ValueError(
+            f"rgb_to_0_1 expects values in 0..255, the image has {channel.min()}..{channel.max()}. Name its channels "
+            "otherwise in dataset.json (any other name means a z-score)."
+        )
+    channel /= 255.0
+    return channel
+
+
+SCHEMES: dict[str, Scheme] = {
+    "CTNormalization": ct,
+    "ZScoreNormalization": z_score,
+    "NoNormalization": no_norm,
+    "RescaleTo01Normalization": rescale_0_1,
+    "RGBTo01Normalization": rgb_0_1,
+}
+_BY_CHANNEL = {
+    "CT": "CTNormalization",
+    "noNorm": "NoNormalization",
+    "zscore": "ZScoreNormalization",
+    "rescale_to_0_1": "RescaleTo01Normalization",
+    "rgb_to_0_1": "RGBTo01Normalization",
+}
+
+
+def scheme_for(channel_name: str, rule: str) -> str:
+    """Name of the scheme for a channel: rule 2.1 matches names exactly, 2.8 in any case; anything else is a z-score."""
+    if rule == "2.8":
+        folded = {name.casefold(): scheme for name, scheme in _BY_CHANNEL.items()}
+        return folded.get(channel_name.casefold(), "ZScoreNormalization")
+    return _BY_CHANNEL.get(channel_name, "ZScoreNormalization")
+
+
+def uses_mask(scheme: str, median_relative_size: float) -> bool:
+    """Whether a scheme keeps to the non-zero mask: z-scores, where cropping took more than a quarter of the volume."""
+    return scheme == "ZScoreNormalization" and median_relative_size < 3 / 4

@@ -1,0 +1,293 @@
+"""Raw data sets in nnU-Net's layout: what dataset.json says, and which files belong to which case.
+
+Layout: ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if there is a test set, ``imagesTs`` and ``labelsTs``;
+images are ``NAME_0000.ext``, one file per channel (an RGB picture is one file of three channels), labels ``NAME.ext``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+log = logging.getLogger(__name__)
+
+PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
+_SHOWN = 10  # faults listed one by one before "and N more"
+
+
+class DatasetError(ValueError):
+    """A fault of the raw data; says what was expected, what came, which file, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCase:
+    """The files of one case: one image per channel (or one picture with all of them) and perhaps a label."""
+
+    identifier: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetDescription:
+    """What dataset.json says.
+
+    Attributes:
+        name: Name of the data set.
+        channel_names: One name per channel; it decides the normalisation ("CT" is special).
+        labels: Class name -> value in file order, background (0) included, ignore label and regions left out.
+        regions: Region name -> its label values, where labels are declared as lists (region-based data sets).
+        ignore_label: Value of voxels that no loss or metric looks at, or None.
+        file_ending: Ending of image and label files, with its dot.
+        num_training: ``numTraining``, the number of training cases as declared.
+    """
+
+    name: str
+    channel_names: tuple[str, ...]
+    labels: dict[str, int]
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ignore_label: int | None = None
+    file_ending: str
+    num_training: int
+
+    @classmethod
+    def read(cls, path: Path | str) -> DatasetDescription:
+        """Read a dataset.json.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            DatasetError: The file is no JSON, lacks a key, or its labels are no valid label set.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist. A raw data set needs a dataset.json with channel_names, labels, "
+                "numTraining and "
+                "file_ending beside imagesTr and labelsTr."
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path} is not valid JSON ({error}). Correct the file.") from error
+        if not isinstance(content, dict):
+            raise DatasetError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
+        return DatasetDescription(**_parse_description(content, path))
+
+    @property
+    def num_label_entries(self) -> int:
+        """Entries of dataset.json's labels as nnU-Net counts them: background, ignore label and regions included."""
+        return len(self.labels) + len(self.regions) + (self.ignore_label is not None)
+
+    @property
+    def allowed_values(self) -> frozenset[int]:
+        """Every value that a label file may hold."""
+        values = {0, *self.labels.values()}
+        for region in self.regions.values():
+            values.update(region)
+        if self.ignore_label is not None:
+            values.add(self.ignore_label)
+        return frozenset(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDataset(DatasetDescription):
+    """A raw data set on disk: its description and the files of its cases, sorted by name."""
+
+    folder: Path
+    training_cases: tuple[RawCase, ...]
+    test_cases: tuple[RawCase, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Read dataset.json and pair the files; no image is opened.
+
+        Hidden files, among them the ``._*`` files that macOS leaves behind, are skipped with one warning.
+
+        Args:
+            folder: The folder that holds dataset.json.
+
+        Raises:
+            FileNotFoundError: The folder or its dataset.json does not exist.
+            DatasetError: dataset.json is malformed, there is no training case, or files do not pair up.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"The raw data set folder {folder} does not exist. Check data.dataset_dir.")
+        path = folder / "dataset.json"
+        description = DatasetDescription.read(path)
+        explicit = json.loads(path.read_text(encoding="utf-8")).get("dataset")
+        if explicit:
+            training = _listed_cases(folder, explicit, path)
+        else:
+            training = _paired_cases(folder, "imagesTr", "labelsTr", description, label_required=True)
+        test = _paired_cases(folder, "imagesTs", "labelsTs", description, label_required=False)
+        if not training:
+            raise DatasetError(
+                f"{folder} has no training case: expected images named NAME_0000{description.file_ending} in "
+                f"{folder / 'imagesTr'}. Check the folder and file_ending in dataset.json."
+            )
+        if description.num_training != len(training):
+            log.warning(
+                "%s declares numTraining %d, but %d training cases were found; the planner goes by the %d files.",
+                path, description.num_training, len(training), len(training),
+            )  # fmt: skip
+        return cls(folder=folder, training_cases=training, test_cases=test, **vars(description))
+
+
+def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    channels = content.get("channel_names", content.get("modality"))
+    missing = [key for key in ("labels", "file_ending") if key not in content]
+    if channels is None:
+        missing.insert(0, "channel_names")
+    if missing:
+        raise DatasetError(
+            f"{path} lacks {', '.join(missing)}. Add what is missing (nnU-Net v2's form of dataset.json)."
+        )
+    if isinstance(channels, dict) and sorted(channels) != sorted(str(i) for i in range(len(channels))):
+        raise DatasetError(f'{path}: channel_names must be keyed "0", "1", ...; it has {sorted(channels)}.')
+    if not isinstance(channels, dict) or not channels:
+        raise DatasetError(f'{path}: channel_names must be an object such as {{"0": "CT"}}, it is {channels!r}.')
+    ending = content["file_ending"]
+    if ending not in PICTURE_ENDINGS + VOLUME_ENDINGS:
+        raise DatasetError(
+            f"{path}: file_ending {ending!r} is not supported. Use one of "
+            f"{', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}."
+        )
+    num_training = content.get("numTraining", len(content.get("dataset") or ()))
+    if not isinstance(num_training, int) or isinstance(num_training, bool) or num_training < 0:
+        raise DatasetError(f"{path}: numTraining must be a whole number of cases, it is {num_training!r}.")
+    labels, regions, ignore = _parse_labels(content["labels"], path)
+    return {
+        "name": str(content.get("name", path.resolve().parent.name)),
+        "channel_names": tuple(str(channels[str(i)]) for i in range(len(channels))),
+        "labels": labels,
+        "regions": regions,
+        "ignore_label": ignore,
+        "file_ending": ending,
+        "num_training": num_training,
+    }
+
+
+def _parse_labels(entries: object, path: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
+    """Split dataset.json's labels into plain classes, regions and the ignore label."""
+    if not isinstance(entries, dict) or not entries:
+        raise DatasetError(
+            f'{path}: labels must be an object such as {{"background": 0, "liver": 1}}, it is {entries!r}.'
+        )
+    labels: dict[str, int] = {}
+    regions: dict[str, tuple[int, ...]] = {}
+    for name, value in entries.items():
+        if isinstance(value, (list, tuple)) and len(value) > 1 and all(_is_whole(v) for v in value):
+            regions[name] = tuple(int(v) for v in value)
+        elif isinstance(value, (list, tuple)) and len(value) == 1 and _is_whole(value[0]):
+            labels[name] = int(value[0])
+        elif _is_whole(value):
+            labels[name] = int(value)
+        else:
+            hint = (
+                " (this looks like the older form, keyed by number: exchange names and numbers)"
+                if name.isdigit()
+                else ""
+            )
+            raise DatasetError(f"{path}: label {name!r} must map to a whole number, it maps to {value!r}{hint}.")
+    ignore = labels.pop("ignore", None)
+    if labels.get("background") != 0:
+        raise DatasetError(f'{path}: labels must contain "background": 0; they are {entries!r}.')
+    values = sorted({*labels.values(), *(v for region in regions.values() for v in region)})
+    if len(set(labels.values())) != len(labels):
+        raise DatasetError(f"{path}: two labels share one value in {entries!r}. Give every class its own.")
+    if not regions and values != list(range(len(values))):
+        raise DatasetError(
+            f"{path}: label values must be consecutive from 0, they are {values}. Renumber the labels in "
+            "dataset.json and "
+            "in the label files."
+        )
+    if ignore is not None and ignore <= values[-1]:
+        raise DatasetError(f"{path}: the ignore label must be the highest value, it is {ignore} beside {values}.")
+    return labels, regions, ignore
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _listed_cases(folder: Path, listing: object, path: Path) -> tuple[RawCase, ...]:
+    """The cases that dataset.json lists under "dataset" (nnU-Net >= 2.2), paths relative to the folder."""
+    if not isinstance(listing, dict):
+        raise DatasetError(
+            f"{path}: dataset must map case names to images and label, it is a {type(listing).__name__}."
+        )
+    cases = []
+    for name, entry in sorted(listing.items()):
+        try:
+            images = tuple(folder / image for image in entry["images"])
+            label = folder / entry["label"]
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{path}: case {name!r} under dataset needs images (a list) and label.") from error
+        cases.append(RawCase(identifier=name, images=images, label=label))
+    absent = [str(file) for case in cases for file in (*case.images, case.label) if file is None or not file.is_file()]
+    _raise_all(absent, f"{path} lists files that do not exist")
+    return tuple(cases)
+
+
+def _visible_files(folder: Path, ending: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file())
+    hidden = [p.name for p in files if p.name.startswith(".")]
+    if hidden:
+        log.warning("Skipped %d hidden files in %s (such as %s); they hold no data.", len(hidden), folder, hidden[0])
+    return [p for p in files if not p.name.startswith(".")]
+
+
+def _paired_cases(
+    folder: Path, images: str, labels: str, description: DatasetDescription, *, label_required: bool
+) -> tuple[RawCase, ...]:
+    """Group the channel files of a folder by case and look up the labels."""
+    ending = description.file_ending
+    pattern = re.compile(rf"(?P<name>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
+    channels: dict[str, dict[int, Path]] = {}
+    faults: list[str] = []
+    for file in _visible_files(folder / images, ending):
+        match = pattern.fullmatch(file.name)
+        if match is None:
+            faults.append(f"{file}: an image must be named NAME_0000{ending} (the channel as four digits)")
+        else:
+            channels.setdefault(match["name"], {})[int(match["channel"])] = file
+    label_files = {file.name.removesuffix(ending): file for file in _visible_files(folder / labels, ending)}
+    for name in sorted(label_files.keys() - channels.keys()):
+        faults.append(f"{label_files[name]}: a label without image; expected {folder / images / name}_0000{ending}")
+    cases = []
+    for name in sorted(channels):
+        found = sorted(channels[name])
+        if found != list(range(len(found))) or not _count_fits(len(found), description):
+            expected = ", ".join(f"_{i:04d}" for i in range(len(description.channel_names)))
+            faults.append(
+                f"{folder / images / name}: expected the channel files {expected}{ending} "
+                f"({', '.join(description.channel_names)}), found {', '.join(f'_{i:04d}' for i in found)}"
+            )
+        if label_required and name not in label_files:
+            faults.append(
+                f"{channels[name][found[0]]}: an image without label; expected {folder / labels / name}{ending}"
+            )
+        files = tuple(channels[name][i] for i in found)
+        cases.append(RawCase(identifier=name, images=files, label=label_files.get(name)))
+    _raise_all(faults, f"Files of {folder} do not pair up")
+    return tuple(cases)
+
+
+def _count_fits(count: int, description: DatasetDescription) -> bool:
+    # One picture file may hold all channels; how many it does hold is seen when it is read.
+    return count == len(description.channel_names) or (description.file_ending in PICTURE_ENDINGS and count == 1)
+
+
+def _raise_all(faults: list[str], title: str) -> None:
+    if faults:
+        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        listing = "\n  ".join(faults[:_SHOWN])
+        raise DatasetError(f"{title}:\n  {listing}{more}\nAdd or remove the files named, or correct dataset.json.")
