@@ -1,0 +1,87 @@
+"""The Mamba-1 block of Gu & Dao (arXiv 2312.00752, figure 3) on channels-last sequences.
+
+Parameter names are mamba-ssm's, so weights interchange.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .scan import choose_backend, selective_scan
+
+# Step sizes are initialised log-uniformly in this range and never below the floor (Mamba's paper, section 3.6).
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise causal convolution along a channels-last sequence, without transposing it.
+
+    Args:
+        x: (batch, L, channels).
+        weight: (channels, 1, width), as nn.Conv1d keeps it.
+        bias: (channels,).
+
+    Returns:
+        (batch, L, channels); y_t = bias + sum_k weight_k x_{t - width + 1 + k}, with zeros before the first token.
+    """
+    width = weight.shape[-1]
+    padded = F.pad(x, (0, 0, width - 1, 0))
+    y = bias.expand_as(x)
+    for k in range(width):
+        y = torch.addcmul(y, padded[:, k : k + x.shape[1]], weight[:, 0, k])
+    return y
+
+
+class Mamba(nn.Module):
+    """in_proj -> causal convolution and SiLU -> selective scan, gated by SiLU(z) -> out_proj.
+
+    Computes in the dtype of its weights (float32) whatever autocast says: half precision loses the small step sizes.
+
+    Args:
+        d_model: channels of the sequence.
+        d_state: states per channel, 1 to 64.
+        d_conv: width of the causal convolution.
+        expand: d_inner / d_model.
+        backend: see `scan.BACKENDS`.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        choose_backend(backend)  # a wrong name fails here, not in the first step
+        self.backend = backend
+        self.d_state = d_state
+        self.dt_rank = math.ceil(d_model / 16)
+        d_inner = expand * d_model
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self._init_step_size()
+
+    @torch.no_grad()
+    def _init_step_size(self) -> None:
+        bound = self.dt_rank**-0.5
+        self.dt_proj.weight.uniform_(-bound, bound)
+        dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp(min=DT_FLOOR)
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, L, d_model) in any floating dtype -> (batch, L, d_model) in the dtype of the weights."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            x = x.to(self.in_proj.weight.dtype)
+            u, z = self.in_proj(x).chunk(2, dim=-1)  # (batch, L, d_inner) each
+            u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))
+            dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+            delta = F.linear(dt, self.dt_proj.weight)
+            A = -torch.exp(self.A_log)
+            y = selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, self.backend)
+            return self.out_proj(y)
