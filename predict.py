@@ -1,0 +1,33 @@
+"""Segment the images of a folder with a trained checkpoint; no data set definition is needed.
+
+    python predict.py checkpoint=logs/.../checkpoints/last.ckpt input=images output=predictions
+
+Several checkpoints (``checkpoint=[a.ckpt,b.ckpt]``) are averaged. Images of several channels are named NAME_0000,
+NAME_0001, ... as nnU-Net does; single-channel images may have any name.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from src.inference.predictor import Predictor, cases_in_folder
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    checkpoints = list(cfg.checkpoint) if isinstance(cfg.checkpoint, ListConfig) else cfg.checkpoint
+    predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror)
+    ending = cfg.file_ending or predictor.plan.file_ending
+    cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names))
+    written = predictor.predict_cases(cases, Path(cfg.output))
+    log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
+
+
+if __name__ == "__main__":
+    main()

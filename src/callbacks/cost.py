@@ -1,0 +1,45 @@
+"""What a run costs: seconds per epoch and peak GPU memory, logged and kept in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import lightning as L
+import torch
+
+
+class Cost(L.Callback):
+    """Logs ``cost/epoch_seconds`` and ``cost/peak_vram_gib`` and writes ``cost.json`` after each epoch.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "cost.json"
+        self.epoch_seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Validation of the epoch has already run here, as in nnU-Net's epoch times.
+        self.epoch_seconds.append(time.perf_counter() - self._started)
+        on_gpu = module.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(module.device) / 2**30 if on_gpu else None
+        module.log("cost/epoch_seconds", self.epoch_seconds[-1], rank_zero_only=True)
+        if peak is not None:
+            module.log("cost/peak_vram_gib", peak, rank_zero_only=True)
+        if trainer.is_global_zero:
+            cost = {
+                "device": torch.cuda.get_device_name(module.device) if on_gpu else "cpu",
+                "parameters": sum(p.numel() for p in module.network.parameters()),
+                "epoch_seconds": self.epoch_seconds,
+                "peak_vram_gib": peak,
+            }
+            beside = self.path.with_name("cost.json.part")
+            beside.write_text(json.dumps(cost, indent=1))
+            os.replace(beside, self.path)

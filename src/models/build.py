@@ -1,0 +1,44 @@
+"""From a plan and a network constructor to a network: the one place where the plan's topology enters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from src.planning.plan import Plan
+
+
+def used_patch_size(patch_size: Sequence[int], multiple: int = 1) -> tuple[int, ...]:
+    """The planned patch with every axis rounded up to a multiple (UNETR needs 16, SwinUNETR 32), in voxels."""
+    return tuple(-(-size // multiple) * multiple for size in patch_size)
+
+
+def build_network(
+    network: Callable[..., nn.Module],
+    plan: Plan,
+    configuration: str,
+    patch_size: Sequence[int],
+    deep_supervision: bool,
+) -> nn.Module:
+    """Construct a network for one configuration of a plan.
+
+    Args:
+        network: class or partial; receives the topology as keywords.
+        configuration: name of one of ``plan.configurations``.
+        patch_size: the patch the network will see, one entry per spatial axis, in voxels.
+
+    Raises:
+        ValueError: the plan has no such configuration.
+    """
+    topology = plan.configuration(configuration)
+    return network(
+        spatial_dims=topology.spatial_dims,
+        in_channels=len(plan.channel_names),
+        out_channels=plan.num_classes,
+        features_per_stage=topology.features_per_stage,
+        kernel_sizes=topology.kernel_sizes,
+        strides=topology.strides,
+        patch_size=tuple(patch_size),
+        deep_supervision=deep_supervision,
+    )
