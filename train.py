@@ -14,7 +14,6 @@ from pathlib import Path
 
 import hydra
 import lightning as L
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -36,7 +35,6 @@ def main(cfg: DictConfig) -> None:
     run_dir = Path(cfg.run_dir)
     metadata = save_run(cfg, run_dir)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    torch.set_float32_matmul_precision("high")  # TF32 for what bf16 autocast leaves in float32
 
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
@@ -45,7 +43,6 @@ def main(cfg: DictConfig) -> None:
     module = SegmentationModule(
         plan=datamodule.plan,
         configuration=cfg.data.configuration,
-        patch_size=datamodule.patch_size,
         network=model.network,
         optimizer=model.optimizer,
         scheduler=model.scheduler,

@@ -30,9 +30,10 @@ def auto_precision(accelerator: str, wanted: str | None) -> str:
 
 
 def register_resolvers() -> None:
-    """Make ``${auto_precision:accelerator,precision}`` and ``${cpu_count:}`` known to OmegaConf."""
+    """Make ``${auto_precision:accelerator,precision}``, ``${cpu_count:}`` and ``${basename:path}`` known."""
     OmegaConf.register_new_resolver("auto_precision", auto_precision, replace=True)
     OmegaConf.register_new_resolver("cpu_count", lambda: len(os.sched_getaffinity(0)), replace=True)
+    OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
 
 
 def is_sweep_job() -> bool:

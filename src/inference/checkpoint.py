@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from src.models.build import build_network, used_patch_size
+from src.models.build import build_network
 from src.planning.plan import Plan
 
 REQUIRED_KEYS = ("state_dict", "plan", "configuration", "config")
@@ -51,21 +51,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def network_from_checkpoint(checkpoint: dict[str, Any]) -> tuple[nn.Module, Plan, tuple[int, ...]]:
+def network_from_checkpoint(checkpoint: dict[str, Any]) -> tuple[nn.Module, Plan]:
     """Rebuild the network of a loaded checkpoint.
 
     Returns:
-        the network in eval mode with deep supervision off, the plan, and the patch size it runs at (voxels).
+        the network in eval mode with deep supervision off, and the plan.
     """
     plan = Plan.from_dict(checkpoint["plan"])
     name, model = checkpoint["configuration"], checkpoint["config"]["model"]
-    patch_size = used_patch_size(plan.configuration(name).patch_size, model.get("patch_multiple") or 1)
-    network = build_network(instantiate(model["network"]), plan, name, patch_size, model["deep_supervision"])
+    network = build_network(instantiate(model["network"]), plan, name, model["deep_supervision"])
     prefix = "network."
     state = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
     network.load_state_dict(state)
     network.deep_supervision = False
-    return network.eval(), plan, patch_size
+    return network.eval(), plan
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -35,7 +35,6 @@ class Predictor:
     Args:
         networks: one or more networks in eval mode, deep supervision off; several are averaged as logits.
         plan, configuration: how images are preprocessed; ``configuration`` is a name in the plan.
-        patch_size: window size in voxels.
         config: the resolved configuration the (first) checkpoint was trained with, for callers.
         device: "auto" takes the first GPU, else the CPU. On a GPU the convolutions run in bfloat16 unless the
             model's config asks for float32.
@@ -47,7 +46,6 @@ class Predictor:
         networks: Sequence[nn.Module],
         plan: Plan,
         configuration: str,
-        patch_size: Sequence[int],
         config: dict[str, Any],
         device: str | torch.device = "auto",
         mirror: bool = False,
@@ -57,7 +55,7 @@ class Predictor:
         self.device = torch.device(device)
         self.networks = [network.to(self.device) for network in networks]
         self.plan, self.configuration = plan, plan.configuration(configuration)
-        self.patch_size, self.config, self.mirror = tuple(patch_size), config, mirror
+        self.config, self.mirror = config, mirror
         precision = config["model"].get("precision") or "bf16-mixed"
         self.autocast = self.device.type == "cuda" and precision.startswith("bf16")
 
@@ -74,15 +72,14 @@ class Predictor:
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         checkpoints = [load_checkpoint(one) for one in paths]
         loaded = [network_from_checkpoint(checkpoint) for checkpoint in checkpoints]
-        network, plan, patch_size = loaded[0]
-        name = checkpoints[0]["configuration"]
-        for one, checkpoint, (_, other, other_patch) in zip(paths, checkpoints, loaded, strict=True):
-            if (other.hash(), checkpoint["configuration"], other_patch) != (plan.hash(), name, patch_size):
+        plan, name = loaded[0][1], checkpoints[0]["configuration"]
+        for one, checkpoint, (_, other) in zip(paths, checkpoints, loaded, strict=True):
+            if (other.hash(), checkpoint["configuration"]) != (plan.hash(), name):
                 raise ValueError(
-                    f"{one} was trained with another plan, configuration or patch ({checkpoint['configuration']}, "
-                    f"{other_patch}) than {paths[0]} ({name}, {patch_size}); logits of the two cannot be averaged."
+                    f"{one} was trained with another plan or configuration ({checkpoint['configuration']}, plan "
+                    f"{other.hash()}) than {paths[0]} ({name}, plan {plan.hash()}); their logits cannot be averaged."
                 )
-        return cls([n for n, _, _ in loaded], plan, name, patch_size, checkpoints[0]["config"], device, mirror)
+        return cls([network for network, _ in loaded], plan, name, checkpoints[0]["config"], device, mirror)
 
     def predict(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         """Segment one case.
@@ -153,11 +150,11 @@ class Predictor:
                 logits = predict_sliding_window(
                     network,
                     image,
-                    self.patch_size,
+                    self.configuration.patch_size,
                     self.plan.num_classes,
                     device=self.device,
                     mirror=self.mirror,
-                    window_batch=self.configuration.batch_size if len(self.patch_size) == 2 else 1,
+                    window_batch=self.configuration.batch_size if self.configuration.spatial_dims == 2 else 1,
                 ).cpu()
                 total = logits if total is None else total + logits
         return total / len(self.networks)

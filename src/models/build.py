@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import nn
 
 from src.planning.plan import Plan
 
 
-def used_patch_size(patch_size: Sequence[int], multiple: int = 1) -> tuple[int, ...]:
-    """The planned patch with every axis rounded up to a multiple (UNETR needs 16, SwinUNETR 32), in voxels."""
-    return tuple(-(-size // multiple) * multiple for size in patch_size)
-
-
 def build_network(
     network: Callable[..., nn.Module],
     plan: Plan,
     configuration: str,
-    patch_size: Sequence[int],
     deep_supervision: bool,
 ) -> nn.Module:
     """Construct a network for one configuration of a plan.
@@ -26,7 +20,7 @@ def build_network(
     Args:
         network: class or partial; receives the topology as keywords.
         configuration: name of one of ``plan.configurations``.
-        patch_size: the patch the network will see, one entry per spatial axis, in voxels.
+        deep_supervision: whether the network returns the logits of every decoder stage.
 
     Raises:
         ValueError: the plan has no such configuration.
@@ -39,6 +33,6 @@ def build_network(
         features_per_stage=topology.features_per_stage,
         kernel_sizes=topology.kernel_sizes,
         strides=topology.strides,
-        patch_size=tuple(patch_size),
+        patch_size=topology.patch_size,
         deep_supervision=deep_supervision,
     )

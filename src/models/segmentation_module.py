@@ -23,7 +23,6 @@ class SegmentationModule(L.LightningModule):
     Args:
         plan: plan of the data set; `configuration` names the one of its configurations that is trained.
         configuration: "2d", "3d_fullres" or "3d_lowres".
-        patch_size: the patch that batches really have (the planned one, rounded up for some networks).
         network: constructor taking the topology as keywords, see `build_network`.
         optimizer: ``optimizer(parameters)`` -> torch optimizer.
         scheduler: ``scheduler(optimizer, max_epochs=...)`` -> scheduler stepped once per epoch.
@@ -37,7 +36,6 @@ class SegmentationModule(L.LightningModule):
         *,
         plan: Plan,
         configuration: str,
-        patch_size: tuple[int, ...],
         network: Callable[..., nn.Module],
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler],
@@ -49,7 +47,7 @@ class SegmentationModule(L.LightningModule):
         self.plan = plan
         self.configuration = configuration
         self.metadata = dict(metadata or {})
-        self.network = build_network(network, plan, configuration, patch_size, deep_supervision)
+        self.network = build_network(network, plan, configuration, deep_supervision)
         if compile:
             self.network.compile()  # in place, so that state_dict keeps its names
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
