@@ -1,0 +1,151 @@
+"""Convolution blocks the U-Nets are built from; one code path for 2D and 3D.
+
+Origins: the plain block of nnU-Net (Isensee et al., Nature Methods 2021), the pre-planned residual block of nnU-Net's
+residual encoder with the average-pooled shortcut of ResNet-D (He et al., arXiv 1812.01187, section 4.2), and the
+residual block with a strided 1x1 shortcut of U-Mamba's later code. All use InstanceNorm (eps 1e-5, affine) and
+LeakyReLU (slope 0.01); padding is kernel // 2, so odd kernels keep the shape at stride 1.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from torch import nn
+
+from src.models.topology import Size
+
+LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
+CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+INSTANCE_NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+AVERAGE_POOL: dict[int, type[nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+Shortcut = Literal["pool", "conv"]
+Upsampling = Literal["transposed", "nearest"]
+
+
+def activation() -> nn.Module:
+    return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, instance norm and, unless `act=False`, LeakyReLU: (B, C_in, *S) -> (B, C_out, *(S // stride))."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size,
+        *,
+        bias: bool = True,
+        act: bool = True,
+    ) -> None:
+        padding = tuple(k // 2 for k in kernel_size)
+        conv = CONV[spatial_dims](in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        layers = OrderedDict(conv=conv, norm=INSTANCE_NORM[spatial_dims](out_channels, eps=1e-5, affine=True))
+        if act:
+            layers["act"] = activation()
+        super().__init__(layers)
+
+
+class ResidualBlock(nn.Module):
+    """conv - norm - act - conv - norm, plus a shortcut, then act; the stride is in the first convolution.
+
+    Args:
+        shortcut: "pool": the identity where shape and channels stay, else average pooling by the stride (if any) and
+            a 1x1 convolution without bias + norm (if the channels change). "conv": always a strided 1x1 convolution
+            with bias, no norm.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size,
+        shortcut: Shortcut,
+    ) -> None:
+        super().__init__()
+        one = (1,) * spatial_dims
+        self.conv1 = ConvBlock(spatial_dims, in_channels, out_channels, kernel_size, stride)
+        self.conv2 = ConvBlock(spatial_dims, out_channels, out_channels, kernel_size, one, act=False)
+        if shortcut == "conv":
+            self.shortcut = CONV[spatial_dims](in_channels, out_channels, one, stride)
+        else:
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            if stride != one:
+                layers["pool"] = AVERAGE_POOL[spatial_dims](stride, stride)
+            if in_channels != out_channels:
+                layers["projection"] = ConvBlock(
+                    spatial_dims, in_channels, out_channels, one, one, bias=False, act=False
+                )
+            self.shortcut = nn.Sequential(layers)  # without layers: the identity
+        self.act = activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv2(self.conv1(x)) + self.shortcut(x))
+
+
+def conv_stage(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Size, stride: Size, num_blocks: int
+) -> nn.Sequential:
+    """`num_blocks` plain blocks in a row, the first with the stride."""
+    one = (1,) * spatial_dims
+    return nn.Sequential(
+        ConvBlock(spatial_dims, in_channels, out_channels, kernel_size, stride),
+        *(ConvBlock(spatial_dims, out_channels, out_channels, kernel_size, one) for _ in range(num_blocks - 1)),
+    )
+
+
+def residual_stage(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Size,
+    stride: Size,
+    num_blocks: int,
+    shortcut: Shortcut,
+) -> nn.Sequential:
+    """`num_blocks` residual blocks in a row; stride, change of channels and the kind of shortcut concern the first."""
+    one = (1,) * spatial_dims
+    return nn.Sequential(
+        ResidualBlock(spatial_dims, in_channels, out_channels, kernel_size, stride, shortcut),
+        *(
+            ResidualBlock(spatial_dims, out_channels, out_channels, kernel_size, one, "pool")
+            for _ in range(num_blocks - 1)
+        ),
+    )
+
+
+def upsampling(spatial_dims: int, in_channels: int, out_channels: int, stride: Size, kind: Upsampling) -> nn.Module:
+    """Undoes a stage's stride: (B, C_in, *S) -> (B, C_out, *(S * stride)).
+
+    "transposed": a transposed convolution with kernel = stride; "nearest": nearest interpolation, then a 1x1
+    convolution.
+    """
+    if kind == "transposed":
+        return CONV_TRANSPOSE[spatial_dims](in_channels, out_channels, stride, stride)
+    enlarge = nn.Upsample(scale_factor=tuple(float(s) for s in stride), mode="nearest")
+    return nn.Sequential(OrderedDict(enlarge=enlarge, conv=CONV[spatial_dims](in_channels, out_channels, 1)))
+
+
+def initialize(network: nn.Module, *, zero_init_residual: bool = False) -> None:
+    """nnU-Net's initialisation, in place: Kaiming-normal (a = 0.01) convolutions and transposed convolutions with
+    zero bias.
+
+    Linear and Conv1d layers (those of Mamba) keep their own. `zero_init_residual` also zeroes weight and bias of the
+    last norm of every residual block, so that each block starts as its shortcut.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif zero_init_residual and isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.norm.weight)
+            nn.init.zeros_(module.conv2.norm.bias)

@@ -1,0 +1,180 @@
+"""U-Mamba (Ma et al., arXiv 2401.04722): one class for 2D and 3D, Bot and Enc, both published variants, and the
+No-Mamba control.
+
+Use alone, needing torch only::
+
+    import torch
+    from src.models.umamba import UMamba
+
+    network = UMamba(
+        spatial_dims=3, in_channels=1, out_channels=14,
+        features_per_stage=(32, 64, 128, 256, 320), kernel_sizes=(3,) * 5, strides=(1, 2, 2, 2, 2),
+        mamba="encoder", deep_supervision=False,
+    )
+    logits = network(torch.randn(1, 1, 64, 96, 96))  # (1, 14, 64, 96, 96)
+
+`variant="paper"` is the network of the text and the parameter counts (the authors' code of January 2024): stem of one
+convolution, ResNet-D shortcuts, transposed convolutions, two residual blocks everywhere. `variant="repo"` is what the
+authors' code builds since March 2024 and what its checkpoints hold: strided 1x1 shortcuts, nearest upsampling, one
+block in the deep half, channel tokens in Enc, and in 2D no skip at full resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from src.models.blocks import ConvBlock, initialize, residual_stage, upsampling
+from src.models.mamba.layer import MambaLayer, Mixer
+from src.models.mamba.orders import Order
+from src.models.topology import Size, check_topology, decoder_order
+from src.models.unet import UNet
+
+Variant = Literal["paper", "repo"]
+Placement = Literal["encoder", "bottleneck", "none"] | Sequence[int]
+
+
+class UMamba(UNet):
+    """U-shaped residual network whose encoder stages end in a Mamba layer that replaces the feature map (and the skip).
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        out_channels: number of labels, background included.
+        features_per_stage: channels of each stage, highest resolution first.
+        kernel_sizes, strides: one per stage, an int or one int per axis; the first stride is 1.
+        patch_size: the input size training will use. Checked against the strides; needed for variant "repo" with mamba
+            "encoder", whose channel tokens have the width of the patch, so that its weights fit no other size.
+        mamba: "encoder" (U-Mamba_Enc), "bottleneck" (U-Mamba_Bot), "none" (the matched control), or the stages that
+            get a layer. With "encoder" the repo variant follows its code: in 2D every second stage, and channel
+            tokens where prod(size) <= channels; stages given by number read spatial tokens.
+        variant: "paper" or "repo", see the module.
+        mixer, order: parts of the Mamba layer, see `MambaLayer`; mixer "none" leaves the layers out.
+        deep_supervision: return the logits of every decoder stage.
+        zero_init_residual: start each residual block as its shortcut; None does as the authors (paper Enc does, the
+            others do not).
+
+    Raises:
+        ValueError: topology or patch that does not fit together, unknown variant, placement, mixer or order, no
+            patch_size where it is needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        features_per_stage: Sequence[int],
+        kernel_sizes: Sequence[int | Sequence[int]],
+        strides: Sequence[int | Sequence[int]],
+        patch_size: Sequence[int] | None = None,
+        mamba: Placement = "encoder",
+        variant: Variant = "paper",
+        mixer: str | Mixer = "s6",
+        order: str | Order = "raster",
+        deep_supervision: bool = True,
+        zero_init_residual: bool | None = None,
+    ) -> None:
+        d, f = spatial_dims, features_per_stage
+        kernels, strides = check_topology(d, f, kernel_sizes, strides, patch_size)
+        if variant not in ("paper", "repo"):
+            raise ValueError(f"variant is {variant!r}; allowed: 'paper', 'repo'.")
+        repo = variant == "repo"
+        stages = () if mixer == "none" else mamba_stages(mamba, len(f), every_second=repo and d == 2)
+        widths = dict.fromkeys(stages)  # of channel tokens; None: spatial tokens
+        if repo and mamba == "encoder" and stages:
+            widths = {s: width if (width := _num_tokens(patch_size, strides, s)) <= f[s] else None for s in stages}
+
+        def mamba_layer(stage: int) -> MambaLayer:
+            channel_tokens = widths[stage] is not None
+            width = widths[stage] if channel_tokens else f[stage]
+            return MambaLayer(width, spatial_dims=d, mixer=mixer, order=order, channel_tokens=channel_tokens)
+
+        def encoder_stage(stage: int) -> nn.Module:
+            channels = f[max(stage - 1, 0)], f[stage]
+            blocks = residual_stage(d, *channels, kernels[stage], strides[stage], encoder_blocks[stage], shortcut)
+            if stage in widths:
+                blocks.add_module("mamba", mamba_layer(stage))
+            return blocks
+
+        def decoder_stage(stage: int, num_blocks: int) -> nn.Module:
+            in_features = f[stage] if stage == 0 and not skip_at_full_resolution else 2 * f[stage]
+            return residual_stage(d, in_features, f[stage], kernels[stage], one, num_blocks, shortcut)
+
+        one = (1,) * d
+        shortcut = "conv" if repo else "pool"
+        skip_at_full_resolution = not (repo and d == 2)
+        encoder_blocks, decoder_blocks = blocks_per_stage(len(f), variant)
+        if repo:
+            stem = residual_stage(d, in_channels, f[0], kernels[0], one, encoder_blocks[0], shortcut)
+        else:
+            stem = ConvBlock(d, in_channels, f[0], kernels[0], one)
+        super().__init__(
+            spatial_dims=d,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            features_per_stage=f,
+            strides=strides,
+            stem=stem,
+            encoder_stages=[encoder_stage(s) for s in range(len(f))],
+            upsamples=[
+                upsampling(d, f[s + 1], f[s], strides[s + 1], "nearest" if repo else "transposed")
+                for s in decoder_order(f)
+            ],
+            decoder_stages=[decoder_stage(s, n) for s, n in zip(decoder_order(f), decoder_blocks, strict=True)],
+            skip_at_full_resolution=skip_at_full_resolution,
+            fixed_patch_size=tuple(patch_size) if any(widths.values()) else None,
+            deep_supervision=deep_supervision,
+        )
+        if zero_init_residual is None:
+            zero_init_residual = not repo and bool(stages) and stages != (len(f) - 1,)
+        initialize(self, zero_init_residual=zero_init_residual)
+
+
+def mamba_stages(mamba: Placement, num_stages: int, *, every_second: bool) -> tuple[int, ...]:
+    """The encoder stages that end in a Mamba layer.
+
+    Args:
+        mamba: as for `UMamba`.
+        every_second: with "encoder", skip every second stage, such that the deepest has a layer.
+    """
+    if isinstance(mamba, str):
+        named = {
+            "encoder": tuple(s for s in range(num_stages) if not every_second or s % 2 == (num_stages - 1) % 2),
+            "bottleneck": (num_stages - 1,),
+            "none": (),
+        }
+        if mamba not in named:
+            raise ValueError(f"mamba is {mamba!r}; allowed: {', '.join(named)}, or a list of stage numbers.")
+        return named[mamba]
+    stages = tuple(sorted(mamba))
+    if len(set(stages)) != len(stages) or any(s not in range(num_stages) for s in stages):
+        raise ValueError(f"mamba is {list(mamba)}; allowed: distinct stage numbers from 0 to {num_stages - 1}.")
+    return stages
+
+
+def blocks_per_stage(num_stages: int, variant: Variant) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Residual blocks of the encoder (highest resolution first) and of the decoder (lowest first).
+
+    Two everywhere in the paper's network. The repo's has one from encoder stage ceil(n / 2) and from decoder entry
+    ceil((n - 1) / 2 + 0.5) on.
+    """
+    if variant == "paper":
+        return (2,) * num_stages, (2,) * (num_stages - 1)
+    first_encoder, first_decoder = math.ceil(num_stages / 2), math.ceil((num_stages - 1) / 2 + 0.5)
+    encoder = tuple(2 if s < first_encoder else 1 for s in range(num_stages))
+    return encoder, tuple(2 if s < first_decoder else 1 for s in range(num_stages - 1))
+
+
+def _num_tokens(patch_size: Sequence[int] | None, strides: Sequence[Size], stage: int) -> int:
+    if patch_size is None:
+        raise ValueError(
+            "variant='repo' with mamba='encoder' needs patch_size: its channel tokens are as wide as the feature map. "
+            "Give the planned patch, or use variant='paper' or mamba='bottleneck', which run at any size."
+        )
+    divisors = (math.prod(axis) for axis in zip(*strides[: stage + 1], strict=True))
+    return math.prod(p // k for p, k in zip(patch_size, divisors, strict=True))
