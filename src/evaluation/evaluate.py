@@ -1,0 +1,218 @@
+"""Score pairs of prediction and reference, several cases at a time, into one table."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import pandas as pd
+from rich.progress import track
+
+from src.datamodules.prepare.cells import classes_to_instances
+from src.evaluation import paper, standard
+from src.evaluation.pairs import Pair, read_pair
+
+log = logging.getLogger(__name__)
+
+PROTOCOLS = ("standard", "paper")
+TASKS = ("semantic", "instances")
+CASES_PER_WORKER = 8  # a process takes 4 s to start; for fewer cases than this it does not pay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How a case is scored; what travels to the processes. See `evaluate` for the meaning."""
+
+    labels: Mapping[str, int]
+    tolerances: Mapping[str, float]
+    ignore_label: int | None
+    task: str
+    protocol: str
+    instance_predictions: bool
+    grow: bool
+
+
+def evaluate(
+    pairs: Iterable[Pair],
+    labels: Mapping[str, int],
+    *,
+    task: str = "semantic",
+    tolerance: float | Mapping[str, float] | None = None,
+    ignore_label: int | None = None,
+    protocol: str = "standard",
+    instance_predictions: bool = False,
+    grow: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score predictions against references.
+
+    Args:
+        pairs: From `src.evaluation.pairs`.
+        labels: Class name -> value; the background (0) is not scored.
+        task: "semantic" scores classes (DSC, NSD, HD95, volume error), "instances" scores instances (F1 and kin).
+        tolerance: Of NSD, for all classes or by class name; mm, or px where the files have no voxel size. Needed for
+            semantic data under protocol standard; protocol paper brings its own.
+        ignore_label: Voxels with this value in the reference count for nothing.
+        protocol: "standard", or "paper" for comparisons with the paper's tables (see `src.evaluation.paper`).
+        instance_predictions: Instance data only: predictions are instance maps already, not maps of classes.
+        grow: Instance data only: grow the predicted instances back over the boundary class.
+        workers: Processes; None takes the CPUs at hand if there are enough cases, 0 or 1 none.
+        progress: Show a progress bar.
+
+    Returns:
+        One row per case and class: protocol, case, class and the scores of `src.evaluation.standard` or
+        `src.evaluation.paper`; the protocol is "standard", "paper/abdomen", "paper/endoscopy" or "paper/cells".
+
+    Raises:
+        ValueError: No pairs, a case twice, an unknown protocol or task, a tolerance missing or negative, labels that
+            the protocol does not know; and whatever is wrong with a file, which is named.
+        FileNotFoundError: A file is missing.
+        RuntimeError: A process was killed.
+    """
+    pairs = list(pairs)
+    scoring = _check(pairs, labels, task, tolerance, ignore_label, protocol, instance_predictions, grow)
+    if workers is None:
+        workers = min(len(os.sched_getaffinity(0)), len(pairs) // CASES_PER_WORKER)
+    score = partial(score_pair, scoring=scoring)
+    if workers > 1:
+        # Not forked: the parent may hold CUDA and OpenMP threads, with which a forked child hangs.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            try:
+                results = _collect(pool.map(score, pairs), len(pairs), progress)
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    f"One of {workers} scoring processes was killed, most likely for want of memory. Use fewer "
+                    "workers (0 scores in this process)."
+                ) from error
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    else:
+        results = _collect(map(score, pairs), len(pairs), progress)
+    rows = [row for result in results for row in result]
+    if not rows:
+        raise ValueError(f"Protocol {protocol} left out each of the {len(pairs)} case(s); the warnings say why.")
+    return pd.DataFrame(rows)
+
+
+def score_pair(pair: Pair, scoring: Scoring) -> list[dict[str, Any]]:
+    """Read and score one pair.
+
+    Raises:
+        ValueError, FileNotFoundError: See `evaluate`; the message names the file.
+    """
+    if (scoring.protocol, scoring.task) == ("paper", "instances"):
+        try:
+            return _score_pair(pair, scoring)
+        except ValueError as error:  # as the paper's script does
+            log.warning("Protocol paper: case %s dropped. %s", pair.case, error)
+            return []
+    return _score_pair(pair, scoring)
+
+
+def _score_pair(pair: Pair, scoring: Scoring) -> list[dict[str, Any]]:
+    reference, prediction, spacing = read_pair(pair)
+    if scoring.task == "instances" and not scoring.instance_predictions:
+        prediction = _to_instances(prediction, pair, scoring)
+    try:
+        variant, rows = _score(reference, prediction, spacing, scoring)
+    except ValueError as error:
+        raise ValueError(f"Case {pair.case}, {pair.prediction} against {pair.reference}: {error}") from error
+    return [{"protocol": variant, "case": pair.case} | row for row in rows]
+
+
+def _score(reference: Any, prediction: Any, spacing: Sequence[float], scoring: Scoring) -> tuple[str, list[dict]]:
+    if scoring.protocol == "paper":
+        if scoring.task == "instances":
+            return "paper/cells", paper.score_cells(reference, prediction)
+        if reference.ndim == 2:
+            return "paper/endoscopy", paper.score_endoscopy(reference, prediction, scoring.labels)
+        labels = abdomen_labels(scoring.labels)
+        return "paper/abdomen", paper.score_abdomen(reference, prediction, spacing, labels)
+    if scoring.task == "instances":
+        return "standard", standard.score_instances(reference, prediction)
+    arguments = (scoring.labels, scoring.tolerances, scoring.ignore_label)
+    return "standard", standard.score_semantic(reference, prediction, spacing, *arguments)
+
+
+def abdomen_labels(labels: Mapping[str, int]) -> dict[str, int]:
+    """The labels in the paper's order, if they are its 13 organs.
+
+    Raises:
+        ValueError: They are not.
+    """
+    ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
+    expected = list(paper.ABDOMEN_TOLERANCES)
+    matches = len(ordered) == len(expected) and all(
+        value == index and _organ(name) == organ
+        for index, (organ, (name, value)) in enumerate(zip(expected, ordered.items(), strict=False), start=1)
+    )
+    if not matches:
+        raise ValueError(
+            f"Protocol paper scores volumes by the abdomen's 13 organs, 1 to 13: {', '.join(expected)}. These labels "
+            f"are {ordered}. Use protocol=standard."
+        )
+    return ordered
+
+
+def _organ(name: str) -> str:
+    name = name.lower().replace("_", " ").replace("-", " ").strip()
+    aliases = {"ivc": "inferior vena cava", "postcava": "inferior vena cava", "gall bladder": "gallbladder"}
+    aliases |= {"oesophagus": "esophagus"} | {f"{side} adrenal": f"{side} adrenal gland" for side in ("left", "right")}
+    return aliases.get(name, name)
+
+
+def _to_instances(prediction: Any, pair: Pair, scoring: Scoring) -> Any:
+    highest = max(scoring.labels.values())
+    if prediction.max(initial=0) > highest or prediction.min(initial=0) < 0:
+        raise ValueError(
+            f"{pair.prediction} holds label {prediction.max()}; expected the classes 0 to {highest}. If it is an "
+            "instance map, set instance_predictions=true."
+        )
+    return classes_to_instances(prediction, grow=scoring.grow)
+
+
+def _collect(results: Iterable[list[dict]], total: int, progress: bool) -> list[list[dict]]:
+    return list(track(results, "Scoring", total=total, transient=True, disable=not progress))
+
+
+def _check(
+    pairs: list[Pair], labels: Mapping[str, int], task: str, tolerance: float | Mapping[str, float] | None,
+    ignore_label: int | None, protocol: str, instance_predictions: bool, grow: bool,
+) -> Scoring:  # fmt: skip
+    for name, value, allowed in (("protocol", protocol, PROTOCOLS), ("task", task, TASKS)):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, it is {value!r}.")
+    if not pairs:
+        raise ValueError("There is nothing to score: no pair of prediction and reference.")
+    names = [pair.case for pair in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Cases must have names of their own; given twice: {', '.join(twice)}.")
+    foreground = {name: int(value) for name, value in labels.items() if value != 0}
+    if not foreground:
+        raise ValueError(f"There is no class to score in the labels {dict(labels)}.")
+    tolerances: dict[str, float] = {}
+    if task == "semantic" and protocol == "standard":
+        given = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
+        bad = [name for name in foreground if given.get(name) is None or not given[name] >= 0]
+        if bad:
+            raise ValueError(
+                f"NSD needs a tolerance >= 0 (mm, or px for pictures) for {', '.join(bad)}; got {tolerance!r}. Set "
+                "nsd_tolerance to a number, or to {class name: number}."
+            )
+        tolerances = {name: float(given[name]) for name in foreground}
+    if protocol == "paper" and ignore_label is not None:
+        raise ValueError("Protocol paper knows no ignore label. Use protocol=standard for this data set.")
+    return Scoring(
+        labels=foreground, tolerances=tolerances, ignore_label=ignore_label, task=task, protocol=protocol,
+        instance_predictions=instance_predictions, grow=grow,
+    )  # fmt: skip

@@ -1,0 +1,176 @@
+"""Pictures of predictions beside their reference, and of a run's losses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from src.datamodules.prepare.cells import classes_to_instances
+from src.evaluation.pairs import Pair
+from src.evaluation.tables import METRIC_TITLES, case_means, metrics_of
+from src.planning.readers import read_images, read_label
+
+OPACITY = 0.55
+_COLOURS = colormaps["tab20"].colors
+_WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
+
+
+def overlay_figure(
+    runs: Mapping[str, Sequence[Pair]],
+    scores: pd.DataFrame,
+    labels: Mapping[str, int],
+    path: Path | str,
+    *,
+    task: str = "semantic",
+    instance_predictions: bool = False,
+    cases: int | Sequence[str] = 4,
+) -> list[str]:
+    """Image, reference and each network's prediction for some cases, in the layout of the paper's figure 2.
+
+    Args:
+        runs: Network (or "prediction") -> its pairs, with images.
+        scores: Of `evaluate`; with a column "run" whose values are the keys of `runs` if there are several.
+        labels: Class name -> value.
+        path: PNG or PDF to write.
+        task: "semantic" or "instances".
+        instance_predictions: Instance data: the predictions are instance maps already.
+        cases: How many (from the worst to the best, evenly), or which.
+
+    Returns:
+        The cases shown, worst first.
+
+    Raises:
+        ValueError: A case is not among the pairs, or has no image.
+    """
+    metric = metrics_of(scores)[0]
+    shown = list(cases) if not isinstance(cases, int) else choose_cases(scores, cases)
+    by_case = {name: {pair.case: pair for pair in pairs} for name, pairs in runs.items()}
+    for case in shown:
+        for name, pairs in by_case.items():
+            if case not in pairs or not pairs[case].images:
+                raise ValueError(
+                    f"Cannot draw case {case}: {name} has no {'image' if case in pairs else 'prediction'}."
+                )
+    figure = Figure(figsize=(2.6 * (2 + len(runs)), 2.6 * len(shown) + 0.9), layout="constrained")
+    axes = figure.subplots(len(shown), 2 + len(runs), squeeze=False)
+    means = case_means(scores)
+    for row, case in zip(axes, shown, strict=True):
+        first = next(iter(by_case.values()))[case]
+        image, geometry = read_images(first.images)
+        reference, _ = read_label(first.reference)
+        predictions = [read_label(pairs[case].prediction)[0] for pairs in by_case.values()]
+        z = _fullest_slice(reference, predictions)
+        aspect = geometry.spacing[1] / geometry.spacing[2]
+        picture = _picture(image[:, z])
+        row[0].set_ylabel(case, fontsize=9)
+        _show(row[0], picture, None, aspect, "image")
+        _show(row[1], picture, _coloured(reference[z], task == "instances"), aspect, "reference")
+        for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
+            layer = prediction[z]
+            if task == "instances" and not instance_predictions:
+                layer = classes_to_instances(layer)
+            here = means[(means["case"] == case) & (means["run"] == name if "run" in means else True)]
+            score = f"{name}\n{METRIC_TITLES[metric]} {here[metric].mean():.3f}"
+            _show(ax, picture, _coloured(layer, task == "instances"), aspect, score)
+    if task == "semantic":
+        patches = [Patch(color=_colour(value), label=name) for name, value in labels.items() if value]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5), fontsize=8)
+    save_figure(figure, path)
+    return shown
+
+
+def choose_cases(scores: pd.DataFrame, count: int) -> list[str]:
+    """Cases by their mean score over all runs: the worst, the best, and others evenly between."""
+    metric = metrics_of(scores)[0]
+    ordered = case_means(scores).groupby("case")[metric].mean().dropna().sort_values()
+    picks = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return list(ordered.index[picks])
+
+
+def loss_figure(metrics_csv: Path | str, path: Path | str) -> None:
+    """Losses and validation Dice over the epochs of a run.
+
+    Args:
+        metrics_csv: Of Lightning's CSVLogger, with the columns epoch, train/loss, val/loss, val/dice as far as there.
+        path: PNG or PDF to write.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It has none of these columns.
+    """
+    if not Path(metrics_csv).is_file():
+        raise FileNotFoundError(f"{metrics_csv} does not exist. logger=csv writes it into the run's folder.")
+    table = pd.read_csv(metrics_csv)
+    losses = [name for name in ("train/loss", "val/loss") if name in table.columns]
+    dices = [name for name in table.columns if name.startswith("val/dice")]
+    if "epoch" not in table.columns or not losses + dices:
+        raise ValueError(f"{metrics_csv} has the columns {', '.join(table.columns)}; expected epoch and train/loss.")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ax, names, title in ((left, losses, "loss"), (right, dices, "pseudo Dice")):
+        for name in names:
+            points = table[["epoch", name]].dropna()
+            of_class = name not in (*losses, "val/dice", "val/dice_ema")
+            style = {"linewidth": 0.8, "alpha": 0.6} if of_class else {"linewidth": 1.8}
+            ax.plot(points["epoch"], points[name], label=name.removeprefix("val/dice_"), marker=".", **style)
+        ax.set(xlabel="epoch", ylabel=title)
+        ax.grid(alpha=0.3)
+        if names:
+            ax.legend(fontsize=7, ncols=1 + len(names) // 9)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write a figure whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".writing-{path.name}")
+    figure.savefig(beside, dpi=150)
+    os.replace(beside, path)
+
+
+def _fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> int:
+    """The slice with most reference foreground; without any, with most predicted foreground."""
+    for label in (reference, *predictions):
+        area = np.count_nonzero(label, axis=(1, 2))
+        if area.any():
+            return int(area.argmax())
+    return reference.shape[0] // 2
+
+
+def _picture(channels: np.ndarray) -> np.ndarray:
+    """(C, Y, X) -> (Y, X, 3) in [0, 1]: three channels as colours, otherwise the first one in grey."""
+    channels = channels if len(channels) == 3 else channels[:1]
+    low, high = np.percentile(channels, _WINDOW)
+    scaled = np.clip((channels - low) / max(high - low, 1e-6), 0, 1)
+    return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
+
+
+def _colour(value: int) -> tuple[float, ...]:
+    # Every second colour of tab20 first: the pale ones come when the strong ones are used up.
+    order = [*range(0, 20, 2), *range(1, 20, 2)]
+    return _COLOURS[order[(value - 1) % 20]]
+
+
+def _coloured(label: np.ndarray, instances: bool) -> np.ndarray:
+    """(Y, X) label map -> (Y, X, 4) RGBA; neighbouring instances get colours far apart."""
+    rgba = np.zeros((*label.shape, 4))
+    for value in np.unique(label[label > 0]):
+        rgba[label == value] = (*_colour(int(value) * 7 if instances else int(value)), OPACITY)
+    return rgba
+
+
+def _show(ax: Axes, picture: np.ndarray, layer: np.ndarray | None, aspect: float, title: str) -> None:
+    ax.imshow(picture, aspect=aspect, interpolation="nearest")
+    if layer is not None:
+        ax.imshow(layer, aspect=aspect, interpolation="nearest")
+    ax.set_title(title, fontsize=9)
+    ax.set(xticks=[], yticks=[])

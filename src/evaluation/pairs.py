@@ -1,0 +1,176 @@
+"""Which prediction belongs to which reference, and whether the two can be compared at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.planning.raw import RawCase
+from src.planning.readers import Geometry, read_label
+
+log = logging.getLogger(__name__)
+
+_TOLERANCE_MM = 1e-2  # of spacing and origin: float32 headers of NIfTI are off by less, a shifted case by more
+_TOLERANCE_COSINE = 1e-3
+_SHOWN = 10  # files listed one by one before "and N more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A prediction and what it is compared with.
+
+    Attributes:
+        case: Name of the case.
+        prediction: Label map (for instance data: class map or instance map).
+        reference: Label map (for instance data: instance map).
+        images: The case's images, for figures; may be empty.
+    """
+
+    case: str
+    prediction: Path
+    reference: Path
+    images: tuple[Path, ...] = ()
+
+
+def pair_cases(cases: Iterable[RawCase], predictions: Path, file_ending: str, task: str = "semantic") -> list[Pair]:
+    """Pair the labelled cases of a data set with the files of a folder of predictions.
+
+    Args:
+        cases: Cases with a label. For instance data the reference is ``instancesTs/NAME.tif`` beside ``labelsTs``.
+        predictions: Folder with NAME + file_ending.
+        file_ending: Ending of the predictions, with its dot.
+        task: "semantic" or "instances".
+
+    Raises:
+        ValueError: A case has no label, or the folder holds a prediction of no case.
+        FileNotFoundError: The folder, a prediction or an instance map is missing.
+    """
+    cases = list(cases)
+    unlabelled = [case.identifier for case in cases if case.label is None]
+    if unlabelled:
+        raise ValueError(f"No reference label for {_list(unlabelled)}: these cases can be predicted, but not scored.")
+    references = {case.identifier: _reference(case.label, file_ending, task) for case in cases}
+    images = {case.identifier: case.images for case in cases}
+    return _pair(_visible(predictions, file_ending), references, predictions, images)
+
+
+def pair_folders(
+    predictions: Path, references: Path, *, file_ending: str, reference_ending: str | None = None,
+    missing: str = "error",
+) -> list[Pair]:  # fmt: skip
+    """Pair the files of two folders by name.
+
+    Args:
+        predictions: Folder with NAME + file_ending.
+        references: Folder with NAME + reference_ending.
+        file_ending: Ending of the predictions, with its dot.
+        reference_ending: Ending of the references; None takes that of the predictions.
+        missing: What to do about a reference without prediction: "error", or "leave_out" as the paper's scripts do.
+
+    Raises:
+        FileNotFoundError: A folder does not exist or holds no such file, or a prediction is missing.
+        ValueError: A prediction has no reference.
+    """
+    found = _visible(predictions, file_ending)
+    expected = _visible(references, reference_ending or file_ending)
+    left_out = sorted(expected.keys() - found.keys())
+    if missing == "leave_out" and left_out:
+        log.warning("Protocol paper: %d case(s) without prediction left out: %s.", len(left_out), _list(left_out))
+        expected = {name: path for name, path in expected.items() if name in found}
+    return _pair(found, expected, predictions, {})
+
+
+def check_label_sets(predictions: Path, labels: dict[str, int]) -> None:
+    """Compare the label set with the dataset.json that nnU-Net and others leave beside predictions, if there is one.
+
+    Raises:
+        ValueError: The two name different classes or number them differently.
+    """
+    path = predictions / "dataset.json"
+    if not path.is_file():
+        return
+    other = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
+    other = {name: value for name, value in other.items() if name != "ignore"}
+    if other != labels:
+        raise ValueError(
+            f"{path} has the labels {other}, the references have {labels}. Score predictions of the same classes, or "
+            "renumber them."
+        )
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Read both label maps of a pair and check that they lie on one grid.
+
+    Returns:
+        Reference and prediction, (Z, Y, X) or for 2D images (Y, X), and the spacing in their axis order.
+
+    Raises:
+        FileNotFoundError, DatasetError: As `src.planning.readers.read_label`, naming the file.
+        ValueError: Shape, spacing, origin or direction differ.
+    """
+    reference, geometry = read_label(pair.reference)
+    prediction, other = read_label(pair.prediction)
+    difference = _difference(geometry, other)
+    if difference:
+        raise ValueError(
+            f"{pair.prediction} does not lie on the grid of {pair.reference}: {difference}. Predict in the geometry of "
+            "the original image, or resample the prediction with nearest-neighbour interpolation."
+        )
+    if geometry.dimension == 2:
+        return reference[0], prediction[0], tuple(geometry.spacing[1:])
+    return reference, prediction, tuple(geometry.spacing)
+
+
+def _difference(expected: Geometry, found: Geometry) -> str | None:
+    for name, tolerance in (
+        ("dimension", 0), ("shape", 0), ("spacing", _TOLERANCE_MM), ("origin", _TOLERANCE_MM),
+        ("direction", _TOLERANCE_COSINE),
+    ):  # fmt: skip
+        a, b = getattr(expected, name), getattr(found, name)
+        if not np.allclose(a, b, rtol=0, atol=tolerance):
+            return f"its {name} is {b}, the reference's {a}"
+    return None
+
+
+def _reference(label: Path, file_ending: str, task: str) -> Path:
+    if task != "instances":
+        return label
+    folder = label.parent.parent / label.parent.name.replace("labels", "instances")
+    path = folder / f"{label.name.removesuffix(file_ending)}.tif"
+    if not path.is_file():
+        raise FileNotFoundError(f"Instances are scored against instance maps: expected {path} beside {label}.")
+    return path
+
+
+def _visible(folder: Path, ending: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The folder {folder} does not exist.")
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no file that ends in {ending}.")
+    return {path.name.removesuffix(ending): path for path in files}
+
+
+def _pair(
+    predictions: dict[str, Path], references: dict[str, Path], folder: Path, images: dict[str, tuple[Path, ...]]
+) -> list[Pair]:
+    missing = [str(references[name]) for name in sorted(references.keys() - predictions.keys())]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks the predictions of {len(missing)} reference(s): {_list(missing)}.")
+    surplus = [str(predictions[name]) for name in sorted(predictions.keys() - references.keys())]
+    if surplus:
+        raise ValueError(f"{folder} holds {len(surplus)} prediction(s) without a reference: {_list(surplus)}.")
+    return [
+        Pair(case=name, prediction=predictions[name], reference=references[name], images=images.get(name, ()))
+        for name in sorted(references)
+    ]
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

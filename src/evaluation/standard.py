@@ -1,0 +1,106 @@
+"""Protocol `standard`: the scores of one case as Metrics Reloaded (Maier-Hein et al., Nat. Methods 2024) advises.
+
+A class that neither label map holds has no score (NaN); one that only one of them holds scores 0. All slices count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from src.evaluation.instances import F1_THRESHOLDS, match_at_thresholds
+from src.evaluation.overlap import count_overlap
+from src.evaluation.surface import surface_distances
+
+SEMANTIC_METRICS = ("dsc", "nsd", "hd95", "volume_error", "abs_volume_error")
+INSTANCE_METRICS = ("f1", "f1_50_95", "precision", "recall", "panoptic_quality")
+
+
+def score_semantic(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Sequence[float],
+    labels: Mapping[str, int],
+    tolerances: Mapping[str, float],
+    ignore_label: int | None = None,
+) -> list[dict[str, Any]]:
+    """Score each class of one label map.
+
+    Args:
+        reference: (Z, Y, X) or (Y, X) whole numbers.
+        prediction: The same shape.
+        spacing: Size of a voxel along each axis, in mm, or 1 for pixels; the unit of NSD's tolerance and of HD95.
+        labels: Class name -> value, without the background.
+        tolerances: Class name -> tolerance of NSD.
+        ignore_label: Voxels with this value in the reference count for nothing.
+
+    Returns:
+        One row per class: class, label, dsc, nsd, hd95 (NaN where a mask is empty), volume_error (relative, signed)
+        and its absolute value, nsd_tolerance, reference_voxels, prediction_voxels.
+
+    Raises:
+        ValueError: Shapes differ, or a value is neither 0, a label, nor the ignore label in the reference.
+    """
+    if ignore_label is not None and reference.shape == prediction.shape:
+        ignored = reference == ignore_label
+        reference, prediction = np.where(ignored, 0, reference), np.where(ignored, 0, prediction)
+    highest = max(labels.values())
+    overlap = count_overlap(reference, prediction, highest + 1)
+    boxes_ref, boxes_pred = find_objects(reference, highest), find_objects(prediction, highest)
+    rows = []
+    for name, label in labels.items():
+        row = {"class": name, "label": label, "dsc": overlap.dice(label)}
+        box = _union(boxes_ref[label - 1], boxes_pred[label - 1])
+        if box is None:
+            row |= {"nsd": math.nan, "hd95": math.nan}
+        else:
+            surfaces = surface_distances(reference[box] == label, prediction[box] == label, spacing)
+            hd95 = surfaces.robust_hausdorff(95)
+            row["nsd"] = surfaces.surface_dice(tolerances[name])
+            row["hd95"] = hd95 if math.isfinite(hd95) else math.nan
+        row["volume_error"] = overlap.volume_error(label)
+        row["abs_volume_error"] = abs(row["volume_error"])
+        row["nsd_tolerance"] = tolerances[name]
+        row["reference_voxels"] = int(overlap.reference[label])
+        row["prediction_voxels"] = int(overlap.prediction[label])
+        rows.append(row)
+    return rows
+
+
+def score_instances(reference: np.ndarray, prediction: np.ndarray) -> list[dict[str, Any]]:
+    """Score one instance map.
+
+    Args:
+        reference: Instance map, 0 background, one value per instance.
+        prediction: Instance map of the same shape.
+
+    Returns:
+        A single row: class "instances", f1, precision, recall and panoptic_quality at IoU 0.5, f1_50_95 (mean over
+        0.5:0.05:0.95), true_positives, false_positives, false_negatives at 0.5. NaN if both maps are empty.
+    """
+    matchings = match_at_thresholds(reference, prediction, F1_THRESHOLDS)
+    at_half = matchings[0]
+    return [
+        {
+            "class": "instances",
+            "f1": at_half.f1,
+            "f1_50_95": float(np.mean([matching.f1 for matching in matchings])),
+            "precision": at_half.precision,
+            "recall": at_half.recall,
+            "panoptic_quality": at_half.panoptic_quality,
+            "true_positives": at_half.true_positives,
+            "false_positives": at_half.false_positives,
+            "false_negatives": at_half.false_negatives,
+        }
+    ]
+
+
+def _union(first: tuple[slice, ...] | None, second: tuple[slice, ...] | None) -> tuple[slice, ...] | None:
+    """The box around two boxes, either of which may be missing."""
+    if first is None or second is None:
+        return first or second
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
