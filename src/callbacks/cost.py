@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,6 +23,12 @@ class Cost(L.Callback):
         self.path = Path(folder) / "cost.json"
         self.epoch_seconds: list[float] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch_seconds": self.epoch_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch_seconds = list(state_dict["epoch_seconds"])
+
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.perf_counter()
 
@@ -30,9 +37,9 @@ class Cost(L.Callback):
         self.epoch_seconds.append(time.perf_counter() - self._started)
         on_gpu = module.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(module.device) / 2**30 if on_gpu else None
-        module.log("cost/epoch_seconds", self.epoch_seconds[-1], rank_zero_only=True)
+        module.log("cost/epoch_seconds", self.epoch_seconds[-1])
         if peak is not None:
-            module.log("cost/peak_vram_gib", peak, rank_zero_only=True)
+            module.log("cost/peak_vram_gib", peak)
         if trainer.is_global_zero:
             cost = {
                 "device": torch.cuda.get_device_name(module.device) if on_gpu else "cpu",
