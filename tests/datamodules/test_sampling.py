@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.datamodules.sampling import EpochSampler, draw_start, is_forced, read_block
+
+
+@pytest.mark.parametrize(("batch_size", "forced"), [(2, [1]), (9, [6, 7, 8]), (12, [8, 9, 10, 11]), (3, [2])])
+def test_the_last_third_of_a_batch_is_forced(batch_size: int, forced: list[int]) -> None:
+    assert [i for i in range(batch_size) if is_forced(i, batch_size, 0.33)] == forced
+
+
+@pytest.mark.parametrize("oversample", [0.0, 1.0])
+def test_no_or_every_sample_is_forced(oversample: float) -> None:
+    assert all(is_forced(i, 7, oversample) == bool(oversample) for i in range(7))
+
+
+def test_a_random_patch_covers_the_image_and_half_the_excess_on_either_side() -> None:
+    # Axis 0: image as large as the patch, 3 voxels read around it. Axis 1: smaller than what is read. Axis 2: larger.
+    rng = np.random.default_rng(0)
+    sizes = {"read_size": (11, 20, 12), "patch_size": (8, 16, 10)}
+    starts = np.array([draw_start(rng, (8, 9, 30), {}, forced=False, **sizes) for _ in range(2000)])
+    assert [sorted(set(axis)) for axis in starts.T] == [[-2, -1], [-6, -5], list(range(-1, 20))]
+
+
+@given(data=st.data())
+def test_a_forced_patch_contains_its_voxel(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.integers(1, 40)) for _ in range(3))
+    patch = tuple(data.draw(st.integers(1, 40)) for _ in range(3))
+    read = tuple(p + data.draw(st.integers(0, 10)) for p in patch)
+    voxel = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+    locations = {1: np.empty((0, 3), int), 2: np.array([voxel])}
+    rng = np.random.default_rng(0)
+    start = draw_start(rng, shape, locations, read_size=read, patch_size=patch, forced=True)
+    for first, size, where, read_size, patch_size in zip(start, shape, voxel, read, patch, strict=True):
+        assert first <= where < first + read_size
+        lowest = -(-max(read_size - patch_size, read_size - size) // 2)  # half of what is missing, rounded up
+        assert first == max(-lowest, where - read_size // 2)  # centred unless that begins too far outside
+
+
+def test_classes_are_drawn_evenly_whatever_their_size() -> None:
+    locations = {1: np.array([[5, 5, 5]]), 2: np.array([[9, 9, z] for z in range(20)] * 10), 3: np.empty((0, 3), int)}
+    rng = np.random.default_rng(0)
+    starts = [
+        draw_start(rng, (30, 30, 30), locations, read_size=(3, 3, 3), patch_size=(3, 3, 3), forced=True)
+        for _ in range(2000)
+    ]
+    of_first = sum(start == (4, 4, 4) for start in starts)
+    assert abs(of_first - 1000) < 5 * np.sqrt(500)  # five standard deviations of a fair coin
+
+
+def test_a_2d_patch_lies_in_a_slice_of_the_class() -> None:
+    locations = {1: np.array([[7, 20, 20], [9, 20, 20]])}
+    rng = np.random.default_rng(0)
+    sizes = {"read_size": (1, 12, 12), "patch_size": (1, 8, 8)}
+    forced = {draw_start(rng, (15, 40, 40), locations, forced=True, **sizes) for _ in range(100)}
+    assert forced == {(7, 14, 14), (9, 14, 14)}
+    free = {draw_start(rng, (15, 40, 40), locations, forced=False, **sizes)[0] for _ in range(500)}
+    assert free == set(range(15))
+
+
+def test_without_foreground_a_forced_patch_is_random() -> None:
+    sizes = {"read_size": (4, 4, 4), "patch_size": (4, 4, 4)}
+    locations = {1: np.empty((0, 3), int)}
+    drawn = [
+        draw_start(np.random.default_rng(1), (9, 9, 9), locations, forced=forced, **sizes) for forced in (True, False)
+    ]
+    assert drawn[0] == drawn[1]
+
+
+@given(data=st.data())
+def test_a_block_is_the_padded_array_there(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.integers(1, 6)) for _ in range(2))
+    start = tuple(data.draw(st.integers(-8, 8)) for _ in range(2))
+    size = tuple(data.draw(st.integers(1, 9)) for _ in range(2))
+    array = np.arange(2 * np.prod(shape)).reshape(2, *shape)
+    padded = np.pad(array, ((0, 0), (20, 20), (20, 20)), constant_values=-1)
+    expected = padded[:, 20 + start[0] : 20 + start[0] + size[0], 20 + start[1] : 20 + start[1] + size[1]]
+    block = read_block(array, start, size, -1, np.float32)
+    np.testing.assert_array_equal(block, expected)
+    assert block.dtype == np.float32 and not np.shares_memory(block, array)
+
+
+class _Recorder:
+    """An array that records what is read of it."""
+
+    ndim, shape = 4, (1, 50, 60, 70)
+
+    def __init__(self) -> None:
+        self.read: list[tuple[slice, ...]] = []
+
+    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
+        self.read.append(where)
+        return np.zeros([part.stop - part.start for part in where], np.float32)
+
+
+def test_only_the_block_is_read() -> None:
+    array = _Recorder()
+    read_block(array, (-2, 10, 65), (8, 8, 8), 0, np.float32)
+    assert array.read == [(slice(0, 1), slice(0, 6), slice(10, 18), slice(65, 70))]
+
+
+def test_an_epoch_follows_the_last_one() -> None:
+    sampler = EpochSampler(num_batches=3, batch_size=2)
+    assert len(sampler) == 6
+    assert list(sampler) == list(sampler) == [0, 1, 2, 3, 4, 5]
+    sampler.set_epoch(4)
+    assert list(sampler) == [24, 25, 26, 27, 28, 29]
+    fixed = EpochSampler(num_batches=3, batch_size=2, advance=False)
+    fixed.set_epoch(4)
+    assert list(fixed) == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_interrupted_epoch_goes_on_and_the_next_is_whole() -> None:
+    sampler = EpochSampler(num_batches=3, batch_size=2, skip_batches=2)
+    sampler.set_epoch(1)
+    assert list(sampler) == [10, 11]
+    sampler.set_epoch(2)
+    assert list(sampler) == [12, 13, 14, 15, 16, 17]
+
+
+def test_processes_share_every_batch() -> None:
+    whole = list(EpochSampler(num_batches=4, batch_size=6))
+    shares = [list(EpochSampler(num_batches=4, batch_size=6, rank=rank, world_size=3)) for rank in range(3)]
+    for batch in range(4):
+        parts = [share[2 * batch : 2 * batch + 2] for share in shares]
+        assert sorted(index for part in parts for index in part) == whole[6 * batch : 6 * batch + 6]
+    forced = [sum(is_forced(index % 6, 6, 0.5) for index in share) for share in shares]
+    assert max(forced) - min(forced) == 0
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    with pytest.raises(ValueError, match="batch of 9 cannot be shared evenly by 2 processes. Set data.batch_size"):
+        EpochSampler(num_batches=1, batch_size=9, world_size=2)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.datamodules.splits import make_splits, select_split
+
+NAMES = [f"case_{i:03d}" for i in range(12)]
+# Validation cases of scikit-learn 1.9.1: KFold(5, shuffle=True, random_state=12345).split(range(n)).
+SKLEARN_12 = [[0, 3, 8], [7, 10, 11], [6, 9], [1, 4], [2, 5]]
+SKLEARN_200_FIRST_SIX = [
+    [10, 16, 17, 20, 27, 50],
+    [2, 4, 13, 19, 24, 28],
+    [3, 6, 8, 9, 15, 18],
+    [0, 5, 12, 14, 22, 26],
+    [1, 7, 11, 23, 29, 31],
+]
+
+
+def test_splits_are_those_of_scikit_learn() -> None:
+    splits = make_splits(NAMES[::-1])  # the order given does not matter
+    assert [list(split.val) for split in splits] == [[NAMES[i] for i in fold] for fold in SKLEARN_12]
+    many = make_splits([f"{i:04d}" for i in range(200)])
+    assert [[int(name) for name in split.val[:6]] for split in many] == SKLEARN_200_FIRST_SIX
+
+
+@given(st.integers(5, 60))
+def test_folds_share_out_the_cases(count: int) -> None:
+    names = [f"{i:03d}" for i in range(count)]
+    splits = make_splits(names)
+    assert sorted(name for split in splits for name in split.val) == names
+    for split in splits:
+        assert sorted((*split.train, *split.val)) == names
+        assert len(split.val) in (count // 5, -(-count // 5))
+
+
+def test_fold_all_trains_on_and_validates_with_every_case() -> None:
+    split = select_split(["b", "a"], "all")
+    assert split.train == split.val == ("a", "b")
+
+
+def test_splits_final_json_is_honoured(tmp_path) -> None:
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": NAMES[1:], "val": NAMES[:1]}]))
+    assert select_split(NAMES, 0, [tmp_path / "elsewhere", tmp_path]).val == ("case_000",)
+    with pytest.raises(ValueError, match='data.fold must be 0 to 0 or "all", it is 1'):
+        select_split(NAMES, 1, [tmp_path])
+
+
+@pytest.mark.parametrize("fold", [5, -1, "0", True, None])
+def test_a_fold_that_does_not_exist(fold) -> None:
+    with pytest.raises(ValueError, match='must be 0 to 4 or "all"'):
+        select_split(NAMES, fold)
+
+
+def test_too_few_cases_for_folds() -> None:
+    with pytest.raises(ValueError, match="at least 5 training cases, there are 3. Set data.fold=all"):
+        select_split(NAMES[:3], 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[{", "must be a list of folds"),
+        ('[{"train": ["case_000"]}]', "must be a list of folds"),
+        ('{"fold": 1}', "must be a list of folds"),
+        (
+            '[{"train": ["case_000"], "val": ["nobody"]}]',
+            "names 1 cases that are not in the data set, such as 'nobody'",
+        ),
+        ('[{"train": ["case_000"], "val": []}]', "at least one training and one validation case"),
+    ],
+)
+def test_a_faulty_splits_file(tmp_path, content: str, message: str) -> None:
+    (tmp_path / "splits_final.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        select_split(NAMES, 0, [tmp_path])
