@@ -26,6 +26,7 @@ def draw_start(
     shape: Sequence[int],
     class_locations: Mapping[int, np.ndarray],
     *,
+    annotated_locations: Sequence[Any] | np.ndarray = (),
     read_size: Sequence[int],
     patch_size: Sequence[int],
     forced: bool,
@@ -34,15 +35,17 @@ def draw_start(
 
     A random patch reaches over an edge by at most half of what rotation needs more than the final patch (all that is
     missing where the image is smaller). A forced one is centred on a random stored voxel of a random class; it may
-    begin no further out, but may end anywhere.
+    begin no further out, but may end anywhere. Where a data set has an ignore label, other patches are centred on a
+    random annotated voxel, as is a forced one in a case without foreground.
 
     Args:
         rng: Source of the draws.
         shape: Shape of the case, (Z, Y, X).
         class_locations: Class -> voxels, integer array (n, 3).
+        annotated_locations: Voxels that are not to be ignored, (n, 3); empty for a data set without an ignore label.
         read_size: Size of the block that is read, (Z, Y, X).
         patch_size: Size of the block after augmentation, (Z, Y, X).
-        forced: Whether to centre on foreground; without any in the case, the patch is random.
+        forced: Whether to centre on foreground.
 
     Returns:
         Index of the first voxel, (z, y, x); may be negative.
@@ -51,9 +54,9 @@ def draw_start(
     low = [-e // 2 for e in excess]  # floor: of an odd excess the lower and the upper side get the larger half
     high = [size + e // 2 + e % 2 - read for size, e, read in zip(shape, excess, read_size, strict=True)]
     present = [label for label, voxels in class_locations.items() if len(voxels)] if forced else []
-    if not present:
+    voxels = class_locations[present[rng.integers(len(present))]] if present else annotated_locations
+    if not len(voxels):
         return tuple(int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
-    voxels = class_locations[present[rng.integers(len(present))]]
     centre = voxels[rng.integers(len(voxels))]
     return tuple(max(a, int(c) - read // 2) for a, c, read in zip(low, centre, read_size, strict=True))
 

@@ -71,6 +71,21 @@ def test_without_foreground_a_forced_patch_is_random() -> None:
     assert drawn[0] == drawn[1]
 
 
+def test_with_an_ignore_label_patches_are_centred_on_annotated_voxels() -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"read_size": (4, 4, 4), "patch_size": (4, 4, 4)}
+    annotated = np.array([[5, 5, 5], [6, 6, 6]])
+    for forced, foreground in ((False, [[9, 9, 9]]), (True, np.empty((0, 3), int))):
+        locations = {1: np.asarray(foreground)}
+        drawn = {
+            draw_start(rng, (20, 20, 20), locations, annotated_locations=annotated, forced=forced, **sizes)
+            for _ in range(50)
+        }
+        assert drawn == {(3, 3, 3), (4, 4, 4)}
+    centred = draw_start(rng, (20, 20, 20), {1: [[9, 9, 9]]}, annotated_locations=annotated, forced=True, **sizes)
+    assert centred == (7, 7, 7)
+
+
 @given(data=st.data())
 def test_a_block_is_the_padded_array_there(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.integers(1, 6)) for _ in range(2))

@@ -1,0 +1,100 @@
+"""Random brightness, contrast and gamma as nnU-Net does them, each channel on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchio as tio
+from torchio.transforms.augmentation import RandomTransform
+
+from src.datamodules.augmentation.draws import around_one
+
+
+class _RandomFactor(RandomTransform, tio.IntensityTransform):
+    """Changes every channel by a factor of its own, half of the factors below 1 and half above."""
+
+    def __init__(self, factors: tuple[float, float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        low, high = (float(factor) for factor in factors)
+        if not 0 <= low <= high:
+            raise ValueError(f"{self.name} needs a range of factors (low, high) from 0 on, it got {tuple(factors)}.")
+        self.factors = (low, high)
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Change every image of the subject; label maps stay."""
+        for image in self.get_images(subject):
+            image.set_data(torch.stack([self.change(channel, around_one(*self.factors)) for channel in image.data]))
+        return subject
+
+    def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
+        """One channel, of any shape, changed by the factor."""
+        raise NotImplementedError
+
+
+class RandomBrightness(_RandomFactor):
+    """Multiply each channel by a factor.
+
+    Args:
+        factors: Range of the factor.
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: The factors are no range.
+    """
+
+    def __init__(self, factors: tuple[float, float] = (0.75, 1.25), **kwargs: Any) -> None:
+        super().__init__(factors, **kwargs)
+
+    def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
+        """x * factor."""
+        return channel * factor
+
+
+class RandomContrast(_RandomFactor):
+    """Stretch each channel about its mean and clip it to the range it had.
+
+    Args:
+        factors: Range of the factor.
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: The factors are no range.
+    """
+
+    def __init__(self, factors: tuple[float, float] = (0.75, 1.25), **kwargs: Any) -> None:
+        super().__init__(factors, **kwargs)
+
+    def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
+        """clip((x - mean) * factor + mean)."""
+        low, high = channel.aminmax()
+        mean = channel.mean()
+        return channel.sub(mean).mul_(factor).add_(mean).clamp_(low, high)
+
+
+class RandomGammaWithStatistics(_RandomFactor):
+    """Raise each channel, scaled to [0, 1], to a power, and give it back its mean and standard deviation.
+
+    torchio's RandomGamma keeps neither and draws the logarithm of the exponent.
+
+    Args:
+        factors: Range of the exponent.
+        invert: Work on -x, so that the exponent spreads the other end of the grey values.
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: The factors are no range.
+    """
+
+    def __init__(self, factors: tuple[float, float] = (0.7, 1.5), *, invert: bool = False, **kwargs: Any) -> None:
+        super().__init__(factors, **kwargs)
+        self.invert = invert
+
+    def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
+        """((x - min) / range) ** factor, shifted and scaled to the mean and standard deviation of x."""
+        sign = -1 if self.invert else 1
+        low, high = (channel * sign).aminmax()
+        curved = channel.mul(sign).sub_(low).div_(high - low + 1e-7).pow_(factor)
+        std, mean = torch.std_mean(channel, correction=0)
+        curved_std, curved_mean = torch.std_mean(curved, correction=0)
+        return curved.sub_(curved_mean).mul_(sign * std / (curved_std + 1e-8)).add_(mean)

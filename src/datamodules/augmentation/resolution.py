@@ -1,0 +1,154 @@
+"""Random blur and simulated low resolution as nnU-Net does them, each channel on its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.ndimage as ndi
+import torch
+import torchio as tio
+from torchio.transforms.augmentation import RandomTransform
+
+from src.datamodules.augmentation.draws import coin, uniform
+from src.datamodules.augmentation.spatial import is_anisotropic
+
+
+class _RandomPerChannel(RandomTransform, tio.IntensityTransform):
+    """Changes each channel with a probability of its own."""
+
+    def __init__(self, channel_p: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channel_p = self.parse_probability(channel_p)
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Change the images of the subject; label maps stay."""
+        for image in self.get_images(subject):
+            chosen = [coin(self.channel_p) for _ in image.data]
+            if any(chosen):
+                image.set_data(self._change_channels(image.data, chosen))
+        return subject
+
+    def _change_channels(self, data: torch.Tensor, chosen: Sequence[bool]) -> torch.Tensor:
+        spatial = data.shape[1:-1] if data.shape[-1] == 1 else data.shape[1:]  # 2D is (C, Y, X, 1)
+        channels = [
+            self.change(channel.reshape(spatial)).reshape(channel.shape) if drawn else channel
+            for channel, drawn in zip(data, chosen, strict=True)
+        ]
+        return torch.stack(channels)
+
+    def change(self, channel: torch.Tensor) -> torch.Tensor:
+        """One channel, (Y, X) or (Z, Y, X), changed."""
+        raise NotImplementedError
+
+
+class RandomChannelBlur(_RandomPerChannel):
+    """Blur with a Gaussian whose width is drawn per channel, in voxels.
+
+    torchio's RandomBlur has one width in mm for all channels.
+
+    Args:
+        sigmas: Range of the standard deviation in voxels.
+        channel_p: Probability for each channel, where the transform is applied.
+        per_axis: Draw a width for each axis (nnU-Net 2.8) instead of one for all (2.1).
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: The sigmas are no range.
+    """
+
+    def __init__(
+        self,
+        sigmas: tuple[float, float] = (0.5, 1.0),
+        *,
+        channel_p: float = 0.5,
+        per_axis: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(channel_p, **kwargs)
+        low, high = (float(sigma) for sigma in sigmas)
+        if not 0 <= low <= high:
+            raise ValueError(f"sigmas must be a range (low, high) from 0 on, in voxels; it is {tuple(sigmas)}.")
+        self.sigmas = (low, high)
+        self.per_axis = per_axis
+
+    def change(self, channel: torch.Tensor) -> torch.Tensor:
+        """The channel blurred; edges are continued by reflection, the kernel ends at 4 standard deviations."""
+        count = channel.ndim if self.per_axis else 1
+        sigma = [uniform(*self.sigmas) for _ in range(count)] * (channel.ndim // count)
+        return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), sigma))
+
+
+class RandomLowResolution(_RandomPerChannel):
+    """Sample down by nearest neighbour and up again by splines, so that detail is lost and the shape kept.
+
+    Args:
+        patch_size: Of the plan; a 3D patch that is augmented in plane keeps the resolution of its first axis.
+        zooms: Range of the factor that sizes are multiplied with.
+        channel_p: Probability for each channel, where the transform is applied.
+        order: Of the spline that samples up: 3 (nnU-Net 2.1) or 1 (2.8).
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: The zooms are no range within (0, 1], or the order is another.
+    """
+
+    def __init__(
+        self,
+        patch_size: Sequence[int],
+        *,
+        zooms: tuple[float, float] = (0.5, 1.0),
+        channel_p: float = 0.5,
+        order: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(channel_p, **kwargs)
+        low, high = (float(zoom) for zoom in zooms)
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"zooms must be a range (low, high) within (0, 1], it is {tuple(zooms)}.")
+        if order not in (1, 3):
+            raise ValueError(f"order must be 1 (linear) or 3 (cubic), it is {order!r}.")
+        self.keeps_first_axis = is_anisotropic(patch_size)
+        self.zooms = (low, high)
+        self.order = order
+
+    def change(self, channel: torch.Tensor) -> torch.Tensor:
+        """The channel at a lower resolution, in its old shape."""
+        return lower_resolution(channel, uniform(*self.zooms), order=self.order, keep_first=self.keeps_first_axis)
+
+
+def lower_resolution(image: torch.Tensor, zoom: float, *, order: int, keep_first: bool = False) -> torch.Tensor:
+    """Sample an image down by `zoom` (nearest) and up again (spline, clipped to the range of the small image).
+
+    Both steps are the same for every row of an axis, so that the second one is a small matrix per axis: some ten times
+    faster than an interpolation voxel by voxel.
+
+    Args:
+        image: float32 tensor (Y, X) or (Z, Y, X).
+        zoom: Factor that sizes are multiplied with, then rounded half to even.
+        order: Of the spline.
+        keep_first: Leave the first axis alone.
+
+    Returns:
+        float32 tensor of the same shape.
+    """
+    axes = [axis for axis, n in enumerate(image.shape) if not (keep_first and axis == 0) and round(n * zoom) != n]
+    small = image
+    for axis in axes:
+        n, fewer = image.shape[axis], max(1, round(image.shape[axis] * zoom))
+        nearest = np.floor((np.arange(fewer) + 0.5) * (n / fewer)).astype(np.int64)  # = floor(source + 0.5)
+        small = small.index_select(axis, torch.from_numpy(nearest))
+    large = small
+    for axis in axes:
+        matrix = _upsampling_matrix(small.shape[axis], image.shape[axis], order)
+        large = torch.movedim(torch.tensordot(matrix, large, dims=([1], [axis])), 0, axis)
+    return large.clamp(*small.aminmax())
+
+
+@functools.lru_cache(maxsize=256)
+def _upsampling_matrix(n: int, wanted: int, order: int) -> torch.Tensor:
+    """Matrix (wanted, n) of scipy's spline zoom of one axis: half-pixel centres, edges continued."""
+    columns = [ndi.zoom(unit, wanted / n, order=order, mode="nearest", grid_mode=True) for unit in np.eye(n)]
+    return torch.from_numpy(np.stack(columns, axis=1)).float()
