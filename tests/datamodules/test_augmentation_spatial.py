@@ -20,7 +20,7 @@ from src.datamodules.augmentation.spatial import (
 )
 
 # Printed by nnunetv2 2.1.1's get_patch_size (2.8.1 agrees) with scale range (0.85, 1.25), rotations of +-30 degrees
-# about every axis, +-180 about the first (axis 0 put back as its trainer does), 2D +-180, and +-15 for elongated patches.
+# about each axis, +-180 about the first (axis 0 put back as its trainer does), 2D +-180, and +-15 for long patches.
 ENLARGED = {
     (128, 128, 128): (205, 205, 205),
     (80, 192, 160): (194, 289, 210),

@@ -1,0 +1,247 @@
+"""The base of every data module: raw data set -> plan and store -> batches of augmented patches."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import blosc2
+import lightning as L
+import torch
+import torchio as tio
+from torch.utils.data import DataLoader
+
+from src.datamodules.patches import PatchDataset
+from src.datamodules.sampling import EpochSampler
+from src.datamodules.splits import select_split
+from src.planning.plan import Configuration, Plan
+from src.planning.planner import PlannerOptions
+from src.planning.prepare import prepare
+from src.planning.raw import RawCase, RawDataset
+from src.planning.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Batches of patches of a data set in nnU-Net's raw layout; planned and preprocessed when that is needed.
+
+    A batch is a dict of "image" (B, C, *patch) float32, "label" (B, *patch) int16 and "case", a list of B names. Under
+    distributed training B is the plan's batch size over all processes together; the trainer needs
+    ``use_distributed_sampler=False``, for the sampler does the sharing.
+
+    A data set is a subclass that sets the class attributes and overrides `make_raw`.
+
+    Args:
+        dataset_dir: Raw data set, the folder with dataset.json.
+        prepared_dir: Where fingerprint, plan and preprocessed store are kept.
+        configuration: Of the plan: "2d", "3d_fullres" or "3d_lowres".
+        planning: Options of the planner.
+        fold: Fold of the cross-validation, or "all": train on every case and validate with the same ones.
+        augmentation: Transforms in order, or a mapping of named ones. An entry that still needs to know the patch
+            is a partial, called with ``patch_size``.
+        num_workers: Processes that prepare cases and make batches; 0 works in the main process.
+        iterations_per_epoch: Training batches per epoch.
+        val_iterations: Validation batches per epoch, the same ones in every epoch.
+        oversample: Share of a batch that is centred on foreground.
+        seed: Of sampling and augmentation.
+        patch_size: Instead of the plan's.
+        patch_multiple: Patch axes are rounded up to a multiple of this, for networks that need it.
+        batch_size: Instead of the plan's.
+
+    Attributes:
+        plan: The plan, with a changed patch or batch size in it.
+        plan_configuration: The plan's configuration that is trained.
+        store: The preprocessed training cases.
+        raw: The raw data set.
+        train_ids: Names of the cases trained on.
+        val_ids: Names of the cases validated with.
+        test_cases: Cases to predict and score: the test set if it has labels, else the validation cases.
+    """
+
+    folder_name: ClassVar[str] = ""
+    task: ClassVar[Literal["semantic", "instances"]] = "semantic"
+    nsd_tolerance: ClassVar[float | dict[str, float]] = 2.0
+
+    plan: Plan
+    plan_configuration: Configuration
+    store: Store
+    raw: RawDataset
+    train_ids: tuple[str, ...]
+    val_ids: tuple[str, ...]
+    test_cases: tuple[RawCase, ...]
+
+    def __init__(
+        self,
+        *,
+        dataset_dir: Path | str,
+        prepared_dir: Path | str,
+        configuration: str = "3d_fullres",
+        planning: PlannerOptions | Mapping[str, Any] | None = None,
+        fold: int | Literal["all"] = 0,
+        augmentation: Sequence[Any] | Mapping[str, Any] = (),
+        num_workers: int = 0,
+        iterations_per_epoch: int = 250,
+        val_iterations: int = 50,
+        oversample: float = 0.33,
+        seed: int = 0,
+        patch_size: Sequence[int] | None = None,
+        patch_multiple: int = 1,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset_dir = Path(dataset_dir)
+        self.prepared_dir = Path(prepared_dir)
+        self.configuration = configuration
+        self.planning = planning if isinstance(planning, PlannerOptions) else _planner_options(planning or {})
+        self.fold = fold
+        self.augmentation = list(augmentation.values() if isinstance(augmentation, Mapping) else augmentation)
+        self.num_workers = num_workers
+        self.iterations_per_epoch = iterations_per_epoch
+        self.val_iterations = val_iterations
+        if not 0 <= oversample <= 1:
+            raise ValueError(f"data.oversample is a share of the batch, 0 to 1; it is {oversample}.")
+        self.oversample = oversample
+        self.seed = seed
+        self.patch_size = patch_size
+        self.patch_multiple = patch_multiple
+        self.batch_size = batch_size
+        self._prepared = False
+
+    def make_raw(self) -> None:
+        """Create or download the raw data set into `dataset_dir`; called if there is no dataset.json.
+
+        Raises:
+            FileNotFoundError: It cannot be made here; the message says what to get and where to put it.
+        """
+        raise FileNotFoundError(
+            f"There is no raw data set at {self.dataset_dir} (no dataset.json). Put one in nnU-Net's layout there, or "
+            "point data.dataset_dir at it."
+        )
+
+    def prepare_data(self) -> None:
+        """Make what is missing or stale of raw data, plan and store, and open all; once.
+
+        Raises:
+            FileNotFoundError: The raw data set is missing and cannot be made.
+            ValueError: The raw data are faulty (`src.planning.raw.DatasetError`), or a setting does not fit them.
+        """
+        if self._prepared:
+            return
+        if not (self.dataset_dir / "dataset.json").is_file():
+            self.make_raw()
+        self.raw = RawDataset.open(self.dataset_dir)
+        plan, self.store = prepare(
+            self.dataset_dir, self.prepared_dir, self.configuration, self.planning, max(1, self.num_workers)
+        )
+        self.plan, self.plan_configuration = self._adapt(plan)
+        identifiers = [case.identifier for case in self.raw.training_cases]
+        split = select_split(identifiers, self.fold, (self.prepared_dir, self.dataset_dir))
+        self.train_ids, self.val_ids = split.train, split.val
+        self.test_cases = self._choose_test_cases()
+        log.info(
+            "%s, %s, fold %s: %d cases to train on, %d to validate with, %d to test.",
+            self.plan.dataset_name, self.configuration, self.fold, len(self.train_ids), len(self.val_ids),
+            len(self.test_cases),
+        )  # fmt: skip
+        self._prepared = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open plan and store in a process in which `prepare_data` was not called."""
+        self.prepare_data()
+
+    def train_dataloader(self) -> DataLoader:
+        """Augmented patches, `iterations_per_epoch` batches of them."""
+        transforms = [self._build(entry) for entry in self.augmentation]
+        return self._loader(self.train_ids, transforms, self.iterations_per_epoch, training=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Patches as they are, the same `val_iterations` batches in every epoch."""
+        return self._loader(self.val_ids, [], self.val_iterations, training=False)
+
+    def _loader(
+        self, identifiers: Sequence[str], transforms: Sequence[tio.Transform], num_batches: int, *, training: bool
+    ) -> DataLoader:
+        rank, world_size, done = 0, 1, 0
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            if training:  # batches of an interrupted epoch that a checkpoint has seen
+                done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready % num_batches
+        dataset = PatchDataset(
+            self.store,
+            identifiers,
+            configuration=self.plan_configuration,
+            transforms=transforms,
+            oversample=self.oversample,
+            seed=2 * self.seed + (not training),  # validation draws other numbers than training
+        )
+        sampler = EpochSampler(
+            num_batches=num_batches,
+            batch_size=self.plan_configuration.batch_size,
+            rank=rank,
+            world_size=world_size,
+            advance=training,
+            skip_batches=done,
+        )
+        # Without augmentation a validation batch costs a fraction of a training batch.
+        workers = self.num_workers if training else (self.num_workers + 1) // 2
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=self.plan_configuration.batch_size // world_size,
+            num_workers=workers,
+            worker_init_fn=_limit_threads,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            prefetch_factor=3 if workers > 0 else None,
+        )
+
+    def _build(self, entry: Any) -> tio.Transform:
+        if isinstance(entry, tio.Transform):
+            return entry
+        try:
+            return entry(patch_size=tuple(self.plan_configuration.patch_size))
+        except TypeError as error:
+            raise ValueError(
+                "An entry of augmentation must be a torchio transform, or a `_partial_: true` one that takes "
+                f"patch_size; {entry!r} is neither: {error}"
+            ) from error
+
+    def _adapt(self, plan: Plan) -> tuple[Plan, Configuration]:
+        """Put the patch and batch size asked for into the plan."""
+        configuration = plan.configuration(self.configuration)
+        wanted = configuration.patch_size if self.patch_size is None else self.patch_size
+        patch_size = tuple(-(-int(size) // self.patch_multiple) * self.patch_multiple for size in wanted)
+        changes: dict[str, Any] = {"patch_size": patch_size}
+        if self.batch_size is not None:
+            changes["batch_size"] = int(self.batch_size)
+        configuration = dataclasses.replace(configuration, **changes)
+        configurations = {**plan.configurations, self.configuration: configuration}
+        return dataclasses.replace(plan, configurations=configurations), configuration
+
+    def _choose_test_cases(self) -> tuple[RawCase, ...]:
+        labelled = tuple(case for case in self.raw.test_cases if case.label is not None)
+        if labelled:
+            log.info("Testing with the %d labelled cases of imagesTs.", len(labelled))
+            return labelled
+        log.info("imagesTs has no labelled case: testing with the %d validation cases.", len(self.val_ids))
+        if self.fold == "all":
+            log.warning("With data.fold=all these were trained on: their scores say nothing about new cases.")
+        return tuple(case for case in self.raw.training_cases if case.identifier in set(self.val_ids))
+
+
+def _planner_options(values: Mapping[str, Any]) -> PlannerOptions:
+    allowed = [field.name for field in dataclasses.fields(PlannerOptions)]
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise ValueError(f"data.planning has unknown keys {unknown}; allowed are {allowed}.")
+    return PlannerOptions(**values)
+
+
+def _limit_threads(worker: int) -> None:
+    """One thread per worker process: workers are the parallelism, and more threads only get in each other's way."""
+    torch.set_num_threads(1)
+    blosc2.set_nthreads(1)

@@ -1,0 +1,120 @@
+"""Training samples: a patch is drawn, only its block is read from the store, and it is augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torchio as tio
+from torch.utils.data import Dataset
+
+from src.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
+from src.planning.plan import Configuration
+from src.planning.store import Store
+
+
+class PatchDataset(Dataset):
+    """Patches by sample number; the same number gives the same patch in every process and run.
+
+    The random numbers of a sample come from (seed, number) alone: NumPy's for the choice of the patch, torch's (which
+    torchio's transforms draw from) for the augmentation.
+
+    Args:
+        store: The preprocessed cases.
+        identifiers: Cases that are drawn from, uniformly with replacement.
+        configuration: Gives patch size, batch size, spacing and where a mask was used for normalisation.
+        transforms: Augmentation, in order; applied to a `torchio.Subject` with "image" (C, *S) and "label" (1, *S),
+            where a 2D patch has a third axis of size 1 and the affine holds the spacing in mm.
+        oversample: Share of a batch's samples that are centred on foreground.
+        seed: Of this sequence of samples.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        identifiers: Sequence[str],
+        *,
+        configuration: Configuration,
+        transforms: Sequence[tio.Transform] = (),
+        oversample: float = 0.33,
+        seed: int = 0,
+    ) -> None:
+        self.store = store
+        self.identifiers = tuple(identifiers)
+        self.configuration = configuration
+        self.transforms = tuple(transforms)
+        for transform in self.transforms:
+            transform.copy = False  # a sample's tensors are its own: torchio need not copy them for every transform
+        self.oversample = oversample
+        self.seed = seed
+        self.patch_size = tuple(configuration.patch_size)
+        # A transform that rotates needs more of the image than it gives back.
+        read_size = next((t.input_size for t in self.transforms if hasattr(t, "input_size")), self.patch_size)
+        flat = (1,) * (3 - configuration.spatial_dims)  # a 2D patch is read as a slice
+        self.block_size = flat + tuple(read_size)
+        self.centre_size = flat + self.patch_size
+        self.masked_channels = [c for c, masked in enumerate(configuration.use_mask_for_norm) if masked]
+        spacing = tuple(configuration.spacing[-configuration.spatial_dims :]) + (1.0,) * len(flat)
+        self.affine = np.diag([*spacing, 1.0])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Make sample `index`.
+
+        Returns:
+            "image": float32 tensor (C, *patch); "label": int16 tensor (*patch), 0 outside of the image; "case": str.
+
+        Raises:
+            RuntimeError: The sample could not be made; the message names the case.
+        """
+        rng = np.random.default_rng((self.seed, index))
+        identifier = self.identifiers[rng.integers(len(self.identifiers))]
+        try:
+            image, label = self._read(identifier, index, rng)
+            with torch.random.fork_rng(devices=[]):
+                # Not torch.manual_seed: it would seed the GPU's generator as well and leave it so.
+                torch.default_generator.manual_seed(int(rng.integers(2**63)))
+                image, label = self._augment(image, label)
+        except Exception as error:
+            raise RuntimeError(f"Sample {index} failed, a patch of case {identifier!r}: {error}") from error
+        return {"image": image, "label": label, "case": identifier}
+
+    def _read(self, identifier: str, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        case = self.store.case(identifier)
+        batch_size = self.configuration.batch_size
+        start = draw_start(
+            rng,
+            case.data.shape[1:],
+            case.class_locations,
+            annotated_locations=case.annotated_locations,
+            read_size=self.block_size,
+            patch_size=self.centre_size,
+            forced=is_forced(index % batch_size, batch_size, self.oversample),
+        )
+        image = read_block(case.data, start, self.block_size, DATA_PADDING, np.float32)  # (C, Z, Y, X)
+        label = read_block(case.label, start, self.block_size, LABEL_PADDING, np.int16)  # (Z, Y, X)
+        if self.configuration.spatial_dims == 2:
+            image, label = image[:, 0, :, :, None], label[0, :, :, None]  # (C, Y, X, 1), torchio's form of 2D
+        return torch.from_numpy(image), torch.from_numpy(label)
+
+    def _augment(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        subject = tio.Subject(
+            image=tio.ScalarImage(tensor=image, affine=self.affine),
+            label=tio.LabelMap(tensor=label[None], affine=self.affine),
+        )
+        for transform in self.transforms:
+            subject = transform(subject)
+        image, label = subject["image"].data.float(), subject["label"].data[0].to(torch.int16)
+        if self.configuration.spatial_dims == 2:
+            image, label = image[..., 0], label[..., 0]  # (C, Y, X), (Y, X)
+        for name, shape in (("image", image.shape[1:]), ("label", label.shape)):
+            if tuple(shape) != self.patch_size:
+                raise ValueError(
+                    f"the augmentation must give patches of {self.patch_size}, it gave {name} of {tuple(shape)}; "
+                    "remove the transform under `augmentation` that changes the shape"
+                )
+        outside = label < 0
+        for channel in self.masked_channels:
+            image[channel][outside] = 0  # what the normalisation left out, which augmentation has changed
+        return image.contiguous(), label.clamp(min=0)
