@@ -16,6 +16,7 @@ from skimage.exposure import rescale_intensity
 from skimage.segmentation import expand_labels, find_boundaries
 
 from src.datamodules.prepare.raw_layout import atomic_file
+from src.planning.raw import DatasetError
 
 CLASSES = ("interior", "boundary")
 MIN_INTERIOR = 16  # px: smaller interiors are dropped, their boundary stays
@@ -104,11 +105,11 @@ def write_cells(folder: Path, split: str, name: str, rgb: np.ndarray, instances:
         instances: (H, W) integers, or None for a test image whose instances are not known.
 
     Raises:
-        ValueError: image and instances differ in size.
+        DatasetError: image and instances differ in size.
     """
     if instances is not None:
         if instances.shape != rgb.shape[:2]:
-            raise ValueError(f"{name}: the image is {rgb.shape[:2]} px, its instance map {instances.shape}")
+            raise DatasetError(f"{name}: the image is {rgb.shape[:2]} px, its instance map {instances.shape}")
         with atomic_file(folder / f"instances{split}" / f"{name}.tif") as path:
             tifffile.imwrite(path, instances.astype(np.int32), compression="zlib")
         with atomic_file(folder / f"labels{split}" / f"{name}.png") as path:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from src.planning.parallel import map_cases, track
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,10 +54,12 @@ def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe:
     Raises:
         FileExistsError: `target` exists and is not a raw data set.
     """
+    if is_raw_dataset(target):  # before the lock: a finished set may lie where nothing can be written
+        log.info("%s is there already; remove it to make it anew", target)
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
-        if is_raw_dataset(target):
-            log.info("%s is there already; remove it to make it anew", target)
+        if is_raw_dataset(target):  # another process made it while this one waited
             return target
         if target.exists() and any(target.iterdir()):
             raise FileExistsError(
@@ -115,33 +116,12 @@ def dataset_json(
     }
 
 
-def for_each(function: Callable[[T], Any], items: Iterable[T], *, workers: int, description: str) -> list[Any]:
-    """Apply `function` to every item, in processes if `workers` > 0, under a progress bar; results in items' order.
+def for_each(function: Callable[[T], Any], items: Sequence[T], *, workers: int, description: str) -> None:
+    """Apply `function` to every item, in processes if `workers` > 1, under a progress bar.
 
     Raises:
-        RuntimeError: an item failed; the message names it, the cause is chained. The other items are not waited for.
+        DatasetError, OSError: as `function` raised it.
+        RuntimeError: `function` failed otherwise; the message names the item.
     """
-    items = list(items)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task(description, total=len(items))
-        if workers <= 0 or len(items) < 2:
-            results = []
-            for item in items:
-                results.append(function(item))
-                progress.advance(task)
-            return results
-        # spawn: forking a process that has started threads (torch, OpenMP) can deadlock
-        pool = ProcessPoolExecutor(min(workers, len(items)), multiprocessing.get_context("spawn"))
-        with pool:
-            futures = {pool.submit(function, item): index for index, item in enumerate(items)}
-            results = [None] * len(items)
-            for future in as_completed(futures):
-                index = futures[future]
-                error = future.exception()
-                if error is not None:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise RuntimeError(f"{description}: {items[index]} failed: {error}") from error
-                results[index] = future.result()
-                progress.advance(task)
-            return results
+    for _ in track(map_cases(function, items, str, workers), len(items), description):
+        pass

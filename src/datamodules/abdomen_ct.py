@@ -1,0 +1,22 @@
+"""Abdomen CT of the paper: FLARE 2022, or U-Mamba's own Dataset701_AbdomenCT as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.datamodules.base import SegmentationDataModule
+from src.datamodules.prepare import flare
+
+# mm, of the FLARE 2022 evaluation, which the paper uses
+NSD_TOLERANCE = dict(zip(flare.ORGANS, (5.0, 3.0, 3.0, 5.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 5.0, 7.0, 3.0), strict=True))
+
+
+class AbdomenCTDataModule(SegmentationDataModule):
+    """Thirteen organs in CT: 50 training and 50 test scans."""
+
+    folder_name = "Dataset701_AbdomenCT"
+    nsd_tolerance = NSD_TOLERANCE
+
+    def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
+        """Prepare FLARE 2022 from `source`; without one, say what to get where."""
+        flare.prepare(source, self.dataset_dir, workers=self.num_workers, incomplete=incomplete)

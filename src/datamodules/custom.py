@@ -1,0 +1,35 @@
+"""A user's own data set in nnU-Net's raw layout: `data=custom data.dataset_dir=...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from src.datamodules.base import SegmentationDataModule
+
+
+class CustomDataModule(SegmentationDataModule):
+    """Any raw data set.
+
+    Args:
+        task: "semantic", or "instances" for labels 1 interior, 2 boundary with instance maps in instancesTr/Ts.
+        nsd_tolerance: Of the normalised surface Dice, in mm (2D: px); a number, or one per class name.
+        arguments: As for `SegmentationDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Literal["semantic", "instances"] = "semantic",
+        nsd_tolerance: float | dict[str, float] = 2.0,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        if task not in ("semantic", "instances"):
+            raise ValueError(f'data.task is {task!r}; expected "semantic" or "instances"')
+        self.task = task
+        self.nsd_tolerance = nsd_tolerance
+
+    def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
+        """Say that only the user can provide these data."""
+        super().make_raw()

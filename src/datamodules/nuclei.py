@@ -1,0 +1,20 @@
+"""Nuclei of the 2018 Data Science Bowl (BBBC038), which anyone may download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.datamodules.base import SegmentationDataModule
+from src.datamodules.prepare import nuclei
+
+
+class NucleiDataModule(SegmentationDataModule):
+    """Nuclei in fluorescence, histology and bright field, scored by instance."""
+
+    folder_name = "Dataset038_Nuclei"
+    task = "instances"
+    nsd_tolerance = 2.0  # px
+
+    def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
+        """Prepare the nuclei from `source`, downloading them if there is none."""
+        nuclei.prepare(source, self.dataset_dir, workers=self.num_workers, incomplete=incomplete)

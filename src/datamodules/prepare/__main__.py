@@ -1,0 +1,43 @@
+"""Make a raw data set from what its owners distribute.
+
+python -m src.datamodules.prepare data=hippocampus
+python -m src.datamodules.prepare data=amos_mr source=downloads/amos22.zip
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from src.planning.raw import RawDataset
+from src.run import register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="../../../configs", config_name="prepare")
+def main(cfg: DictConfig) -> None:
+    console = Console(soft_wrap=True)
+    datamodule = instantiate(cfg.data)
+    source = None if cfg.source is None else Path(cfg.source)
+    try:
+        datamodule.make_raw(source, incomplete=cfg.incomplete)
+        raw = RawDataset.open(datamodule.dataset_dir)
+    except (ValueError, OSError, RuntimeError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]{type(error).__name__}[/]: ", end="")
+        Console(stderr=True, soft_wrap=True, markup=False).print(str(error))
+        sys.exit(1)
+    console.print(
+        f"{raw.folder}: {len(raw.training_cases)} training cases, {len(raw.test_cases)} test cases "
+        f"({sum(case.label is not None for case in raw.test_cases)} with labels), "
+        f"{len(raw.channel_names)} channels, {len(raw.labels) - 1} classes"
+    )
+
+
+if __name__ == "__main__":
+    main()

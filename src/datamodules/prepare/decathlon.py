@@ -1,0 +1,94 @@
+"""Medical Segmentation Decathlon (Antonelli et al. 2022): any of its ten tasks, downloaded from its public mirror."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from src.datamodules.prepare.download import download
+from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from src.datamodules.prepare.sources import check_count, find_files, opened
+from src.datamodules.prepare.volumes import copy_file, split_channels
+from src.planning.raw import DatasetError
+
+LICENCE = "CC-BY-SA 4.0"
+REFERENCE = "Antonelli et al., The Medical Segmentation Decathlon, Nat. Commun. 13, 4128 (2022)"
+
+
+def published(task: str) -> tuple[str, str]:
+    """Address and checksum of `TaskNN_Name.tar`, as MONAI lists them.
+
+    Raises:
+        ValueError: no task of that name.
+    """
+    from monai.apps import DecathlonDataset  # slow to import, and needed for this alone
+
+    if task not in DecathlonDataset.resource:
+        raise ValueError(f"task {task!r} is none of {', '.join(DecathlonDataset.resource)}")
+    return DecathlonDataset.resource[task], f"md5:{DecathlonDataset.md5[task]}"
+
+
+def prepare(
+    source: Path | None, target: Path, *, task: str = "Task04_Hippocampus", workers: int = 0, incomplete: bool = False
+) -> Path:
+    """Turn a Decathlon task as its owners distribute it into the raw layout.
+
+    Args:
+        source: `TaskNN_Name.tar`, or a folder with it or with its content; None downloads it to `downloads/` beside
+            `target`.
+        target: folder to make.
+        task: name of the task.
+        workers: processes; 0 works in this one.
+        incomplete: accept fewer cases than dataset.json lists.
+
+    Raises:
+        DownloadError: the download failed.
+        FileNotFoundError, ValueError: `source` is not what it should be; the message says what was expected.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        data = source
+        if data is None:
+            url, expected = published(task)
+            data = download(url, target.parent / "downloads" / f"{task}.tar", expected=expected)
+        with opened(data, folder / ".unpacked", archives=[task]) as roots:
+            described = [path for path in find_files(roots, "dataset.json") if (path.parent / "imagesTr").is_dir()]
+            if len(described) != 1:
+                raise FileNotFoundError(
+                    f"{data}: expected {task}/dataset.json beside imagesTr, found {len(described)} of them"
+                )
+            root = described[0].parent
+            meta = json.loads(described[0].read_text(encoding="utf-8"))
+            channels = [meta["modality"][key] for key in sorted(meta["modality"], key=int)]
+            labels = [meta["labels"][key] for key in sorted(meta["labels"], key=int)]
+            images = find_files([root], "imagesTr/*.nii.gz")
+            check_count(len(images), int(meta["numTraining"]), "training images", data, incomplete=incomplete)
+            make = functools.partial(_write_case, root, folder, len(channels))
+            cases = [(path.name.removesuffix(".nii.gz"), "Tr") for path in images]
+            cases += [(path.name.removesuffix(".nii.gz"), "Ts") for path in find_files([root], "imagesTs/*.nii.gz")]
+            for_each(make, cases, workers=workers, description=task)
+        return dataset_json(
+            name=re.sub(r"^Task\d+_", "", task),
+            channel_names=channels,
+            labels=labels[1:],
+            num_training=len(images),
+            file_ending=".nii.gz",
+            licence=meta.get("licence", LICENCE),
+            reference=REFERENCE,
+            provenance={"source": data.name, "release": meta.get("release"), "test labels": "not published"},
+        )
+
+    return build_dataset(target, write, {"source": str(source), "task": task})
+
+
+def _write_case(root: Path, folder: Path, num_channels: int, case: tuple[str, str]) -> None:
+    name, split = case
+    if split == "Tr":
+        label = root / "labelsTr" / f"{name}.nii.gz"
+        if not label.is_file():
+            raise DatasetError(f"{label} is missing: the image {name} has no label. Is the download complete?")
+        copy_file(label, folder / "labelsTr" / label.name)
+    split_channels(root / f"images{split}" / f"{name}.nii.gz", folder / f"images{split}", name, num_channels)
