@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
-from rich.progress import track
+from rich.progress import Progress
 
 from src.datamodules.prepare.cells import classes_to_instances
 from src.evaluation import paper, standard
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOLS = ("standard", "paper")
 TASKS = ("semantic", "instances")
-CASES_PER_WORKER = 8  # a process takes 4 s to start; for fewer cases than this it does not pay
+WORTH_PROCESSES = 20.0  # s of work left: a process takes up to 10 s to start (it imports what the script imports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def evaluate(
         protocol: "standard", or "paper" for comparisons with the paper's tables (see `src.evaluation.paper`).
         instance_predictions: Instance data only: predictions are instance maps already, not maps of classes.
         grow: Instance data only: grow the predicted instances back over the boundary class.
-        workers: Processes; None takes the CPUs at hand if there are enough cases, 0 or 1 none.
+        workers: Processes; 0 or 1 scores in this one, None takes the CPUs at hand if that is worth it.
         progress: Show a progress bar.
 
     Returns:
@@ -79,24 +80,11 @@ def evaluate(
     """
     pairs = list(pairs)
     scoring = _check(pairs, labels, task, tolerance, ignore_label, protocol, instance_predictions, grow)
-    if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), len(pairs) // CASES_PER_WORKER)
     score = partial(score_pair, scoring=scoring)
-    if workers > 1:
-        # Not forked: the parent may hold CUDA and OpenMP threads, with which a forked child hangs.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            try:
-                results = _collect(pool.map(score, pairs), len(pairs), progress)
-            except BrokenProcessPool as error:
-                raise RuntimeError(
-                    f"One of {workers} scoring processes was killed, most likely for want of memory. Use fewer "
-                    "workers (0 scores in this process)."
-                ) from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    else:
-        results = _collect(map(score, pairs), len(pairs), progress)
+    with Progress(transient=True, disable=not progress) as bar:
+        results = []
+        for result in bar.track(_results(pairs, score, workers), total=len(pairs), description="Scoring"):
+            results.append(result)
     rows = [row for result in results for row in result]
     if not rows:
         raise ValueError(f"Protocol {protocol} left out each of the {len(pairs)} case(s); the warnings say why.")
@@ -180,8 +168,32 @@ def _to_instances(prediction: Any, pair: Pair, scoring: Scoring) -> Any:
     return classes_to_instances(prediction, grow=scoring.grow)
 
 
-def _collect(results: Iterable[list[dict]], total: int, progress: bool) -> list[list[dict]]:
-    return list(track(results, "Scoring", total=total, transient=True, disable=not progress))
+def _results(pairs: list[Pair], score: Callable[[Pair], list[dict]], workers: int | None) -> Iterator[list[dict]]:
+    """The rows of each pair, in order, made by processes if there are to be several."""
+    if workers is None:
+        workers, started = 0, time.perf_counter()
+        for done, pair in enumerate(pairs, start=1):
+            yield score(pair)
+            if done == 1:
+                started = time.perf_counter()  # the first case pays for imports
+            elif (time.perf_counter() - started) / (done - 1) * (len(pairs) - done) > WORTH_PROCESSES:
+                workers = min(len(os.sched_getaffinity(0)), len(pairs) - done)
+                break
+        pairs = pairs[done:]
+    if workers <= 1:
+        yield from map(score, pairs)
+        return
+    # Not forked: the parent may hold CUDA and OpenMP threads, with which a forked child hangs.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(score, pairs)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"One of {workers} scoring processes was killed, most likely for want of memory. Use fewer workers "
+                "(0 scores in the main process)."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _check(

@@ -67,9 +67,9 @@ def overlay_figure(
         image, geometry = read_images(first.images)
         reference, _ = read_label(first.reference)
         predictions = [read_label(pairs[case].prediction)[0] for pairs in by_case.values()]
-        z = _fullest_slice(reference, predictions)
+        z = fullest_slice(reference, predictions)
         aspect = geometry.spacing[1] / geometry.spacing[2]
-        picture = _picture(image[:, z])
+        picture = picture_of(image[:, z])
         row[0].set_ylabel(case, fontsize=9)
         _show(row[0], picture, None, aspect, "image")
         _show(row[1], picture, _coloured(reference[z], task == "instances"), aspect, "reference")
@@ -137,7 +137,7 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     os.replace(beside, path)
 
 
-def _fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> int:
+def fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> int:
     """The slice with most reference foreground; without any, with most predicted foreground."""
     for label in (reference, *predictions):
         area = np.count_nonzero(label, axis=(1, 2))
@@ -146,7 +146,7 @@ def _fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> 
     return reference.shape[0] // 2
 
 
-def _picture(channels: np.ndarray) -> np.ndarray:
+def picture_of(channels: np.ndarray) -> np.ndarray:
     """(C, Y, X) -> (Y, X, 3) in [0, 1]: three channels as colours, otherwise the first one in grey."""
     channels = channels if len(channels) == 3 else channels[:1]
     low, high = np.percentile(channels, _WINDOW)

@@ -91,10 +91,8 @@ def in_all(table: pd.DataFrame) -> pd.DataFrame:
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """A `class_table` as text: "mean ± SD", and the mean alone where there is a single case."""
-    counts = [name for name in ("cases", "left_out", "hd95_infinite") if name in table.columns]
+    counts = ["cases", *(name for name in ("left_out", "hd95_infinite") if table[name].any())]
     text = table[[*_run(table), "class", *counts]].astype(str)
-    if "hd95" not in table.columns:
-        text = text.drop(columns="hd95_infinite", errors="ignore")
     for metric in metrics_of(table):
         values = zip(table[metric], table[f"{metric}_sd"], strict=True)
         text[METRIC_TITLES[metric]] = [format_score(mean, sd) for mean, sd in values]

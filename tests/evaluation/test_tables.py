@@ -66,8 +66,8 @@ def test_files(tmp_path):
     assert shown["DSC"].tolist() == ["0.8500 ± 0.0707", "0.6500 ± 0.0707", "0.7500 ± 0.0707"]
     for path in tmp_path.iterdir():
         assert "standard" in path.read_text(), f"{path.name} does not name the protocol"
-    assert r"left\_kidney & 2 & 0 & 0.8500 $\pm$ 0.0707 &" in (tmp_path / "per_class.tex").read_text()
-    assert "| left_kidney | 2 | 0 | 0.8500 ± 0.0707 |" in (tmp_path / "per_class.md").read_text()
+    assert r"left\_kidney & 2 & 0.8500 $\pm$ 0.0707 &" in (tmp_path / "per_class.tex").read_text()
+    assert "| left_kidney | 2 | 0.8500 ± 0.0707 |" in (tmp_path / "per_class.md").read_text()
     assert pd.read_csv(tmp_path / "per_case.csv")["dsc"].tolist() == pytest.approx([0.8, 0.7])
 
 

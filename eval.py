@@ -1,0 +1,114 @@
+"""Score checkpoints on their test cases, or stored predictions against references.
+
+    python eval.py ckpt_path=logs/.../checkpoints/last.ckpt output=scores
+    python eval.py ckpt_path=[a.ckpt,b.ckpt] ensemble=true mirror=true output=scores
+    python eval.py predictions=FOLDER references=FOLDER nsd_tolerance=2 output=scores
+
+A checkpoint knows its plan and its data set; several give a row each, and so does every option asked for. The output
+folder gets tables/ (per case, per class and in all as CSV, Markdown and LaTeX), predictions/ and figures/.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+import pandas as pd
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from src.evaluation.evaluate import evaluate
+from src.evaluation.pairs import Pair, check_label_sets, pair_folders
+from src.evaluation.postprocessing import fit_rules, save_rules
+from src.evaluation.tables import describe, write_tables
+from src.evaluation.test_set import predict_and_score, show_table
+from src.inference.checkpoint import load_checkpoint
+from src.planning.raw import DatasetDescription
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="eval")
+def main(cfg: DictConfig) -> None:
+    if (cfg.ckpt_path is None) == (cfg.predictions is None):
+        raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
+    if cfg.predictions is not None:
+        score_folders(cfg)
+    else:
+        score_checkpoints(cfg)
+    log.info("Tables are in %s.", Path(cfg.output) / "tables")
+
+
+def score_checkpoints(cfg: DictConfig) -> None:
+    if cfg.fit_postprocessing and cfg.cases != "validation":
+        raise ValueError("fit_postprocessing=true needs cases=validation: rules fitted on test cases flatter them.")
+    paths = [Path(p) for p in (cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path])]
+    runs = [(name, [path]) for name, path in zip(_names(paths), paths, strict=True)]
+    if cfg.ensemble:
+        runs.append((f"ensemble of {len(paths)}", paths))
+    variants = [(name, members, False) for name, members in runs]
+    if cfg.mirror:
+        variants += [(f"{name}, mirrored", members, True) for name, members in runs]
+
+    output, frames, pairs = Path(cfg.output), [], []
+    overrides = {key: value for key, value in cfg.data.items() if value is not None}
+    options = {key: cfg[key] for key in ("cases", "protocol", "postprocessing", "grow", "device", "workers", "parquet")}
+    for name, members, mirror in variants:
+        checkpoint = load_checkpoint(members[0])
+        datamodule = instantiate({**checkpoint["config"]["data"], **overrides})
+        labels, ignore_label = checkpoint["plan"]["labels"], checkpoint["plan"].get("ignore_label")
+        del checkpoint
+        datamodule.prepare_data()
+        folder = output if len(variants) == 1 else output / name
+        scores, predicted = predict_and_score(members, datamodule, folder, mirror=mirror, **options)
+        frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
+        pairs += predicted
+    if len(variants) > 1:
+        together = pd.concat(frames, ignore_index=True)
+        show_table(write_tables(together, output / "tables", parquet=cfg.parquet), describe(together))
+    if cfg.fit_postprocessing:
+        rules = fit_rules(pairs, labels, ignore_label)
+        save_rules(rules, output / "postprocessing.json")
+        log.info("%d rule(s) raise the validation DSC: %s", len(rules), output / "postprocessing.json")
+
+
+def score_folders(cfg: DictConfig) -> None:
+    if cfg.references is None:
+        raise ValueError("predictions=... needs references=..., a folder with a file of the same name for each.")
+    predictions, references = Path(cfg.predictions), Path(cfg.references)
+    description = DatasetDescription.read(Path(cfg.dataset_json or references.parent / "dataset.json"))
+    check_label_sets(predictions, description.labels)
+    pairs: list[Pair] = pair_folders(
+        predictions,
+        references,
+        file_ending=description.file_ending,
+        reference_ending=".tif" if cfg.task == "instances" else None,
+        missing="leave_out" if cfg.protocol == "paper" else "error",
+    )
+    tolerance = OmegaConf.to_container(cfg.nsd_tolerance) if OmegaConf.is_dict(cfg.nsd_tolerance) else cfg.nsd_tolerance
+    scores = evaluate(
+        pairs,
+        description.labels,
+        task=cfg.task,
+        tolerance=tolerance,
+        ignore_label=description.ignore_label,
+        protocol=cfg.protocol,
+        instance_predictions=cfg.instance_predictions,
+        grow=cfg.grow,
+        workers=cfg.workers,
+    )
+    show_table(write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet), describe(scores))
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Names for checkpoints that tell them apart: as much of the end of their paths as that needs."""
+    for depth in range(1, max(len(path.resolve().parts) for path in paths)):
+        names = ["_".join(path.resolve().with_suffix("").parts[-depth:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return names
+    raise ValueError(f"ckpt_path names a checkpoint twice: {', '.join(map(str, paths))}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The per-case table on W&B, worst cases first, with predictions and references as masks over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.datamodules.prepare.cells import classes_to_instances
+from src.evaluation.figures import fullest_slice, picture_of
+from src.evaluation.pairs import Pair
+from src.evaluation.tables import case_means, class_table, metrics_of
+from src.planning.readers import read_images, read_label
+
+MAX_PICTURES = 32  # the worst ones; each is a PNG of one slice with two masks
+
+
+def log_predictions(
+    run: Any,
+    scores: pd.DataFrame,
+    pairs: Sequence[Pair],
+    labels: Mapping[str, int],
+    *,
+    task: str = "semantic",
+    max_pictures: int = MAX_PICTURES,
+) -> None:
+    """Log ``test/cases`` (one row per case, worst first, with overlay) and ``test/classes`` (means by class).
+
+    Args:
+        run: W&B run, online or offline.
+        scores: Of `evaluate`.
+        pairs: The scored pairs; those with images get a picture.
+        labels: Class name -> value.
+        task: "semantic" or "instances".
+        max_pictures: Cases beyond this many have numbers only.
+    """
+    import wandb
+
+    metrics = metrics_of(scores)
+    by_case = {pair.case: pair for pair in pairs}
+    worst_first = case_means(scores).sort_values(metrics[0], na_position="last")
+    by_class = scores.pivot_table(index="case", columns="class", values=metrics[0], sort=False)
+    table = wandb.Table(columns=["case", "overlay", *metrics, *(f"{metrics[0]}_{name}" for name in by_class.columns)])
+    for row in worst_first.to_dict("records"):
+        pair = by_case[row["case"]]
+        shown = len(table.data) < max_pictures and pair.images
+        overlay = _overlay(wandb, pair, labels, task) if shown else None
+        per_class = by_class.loc[row["case"]].tolist() if row["case"] in by_class.index else [None] * by_class.shape[1]
+        table.add_data(row["case"], overlay, *(row[metric] for metric in metrics), *per_class)
+    run.log({"test/cases": table, "test/classes": wandb.Table(dataframe=class_table(scores))})
+
+
+def _overlay(wandb: Any, pair: Pair, labels: Mapping[str, int], task: str) -> Any:
+    image, _ = read_images(pair.images)
+    reference, prediction = read_label(pair.reference)[0], read_label(pair.prediction)[0]
+    z = fullest_slice(reference, [prediction])
+    masks = {"reference": reference[z], "prediction": prediction[z]}
+    names = {value: name for name, value in labels.items()}
+    if task == "instances":
+        masks["prediction"] = classes_to_instances(masks["prediction"])
+        names = None
+    layers = {}
+    for name, mask in masks.items():
+        # W&B stores masks as 8-bit pictures: instances share 255 values.
+        data = np.where(mask > 0, (mask - 1) % 255 + 1, 0) if task == "instances" else mask
+        layers[name] = {"mask_data": data.astype(np.uint8)} | ({"class_labels": names} if names else {})
+    return wandb.Image(picture_of(image[:, z]), masks=layers)
