@@ -101,7 +101,7 @@ class Plan:
         dataset_name: Name in dataset.json.
         rule: nnU-Net's rule for the patch size, "2.1" or "2.8".
         preset: "default", "resenc_m", "resenc_l", "resenc_xl", or "nnunet" for a plan read from nnU-Net's own file.
-        memory_gb: GPU memory the patch was planned for, in GB as nnU-Net counts it.
+        memory_gb: GPU memory the patch was planned for, in GB as nnU-Net counts it; None if unknown.
         base_features: Channels of the first stage.
         channel_names: Per input channel.
         labels: Class name -> value, background included.
@@ -120,7 +120,7 @@ class Plan:
     dataset_name: str
     rule: str
     preset: str
-    memory_gb: float
+    memory_gb: float | None
     base_features: int
     channel_names: tuple[str, ...]
     labels: dict[str, int]
@@ -182,7 +182,7 @@ class Plan:
         if not isinstance(entries, dict) or not entries:
             raise PlanError("A plan needs configurations, an object with one entry per configuration.")
         configurations = {
-            name: _build(Configuration, _inherit(name, entries), f"configurations.{name}") for name in entries
+            name: _build(Configuration, inherit(name, entries), f"configurations.{name}") for name in entries
         }
         intensities = content.pop("intensities", ())
         statistics = tuple(_build(Intensities, entry, f"intensities[{i}]") for i, entry in enumerate(intensities))
@@ -266,7 +266,7 @@ def _freeze_entry(value: Any) -> Any:
     return _frozen(value)
 
 
-def _inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
+def inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """The entry of a configuration with everything it inherits filled in."""
     if name in seen:
         raise PlanError(f"configurations.{seen[0]} inherits from itself: {' -> '.join((*seen, name))}.")
@@ -277,5 +277,5 @@ def _inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> 
         raise PlanError(f"configurations.{name} must be an object, it is {entry!r}.")
     parent = entry.get("inherits_from")
     own = {key: value for key, value in entry.items() if key != "inherits_from"}
-    inherited = _inherit(parent, entries, (*seen, name)) if parent is not None else {}
+    inherited = inherit(parent, entries, (*seen, name)) if parent is not None else {}
     return {**inherited, **own, "name": name}

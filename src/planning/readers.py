@@ -113,6 +113,20 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
     return array.astype(np.int16 if fits else np.int32), geometry
 
 
+def read_geometry(path: Path | str) -> Geometry:
+    """The geometry of one file; of a volume only the header is read."""
+    path = Path(path)
+    if is_picture(path) or not path.is_file():
+        return _read(path)[1]
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return _volume_geometry(reader, path)
+
+
 def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None:
     """Write a label map with the geometry of the image it belongs to.
 
@@ -201,27 +215,42 @@ def _read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise DatasetError(
-            f"{path} cannot be read ({reason}). Is the file damaged or cut off? Copy it again."
-        ) from error
-    dimension = image.GetDimension()
-    if dimension not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
-        raise DatasetError(
-            f"{path} has {dimension} dimensions of size {image.GetSize()} and "
-            f"{image.GetNumberOfComponentsPerPixel()} values "
-            "per voxel; expected one 2D or 3D image of one channel. Split a 4D file into one file per channel: "
-            "NAME_0000, NAME_0001, ..."
-        )
+        raise _unreadable(path, error) from error
+    geometry = _volume_geometry(image, path)
     array = sitk.GetArrayFromImage(image)
+    return array.reshape(1, *geometry.shape), geometry
+
+
+def _unreadable(path: Path, error: RuntimeError) -> DatasetError:
+    reason = str(error).strip().splitlines()[-1]
+    hint = (
+        "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
+        if "orthonormal" in reason
+        else "Is the file damaged or cut off? Copy it again."
+    )
+    return DatasetError(f"{path} cannot be read ({reason}). {hint}")
+
+
+def _components(image: sitk.Image | sitk.ImageFileReader) -> int:
+    return image.GetNumberOfComponentsPerPixel() if isinstance(image, sitk.Image) else image.GetNumberOfComponents()
+
+
+def _volume_geometry(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
+    dimension, components = image.GetDimension(), _components(image)
+    if dimension not in (2, 3) or components != 1:
+        raise DatasetError(
+            f"{path} has {dimension} dimensions of size {tuple(image.GetSize())} and {components} values per voxel; "
+            "expected one 2D or 3D image of one channel. Split a 4D file into one file per channel: NAME_0000, "
+            "NAME_0001, ..."
+        )
     spacing = tuple(abs(float(s)) for s in image.GetSpacing()[::-1])
+    shape = tuple(int(n) for n in image.GetSize()[::-1])
     if dimension == 2:
-        array, spacing = array[None], (_FLAT_SPACING * max(spacing), *spacing)
-    geometry = Geometry(
+        spacing, shape = (_FLAT_SPACING * max(spacing), *spacing), (1, *shape)
+    return Geometry(
         spacing=spacing,
         origin=tuple(image.GetOrigin()),
         direction=tuple(image.GetDirection()),
-        shape=tuple(int(n) for n in array.shape),
+        shape=shape,
         dimension=dimension,
     )
-    return array[None], geometry

@@ -1,0 +1,171 @@
+"""What can be wrong with one raw case, found before it costs a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from src.planning.nifti import count_nonfinite, is_nifti
+from src.planning.raw import DatasetDescription, DatasetError, RawCase
+from src.planning.readers import Geometry, read_geometry, read_images, read_label
+
+# Headers store spacing and direction as float32, sometimes rounded again on the way: one thousandth of a voxel's edge
+# and about 0.06 degrees of direction are far above that and far below any real difference.
+SPACING_TOLERANCE = 1e-3
+DIRECTION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a case: an error stops the preparation, a warning is said and handled.
+
+    Attributes:
+        case: The case's identifier.
+        severity: "error" or "warning".
+        message: What was expected, what came, which file, what to do.
+    """
+
+    case: str
+    severity: Literal["error", "warning"]
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedCase:
+    """The arrays of a case that was read."""
+
+    image: np.ndarray
+    geometry: Geometry
+    label: np.ndarray | None
+
+
+def check_case(case: RawCase, dataset: DatasetDescription) -> list[Finding]:
+    """Read a case and list all that is wrong with it; an empty list means it is sound."""
+    return load_and_check(case, dataset)[1]
+
+
+def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCase | None, list[Finding]]:
+    """Read a case and check it.
+
+    Returns:
+        The arrays, or None if a file cannot be read, and the findings.
+    """
+    findings: list[Finding] = []
+
+    def report(message: str, severity: Literal["error", "warning"] = "error") -> None:
+        findings.append(Finding(case=case.identifier, severity=severity, message=message))
+
+    try:
+        image, geometry = read_images(case.images)
+    except (DatasetError, FileNotFoundError) as error:
+        report(str(error))
+        return None, findings
+    for message in _image_faults(case, image, geometry, dataset):
+        report(message)
+    if not image.any():
+        report(f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
+    if case.label is None:
+        return LoadedCase(image=image, geometry=geometry, label=None), findings
+    try:
+        label, label_geometry = read_label(case.label)
+    except (DatasetError, FileNotFoundError) as error:
+        report(str(error))
+        return None, findings
+    for message in _geometry_faults(case, geometry, label_geometry):
+        report(message)
+    present = np.unique(label)
+    strange = [int(v) for v in present if int(v) not in dataset.allowed_values]
+    if strange:
+        report(
+            f"{case.label} holds the values {_some(strange)}, which dataset.json does not declare (it has "
+            f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file"
+            + (": 255 suggests a mask that was scaled for viewing." if 255 in strange else ".")
+        )
+    elif not (present > 0).any():
+        report(f"{case.label} has no foreground; patches of this case are drawn anywhere.", "warning")
+    return LoadedCase(image=image, geometry=geometry, label=label), findings
+
+
+def raise_errors(findings: list[Finding], shown: int = 10) -> None:
+    """Raise one DatasetError that lists the errors among the findings, if there are any."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        lines = [f"{finding.case}: {finding.message}" for finding in errors[:shown]]
+        more = [f"and {len(errors) - shown} more"] if len(errors) > shown else []
+        cases = len({finding.case for finding in errors})
+        raise DatasetError(f"{cases} case(s) cannot be used:\n  " + "\n  ".join(lines + more))
+
+
+def _image_faults(case: RawCase, image: np.ndarray, geometry: Geometry, dataset: DatasetDescription) -> list[str]:
+    faults = []
+    if image.shape[0] != len(dataset.channel_names):
+        faults.append(
+            f"{case.images[0]} and its siblings give {image.shape[0]} channels; dataset.json names "
+            f"{len(dataset.channel_names)} ({', '.join(dataset.channel_names)}). Correct channel_names or the files."
+        )
+    if not all(math.isfinite(s) and s > 0 for s in geometry.spacing):
+        faults.append(
+            f"{case.images[0]} has spacing {geometry.spacing} mm (z, y, x); expected numbers > 0. Correct its header."
+        )
+    for path, bad in _nonfinite(case, image):
+        faults.append(f"{path} has {bad} NaN or infinite voxels. Replace them, for instance by the background's value.")
+    for path in case.images[1:]:
+        other = read_geometry(path)
+        if not _close(other.spacing, geometry.spacing, SPACING_TOLERANCE):
+            faults.append(f"{path} has spacing {other.spacing} mm, {case.images[0]} has {geometry.spacing} (z, y, x).")
+        elif not _close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
+            faults.append(f"{path} has direction {other.direction}, {case.images[0]} has {geometry.direction}.")
+    return faults
+
+
+def _geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> list[str]:
+    """Differences of image and label. Origins are not compared: they do not change any voxel's neighbours."""
+    where = f"{case.label} and {case.images[0]}"
+    if image.shape != label.shape:
+        return [
+            f"{where} differ in shape: {label.shape} and {image.shape} (z, y, x). Resample the label to its "
+            "image's grid."
+        ]
+    faults = []
+    if not _close(image.spacing, label.spacing, SPACING_TOLERANCE):
+        faults.append(
+            f"{where} differ in spacing: {label.spacing} and {image.spacing} mm (z, y, x). Correct the wrong header."
+        )
+    if image.dimension == label.dimension and not _close(
+        image.direction, label.direction, DIRECTION_TOLERANCE, relative=False
+    ):
+        faults.append(
+            f"{where} differ in direction: {label.direction} and {image.direction}. One of them is turned or mirrored; "
+            "correct its header or resample it."
+        )
+    return faults
+
+
+def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float, *, relative: bool = True) -> bool:
+    return len(a) == len(b) and all(
+        abs(x - y) <= tolerance * (max(abs(x), abs(y)) if relative else 1.0) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _nonfinite(case: RawCase, image: np.ndarray) -> list[tuple[Path, int]]:
+    """Files with NaN or infinite voxels, and how many."""
+    if len(case.images) != len(image):  # pictures hold whole numbers, but a float TIFF may not
+        counts = [(case.images[0], int(np.count_nonzero(~np.isfinite(image))))]
+    else:
+        pairs = zip(case.images, image, strict=True)
+        counts = [(path, count_nonfinite(path) if is_nifti(path) else _bad_voxels(channel)) for path, channel in pairs]
+    return [(path, bad) for path, bad in counts if bad]
+
+
+def _bad_voxels(channel: np.ndarray) -> int:
+    # The sum is finite only if every voxel is: one pass without a mask of the volume's size.
+    finite = np.isfinite(channel.sum(dtype=np.float64))
+    return 0 if finite else int(np.count_nonzero(~np.isfinite(channel)))
+
+
+def _some(values: list[int], shown: int = 8) -> str:
+    return ", ".join(map(str, values[:shown])) + (", ..." if len(values) > shown else "")

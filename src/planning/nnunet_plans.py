@@ -1,0 +1,150 @@
+"""Reading an nnUNetPlans.json as a plan, so that a data set planned by nnU-Net trains here with the same configuration.
+
+Two schemas: up to nnunetv2 2.3 a configuration holds pool_op_kernel_sizes and conv_kernel_sizes itself, from 2.4 on
+they are arguments under "architecture".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from src.planning.plan import Configuration, Intensities, Plan, inherit
+from src.planning.plan_checks import PlanError
+from src.planning.raw import DatasetDescription
+
+log = logging.getLogger(__name__)
+
+_RESAMPLING = {
+    "resampling_fn_data": ("resample_data_or_seg_to_shape", {"is_seg": False, "order": 3}),
+    "resampling_fn_seg": ("resample_data_or_seg_to_shape", {"is_seg": True, "order": 1}),
+    "resampling_fn_probabilities": ("resample_data_or_seg_to_shape", {"is_seg": False, "order": 1}),
+}
+_SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
+
+
+def load_plan(path: Path | str, description: DatasetDescription) -> Plan:
+    """Read a plan file of either kind: a plan.json of ours or an nnUNetPlans.json.
+
+    Args:
+        path: The file.
+        description: What dataset.json says; nnU-Net's plans do not hold channels and labels.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PlanError: The file is neither, contradicts itself, or asks for what this project does not do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no plan at {path}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict) or "plans_name" not in content:
+        return Plan.load(path)
+    try:
+        return plan_from_nnunet(content, description)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"{path} is no nnUNetPlans.json that can be read: {type(error).__name__} {error}.") from error
+
+
+def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -> Plan:
+    """Turn the content of an nnUNetPlans.json into a plan.
+
+    Raises:
+        PlanError: It asks for a resampling or a preprocessor other than nnU-Net's default.
+    """
+    forward = tuple(int(axis) for axis in content["transpose_forward"])
+    channels = content["foreground_intensity_properties_per_channel"]
+    names = [field.name for field in dataclasses.fields(Intensities)]
+    entries = content["configurations"]
+    configurations = {name: _configuration(name, inherit(name, entries)) for name in entries}
+    newer = any("architecture" in entry for entry in entries.values())
+    return Plan(
+        dataset_name=str(content["dataset_name"]),
+        rule="2.8" if newer else "2.1",
+        preset="nnunet",
+        memory_gb=None,
+        base_features=next(iter(configurations.values())).features_per_stage[0],
+        channel_names=description.channel_names,
+        labels=description.labels,
+        regions=description.regions,
+        ignore_label=description.ignore_label,
+        file_ending=description.file_ending,
+        num_training=description.num_training,
+        transpose_forward=forward,
+        transpose_backward=tuple(int(axis) for axis in content["transpose_backward"]),
+        intensities=tuple(
+            Intensities(**{name: float(channels[str(i)][name]) for name in names}) for i in range(len(channels))
+        ),
+        original_median_spacing=_back(content["original_median_spacing_after_transp"], forward),
+        original_median_shape=_back(content["original_median_shape_after_transp"], forward),
+        configurations=configurations,
+    )
+
+
+def _configuration(name: str, entry: dict[str, Any]) -> Configuration:
+    _check_defaults(name, entry)
+    if "architecture" in entry:
+        arguments = entry["architecture"]["arch_kwargs"]
+        strides, kernels = arguments["strides"], arguments["kernel_sizes"]
+        features = arguments["features_per_stage"]
+        residual = "n_blocks_per_stage" in arguments
+        encoder = arguments["n_blocks_per_stage" if residual else "n_conv_per_stage"]
+        decoder = arguments["n_conv_per_stage_decoder"]
+    else:
+        strides, kernels = entry["pool_op_kernel_sizes"], entry["conv_kernel_sizes"]
+        base, largest = entry["UNet_base_num_features"], entry["unet_max_num_features"]
+        features = [min(largest, base * 2**stage) for stage in range(len(strides))]
+        residual = entry["UNet_class_name"] == "ResidualEncoderUNet"
+        encoder, decoder = entry["n_conv_per_stage_encoder"], entry["n_conv_per_stage_decoder"]
+    return Configuration(
+        name=name,
+        patch_size=tuple(int(size) for size in entry["patch_size"]),
+        batch_size=int(entry["batch_size"]),
+        spacing=tuple(float(value) for value in entry["spacing"]),
+        median_shape=tuple(float(value) for value in entry["median_image_size_in_voxels"]),
+        strides=tuple(tuple(int(step) for step in stage) for stage in strides),
+        kernel_sizes=tuple(tuple(int(size) for size in stage) for stage in kernels),
+        features_per_stage=tuple(int(count) for count in features),
+        n_conv_per_stage=tuple(int(count) for count in encoder),
+        n_conv_per_stage_decoder=tuple(int(count) for count in decoder),
+        residual_encoder=residual,
+        normalization=tuple(entry["normalization_schemes"]),
+        use_mask_for_norm=tuple(bool(flag) for flag in entry["use_mask_for_norm"]),
+        batch_dice=bool(entry["batch_dice"]),
+        data_identifier=str(entry["data_identifier"]),
+        previous_stage=entry.get("previous_stage"),
+        patch_reason="as planned by nnU-Net",
+        batch_reason="as planned by nnU-Net",
+    )
+
+
+def _check_defaults(name: str, entry: dict[str, Any]) -> None:
+    """Refuse what would be preprocessed differently here than in nnU-Net."""
+    preprocessor = entry.get("preprocessor_name", "DefaultPreprocessor")
+    if preprocessor != "DefaultPreprocessor":
+        raise PlanError(
+            f"configurations.{name}.preprocessor_name is {preprocessor!r}; only DefaultPreprocessor is supported."
+        )
+    for key, (function, kwargs) in _RESAMPLING.items():
+        found = entry.get(f"{key}_kwargs", {})
+        expected = {**kwargs, **_SHARED_KWARGS}
+        other = {k: v for k, v in found.items() if k not in expected or expected[k] != v}
+        if entry.get(key, function) != function or other:
+            raise PlanError(
+                f"configurations.{name}.{key} is {entry.get(key)!r} with {found}; only nnU-Net's default, "
+                f"{function!r} with "
+                f"{expected}, is supported."
+            )
+
+
+def _back(values: list[float], forward: tuple[int, ...]) -> tuple[float, ...]:
+    """Undo the transpose of per-axis values."""
+    return tuple(float(values[forward.index(axis)]) for axis in range(3))

@@ -1,0 +1,168 @@
+"""Work over cases in parallel processes: ordered, bounded, and clear about the case that failed."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+import blosc2
+import SimpleITK as sitk
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from src.planning.raw import DatasetError
+
+log = logging.getLogger(__name__)
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_MAX_WORKERS = 8  # by default; each holds a few volumes
+_LOG_SECONDS = 30  # between progress lines where there is no terminal
+
+
+def default_workers() -> int:
+    """Processes to use when nobody says: one per core this process may use, at most 8."""
+    return max(1, min(len(os.sched_getaffinity(0)), _MAX_WORKERS))
+
+
+def map_cases(
+    function: Callable[[Case], Result], cases: Sequence[Case], name: Callable[[Case], str], workers: int
+) -> Iterator[Result]:
+    """Apply a function to every case; results come in the order of the cases.
+
+    At most 2 * workers cases are under way, so that results do not pile up. If the system kills a worker, the cases
+    that were under way are tried again one at a time: what failed for want of memory beside others may pass alone.
+
+    Args:
+        function: A picklable function of one case.
+        cases: Picklable.
+        name: Gives a case's name for messages.
+        workers: Processes; with 1 (or one case) the work is done in this process.
+
+    Raises:
+        RuntimeError: The function failed, or the system killed the process of a case; the message names the case.
+        DatasetError: As the function raised it: a raw file is at fault.
+        OSError: As the function raised it: a file or the disk is at fault.
+    """
+    if workers <= 1 or len(cases) <= 1:
+        for case in cases:
+            with _named(name(case)):
+                result = function(case)
+            yield result
+        return
+    waiting = deque(cases)
+    while waiting:
+        under_way: deque = deque()
+        pool = _pool(min(workers, len(waiting)))
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < 2 * workers:
+                    with _light_start():
+                        under_way.append((waiting[0], pool.submit(function, waiting[0])))
+                    waiting.popleft()
+                case, future = under_way[0]
+                with _named(name(case)):
+                    result = future.result()
+                under_way.popleft()
+                yield result
+        except BrokenProcessPool:
+            lost = [case for case, _ in under_way]
+            log.warning(
+                "A worker was killed while it worked on one of %s; trying these alone.", [name(c) for c in lost]
+            )
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        for case in [entry for entry, _ in under_way]:
+            yield _alone(function, case, name(case))
+
+
+def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """Pass items through with a progress bar on a terminal, or a log line now and then; rank zero only."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        yield from items
+        return
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            yield from progress.track(items, total=total, description=description)
+        return
+    start = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if done == total or now - said > _LOG_SECONDS:
+            log.info("%s: %d of %d cases, %.0f s", description, done, total, now - start)
+            said = now
+
+
+def _alone(function: Callable[[Case], Result], case: Case, name: str) -> Result:
+    pool = _pool(1)
+    try:
+        with _named(name), _light_start():
+            return pool.submit(function, case).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"The process that worked on case {name} was killed by the system, alone too. Most likely it needs "
+            "more memory "
+            "than there is (the system's log would say so): close other programs, or crop this case."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Fresh processes: forking one that has loaded BLAS or ITK with running threads can hang.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread_each)
+
+
+def _one_thread_each() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    blosc2.set_nthreads(1)
+
+
+@contextmanager
+def _light_start() -> Iterator[None]:
+    """While processes are started: one BLAS thread each, and no second import of the entry script.
+
+    A spawned process imports the script that was run, and with train.py torch and lightning: seconds of each core for
+    nothing. It is not asked to where ``__main__`` has no file.
+    """
+    main = sys.modules["__main__"]
+    hidden = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
+    main.__dict__["__spec__"] = None
+    before = {key: os.environ.get(key) for key in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        main.__dict__.pop("__spec__")
+        main.__dict__.update(hidden)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which case failed; errors that name their file, and killed workers, pass as they are."""
+    try:
+        yield
+    except (OSError, DatasetError, BrokenProcessPool, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise RuntimeError(f"Case {name} failed: {type(error).__name__}: {error}") from error

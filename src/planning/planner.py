@@ -1,0 +1,300 @@
+"""nnU-Net's self-configuration: fingerprint -> plan (Isensee et al. 2021; nnunetv2 2.1 and 2.8).
+
+Rule "2.1" is what the U-Mamba paper's Table 2 was planned with; "2.8" lets 2D patches grow until two fill the GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.planning.fingerprint import Fingerprint
+from src.planning.memory import plain_unet_cost, residual_unet_cost
+from src.planning.normalization import scheme_for, uses_mask
+from src.planning.plan import Configuration, Plan
+from src.planning.raw import DatasetDescription, RawDataset
+from src.planning.topology import ANISOTROPY, Topology, plan_topology
+
+_INITIAL_VOXELS = {2: 2048**2, 3: 256**3}  # a start certainly too large
+_REFERENCE_BATCH = {2: 12, 3: 2}  # batch sizes at which the reference values were measured
+_MIN_BATCH = 2
+_MAX_FEATURES = {2: 512, 3: 320}
+_LOWRES_TRIGGER = 0.25  # a patch below this share of the median case calls for a low resolution
+_LOWRES_STEP = 1.03  # factor per step towards the low-resolution spacing
+_LOWRES_MIN_RATIO = 2  # rule 2.8 drops a low resolution that saves less than this factor of voxels
+_RESENC_BLOCKS = (1, 3, 4) + (6,) * 16
+
+RULES = ("2.1", "2.8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Budget of a planner.
+
+    Attributes:
+        memory_gb: GPU memory at which the reference values hold.
+        reference: By number of spatial dimensions, the largest cost estimate at that memory.
+        max_share: Largest share of the data set's voxels in one batch.
+        residual: Whether the estimate is that of a residual encoder.
+    """
+
+    memory_gb: float
+    reference: dict[int, float]
+    max_share: float
+    residual: bool
+
+
+PRESETS = {
+    "default": Preset(memory_gb=8, reference={2: 85e6, 3: 560e6}, max_share=0.05, residual=False),
+    "resenc_m": Preset(memory_gb=8, reference={2: 135e6, 3: 680e6}, max_share=1.0, residual=True),
+    "resenc_l": Preset(memory_gb=24, reference={2: 380e6, 3: 2100e6}, max_share=1.0, residual=True),
+    "resenc_xl": Preset(memory_gb=40, reference={2: 560e6, 3: 3600e6}, max_share=1.0, residual=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerOptions:
+    """What a user can choose about planning.
+
+    Attributes:
+        rule: "2.1" (the paper's) or "2.8" (larger 2D patches).
+        preset: "default", "resenc_m", "resenc_l" or "resenc_xl".
+        memory_gb: GPU memory to plan for; None is the preset's (8, 8, 24 and 40).
+        base_features: Channels of the first stage; nnU-Net's is 32.
+        plans: An existing plan to take instead of planning: a plan.json of ours or an nnUNetPlans.json.
+
+    Raises:
+        ValueError: An option has no allowed value.
+    """
+
+    rule: str = "2.1"
+    preset: str = "default"
+    memory_gb: float | None = None
+    base_features: int = 32
+    plans: str | None = None
+
+    def __post_init__(self) -> None:
+        # YAML and the command line read 2.1 as a number.
+        object.__setattr__(self, "rule", str(self.rule))
+        if self.rule not in RULES:
+            raise ValueError(f"planning.rule = {self.rule!r}: expected one of {', '.join(RULES)}.")
+        if self.preset not in PRESETS:
+            raise ValueError(f"planning.preset = {self.preset!r}: expected one of {', '.join(PRESETS)}.")
+        if self.memory_gb is not None and not (math.isfinite(self.memory_gb) and self.memory_gb > 0):
+            raise ValueError(f"planning.memory_gb = {self.memory_gb}: expected GB > 0, or null for the preset's.")
+        if self.base_features < 1:
+            raise ValueError(f"planning.base_features = {self.base_features}: expected a whole number > 0.")
+
+
+def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, options: PlannerOptions) -> Plan:
+    """Plan a data set.
+
+    Args:
+        fingerprint: Spacings, shapes and intensities of the training cases.
+        description: What dataset.json says; of an opened `RawDataset` the files are counted, else numTraining holds.
+        options: The user's choices.
+    """
+    cases = len(description.training_cases) if isinstance(description, RawDataset) else description.num_training
+    spacing = target_spacing(fingerprint)
+    forward = transpose_order(spacing)
+    backward = tuple(forward.index(axis) for axis in range(3))
+    shapes = [
+        resampled_shape(shape, old, spacing)
+        for shape, old in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True)
+    ]
+    median_shape = np.median(shapes, axis=0)[list(forward)]
+    spacing = spacing[list(forward)]
+    num_voxels = float(np.prod(median_shape) * cases)
+    planner = _Planner(description, fingerprint, options)
+
+    configurations = {"2d": planner.configure("2d", spacing[1:], median_shape[1:], num_voxels, batch_dice=True)}
+    if median_shape[0] != 1:
+        full = planner.configure("3d_fullres", spacing, median_shape, num_voxels, batch_dice=False)
+        lowres = planner.low_resolution(full, spacing, median_shape, cases)
+        configurations["3d_fullres"] = full
+        if lowres is not None:
+            full = dataclasses.replace(full, batch_dice=True)
+            cascade = dataclasses.replace(full, name="3d_cascade_fullres", previous_stage="3d_lowres")
+            configurations |= {"3d_fullres": full, "3d_lowres": lowres, "3d_cascade_fullres": cascade}
+    return Plan(
+        dataset_name=description.name,
+        rule=options.rule,
+        preset=options.preset,
+        memory_gb=float(planner.memory_gb),
+        base_features=options.base_features,
+        channel_names=description.channel_names,
+        labels=description.labels,
+        regions=description.regions,
+        ignore_label=description.ignore_label,
+        file_ending=description.file_ending,
+        num_training=cases,
+        transpose_forward=forward,
+        transpose_backward=backward,
+        intensities=fingerprint.intensities,
+        original_median_spacing=_floats(np.median(fingerprint.spacings, axis=0)),
+        original_median_shape=_floats(np.median(fingerprint.shapes_after_crop, axis=0)),
+        configurations=configurations,
+    )
+
+
+def target_spacing(fingerprint: Fingerprint) -> np.ndarray:
+    """Spacing of the full-resolution data, axes as in the files: the median, finer across thick slices."""
+    spacings = np.asarray(fingerprint.spacings, dtype=np.float64)
+    target = np.percentile(spacings, 50, axis=0)
+    size = np.percentile(np.asarray(fingerprint.shapes_after_crop), 50, axis=0)
+    worst = int(np.argmax(target))
+    others = [axis for axis in range(3) if axis != worst]
+    finest_allowed = max(target[others])
+    if target[worst] > ANISOTROPY * finest_allowed and size[worst] * ANISOTROPY < min(size[others]):
+        target[worst] = np.percentile(spacings[:, worst], 10)
+        if target[worst] < finest_allowed:
+            target[worst] = finest_allowed + 1e-5  # stays the coarsest axis
+    return target
+
+
+def transpose_order(spacing: Sequence[float]) -> tuple[int, int, int]:
+    """Coarsest axis first, the others in order."""
+    worst = int(np.argmax(spacing))
+    return (worst, *(axis for axis in range(3) if axis != worst))
+
+
+def resampled_shape(shape: Sequence[int], old: Sequence[float], new: Sequence[float]) -> tuple[int, ...]:
+    """Shape after a change of spacing, rounded half to even; at least 1 voxel per axis.
+
+    nnU-Net lets an axis vanish (shape 0) and fails later; one voxel is kept here.
+    """
+    return tuple(max(1, round(o / n * size)) for o, n, size in zip(old, new, shape, strict=True))
+
+
+class _Planner:
+    """The rules that are the same for every configuration of one data set."""
+
+    def __init__(self, description: DatasetDescription, fingerprint: Fingerprint, options: PlannerOptions) -> None:
+        self.preset = PRESETS[options.preset]
+        self.options = options
+        self.memory_gb = self.preset.memory_gb if options.memory_gb is None else options.memory_gb
+        self.num_labels = description.num_label_entries
+        self.normalization = tuple(scheme_for(name, options.rule) for name in description.channel_names)
+        ratio = fingerprint.median_relative_size
+        self.use_mask = tuple(uses_mask(scheme, ratio) for scheme in self.normalization)
+
+    def features(self, num_stages: int, dims: int) -> tuple[int, ...]:
+        return tuple(min(_MAX_FEATURES[dims], self.options.base_features * 2**stage) for stage in range(num_stages))
+
+    def cost(self, topology: Topology) -> int:
+        patch, strides = topology.patch_size, topology.strides
+        features = self.features(len(strides), len(patch))
+        if self.preset.residual:
+            return residual_unet_cost(patch, strides, features, self.num_labels, blocks=_RESENC_BLOCKS[: len(strides)])
+        return plain_unet_cost(patch, strides, features, self.num_labels)
+
+    def fit_patch(
+        self, spacing: Sequence[float], median_shape: Sequence[float], reference: float
+    ) -> tuple[Topology, int, str]:
+        """The largest patch whose cost is within the reference, its cost, and why it is not larger."""
+        dims = len(spacing)
+        inverse = 1 / np.asarray(spacing, dtype=np.float64)
+        initial = [round(edge) for edge in inverse * (_INITIAL_VOXELS[dims] / np.prod(inverse)) ** (1 / dims)]
+        clipped = [min(edge, median) for edge, median in zip(initial, median_shape, strict=True)]
+        topology = plan_topology(spacing, clipped)
+        cost, shrunk = self.cost(topology), False
+        # Rule 2.8 asks whether the smallest batch fits, not the reference batch; residual presets never did.
+        relax = self.options.rule == "2.8" and not self.preset.residual
+        share = _MIN_BATCH / _REFERENCE_BATCH[dims] if relax else 1.0
+        while (cost / _REFERENCE_BATCH[dims] * _MIN_BATCH if relax else cost) > reference:
+            shares = [edge / median for edge, median in zip(topology.patch_size, median_shape, strict=True)]
+            axis = int(np.argsort(shares, kind="stable")[-1])
+            patch = list(topology.patch_size)
+            # The divisor after a trial step counts, so that sizes such as 224 between 256 and 192 are not skipped.
+            patch[axis] -= topology.divisor[axis]
+            if patch[axis] < 1:
+                raise ValueError(
+                    f"No patch fits {self.memory_gb} GB at base_features {self.options.base_features}: even "
+                    f"{topology.patch_size} costs {cost * share:.3g} of {reference:.3g}. Raise planning.memory_gb "
+                    "or lower "
+                    "planning.base_features."
+                )
+            step = plan_topology(spacing, patch).divisor[axis]
+            patch[axis] = topology.patch_size[axis] - step
+            topology = plan_topology(spacing, patch)
+            cost, shrunk = self.cost(topology), True
+        if shrunk:
+            reason = f"shrunk until its cost fits {self.memory_gb:g} GB (rule {self.options.rule})"
+        elif any(edge > median for edge, median in zip(initial, median_shape, strict=True)):
+            reason = "covers the median case along its clipped axes; memory is not the limit"
+        else:
+            reason = f"nnU-Net's largest starting patch, {_INITIAL_VOXELS[dims]:,} voxels; memory is not the limit"
+        return topology, cost, reason
+
+    def configure(
+        self,
+        name: str,
+        spacing: Sequence[float],
+        median_shape: Sequence[float],
+        num_voxels: float,
+        *,
+        batch_dice: bool,
+    ) -> Configuration:
+        """Patch, topology and batch of one configuration, axes already transposed."""
+        dims = len(spacing)
+        reference = self.preset.reference[dims] * (self.memory_gb / self.preset.memory_gb)
+        topology, cost, patch_reason = self.fit_patch(spacing, median_shape, reference)
+        by_memory = round(reference / cost * _REFERENCE_BATCH[dims])
+        by_share = round(num_voxels * self.preset.max_share / math.prod(topology.patch_size))
+        batch_size = max(min(by_memory, by_share), _MIN_BATCH)
+        if min(by_memory, by_share) < _MIN_BATCH:
+            batch_reason = f"the smallest allowed (memory gives {by_memory}, the data set's size {by_share})"
+        elif by_share < by_memory:
+            batch_reason = f"{self.preset.max_share:.0%} of the data set's voxels (memory gives {by_memory})"
+        else:
+            batch_reason = f"memory ({self.memory_gb:g} GB)"
+        stages = len(topology.strides)
+        encoder = _RESENC_BLOCKS[:stages] if self.preset.residual else (2,) * stages
+        return Configuration(
+            name=name,
+            patch_size=topology.patch_size,
+            batch_size=batch_size,
+            spacing=_floats(spacing),
+            median_shape=_floats(median_shape),
+            strides=topology.strides,
+            kernel_sizes=topology.kernel_sizes,
+            features_per_stage=self.features(stages, dims),
+            n_conv_per_stage=encoder,
+            n_conv_per_stage_decoder=(1 if self.preset.residual else 2,) * (stages - 1),
+            residual_encoder=self.preset.residual,
+            normalization=self.normalization,
+            use_mask_for_norm=self.use_mask,
+            batch_dice=batch_dice,
+            data_identifier=name,
+            estimate=cost,
+            reference=int(reference),
+            patch_reason=patch_reason,
+            batch_reason=batch_reason,
+        )
+
+    def low_resolution(
+        self, full: Configuration, spacing: np.ndarray, median_shape: np.ndarray, cases: int
+    ) -> Configuration | None:
+        """The 3d_lowres configuration if a full-resolution patch sees too little of a case, else None."""
+        lowres = spacing.copy()
+        voxels = float(np.prod(median_shape))
+        patch_voxels, configuration = math.prod(full.patch_size), None
+        while patch_voxels / voxels < _LOWRES_TRIGGER:
+            much_finer = lowres.max() / lowres > 2
+            lowres[much_finer if much_finer.any() else slice(None)] *= _LOWRES_STEP
+            shape = spacing / lowres * median_shape
+            voxels = float(np.prod(shape))
+            rounded = [round(edge) for edge in shape]
+            configuration = self.configure("3d_lowres", lowres, rounded, voxels * cases, batch_dice=False)
+            patch_voxels = math.prod(configuration.patch_size)
+        if self.options.rule == "2.8" and float(np.prod(median_shape)) / voxels < _LOWRES_MIN_RATIO:
+            return None
+        return configuration
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

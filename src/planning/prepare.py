@@ -1,0 +1,312 @@
+"""From a raw data set to a plan and a store that can be trained on: made if missing, kept if fresh, remade if stale.
+
+Layout: ``<prepared_dir>/{fingerprint.json, plan.json, state.json, <data_identifier>/<case>/...}``. Everything is
+written beside its place and moved there, so a preparation that was interrupted is picked up where it stopped.
+
+Memory per worker: the raw volume in its own type and as float32, the cropped copy and the resampled one, and the label
+map four times over in small types; docs/benchmarks/preprocess.md has the peak for a large CT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from src.planning.checks import Finding, load_and_check, raise_errors
+from src.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
+from src.planning.intensities import samples_per_case
+from src.planning.nnunet_plans import load_plan
+from src.planning.parallel import default_workers, map_cases, track
+from src.planning.plan import Configuration, Plan, content_hash, write_json
+from src.planning.plan_checks import PlanError
+from src.planning.planner import PlannerOptions, plan_dataset, resampled_shape
+from src.planning.preprocess import preprocess_case, target_of
+from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset
+from src.planning.readers import read_images, read_label
+from src.planning.store import VERSION, Store, read_meta, remove_case, write_case
+
+log = logging.getLogger(__name__)
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def prepare(
+    dataset_dir: Path | str,
+    prepared_dir: Path | str,
+    configuration: str,
+    options: PlannerOptions | None = None,
+    workers: int | None = None,
+) -> tuple[Plan, Store]:
+    """Make what is missing or stale of a data set's fingerprint, plan and store.
+
+    Stale is what was made from other raw files (names, sizes, times), other options or another plan. An edited
+    plan.json is kept as long as data and options stay. Several processes may call this at once; one works, the others
+    wait.
+
+    Args:
+        dataset_dir: Raw data set in nnU-Net's layout.
+        prepared_dir: Where everything goes.
+        configuration: Name of the plan's configuration to preprocess, such as "3d_fullres".
+        options: For the planner.
+        workers: Processes; None takes one per core, at most 8.
+
+    Raises:
+        FileNotFoundError: There is no raw data set.
+        DatasetError: The raw data have faults; all of them are listed.
+        PlanError: plan.json contradicts itself, the data or the options.
+        ValueError: The plan has no such configuration.
+        OSError: The disk is full or cannot be written to.
+    """
+    prepared_dir, options = Path(prepared_dir), options or PlannerOptions()
+    raw = RawDataset.open(dataset_dir)
+    if raw.regions:
+        raise DatasetError(
+            f"{raw.folder / 'dataset.json'} declares the regions {sorted(raw.regions)} (labels given as lists). "
+            "Such a data "
+            "set can be planned, but training needs exclusive classes: give every label one number."
+        )
+    with _locked(prepared_dir):
+        plan = _fresh_plan(raw, prepared_dir, options, workers or default_workers())
+        entry = plan.configuration(configuration)
+        folder = prepared_dir / entry.data_identifier
+        with _disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
+            _fresh_store(raw, folder, plan, entry, workers or default_workers())
+    return plan, Store.open(folder)
+
+
+def prepare_plan(
+    dataset_dir: Path | str, prepared_dir: Path | str, options: PlannerOptions, workers: int | None = None
+) -> Plan:
+    """Fingerprint and plan alone; region-based data sets are allowed. Arguments and errors as `prepare`."""
+    prepared_dir = Path(prepared_dir)
+    raw = RawDataset.open(dataset_dir)
+    with _locked(prepared_dir):
+        return _fresh_plan(raw, prepared_dir, options, workers or default_workers())
+
+
+def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, workers: int) -> Plan:
+    """The plan of these data and options, or the user's edited one."""
+    fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers)
+    path, state_path = prepared_dir / "plan.json", prepared_dir / "state.json"
+    source = {
+        "fingerprint": content_hash(fingerprint.to_dict()),
+        "description": content_hash(dataclasses.asdict(_description(raw))),
+        "options": dataclasses.asdict(options),
+        "plans_file": _file_key(Path(options.plans)) if options.plans else None,
+    }
+    state = _read_json(state_path) or {}
+    if path.is_file():
+        plan = Plan.load(path)
+        edited = plan.hash() != state.get("plan")
+        if state.get("source") == source or not state:
+            if edited:
+                log.info("Using %s, which differs from what was planned.", path)
+            _check_fits(plan, raw, path)
+            if not state:
+                write_json({"source": source, "plan": None}, state_path)
+            return plan
+        if edited:
+            raise PlanError(
+                f"{path} was edited by hand, but the raw data or the planning options changed since it was "
+                "planned. Delete it "
+                "to plan anew, or delete state.json beside it to keep your plan for the changed data."
+            )
+        log.info("The data or the planning options changed: planning %s anew.", raw.name)
+    plan = load_plan(options.plans, raw) if options.plans else plan_dataset(fingerprint, raw, options)
+    _check_fits(plan, raw, Path(options.plans) if options.plans else path)
+    write_json({"source": source, "plan": plan.hash()}, state_path)
+    plan.save(path)
+    return plan
+
+
+def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int) -> Fingerprint:
+    """The stored fingerprint if it is of exactly these files, else a new one; checks every case on the way."""
+    made_from = content_hash([_case_key(case) for case in raw.training_cases] + sorted(raw.allowed_values))
+    stored = _read_json(path)
+    if stored is not None and stored.get("made_from") == made_from:
+        return Fingerprint.load(path)
+    cases = raw.training_cases
+    measure = partial(_measure, description=_description(raw), num_samples=samples_per_case(len(cases)))
+    findings: list[Finding] = []
+
+    def facts() -> Iterator[CaseFacts]:
+        results = map_cases(measure, cases, lambda case: case.identifier, workers)
+        for measured, found in track(results, len(cases), f"Fingerprint of {raw.name}"):
+            findings.extend(found)
+            if measured is not None:
+                yield measured
+        raise_errors(findings)
+
+    fingerprint = combine(facts())
+    for finding in findings:
+        log.warning("%s: %s", finding.case, finding.message)
+    write_json({"made_from": made_from, **fingerprint.to_dict()}, path)
+    return fingerprint
+
+
+def _measure(
+    case: RawCase, description: DatasetDescription, num_samples: int
+) -> tuple[CaseFacts | None, list[Finding]]:
+    loaded, findings = load_and_check(case, description)
+    if loaded is None or any(finding.severity == "error" for finding in findings):
+        return None, findings
+    return case_facts(loaded.image, loaded.label, loaded.geometry.spacing, num_samples), findings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a worker needs to preprocess cases into a store."""
+
+    folder: Path
+    plan: Plan
+    configuration: Configuration
+    key: str
+
+    def key_of(self, case: RawCase) -> str:
+        return content_hash([self.key, _case_key(case)])
+
+    def __call__(self, case: RawCase) -> None:
+        image, geometry = read_images(case.images)
+        label, _ = read_label(case.label)
+        done = preprocess_case(image, geometry, label, self.plan, self.configuration)
+        del image, label
+        write_case(self.folder, case.identifier, done, self.plan, self.configuration.patch_size, self.key_of(case))
+
+
+def _fresh_store(raw: RawDataset, folder: Path, plan: Plan, configuration: Configuration, workers: int) -> None:
+    """Preprocess the cases that are missing or stale, and remove those that are no longer in the raw data."""
+    job = _Job(folder=folder, plan=plan, configuration=configuration, key=_store_key(plan, configuration))
+    folder.mkdir(exist_ok=True)
+    wanted = {case.identifier for case in raw.training_cases}
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name not in wanted:
+            remove_case(folder, entry.name)  # a case that is gone, or what an interrupted run left
+    stale = [c for c in raw.training_cases if (read_meta(folder / c.identifier) or {}).get("key") != job.key_of(c)]
+    if not stale:
+        return
+    log.info("Preprocessing %d of %d cases for %s into %s", len(stale), len(wanted), configuration.name, folder)
+    results = map_cases(job, stale, lambda case: case.identifier, workers)
+    for _ in track(results, len(stale), f"Preprocessing {raw.name}"):
+        pass
+
+
+def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -> int:
+    """Upper bound of a store's size on disk, in bytes: all cases uncompressed."""
+    fingerprint = Fingerprint.load(prepared_dir / "fingerprint.json")
+    total = 0
+    for shape, spacing in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True):
+        shape, spacing = ([values[axis] for axis in plan.transpose_forward] for values in (shape, spacing))
+        voxels = math.prod(resampled_shape(shape, spacing, target_of(configuration, spacing)))
+        total += voxels * (4 * len(plan.channel_names) + 2)  # float32 channels, int16 label
+    return total
+
+
+def _store_key(plan: Plan, configuration: Configuration) -> str:
+    """Hash of all that the preprocessed arrays depend on; a change of patch or batch is none of it."""
+    used = [
+        dataclasses.asdict(intensities) if scheme == "CTNormalization" else None
+        for scheme, intensities in zip(configuration.normalization, plan.intensities, strict=True)
+    ]
+    return content_hash(
+        [
+            VERSION,
+            plan.transpose_forward,
+            plan.labels,
+            plan.ignore_label,
+            configuration.spacing,
+            configuration.normalization,
+            configuration.use_mask_for_norm,
+            used,
+        ]
+    )
+
+
+def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
+    """A plan must be of these data: same channels, labels and ignore label."""
+    for key in ("channel_names", "labels", "regions", "ignore_label"):
+        expected, found = getattr(raw, key), getattr(plan, key)
+        if expected != found:
+            raise PlanError(
+                f"{path}: {key} is {found}, but {raw.folder / 'dataset.json'} has {expected}. Correct one of them."
+            )
+
+
+def _case_key(case: RawCase) -> list[Any]:
+    return [case.identifier, *(_file_key(path) for path in (*case.images, case.label) if path is not None)]
+
+
+def _file_key(path: Path) -> list[Any]:
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def _description(raw: RawDataset) -> DatasetDescription:
+    """The part of a raw data set that workers need."""
+    names = [field.name for field in dataclasses.fields(DatasetDescription)]
+    return DatasetDescription(**{name: getattr(raw, name) for name in names})
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+@contextmanager
+def _locked(prepared_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock while it is worked on."""
+    with _disk_errors(prepared_dir):
+        prepared_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(prepared_dir / ".lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            log.info("Waiting for another process that prepares %s", prepared_dir)
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            # A finished preparation on a read-only disk can be used; one that is not fails where it wants to write.
+            log.info("%s cannot be locked (%s); it is read-only.", prepared_dir, error.strerror)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class DiskError(OSError):
+    """The disk of the prepared data is full or cannot be written to."""
+
+
+@contextmanager
+def _disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+    """Say which folder a disk error is about, how much it has and how much is needed."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        existing = next(p for p in (prepared_dir, *prepared_dir.resolve().parents) if p.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        need = f"; the preprocessed data need up to {needed() / 1e9:.1f} GB" if needed else ""
+        raise DiskError(
+            error.errno,
+            f"{error.strerror}: cannot write to {prepared_dir} ({free:.1f} GB free{need}). Free some space or point "
+            "paths.prepared at another disk; what is finished is kept and the rest is picked up from there",
+        ) from error

@@ -1,0 +1,183 @@
+"""One case from raw arrays to what a network sees, and logits back to a label map in the original grid.
+
+nnU-Net's order: transpose, crop to non-zero, normalise, resample, sample class locations. Export undoes it backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.planning.cropping import crop_to_nonzero
+from src.planning.normalization import SCHEMES
+from src.planning.plan import Configuration, Plan
+from src.planning.planner import resampled_shape
+from src.planning.readers import Geometry
+from src.planning.resampling import resample_image, resample_label
+
+_MIN_LOCATIONS = 10_000  # stored voxels per class, if it has that many
+_MIN_SHARE = 0.01  # and at least this share of its voxels
+_SEED = 1234
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseProperties:
+    """What it takes to bring a prediction back to the original grid. Axes are the plan's, but for `geometry`.
+
+    Attributes:
+        geometry: Of the original image.
+        shape_before_crop: Transposed shape of the original image.
+        box: (start, stop) per axis of the part that was kept.
+        shape: Of the preprocessed data.
+    """
+
+    geometry: Geometry
+    shape_before_crop: tuple[int, int, int]
+    box: tuple[tuple[int, int], ...]
+    shape: tuple[int, int, int]
+
+    @property
+    def shape_after_crop(self) -> tuple[int, ...]:
+        """Shape before resampling."""
+        return tuple(stop - start for start, stop in self.box)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessedCase:
+    """A case as it goes into the store.
+
+    Attributes:
+        data: (C, Z, Y, X) float32, normalised.
+        label: (Z, Y, X) int16, -1 outside the non-zero mask; None if there was no label.
+        properties: For the way back.
+    """
+
+    data: np.ndarray
+    label: np.ndarray | None
+    properties: CaseProperties
+
+
+def preprocess_case(
+    image: np.ndarray, geometry: Geometry, label: np.ndarray | None, plan: Plan, configuration: Configuration
+) -> PreprocessedCase:
+    """Preprocess one case.
+
+    Args:
+        image: (C, Z, Y, X) float32 as read; not changed.
+        geometry: As read.
+        label: (Z, Y, X) integer as read, or None; not changed.
+        plan: Decides the order of axes and the intensities.
+        configuration: Decides spacing and normalisation.
+
+    Raises:
+        ValueError: The image has another number of channels than the plan, or label and image differ in shape.
+    """
+    if image.shape[0] != len(plan.channel_names):
+        raise ValueError(
+            f"The image has {image.shape[0]} channels, the plan of {plan.dataset_name} expects "
+            f"{len(plan.channel_names)} ({', '.join(plan.channel_names)})."
+        )
+    if label is not None and label.shape != image.shape[1:]:
+        raise ValueError(f"The label has shape {label.shape}, its image {image.shape[1:]} (z, y, x).")
+    order = plan.transpose_forward
+    image = image.transpose(0, *(axis + 1 for axis in order))
+    spacing = tuple(geometry.spacing[axis] for axis in order)
+    transposed = None if label is None else label.transpose(order)
+    cropped, mask, box = crop_to_nonzero(image, transposed)
+
+    target = target_of(configuration, spacing)
+    shape = resampled_shape(cropped.shape[1:], spacing, target)
+    data = np.empty((len(cropped), *shape), dtype=np.float32)
+    for i, scheme in enumerate(configuration.normalization):
+        # A copy: normalisation works in place.
+        channel = np.array(cropped[i], dtype=np.float32, order="C")
+        channel = SCHEMES[scheme](channel, mask, configuration.use_mask_for_norm[i], plan.intensities[i])
+        data[i] = resample_image(channel, shape, spacing, target)
+    properties = CaseProperties(
+        geometry=geometry, shape_before_crop=tuple(image.shape[1:]), box=box, shape=tuple(data.shape[1:])
+    )
+    resampled = None
+    if label is not None:
+        resampled = resample_label(np.ascontiguousarray(mask), shape, spacing, target).astype(np.int16, copy=False)
+    return PreprocessedCase(data=data, label=resampled, properties=properties)
+
+
+def target_of(configuration: Configuration, spacing: Sequence[float]) -> tuple[float, ...]:
+    """Spacing after resampling, for a case of the given (transposed) spacing; 2D keeps the distance of slices."""
+    target = configuration.spacing
+    return target if len(target) == 3 else (spacing[0], *target)
+
+
+def class_locations(label: np.ndarray, classes: Sequence[int]) -> dict[int, np.ndarray]:
+    """Voxels of each class to centre patches on: a random choice without replacement.
+
+    Args:
+        label: (Z, Y, X) preprocessed label.
+        classes: In the order in which one random generator draws for them.
+
+    Returns:
+        Per class (n, 3) int32 coordinates (z, y, x), n = max(min(10000, N), ceil(0.01 N)) of its N voxels; n = 0 for an
+        absent class.
+    """
+    random = np.random.RandomState(_SEED)
+    wanted = np.flatnonzero(np.isin(label, list(classes)))
+    values = label.ravel()[wanted]
+    order = np.argsort(values, kind="stable")
+    values, wanted = values[order], wanted[order]
+    located = {}
+    for value in classes:
+        start, stop = np.searchsorted(values, value, "left"), np.searchsorted(values, value, "right")
+        total = int(stop - start)
+        if not total:
+            located[value] = np.empty((0, 3), dtype=np.int32)
+            continue
+        count = max(min(_MIN_LOCATIONS, total), int(np.ceil(_MIN_SHARE * total)))
+        chosen = wanted[start + random.choice(total, count, replace=False)]
+        located[value] = np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
+    return located
+
+
+def invert_logits(
+    logits: np.ndarray, properties: CaseProperties, plan: Plan, configuration: Configuration
+) -> np.ndarray:
+    """Label map of the original image from logits on the preprocessed grid.
+
+    Logits are resampled (order 1, nnU-Net's rule for thick slices on the transposed spacing, as nnunetv2 2.8 does)
+    class by class against the best so far, so that no second volume of all classes is needed.
+
+    Args:
+        logits: (K, Z, Y, X), any floating type; 2D networks' slices are stacked along Z.
+        properties: Of the case, as preprocessing returned them.
+        plan: The plan of the preprocessing.
+        configuration: The configuration of the preprocessing.
+
+    Returns:
+        (Z, Y, X) of the original image, uint8, or int16 from 256 classes on; 0 outside the cropped part.
+
+    Raises:
+        ValueError: The logits have another shape than the preprocessed data.
+    """
+    if tuple(logits.shape[1:]) != tuple(properties.shape):
+        raise ValueError(
+            f"Logits have shape {tuple(logits.shape)}; the preprocessed case is {tuple(properties.shape)}, so expected "
+            f"(K, {', '.join(map(str, properties.shape))})."
+        )
+    spacing = tuple(properties.geometry.spacing[axis] for axis in plan.transpose_forward)
+    current = target_of(configuration, spacing)
+    shape = properties.shape_after_crop
+    dtype = np.uint8 if len(logits) <= 256 else np.int16
+    label = np.zeros(shape, dtype=dtype)
+    best = None
+    for k in range(len(logits)):
+        score = resample_image(np.asarray(logits[k], dtype=np.float32), shape, current, spacing, order=1)
+        if best is None:
+            best = np.array(score)  # a copy: the score may be the caller's own memory
+            continue
+        better = score > best
+        label[better] = k
+        np.copyto(best, score, where=better)
+    full = np.zeros(properties.shape_before_crop, dtype=dtype)
+    full[tuple(slice(start, stop) for start, stop in properties.box)] = label
+    return np.ascontiguousarray(full.transpose(plan.transpose_backward))

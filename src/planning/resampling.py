@@ -1,0 +1,225 @@
+"""nnU-Net's resampling of images, label maps and logits, as separable linear operators.
+
+nnU-Net calls skimage's resize: a spline of order 3 (images) or 1 (labels one by one, logits) with half-pixel centres
+and edge padding, clipped to the input's range; across thick slices it takes the nearest slice. A tensor-product spline
+is one matrix per axis, so the same values come from three matrix products in float32, slice by slice, instead of one
+64-tap gather per voxel over a float64 copy of the volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage, sparse
+
+from src.planning.topology import ANISOTROPY
+
+_PAD = 12  # voxels of edge padding before scipy's spline prefilter, as ndimage.zoom pads
+_SPARSE_FROM = 768  # edge from which banded matrices pay off against dense ones
+_NEGLIGIBLE = 1e-9  # spline weights below this vanish in float32
+_COLUMNS = 1 << 18  # columns per product along z, 1 MiB per row of a matrix
+
+
+def separate_axis(current: Sequence[float], new: Sequence[float]) -> int | None:
+    """The axis to resample on its own, by nearest neighbour: the single coarsest one of an anisotropic spacing.
+
+    The current spacing decides if it is anisotropic, else the new one does. Two equally coarse axes are not separated.
+    """
+    for spacing in (current, new):
+        if max(spacing) / min(spacing) > ANISOTROPY:
+            coarsest = [axis for axis, value in enumerate(spacing) if max(spacing) / value == 1]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def resample_image(
+    volume: np.ndarray, shape: Sequence[int], current: Sequence[float], new: Sequence[float], order: int = 3
+) -> np.ndarray:
+    """Resample one channel.
+
+    Args:
+        volume: (Z, Y, X) float32.
+        shape: Target shape.
+        current: Spacing of the volume, mm.
+        new: Spacing after, mm; it decides only whether an axis is separate.
+        order: 3 for images, 1 for logits.
+
+    Returns:
+        float32 of the target shape; the volume itself if it has that shape.
+    """
+    shape = tuple(int(size) for size in shape)
+    if volume.shape == shape:
+        return volume
+    axis = separate_axis(current, new)
+    if axis is None:
+        return _resample_volume(volume, shape, order)
+    moved = np.moveaxis(volume, axis, 0)
+    target = np.moveaxis(np.empty(shape, dtype=np.float32), axis, 0)
+    rows, columns = (spline_matrix(moved.shape[i], target.shape[i], order) for i in (1, 2))
+    nearest = nearest_index(moved.shape[0], target.shape[0])
+    for source in np.unique(nearest):
+        resized = _resize_slice(moved[source], rows, columns)
+        np.clip(resized, moved[source].min(), moved[source].max(), out=resized)
+        target[nearest == source] = resized
+    return np.moveaxis(target, 0, axis)
+
+
+def resample_label(
+    label: np.ndarray, shape: Sequence[int], current: Sequence[float], new: Sequence[float]
+) -> np.ndarray:
+    """Resample a label map: per voxel the label whose linearly interpolated mask is largest, ties to the nearest one.
+
+    Args:
+        label: (Z, Y, X), whole numbers; -1 is a label like the others.
+        shape: Target shape.
+        current: Spacing of the label map, mm.
+        new: Spacing after, mm.
+
+    Returns:
+        The target shape in the label's dtype; the label itself if it has that shape.
+    """
+    shape = tuple(int(size) for size in shape)
+    if label.shape == shape:
+        return label
+    axis = separate_axis(current, new)
+    if axis is None:
+        return _resize_label(label, shape)
+    moved = np.moveaxis(label, axis, 0)
+    target = np.moveaxis(np.empty(shape, dtype=label.dtype), axis, 0)
+    nearest = nearest_index(moved.shape[0], target.shape[0])
+    for source in np.unique(nearest):
+        target[nearest == source] = _resize_label(moved[source], target.shape[1:])
+    return np.moveaxis(target, 0, axis)
+
+
+def source_positions(size_in: int, size_out: int) -> np.ndarray:
+    """Where the centre of each target voxel lies among the source voxels (half-pixel rule), float64.
+
+    Written as scipy writes it, (i + 0.5) * (in / out) - 0.5: other orders of the same operations differ on ties.
+    """
+    return (np.arange(size_out, dtype=np.float64) + 0.5) * (size_in / size_out) - 0.5
+
+
+def nearest_index(size_in: int, size_out: int) -> np.ndarray:
+    """Nearest source voxel of each target voxel, ties upwards."""
+    return np.clip(np.floor(source_positions(size_in, size_out) + 0.5), 0, size_in - 1).astype(np.intp)
+
+
+@lru_cache(maxsize=16)
+def spline_matrix(size_in: int, size_out: int, order: int) -> np.ndarray | sparse.csr_array:
+    """The (size_out, size_in) float32 matrix that resizes one axis as ndimage.zoom does with mode "nearest".
+
+    Dense, or sparse for long axes.
+    """
+    position = source_positions(size_in, size_out)
+    identity = np.eye(size_in)
+    if order == 1:
+        position = np.clip(position, 0, size_in - 1)
+        lower = np.floor(position).astype(np.intp)
+        weight = (position - lower)[:, None]
+        upper = np.minimum(lower + 1, size_in - 1)
+        matrix = (1 - weight) * identity[lower] + weight * identity[upper]
+    elif order == 3:
+        padded = np.pad(identity, ((_PAD, _PAD), (0, 0)), mode="edge")
+        coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="nearest")
+        position = np.clip(position + _PAD, 0, size_in + 2 * _PAD - 1)
+        start = np.floor(position).astype(np.intp) - 1
+        t = position - np.floor(position)
+        weights = ((1 - t) ** 3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (1 + 3 * t + 3 * t**2 - 3 * t**3) / 6, t**3 / 6)
+        matrix = sum(
+            weight[:, None] * coefficients[np.clip(start + tap, 0, size_in + 2 * _PAD - 1)]
+            for tap, weight in enumerate(weights)
+        )
+    else:
+        raise ValueError(f"order = {order}: expected 1 or 3.")
+    if size_in < _SPARSE_FROM:
+        return matrix.astype(np.float32)
+    matrix[np.abs(matrix) < _NEGLIGIBLE] = 0
+    return sparse.csr_array(matrix.astype(np.float32))
+
+
+def _resize_slice(
+    image: np.ndarray, rows: np.ndarray | sparse.csr_array, columns: np.ndarray | sparse.csr_array
+) -> np.ndarray:
+    """Resize (Y, X) along both axes."""
+    return np.ascontiguousarray((rows @ image) @ columns.T)
+
+
+def _resample_volume(volume: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+    """All three axes by splines: in plane slice by slice, then along z in blocks of columns."""
+    low, high = volume.min(), volume.max()
+    if volume.shape[1:] == shape[1:]:
+        inplane = volume
+    else:
+        rows, columns = (spline_matrix(volume.shape[i], shape[i], order) for i in (1, 2))
+        inplane = np.empty((volume.shape[0], *shape[1:]), dtype=np.float32)
+        for source, target in zip(volume, inplane, strict=True):
+            target[:] = _resize_slice(source, rows, columns)
+    if volume.shape[0] == shape[0]:
+        result = inplane
+    else:
+        along = spline_matrix(volume.shape[0], shape[0], order)
+        flat = inplane.reshape(volume.shape[0], -1)
+        result = np.empty((shape[0], flat.shape[1]), dtype=np.float32)
+        for start in range(0, flat.shape[1], _COLUMNS):
+            block = slice(start, start + _COLUMNS)
+            result[:, block] = along @ flat[:, block]
+        result = result.reshape(shape)
+    return np.clip(result, low, high, out=result)
+
+
+def _resize_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Linear one-hot resampling of a 2D or 3D label map.
+
+    Where all source voxels around a target voxel agree the answer is theirs, so masks are interpolated only along
+    boundaries, in float64 and in scipy's order of operations: ties are decided by exact equality.
+    """
+    lower, upper, fraction, nearest = [], [], [], []
+    for size_in, size_out in zip(label.shape, shape, strict=True):
+        position = np.clip(source_positions(size_in, size_out), 0, size_in - 1)
+        low = np.floor(position).astype(np.intp)
+        lower.append(low)
+        upper.append(np.minimum(low + 1, size_in - 1))
+        fraction.append(position - low)
+        nearest.append(nearest_index(size_in, size_out))
+    result = label[np.ix_(*nearest)]
+    smallest = largest = label
+    for axis in range(label.ndim):
+        smallest = np.minimum(np.take(smallest, lower[axis], axis), np.take(smallest, upper[axis], axis))
+        largest = np.maximum(np.take(largest, lower[axis], axis), np.take(largest, upper[axis], axis))
+    boundary = np.nonzero(smallest != largest)
+    del smallest, largest
+    if not boundary[0].size:
+        return result
+    corners = list(np.ndindex((2,) * label.ndim))
+    values, weights = [], []
+    for corner in corners:
+        index, weight = [], 1.0
+        for axis, side in enumerate(corner):
+            index.append((lower, upper)[side][axis][boundary[axis]])
+            f = fraction[axis][boundary[axis]]
+            weight = weight * (f if side else 1 - f)
+        values.append(label[tuple(index)])
+        weights.append(weight)
+    result[boundary] = _winner(values, weights, result[boundary])
+    return result
+
+
+def _winner(values: list[np.ndarray], weights: list[np.ndarray], nearest: np.ndarray) -> np.ndarray:
+    """Per voxel the label of the largest sum of weights; ties go to the nearest label if tied, else to the lowest."""
+    best = np.zeros(nearest.shape)
+    winner = nearest.copy()
+    nearest_score = np.zeros(nearest.shape)
+    for label in np.unique(np.concatenate([np.unique(v) for v in values])):
+        score = np.zeros(nearest.shape)
+        for value, weight in zip(values, weights, strict=True):
+            score += np.where(value == label, weight, 0.0)
+        np.minimum(score, 1.0, out=score)
+        better = score > best
+        best[better] = score[better]
+        winner[better] = label
+        is_nearest = nearest == label
+        nearest_score[is_nearest] = score[is_nearest]
+    return np.where(nearest_score == best, nearest, winner)

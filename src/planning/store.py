@@ -1,0 +1,237 @@
+"""The preprocessed store: one folder per case with compressed arrays that are read patch by patch.
+
+A case is written beside its place and moved there whole, so that a case that exists is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from src.planning.plan import Plan, write_json
+from src.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
+from src.planning.readers import Geometry
+
+VERSION = 1  # of the format; raised when older stores cannot be read
+_BLOCK_BYTES = 128 * 1024  # decompressed at once: fits a core's L2 cache
+_CHUNK_BYTES = 6 * 1024**2  # addressed at once: fits the shared L3 cache
+_CHUNK_PER_PATCH = 1.5  # a chunk much longer than the patch would be read for nothing
+# On 12 MB of normalised CT level 1 of zstd wrote 61 % of the size in 0.2 s, level 8 58 % in 4.3 s; reads took the same.
+_COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
+_META = "case.json"
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case on disk; arrays are read where they are sliced.
+
+    Attributes:
+        identifier: Name of the case.
+        folder: Where it lies.
+        data: (C, Z, Y, X) float32.
+        label: (Z, Y, X) int16; -1 outside the non-zero mask.
+        properties: For the way back to the original grid.
+    """
+
+    identifier: str
+    folder: Path
+    data: blosc2.NDArray
+    label: blosc2.NDArray
+    properties: CaseProperties
+    location_counts: dict[int, int]
+    annotated_count: int
+
+    @cached_property
+    def class_locations(self) -> dict[int, np.ndarray]:
+        """Per foreground class (n, 3) int32 coordinates (z, y, x) to centre patches on; n = 0 for an absent class."""
+        rows = self._rows()
+        ends = np.cumsum(list(self.location_counts.values()))
+        return {c: rows[end - n : end] for (c, n), end in zip(self.location_counts.items(), ends, strict=True)}
+
+    @cached_property
+    def annotated_locations(self) -> np.ndarray:
+        """(n, 3) coordinates of voxels that are not the ignore label; n = 0 for data sets without one."""
+        rows = self._rows()
+        return rows[len(rows) - self.annotated_count :]
+
+    def _rows(self) -> np.ndarray:
+        return np.load(self.folder / "locations.npy", mmap_mode="r")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The cases of one configuration's folder."""
+
+    folder: Path
+    identifiers: tuple[str, ...]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Store:
+        """List the complete cases of a folder; no array is read.
+
+        Raises:
+            FileNotFoundError: The folder does not exist or holds no case.
+        """
+        folder = Path(folder)
+        found = sorted(entry.parent.name for entry in folder.glob(f"[!.]*/{_META}"))
+        if not found:
+            raise FileNotFoundError(
+                f"{folder} holds no preprocessed case. Prepare the data set: python -m src.planning data=<name>"
+            )
+        return cls(folder=folder, identifiers=tuple(found))
+
+    def case(self, identifier: str) -> StoredCase:
+        """Open one case: maps the files, decompresses nothing.
+
+        Raises:
+            KeyError: The store has no such case.
+            ValueError: The case was written in another format.
+        """
+        if identifier not in self.identifiers:
+            raise KeyError(f"{self.folder} has no case {identifier!r}; it has {len(self.identifiers)} others.")
+        folder = self.folder / identifier
+        meta = read_meta(folder)
+        if meta is None or meta.get("version") != VERSION:
+            raise ValueError(
+                f"{folder} is not a stored case of format {VERSION}. Delete it and prepare the data set again."
+            )
+        return StoredCase(
+            identifier=identifier,
+            folder=folder,
+            data=_open_array(folder / "data.b2nd"),
+            label=_open_array(folder / "label.b2nd"),
+            properties=_properties(meta["properties"]),
+            location_counts={int(c): n for c, n in meta["locations"].items()},
+            annotated_count=meta["annotated"],
+        )
+
+
+def write_case(
+    folder: Path, identifier: str, case: PreprocessedCase, plan: Plan, patch_size: Sequence[int], key: str
+) -> None:
+    """Write one labelled case into a store, replacing an older one of that name.
+
+    Args:
+        folder: The store.
+        identifier: Name of the case.
+        case: With label.
+        plan: Its labels say which locations are kept.
+        patch_size: What will be read at once; it decides chunks and blocks.
+        key: Recorded with the case; a case whose key has changed is stale.
+
+    Raises:
+        OSError: The disk is full or cannot be written; nothing half-written stays in use.
+    """
+    beside = folder / f".writing-{identifier}-{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for name, array in (("data", case.data), ("label", case.label)):
+            (beside / f"{name}.b2nd").write_bytes(_compress(array, patch_size))
+        located = class_locations(case.label, [value for value in plan.labels.values() if value > 0])
+        annotated = np.empty((0, 3), dtype=np.int32)
+        if plan.ignore_label is not None:
+            annotated = _annotated_locations(case.label, plan)
+        np.save(beside / "locations.npy", np.concatenate([*located.values(), annotated]))
+        write_json(
+            {
+                "version": VERSION,
+                "key": key,
+                "properties": dataclasses.asdict(case.properties),
+                "locations": {str(value): len(rows) for value, rows in located.items()},
+                "annotated": len(annotated),
+            },
+            beside / _META,
+        )
+        remove_case(folder, identifier)
+        os.replace(beside, folder / identifier)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_case(folder: Path, identifier: str) -> None:
+    """Delete a case; its description goes first, so that a half-deleted case does not count as one."""
+    (folder / identifier / _META).unlink(missing_ok=True)
+    shutil.rmtree(folder / identifier, ignore_errors=True)
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """What was recorded with a case, or None where there is none."""
+    try:
+        return json.loads((folder / _META).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def storage_shapes(
+    shape: Sequence[int], patch_size: Sequence[int], itemsize: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunk and block shapes that fit patch reads, by the limits that nnunetv2 2.8 uses.
+
+    Args:
+        shape: (Z, Y, X) of the array.
+        patch_size: What is read at once; a 2D patch is one slice.
+        itemsize: Bytes per voxel.
+
+    Returns:
+        Chunks and blocks: a block is shaped like the patch and at most 128 KiB, a chunk is grown from whole blocks up
+        to 1.5 patches per axis and 6 MiB.
+    """
+    patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
+    limit = [max(1, min(size, int(_CHUNK_PER_PATCH * edge))) for size, edge in zip(shape, patch, strict=True)]
+    block = [min(1 << (edge - 1).bit_length(), size) for size, edge in zip(shape, patch, strict=True)]
+    while math.prod(block) * itemsize > _BLOCK_BYTES:
+        axis = max(range(3), key=lambda a: (block[a] > 1, block[a] / limit[a], a))
+        block[axis] = max(1, 1 << ((block[axis] - 1).bit_length() - 1))
+    chunk = list(block)
+    growing = [axis for axis in range(3) if patch[axis] > 1]
+    while growing:
+        axis = min(growing, key=lambda a: chunk[a] / limit[a])
+        larger = min(chunk[axis] + block[axis], limit[axis])
+        rest = math.prod(chunk) // chunk[axis]
+        if larger <= chunk[axis] or larger * rest * itemsize > _CHUNK_BYTES:
+            growing.remove(axis)
+        else:
+            chunk[axis] = larger
+    return tuple(chunk), tuple(block)
+
+
+def _compress(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
+    """The array as a blosc2 frame; written by Python, whose errors say what the disk said."""
+    chunks, blocks = storage_shapes(array.shape[-3:], patch_size, array.itemsize)
+    lead = (1,) * (array.ndim - 3)
+    stored = blosc2.asarray(
+        np.ascontiguousarray(array), chunks=(*lead, *chunks), blocks=(*lead, *blocks), cparams=_COMPRESSION
+    )
+    return stored.to_cframe()
+
+
+def _open_array(path: Path) -> blosc2.NDArray:
+    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+
+
+def _annotated_locations(label: np.ndarray, plan: Plan) -> np.ndarray:
+    """Locations among all annotated voxels: a class of its own for drawing patches where most voxels are ignored."""
+    annotated = (label != plan.ignore_label).astype(np.int8)
+    return class_locations(annotated, [1])[1]
+
+
+def _properties(content: dict[str, Any]) -> CaseProperties:
+    geometry = {k: tuple(v) if isinstance(v, list) else v for k, v in content["geometry"].items()}
+    return CaseProperties(
+        geometry=Geometry(**geometry),
+        shape_before_crop=tuple(content["shape_before_crop"]),
+        box=tuple(tuple(edge) for edge in content["box"]),
+        shape=tuple(content["shape"]),
+    )
