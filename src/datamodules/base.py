@@ -165,11 +165,10 @@ class SegmentationDataModule(L.LightningDataModule):
     def _loader(
         self, identifiers: Sequence[str], transforms: Sequence[tio.Transform], num_batches: int, *, training: bool
     ) -> DataLoader:
-        rank, world_size, done = 0, 1, 0
+        rank, world_size, epoch, done = 0, 1, 0, 0
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            if training:  # batches of an interrupted epoch that a checkpoint has seen
-                done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready % num_batches
+            epoch, done = _progress(self.trainer)
         dataset = PatchDataset(
             self.store,
             identifiers,
@@ -184,8 +183,10 @@ class SegmentationDataModule(L.LightningDataModule):
             rank=rank,
             world_size=world_size,
             advance=training,
-            skip_batches=done,
+            skip_batches=done if training else 0,
         )
+        # Lightning sets the epoch too, but on resuming only after the workers have begun to draw.
+        sampler.set_epoch(epoch)
         # Without augmentation a validation batch costs a fraction of a training batch.
         workers = self.num_workers if training else (self.num_workers + 1) // 2
         return DataLoader(
@@ -197,6 +198,7 @@ class SegmentationDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             prefetch_factor=3 if workers > 0 else None,
+            generator=torch.Generator(),  # the loader seeds its workers: not from the generator that the network uses
         )
 
     def _build(self, entry: Any) -> tio.Transform:
@@ -231,6 +233,15 @@ class SegmentationDataModule(L.LightningDataModule):
         if self.fold == "all":
             log.warning("With data.fold=all these were trained on: their scores say nothing about new cases.")
         return tuple(case for case in self.raw.training_cases if case.identifier in set(self.val_ids))
+
+
+def _progress(trainer: L.Trainer) -> tuple[int, int]:
+    """The epoch that a new or resumed run begins with, and how many batches of it are done."""
+    epochs = trainer.fit_loop.epoch_progress.current
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    if epochs.processed < epochs.started and not batches.is_last_batch:
+        return epochs.processed, batches.current.processed
+    return epochs.started, 0
 
 
 def _planner_options(values: Mapping[str, Any]) -> PlannerOptions:

@@ -9,10 +9,12 @@ import pytest
 import scipy.ndimage as ndi
 import torch
 import torchio as tio
+from scipy import stats
 
 from src.datamodules.augmentation.draws import around_one
 from src.datamodules.augmentation.resampling import affine_image, affine_label, centre_crop
 from src.datamodules.augmentation.spatial import (
+    RandomMirror,
     RandomRotationScaling,
     default_degrees,
     enlarged_patch_size,
@@ -189,6 +191,22 @@ def test_draws_have_nnunets_probabilities() -> None:
     assert np.abs(about_last).max() <= 30 and np.abs(about_last).max() > 28
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 2), (2, 2, 1)])
+def test_every_axis_is_mirrored_half_of_the_time(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    data = torch.arange(float(math.prod(shape))).reshape(1, *shape)
+    subject = tio.Subject(image=tio.ScalarImage(tensor=data), label=tio.LabelMap(tensor=data.to(torch.int16)))
+    first = []
+    for _ in range(400):
+        result = RandomMirror()(subject)
+        assert torch.equal(result["image"].data, result["label"].data.float())
+        first.append(int(result["image"].data.flatten()[0]))  # the corner that came first names the mirrored axes
+    counts = np.bincount(first, minlength=math.prod(shape))
+    assert len(counts) == math.prod(shape) and stats.chisquare(counts).pvalue > 0.01
+    only = RandomMirror(axis_p=1, axes=[1])(subject)
+    assert torch.equal(only["image"].data, data.flip(2))
+
+
 def test_half_of_the_factors_lie_below_one() -> None:
     torch.manual_seed(0)
     factors = np.array([around_one(0.7, 1.4) for _ in range(4000)])
@@ -209,3 +227,8 @@ def test_half_of_the_factors_lie_below_one() -> None:
 def test_impossible_parameters(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandomRotationScaling(**arguments)
+
+
+def test_an_axis_that_is_none() -> None:
+    with pytest.raises(ValueError, match="axes must be among 0, 1 and 2"):
+        RandomMirror(axes=[3])

@@ -1,4 +1,4 @@
-"""Random rotation and scaling as nnU-Net does them: in one resampling, about the centre, cropped to the patch."""
+"""Random rotation, scaling and mirroring as nnU-Net does them; rotation and scaling are one resampling."""
 
 from __future__ import annotations
 
@@ -170,3 +170,33 @@ class RandomRotationScaling(RandomTransform, tio.SpatialTransform):
                 result = affine_image(planes, matrix, size, float(padding), order=self.order)
             result = result.reshape(data.shape[0], *self.patch_size)
         return result[..., None] if flat else result
+
+
+class RandomMirror(RandomTransform, tio.SpatialTransform):
+    """Reverse each axis with a probability of its own.
+
+    torchio's RandomFlip 1.2.1 fails on a 2D subject, whose third axis has size 1, if that axis is the only one drawn.
+
+    Args:
+        axis_p: Probability for each axis.
+        axes: Axes of the patch that may be mirrored; None for all.
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: There is no such axis.
+    """
+
+    def __init__(self, *, axis_p: float = 0.5, axes: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis_p = self.parse_probability(axis_p)
+        self.axes = (0, 1, 2) if axes is None else tuple(int(axis) for axis in axes)
+        if not set(self.axes) <= {0, 1, 2}:
+            raise ValueError(f"axes must be among 0, 1 and 2, they are {self.axes}.")
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Mirror every image and label map of the subject alike."""
+        drawn = [axis + 1 for axis in self.axes if coin(self.axis_p)]
+        if drawn:
+            for image in self.get_images(subject):
+                image.set_data(image.data.flip(drawn))
+        return subject
