@@ -49,8 +49,8 @@ def test_rotation_and_scaling_equal_nnunets_libraries(golden: dict[str, np.ndarr
     turned = rotation_matrix([-angle, 0, 0]) * 1.2  # batchgenerators multiplies row vectors: the sense is the other one
     cubic = affine_image(IMAGE, turned, (6, 7, 8), 0.0, order=3)
     np.testing.assert_allclose(cubic.numpy(), golden["spatial_21"], atol=2e-5)
-    label = affine_label(LABEL, turned, (6, 7, 8), -1, cut=True)
-    np.testing.assert_array_equal(label.numpy(), golden["spatial_21_label"][0])
+    label = affine_label(LABEL[None], turned, (6, 7, 8), -1, cut=True)
+    np.testing.assert_array_equal(label.numpy(), golden["spatial_21_label"])
     linear = affine_image(IMAGE, rotation_matrix([angle, 0, 0]) * 1.2, (6, 7, 8), 0.0, order=1)
     np.testing.assert_allclose(linear.numpy(), golden["spatial_28"], atol=2e-5)
 

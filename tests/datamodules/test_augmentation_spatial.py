@@ -82,7 +82,7 @@ def test_cubic_image_and_labels_equal_map_coordinates(shape, size, angles, scale
     )
     winner = np.where(indicators.sum(axis=0) > 0, indicators.argmax(axis=0), -1)
     assert (winner == -1).any() == (scale > 1)  # the border is part of the comparison
-    result = affine_label(torch.from_numpy(label), matrix, size, -1, cut=True).numpy()
+    result = affine_label(torch.from_numpy(label)[None], matrix, size, -1, cut=True)[0].numpy()
     assert result.dtype == np.int16
     np.testing.assert_array_equal(result, winner)
 
@@ -103,18 +103,18 @@ def test_linear_image_and_labels_blend_with_the_padding(shape, size, angles) -> 
         ndi.map_coordinates((label == k).astype(float), where, cval=float(k < 0), **sample) for k in (-1, 0, 1, 2)
     ]
     winner = np.argmax(scores, axis=0) - 1
-    result = affine_label(torch.from_numpy(label), matrix, size, -1, cut=False).numpy()
+    result = affine_label(torch.from_numpy(label)[None], matrix, size, -1, cut=False)[0].numpy()
     assert (winner == -1).any() and (result != winner).mean() < 1e-3  # but for ties that round differently
 
 
 def test_a_quarter_turn_is_exact() -> None:
     image = torch.randn(1, 9, 9)
-    label = torch.randint(0, 5, (9, 9), dtype=torch.int16)
+    label = torch.randint(0, 5, (2, 9, 9), dtype=torch.int16)
     matrix = rotation_matrix([math.pi / 2])
     for order in (1, 3):
         turned = affine_image(image, matrix, (9, 9), 0.0, order=order)
         torch.testing.assert_close(turned, torch.rot90(image, -1, (1, 2)), atol=1e-4, rtol=0)
-    assert torch.equal(affine_label(label, matrix, (9, 9), -1, cut=False), torch.rot90(label, -1, (0, 1)))
+    assert torch.equal(affine_label(label, matrix, (9, 9), -1, cut=False), torch.rot90(label, -1, (1, 2)))
 
 
 def test_centre_crop_cuts_and_pads() -> None:

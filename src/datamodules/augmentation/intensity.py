@@ -10,6 +10,8 @@ from torchio.transforms.augmentation import RandomTransform
 
 from src.datamodules.augmentation.draws import around_one
 
+_SMALL = 1e-8  # keeps the ratio finite for a constant channel
+
 
 class _RandomFactor(RandomTransform, tio.IntensityTransform):
     """Changes every channel by a factor of its own, half of the factors below 1 and half above."""
@@ -95,6 +97,8 @@ class RandomGammaWithStatistics(_RandomFactor):
         sign = -1 if self.invert else 1
         low, high = (channel * sign).aminmax()
         curved = channel.mul(sign).sub_(low).div_(high - low + 1e-7).pow_(factor)
-        std, mean = torch.std_mean(channel, correction=0)
-        curved_std, curved_mean = torch.std_mean(curved, correction=0)
-        return curved.sub_(curved_mean).mul_(sign * std / (curved_std + 1e-8)).add_(mean)
+        mean = channel.mean()
+        curved.sub_(curved.mean())
+        # Root mean squares by norm: torch.std takes ten times as long on a CPU.
+        ratio = torch.linalg.vector_norm(channel - mean) / (torch.linalg.vector_norm(curved) + _SMALL)
+        return curved.mul_(sign * ratio).add_(mean)

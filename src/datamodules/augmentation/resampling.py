@@ -71,13 +71,13 @@ def affine_image(
 def affine_label(
     label: torch.Tensor, matrix: np.ndarray, size: Sequence[int], padding: int, *, cut: bool
 ) -> torch.Tensor:
-    """Resample a label map as `affine_image` does an image.
+    """Resample label maps as `affine_image` does an image.
 
     Each label's indicator is interpolated linearly and the largest wins, ties going to the smallest label. Where all
     corners of a cell have one label, which is nearly everywhere, no weight is computed.
 
     Args:
-        label: Integer tensor (*spatial).
+        label: Integer tensor (C, *spatial); channels, or slices, share the coordinates.
         matrix: (d, d), in voxels.
         size: Of the result.
         padding: Label outside of the map.
@@ -85,46 +85,49 @@ def affine_label(
             compete with the labels over the last half voxel (as order 1).
 
     Returns:
-        Tensor (*size) of the label's type.
+        Tensor (C, *size) of the label's type.
     """
-    dims = label.ndim
-    padded = np.pad(label.numpy(), 1, constant_values=padding)
-    bounds = np.asarray(padded.shape)
+    dims, channels = label.ndim - 1, label.shape[0]
+    padded = np.pad(label.numpy(), [(0, 0)] + [(1, 1)] * dims, constant_values=padding)
+    bounds = padded.shape[1:]
     coordinates = _coordinates(matrix, size, bounds)
     outside = np.zeros(tuple(size), dtype=bool)
-    for axis, coordinate in enumerate(coordinates):
-        low, high = (1, bounds[axis] - 2) if cut else (0, bounds[axis] - 1)
+    for coordinate, bound in zip(coordinates, bounds, strict=True):
+        low, high = (1, bound - 2) if cut else (0, bound - 1)
         outside |= (coordinate < low) | (coordinate > high)
-        np.clip(coordinate, 0, bounds[axis] - 1, out=coordinate)
-    corner = [np.minimum(c.astype(np.int32), n - 2) for c, n in zip(coordinates, bounds, strict=True)]
+        np.clip(coordinate, 0, bound - 1, out=coordinate)
+    corner = [np.minimum(c.astype(np.intp), bound - 2) for c, bound in zip(coordinates, bounds, strict=True)]
     smallest, largest = padded, padded  # over the 2^d corners of each cell
-    for axis in range(dims):
-        first, second = _without_last(axis, dims), _without_first(axis, dims)
+    for axis in range(1, dims + 1):
+        first, second = _without_last(axis, dims + 1), _without_first(axis, dims + 1)
         smallest = np.minimum(smallest[first], smallest[second])
         largest = np.maximum(largest[first], largest[second])
-    flat = np.ravel_multi_index(corner, tuple(bounds - 1))
-    result = smallest.ravel()[flat]
-    mixed = ((smallest != largest).ravel()[flat] & ~outside).nonzero()
-    if len(mixed[0]):
-        fractions = [(c[mixed] - b[mixed]).astype(np.float32) for c, b in zip(coordinates, corner, strict=True)]
-        result[mixed] = _largest_share(padded, [b[mixed] for b in corner], fractions)
-    result[outside] = padding
-    return torch.from_numpy(result)
+    cell = np.ravel_multi_index(corner, smallest.shape[1:]).ravel()
+    result = smallest.reshape(channels, -1).take(cell, axis=1)  # (C, prod(size))
+    is_mixed = (smallest != largest).reshape(channels, -1).take(cell, axis=1)
+    channel, voxel = (is_mixed & ~outside.ravel()).nonzero()
+    if len(voxel):
+        base = [b.ravel()[voxel] for b in corner]
+        fractions = [(c.ravel()[voxel] - b).astype(np.float32) for c, b in zip(coordinates, base, strict=True)]
+        result[channel, voxel] = _largest_share(padded, channel, base, fractions)
+    result[:, outside.ravel()] = padding
+    return torch.from_numpy(result.reshape(channels, *size))
 
 
-def _coordinates(matrix: np.ndarray, size: Sequence[int], bounds: np.ndarray) -> list[np.ndarray]:
+def _coordinates(matrix: np.ndarray, size: Sequence[int], bounds: Sequence[int]) -> list[np.ndarray]:
     """Per axis of the input, where every voxel of the result comes from, in voxels; arrays (*size)."""
-    offset = (bounds - 1) / 2 - matrix @ ((np.asarray(size) - 1) / 2)
+    offset = (np.asarray(bounds) - 1) / 2 - matrix @ ((np.asarray(size) - 1) / 2)
     axes = np.ogrid[tuple(slice(0, n) for n in size)]
     return [sum(row[j] * axes[j] for j in range(len(size))) + start for row, start in zip(matrix, offset, strict=True)]
 
 
-def _largest_share(padded: np.ndarray, corner: list[np.ndarray], fractions: list[np.ndarray]) -> np.ndarray:
+def _largest_share(
+    padded: np.ndarray, channel: np.ndarray, base: list[np.ndarray], fractions: list[np.ndarray]
+) -> np.ndarray:
     """Label with the largest sum of linear weights among the corners of each cell; arrays (M,)."""
-    dims = padded.ndim
     labels, weights = [], []
-    for steps in np.ndindex(*(2,) * dims):
-        labels.append(padded[tuple(b + s for b, s in zip(corner, steps, strict=True))])
+    for steps in np.ndindex(*(2,) * len(base)):
+        labels.append(padded[(channel, *(b + s for b, s in zip(base, steps, strict=True)))])
         weights.append(np.prod([f if s else 1 - f for f, s in zip(fractions, steps, strict=True)], axis=0))
     labels_at, weights_at = np.stack(labels), np.stack(weights)  # (2^d, M)
     best = np.full(labels_at.shape[1], -1, dtype=np.float32)

@@ -163,9 +163,8 @@ class RandomRotationScaling(RandomTransform, tio.SpatialTransform):
                 data = centre_crop(data, (self.patch_size[0], *data.shape[2:]), padding)
             planes = data.flatten(0, 1) if self.in_plane else data  # (C * Z, Y, X)
             size = self.patch_size[1:] if self.in_plane else self.patch_size
-            cut = self.order == 3
             if is_label:
-                result = torch.stack([affine_label(plane, matrix, size, int(padding), cut=cut) for plane in planes])
+                result = affine_label(planes, matrix, size, int(padding), cut=self.order == 3)
             else:
                 result = affine_image(planes, matrix, size, float(padding), order=self.order)
             result = result.reshape(data.shape[0], *self.patch_size)
