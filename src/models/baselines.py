@@ -57,6 +57,16 @@ class SingleOutputNetwork(nn.Module):
         return crop(self.network(pad_to_multiple(x, self.required_divisor)), x.shape[2:])
 
 
+class PaddedSwinUNETR(SwinUNETR):
+    """MONAI's SwinUNETR without its check of the input size.
+
+    The check computes with NumPy, which torch.compile cannot trace (a graph break), and `SingleOutputNetwork` pads anyway.
+    """
+
+    def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
+        pass
+
+
 def segresnet(
     *,
     spatial_dims: int,
@@ -158,7 +168,7 @@ def swinunetr(
     window_size: int = 7,
 ) -> SingleOutputNetwork:
     """SwinUNETR, first version (Hatamizadeh et al., arXiv 2201.01266); any input size, padded to multiples of 32."""
-    network = SwinUNETR(
+    network = PaddedSwinUNETR(
         in_channels=in_channels,
         out_channels=out_channels,
         depths=tuple(depths),
