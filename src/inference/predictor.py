@@ -55,6 +55,7 @@ class Predictor:
         self.device = torch.device(device)
         self.networks = [network.to(self.device) for network in networks]
         self.plan, self.configuration = plan, plan.configuration(configuration)
+        self.patch_size = self.configuration.patch_size
         self.config, self.mirror = config, mirror
         precision = config["model"].get("precision") or "bf16-mixed"
         self.autocast = self.device.type == "cuda" and precision.startswith("bf16")
@@ -150,7 +151,7 @@ class Predictor:
                 logits = predict_sliding_window(
                     network,
                     image,
-                    self.configuration.patch_size,
+                    self.patch_size,
                     self.plan.num_classes,
                     device=self.device,
                     mirror=self.mirror,

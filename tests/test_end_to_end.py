@@ -1,0 +1,114 @@
+"""The whole way as a user goes it: train.py on generated data, then eval.py and predict.py on its checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "trainer=cpu", "trainer.max_epochs=2", "data.iterations_per_epoch=4", "data.val_iterations=2", "data.num_workers=2",
+    "data.planning.base_features=4",
+]  # fmt: skip
+
+
+def run(script: str, *overrides: str, folder: Path, ok: bool = True) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder), "COLUMNS": "160"}
+    command = [sys.executable, str(ROOT / script), *overrides]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    output = result.stdout + result.stderr
+    assert (result.returncode == 0) == ok, output[-6000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    """Folder of a run of two short epochs, made from nothing: raw data, plan and store included."""
+    run("train.py", "experiment=demo", *TINY, f"run_dir={folder / 'run'}", folder=folder)
+    return folder / "run"
+
+
+def test_a_run_leaves_what_a_researcher_needs(trained: Path) -> None:
+    for name in ("config.yaml", "overrides.txt", "provenance.json", "metrics.csv", "cost.json", "inference.json"):
+        assert (trained / name).is_file(), name
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "figures/loss.png"):
+        assert (trained / name).stat().st_size > 1000, name
+    assert len(json.loads((trained / "cost.json").read_text())["epoch_seconds"]) == 2
+    metrics = pd.read_csv(trained / "metrics.csv")
+    assert metrics["train/loss"].count() == 2 and metrics["val/dice_liver"].count() == 2
+
+
+def test_the_checkpoint_is_plain_data_and_complete(trained: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["config"]["data"]["planning"]["base_features"] == 4
+    assert checkpoint["plan"]["configurations"]["3d_fullres"]["features_per_stage"][0] == 4
+    assert checkpoint["provenance"]["overrides"][0] == "experiment=demo"
+
+
+def test_predictions_lie_on_the_grid_of_the_images(trained: Path, folder: Path) -> None:
+    raw = folder / "data" / "raw" / "Dataset900_Phantom"
+    predictions = sorted((trained / "predictions").glob("*.nii.gz"))
+    assert [p.name for p in predictions] == [p.name for p in sorted((raw / "labelsTs").glob("*.nii.gz"))]
+    for path in predictions:
+        image = sitk.ReadImage(str(raw / "imagesTs" / path.name.replace(".nii.gz", "_0000.nii.gz")))
+        label = sitk.ReadImage(str(path))
+        assert label.GetSize() == image.GetSize()
+        for ours, theirs in zip(
+            (label.GetSpacing(), label.GetOrigin(), label.GetDirection()),
+            (image.GetSpacing(), image.GetOrigin(), image.GetDirection()),
+            strict=True,
+        ):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_eval_gives_the_numbers_of_the_run_again(trained: Path, folder: Path) -> None:
+    run("eval.py", f"ckpt_path={trained / 'checkpoints' / 'last.ckpt'}", f"output={folder / 'eval'}", folder=folder)
+    first = next((trained / "tables").glob("*per_case*.csv"))
+    again = next((folder / "eval").rglob(first.name))
+    pd.testing.assert_frame_equal(pd.read_csv(first), pd.read_csv(again), check_exact=False, rtol=1e-6)
+
+
+def test_predict_needs_only_checkpoint_and_images(trained: Path, folder: Path) -> None:
+    images = folder / "data" / "raw" / "Dataset900_Phantom" / "imagesTs"
+    checkpoint = f"checkpoint={trained / 'checkpoints' / 'last.ckpt'}"
+    run("predict.py", checkpoint, f"input={images}", f"output={folder / 'out'}", folder=folder)
+    for path in sorted((trained / "predictions").glob("*.nii.gz")):
+        ours, theirs = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (folder / "out" / path.name, path))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_killed_run_goes_on_where_it_was(trained: Path, folder: Path) -> None:
+    output = run(
+        "train.py", "experiment=demo", *TINY, "trainer.max_epochs=3", "test=false", f"run_dir={trained}", folder=folder
+    )
+    assert "Resuming from" in output
+    assert torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert json.loads((trained / "cost.json").read_text())["epoch_seconds"].__len__() == 3
+
+
+def test_a_sweep_runs_every_job_in_its_own_folder(folder: Path, trained: Path) -> None:
+    output = run(
+        "train.py", "--multirun", "experiment=demo", *TINY, "debug=default", "test=false", "seed=1,2",
+        f"hydra.sweep.dir={folder / 'sweep'}", folder=folder,
+    )  # fmt: skip
+    checkpoints = sorted((folder / "sweep").glob("*/checkpoints/last.ckpt"))
+    assert len(checkpoints) == 2, output[-3000:]
+    seeds = {torch.load(path, weights_only=True)["config"]["seed"] for path in checkpoints}
+    assert seeds == {1, 2}
+
+
+def test_a_wrong_key_is_refused_before_any_work(folder: Path) -> None:
+    output = run("train.py", "experiment=demo", "data.iteration_per_epoch=4", folder=folder, ok=False)
+    assert "iteration_per_epoch" in output
