@@ -60,7 +60,8 @@ class SingleOutputNetwork(nn.Module):
 class PaddedSwinUNETR(SwinUNETR):
     """MONAI's SwinUNETR without its check of the input size.
 
-    The check computes with NumPy, which torch.compile cannot trace (a graph break), and `SingleOutputNetwork` pads anyway.
+    The check computes with NumPy, which torch.compile cannot trace (a graph break), and `SingleOutputNetwork` pads
+    anyway.
     """
 
     def _check_input_size(self, spatial_shape: Sequence[int]) -> None:

@@ -1,5 +1,11 @@
 """Weights of the authors' and of nnU-Net's networks under this project's names.
 
+    python -m src.models.import_weights checkpoint=fold_0/checkpoint_final.pth plans=nnUNetPlans.json \\
+        dataset_json=dataset.json output=umamba_bot.ckpt
+
+writes a checkpoint for eval.py and predict.py: the network is recognised by the names of its weights, its plan and the
+configuration it was trained on travel along (configuration=3d_fullres where the checkpoint does not name it).
+
 The other side's names are those of dynamic-network-architectures (nnU-Net, U-Mamba's January 2024 code) and of
 U-Mamba's own modules. There the encoder is stored a second time inside the decoder, and most convolution blocks twice
 (`conv`, `norm` and `all_modules.0/1`); the copies are left out.
@@ -7,12 +13,32 @@ U-Mamba's own modules. There the encoder is stored a second time inside the deco
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import pickle
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from src.models.build import build_network
 from src.models.unet import UNet
+from src.planning.nnunet_plans import load_plan
+from src.planning.plan import Plan
+from src.planning.raw import DatasetDescription
+
+log = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ARGUMENTS = {"checkpoint": True, "plans": True, "dataset_json": True, "output": True, "configuration": False}
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 _COPIES = re.compile(r"^decoder\.encoder\.|\.all_modules\.")
@@ -78,3 +104,154 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], network: UNet) ->
             "variant, mamba, the plan and (channel tokens) the patch size:\n  " + "\n  ".join(problems)
         )
     return converted
+
+
+def recognize(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
+    """Which network the weights belong to, by their names, as Hydra overrides of the group `model`.
+
+    Raises:
+        ValueError: none of the known networks.
+    """
+    names = [_WRAPPERS.sub("", name) for name in state_dict]
+
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in names)
+
+    if has("encoder.stages.0.0.convs."):
+        return ["+model=nnunet"]
+    if has("encoder.stages.0.blocks.") and has("decoder.stages.0.convs."):
+        return ["+model=resenc"]
+    repo, paper = has("decoder.upsample_layers."), has("decoder.stages.0.blocks.")
+    if not (repo or paper):
+        raise ValueError(
+            "These weights belong to none of the networks that can be imported (U-Mamba Bot, Enc and its control "
+            f"without Mamba, nnU-Net's CNN and residual encoder); the first names are {', '.join(names[:5])}."
+        )
+    if has("encoder.mamba_layers."):
+        model = "umamba_enc"
+    else:
+        model = "umamba_bot" if has("mamba_layer.") or has("mamba.") else "umamba_none"
+    return [f"+model={model}", f"model.network.variant={'repo' if repo else 'paper'}"]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """An nnU-Net checkpoint (.pth), read without running code stored in it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an nnU-Net checkpoint, or one that asks for more than tensors, numbers and containers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path} (checkpoint=).")
+    scalar = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
+    allowed = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    allowed += [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read as plain data (it is damaged, or holds other objects): {error}"
+        ) from error
+    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
+        keys = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(
+            f"{path} is no checkpoint of nnU-Net or U-Mamba: expected the key 'network_weights', got {keys}."
+        )
+    return checkpoint
+
+
+def import_checkpoint(
+    checkpoint: str | Path,
+    plans: str | Path,
+    dataset_json: str | Path,
+    output: str | Path,
+    configuration: str | None = None,
+) -> Path:
+    """Write `output`, a checkpoint in this project's form, from an nnU-Net checkpoint and its two JSON files.
+
+    Args:
+        checkpoint: checkpoint_final.pth or checkpoint_best.pth.
+        plans: nnUNetPlans.json of the same training.
+        dataset_json: dataset.json of the same training.
+        output: file to write (.ckpt).
+        configuration: the plan's configuration the network was trained on; None: the one the checkpoint names.
+
+    The data set it will be scored on is the folder of `dataset_json`; eval.py takes another as data.dataset_dir=.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or does not belong to the others; see `read_checkpoint`,
+            `recognize`, `convert_state_dict` and `src.planning.nnunet_plans`.
+    """
+    source = read_checkpoint(checkpoint)
+    plan = load_plan(plans, DatasetDescription.read(dataset_json))
+    trained_with = source.get("init_args", {})
+    configuration = configuration or trained_with.get("configuration")
+    if configuration not in plan.configurations:
+        raise ValueError(
+            f"configuration is {configuration!r}; {plans} has {', '.join(plan.configurations)}. Name the one the "
+            "network was trained on with configuration=."
+        )
+    model = _model_config(source["network_weights"], plan, configuration)
+    with torch.device("meta"):
+        network = build_network(instantiate(model["network"]), plan, configuration, model["deep_supervision"])
+    weights = convert_state_dict(source["network_weights"], network)
+    content = {
+        "state_dict": {f"network.{name}": tensor for name, tensor in weights.items()},
+        "epoch": int(source.get("current_epoch", 0)),
+        "global_step": 0,
+        "pytorch-lightning_version": "2.5.1",
+        "plan": plan.to_dict(),
+        "configuration": configuration,
+        "config": {
+            "model": model,
+            "data": {
+                "_target_": "src.datamodules.custom.CustomDataModule",
+                "dataset_dir": str(Path(dataset_json).absolute().parent),
+                "prepared_dir": str(Path(output).absolute().parent / "prepared"),
+                "configuration": configuration,
+                "fold": trained_with.get("fold", 0),
+            },
+        },
+        "provenance": {
+            "imported_from": Path(checkpoint).name,
+            "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+            "trainer": str(source.get("trainer_name", "")),
+        },
+    }
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{output.name}.tmp")
+    torch.save(content, beside)
+    os.replace(beside, output)
+    log.info("%s: %s, %s, %d tensors.", output, type(network).__name__, configuration, len(weights))
+    return output
+
+
+def _model_config(weights: Mapping[str, torch.Tensor], plan: Plan, configuration: str) -> dict[str, Any]:
+    """The composed `model` config as plain data, with the plan's block counts for the residual encoder."""
+    overrides = recognize(weights)
+    if overrides == ["+model=resenc"]:
+        blocks = ",".join(map(str, plan.configuration(configuration).n_conv_per_stage))
+        overrides.append(f"+model.network.encoder_blocks=[{blocks}]")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_container(compose(overrides=overrides).model, resolve=True)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = OmegaConf.to_container(OmegaConf.from_cli())
+    missing = [name for name, required in ARGUMENTS.items() if required and not arguments.get(name)]
+    unknown = [name for name in arguments if name not in ARGUMENTS]
+    if missing or unknown:
+        usage = " ".join(f"{name}=..." if required else f"[{name}=...]" for name, required in ARGUMENTS.items())
+        sys.exit(f"Missing: {missing}, unknown: {unknown}.\nUsage: python -m src.models.import_weights {usage}")
+    try:
+        import_checkpoint(**arguments)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

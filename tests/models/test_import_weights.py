@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from src.models.import_weights import convert_state_dict
+from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
+from src.models.import_weights import convert_state_dict, main, read_checkpoint, recognize
 from src.models.umamba import UMamba
 from src.models.unet import PlainConvUNet, ResidualEncoderUNet
 
@@ -85,3 +92,178 @@ def test_weights_of_another_network_are_refused_by_name() -> None:
         match=r"(?s)2 differences.*missing: heads\.0\.bias \(4,\).*shape \(9,\) instead of \(4,\): heads\.1\.bias",
     ):
         convert_state_dict(weights, build(golden))
+
+
+PLANS = {  # what nnU-Net writes for a 2D data set, reduced to five stages of the golden networks
+    "dataset_name": "Dataset001_Tiny",
+    "plans_name": "nnUNetPlans",
+    "original_median_spacing_after_transp": [999.0, 1.0, 1.0],
+    "original_median_shape_after_transp": [1, 64, 48],
+    "transpose_forward": [0, 1, 2],
+    "transpose_backward": [0, 1, 2],
+    "foreground_intensity_properties_per_channel": {
+        str(channel): dict.fromkeys(("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 1.0)
+        for channel in range(3)
+    },
+    "configurations": {
+        "2d": {
+            "data_identifier": "nnUNetPlans_2d",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2,
+            "patch_size": [64, 48],
+            "median_image_size_in_voxels": [64.0, 48.0],
+            "spacing": [1.0, 1.0],
+            "normalization_schemes": ["ZScoreNormalization"] * 3,
+            "use_mask_for_norm": [False] * 3,
+            "UNet_class_name": "PlainConvUNet",
+            "UNet_base_num_features": 8,
+            "n_conv_per_stage_encoder": [2] * 5,
+            "n_conv_per_stage_decoder": [2] * 4,
+            "num_pool_per_axis": [4, 4],
+            "pool_op_kernel_sizes": [[1, 1]] + [[2, 2]] * 4,
+            "conv_kernel_sizes": [[3, 3]] * 5,
+            "unet_max_num_features": 32,
+            "batch_dice": True,
+        }
+    },
+}
+DATASET = {
+    "channel_names": {"0": "R", "1": "G", "2": "B"},
+    "labels": {"background": 0, "interior": 1, "boundary": 2},
+    "numTraining": 4,
+    "file_ending": ".png",
+}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with nnU-Net's three files for U-Mamba Bot, paper variant, trained in 2D: what the authors share."""
+    torch.manual_seed(0)
+    network = UMamba(
+        spatial_dims=2,
+        in_channels=3,
+        out_channels=3,
+        features_per_stage=(8, 16, 32, 32, 32),
+        kernel_sizes=(3,) * 5,
+        strides=(1, 2, 2, 2, 2),
+        mamba="bottleneck",
+    )
+    theirs = {theirs_name(name): tensor for name, tensor in network.state_dict().items()}
+    checkpoint = {
+        "network_weights": theirs | {f"decoder.{k}": v for k, v in theirs.items() if k.startswith("encoder.")},
+        "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
+        "grad_scaler_state": None,
+        "logging": {"ema_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(0.1)], "mean_fg_dice": []},
+        "_best_ema": np.float64(0.5),
+        "current_epoch": 1000,
+        "init_args": {"configuration": "2d", "fold": "all", "device": torch.device("cuda")},
+        "trainer_name": "nnUNetTrainerUMambaBot",
+        "inference_allowed_mirroring_axes": (0, 1),
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint_final.pth")
+    torch.save(network.state_dict(), tmp_path / "expected.pt")
+    (tmp_path / "plans.json").write_text(json.dumps(PLANS))
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET))
+    return tmp_path
+
+
+def theirs_name(name: str) -> str:
+    """The January 2024 Bot's name of a weight of ours, written down independently of the importer."""
+    name = name.replace("encoder_stages.4.mamba.norm.", "ln.").replace("encoder_stages.4.mamba.mixers.0.", "mamba.")
+    name = name.replace(".shortcut.projection.", ".skip.1." if name.startswith("encoder_stages") else ".skip.0.")
+    for ours, original in (("encoder_stages", "encoder.stages"), ("decoder_stages", "decoder.stages")):
+        if name.startswith(ours):
+            stage, rest = name.removeprefix(f"{ours}.").split(".", 1)
+            return f"{original}.{stage}.blocks.{rest}"
+    for ours, original in (("stem", "encoder.stem.convs.0"), ("upsamples", "decoder.transpconvs")):
+        if name.startswith(f"{ours}."):
+            return original + name.removeprefix(ours)
+    return name.replace("heads.", "decoder.seg_layers.")
+
+
+def arguments_for(folder: Path, **changes: str) -> list[str]:
+    arguments = {
+        "checkpoint": str(folder / "checkpoint_final.pth"),
+        "plans": str(folder / "plans.json"),
+        "dataset_json": str(folder / "dataset.json"),
+        "output": str(folder / "imported" / "bot.ckpt"),
+    } | changes
+    return [f"{name}={value}" for name, value in arguments.items() if value]
+
+
+def test_command_writes_a_checkpoint_that_gives_the_same_network(trained: Path) -> None:
+    command = [sys.executable, "-m", "src.models.import_weights", *arguments_for(trained)]
+    subprocess.run(command, check=True)
+    assert [path.name for path in (trained / "imported").iterdir()] == ["bot.ckpt"]
+    checkpoint = load_checkpoint(trained / "imported" / "bot.ckpt")
+    assert (checkpoint["configuration"], checkpoint["config"]["data"]["fold"]) == ("2d", "all")
+    network, plan = network_from_checkpoint(checkpoint)
+    assert (plan.num_classes, plan.configuration("2d").patch_size) == (3, (64, 48))
+    expected = torch.load(trained / "expected.pt", weights_only=True)
+    state = network.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert network(torch.zeros(1, 3, 64, 48)).shape == (1, 3, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plans": ""}, r"Missing: \['plans'\], unknown: \[\]\.\nUsage: .*checkpoint=\.\.\."),
+        ({"plan": "x"}, r"unknown: \['plan'\]"),
+        ({"checkpoint": "nowhere.pth"}, r"No checkpoint at nowhere\.pth"),
+        ({"configuration": "3d_fullres"}, r"configuration is '3d_fullres'; .* has 2d\."),
+    ],
+)
+def test_command_says_what_is_wrong(
+    trained: Path, changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["import_weights", *arguments_for(trained, **changes)])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    assert re.search(message, str(exit_info.value))
+
+
+def test_checkpoints_that_are_none(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "lightning.ckpt")
+    with pytest.raises(ValueError, match=r"expected the key 'network_weights', got state_dict"):
+        read_checkpoint(tmp_path / "lightning.ckpt")
+    torch.save({"network_weights": {}, "logging": Path("code")}, tmp_path / "objects.pth")
+    with pytest.raises(ValueError, match=r"cannot be read as plain data"):
+        read_checkpoint(tmp_path / "objects.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "objects.pth").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cannot be read as plain data"):
+        read_checkpoint(tmp_path / "cut.pth")
+
+
+def test_training_log_pickled_by_numpy_1_is_read(tmp_path: Path) -> None:
+    """NumPy 2 calls the module numpy._core; the authors' files were written by NumPy 1, which called it numpy.core."""
+    buffer = io.BytesIO()
+    torch.save({"network_weights": {}, "_best_ema": np.float64(0.25)}, buffer, _use_new_zipfile_serialization=False)
+    old = buffer.getvalue()
+    assert b"numpy._core.multiarray" in old
+    old = old.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    (tmp_path / "old.pth").write_bytes(old)
+    assert read_checkpoint(tmp_path / "old.pth")["_best_ema"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nnunet_a3", ["+model=nnunet"]),
+        ("resenc_a3", ["+model=resenc"]),
+        ("paper_bot_a2", ["+model=umamba_bot", "model.network.variant=paper"]),
+        ("paper_enc_a3", ["+model=umamba_enc", "model.network.variant=paper"]),
+        ("repo_bot_a2", ["+model=umamba_bot", "model.network.variant=repo"]),
+        ("repo_enc_a2", ["+model=umamba_enc", "model.network.variant=repo"]),
+    ],
+)
+def test_networks_are_recognised_by_their_weights(name: str, expected: list[str]) -> None:
+    assert recognize(load_golden(name)["network_weights"]) == expected
+
+
+def test_unknown_weights_are_not_recognised() -> None:
+    with pytest.raises(ValueError, match=r"none of the networks that can be imported.*first names are conv\.weight"):
+        recognize({"conv.weight": torch.zeros(1)})
+    control = {k: v for k, v in load_golden("repo_bot_a2")["network_weights"].items() if "mamba" not in k}
+    assert recognize(control) == ["+model=umamba_none", "model.network.variant=repo"]
