@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             loss_figure(run_dir / "metrics.csv", run_dir / "figures" / "loss.png")
     if cfg.test and trainer.is_global_zero:
-        predict_and_score([last], datamodule, run_dir)
+        predict_and_score([last], datamodule, run_dir, loggers)
 
 
 if __name__ == "__main__":
