@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,11 +26,14 @@ class Finding:
 
     Attributes:
         case: The case's identifier.
+        kind: What it is about, for tables: "unreadable", "channels", "spacing", "values", "empty", "shape",
+            "direction", "labels".
         severity: "error" or "warning".
         message: What was expected, what came, which file, what to do.
     """
 
     case: str
+    kind: str
     severity: Literal["error", "warning"]
     message: str
 
@@ -56,37 +60,38 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
     """
     findings: list[Finding] = []
 
-    def report(message: str, severity: Literal["error", "warning"] = "error") -> None:
-        findings.append(Finding(case=case.identifier, severity=severity, message=message))
+    def report(kind: str, message: str, severity: Literal["error", "warning"] = "error") -> None:
+        findings.append(Finding(case=case.identifier, kind=kind, severity=severity, message=message))
 
     try:
         image, geometry = read_images(case.images)
     except (DatasetError, FileNotFoundError) as error:
-        report(str(error))
+        report("unreadable", str(error))
         return None, findings
-    for message in _image_faults(case, image, geometry, dataset):
-        report(message)
+    for kind, message in _image_faults(case, image, geometry, dataset):
+        report(kind, message)
     if not image.any():
-        report(f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
+        report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
     if case.label is None:
         return LoadedCase(image=image, geometry=geometry, label=None), findings
     try:
         label, label_geometry = read_label(case.label)
     except (DatasetError, FileNotFoundError) as error:
-        report(str(error))
+        report("unreadable", str(error))
         return None, findings
-    for message in _geometry_faults(case, geometry, label_geometry):
-        report(message)
+    for kind, message in geometry_faults(case, geometry, label_geometry):
+        report(kind, message)
     present = np.unique(label)
     strange = [int(v) for v in present if int(v) not in dataset.allowed_values]
     if strange:
         report(
+            "labels",
             f"{case.label} holds the values {_some(strange)}, which dataset.json does not declare (it has "
             f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file"
-            + (": 255 suggests a mask that was scaled for viewing." if 255 in strange else ".")
+            + (": 255 suggests a mask that was scaled for viewing." if 255 in strange else "."),
         )
     elif not (present > 0).any():
-        report(f"{case.label} has no foreground; patches of this case are drawn anywhere.", "warning")
+        report("empty", f"{case.label} has no foreground; patches of this case are drawn anywhere.", "warning")
     return LoadedCase(image=image, geometry=geometry, label=label), findings
 
 
@@ -100,49 +105,63 @@ def raise_errors(findings: list[Finding], shown: int = 10) -> None:
         raise DatasetError(f"{cases} case(s) cannot be used:\n  " + "\n  ".join(lines + more))
 
 
-def _image_faults(case: RawCase, image: np.ndarray, geometry: Geometry, dataset: DatasetDescription) -> list[str]:
-    faults = []
+def _image_faults(
+    case: RawCase, image: np.ndarray, geometry: Geometry, dataset: DatasetDescription
+) -> Iterator[tuple[str, str]]:
+    """Kind and message of each."""
     if image.shape[0] != len(dataset.channel_names):
-        faults.append(
+        yield (
+            "channels",
             f"{case.images[0]} and its siblings give {image.shape[0]} channels; dataset.json names "
-            f"{len(dataset.channel_names)} ({', '.join(dataset.channel_names)}). Correct channel_names or the files."
+            f"{len(dataset.channel_names)} ({', '.join(dataset.channel_names)}). Correct channel_names or the files.",
         )
     if not all(math.isfinite(s) and s > 0 for s in geometry.spacing):
-        faults.append(
-            f"{case.images[0]} has spacing {geometry.spacing} mm (z, y, x); expected numbers > 0. Correct its header."
+        yield (
+            "spacing",
+            f"{case.images[0]} has spacing {geometry.spacing} mm (z, y, x); expected numbers > 0. Correct its header.",
         )
     for path, bad in _nonfinite(case, image):
-        faults.append(f"{path} has {bad} NaN or infinite voxels. Replace them, for instance by the background's value.")
+        yield (
+            "values",
+            f"{path} has {bad} NaN or infinite voxels. Replace them, for instance by the background's value.",
+        )
     for path in case.images[1:]:
         other = read_geometry(path)
         if not _close(other.spacing, geometry.spacing, SPACING_TOLERANCE):
-            faults.append(f"{path} has spacing {other.spacing} mm, {case.images[0]} has {geometry.spacing} (z, y, x).")
+            yield (
+                "spacing",
+                f"{path} has spacing {other.spacing} mm, {case.images[0]} has {geometry.spacing} (z, y, x).",
+            )
         elif not _close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
-            faults.append(f"{path} has direction {other.direction}, {case.images[0]} has {geometry.direction}.")
-    return faults
+            yield "direction", f"{path} has direction {other.direction}, {case.images[0]} has {geometry.direction}."
 
 
-def _geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> list[str]:
-    """Differences of image and label. Origins are not compared: they do not change any voxel's neighbours."""
+def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator[tuple[str, str]]:
+    """Kind and message of each difference of image and label.
+
+    Origins are not compared: they do not change any voxel's neighbours.
+    """
     where = f"{case.label} and {case.images[0]}"
     if image.shape != label.shape:
-        return [
+        yield (
+            "shape",
             f"{where} differ in shape: {label.shape} and {image.shape} (z, y, x). Resample the label to its "
-            "image's grid."
-        ]
-    faults = []
+            "image's grid.",
+        )
+        return
     if not _close(image.spacing, label.spacing, SPACING_TOLERANCE):
-        faults.append(
-            f"{where} differ in spacing: {label.spacing} and {image.spacing} mm (z, y, x). Correct the wrong header."
+        yield (
+            "spacing",
+            f"{where} differ in spacing: {label.spacing} and {image.spacing} mm (z, y, x). Correct the wrong header.",
         )
     if image.dimension == label.dimension and not _close(
         image.direction, label.direction, DIRECTION_TOLERANCE, relative=False
     ):
-        faults.append(
+        yield (
+            "direction",
             f"{where} differ in direction: {label.direction} and {image.direction}. One of them is turned or mirrored; "
-            "correct its header or resample it."
+            "correct its header or resample it.",
         )
-    return faults
 
 
 def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float, *, relative: bool = True) -> bool:
