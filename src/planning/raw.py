@@ -124,8 +124,10 @@ class RawDataset(DatasetDescription):
         if explicit:
             training = _listed_cases(folder, explicit, path)
         else:
-            training = _paired_cases(folder, "imagesTr", "labelsTr", description, label_required=True)
-        test = _paired_cases(folder, "imagesTs", "labelsTs", description, label_required=False)
+            training, faults = pair_files(folder, "Tr", description)
+            _raise_all(faults, f"Files of {folder} do not pair up")
+        test, faults = pair_files(folder, "Ts", description)
+        _raise_all(faults, f"Files of {folder} do not pair up")
         if not training:
             raise DatasetError(
                 f"{folder} has no training case: expected images named NAME_0000{description.file_ending} in "
@@ -245,10 +247,18 @@ def _visible_files(folder: Path, ending: str) -> list[Path]:
     return [p for p in files if not p.name.startswith(".")]
 
 
-def _paired_cases(
-    folder: Path, images: str, labels: str, description: DatasetDescription, *, label_required: bool
-) -> tuple[RawCase, ...]:
-    """Group the channel files of a folder by case and look up the labels."""
+def pair_files(folder: Path, split: str, description: DatasetDescription) -> tuple[tuple[RawCase, ...], list[str]]:
+    """Group the channel files of a split by case and look up the labels.
+
+    Args:
+        folder: Of the data set.
+        split: "Tr" (every image needs a label) or "Ts".
+        description: What dataset.json says.
+
+    Returns:
+        The cases that have all their channels, sorted by name, and what is wrong with the files, a message each.
+    """
+    images, labels = f"images{split}", f"labels{split}"
     ending = description.file_ending
     pattern = re.compile(rf"(?P<name>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
     channels: dict[str, dict[int, Path]] = {}
@@ -271,14 +281,14 @@ def _paired_cases(
                 f"{folder / images / name}: expected the channel files {expected}{ending} "
                 f"({', '.join(description.channel_names)}), found {', '.join(f'_{i:04d}' for i in found)}"
             )
-        if label_required and name not in label_files:
+            continue
+        if split == "Tr" and name not in label_files:
             faults.append(
                 f"{channels[name][found[0]]}: an image without label; expected {folder / labels / name}{ending}"
             )
         files = tuple(channels[name][i] for i in found)
         cases.append(RawCase(identifier=name, images=files, label=label_files.get(name)))
-    _raise_all(faults, f"Files of {folder} do not pair up")
-    return tuple(cases)
+    return tuple(cases), faults
 
 
 def _count_fits(count: int, description: DatasetDescription) -> bool:
