@@ -56,9 +56,8 @@ def overlay_figure(
     for case in shown:
         for name, pairs in by_case.items():
             if case not in pairs or not pairs[case].images:
-                raise ValueError(
-                    f"Cannot draw case {case}: {name} has no {'image' if case in pairs else 'prediction'}."
-                )
+                lacking = "image" if case in pairs else "prediction"
+                raise ValueError(f"Cannot draw case {case}: {name} has no {lacking} of it.")
     figure = Figure(figsize=(2.6 * (2 + len(runs)), 2.6 * len(shown) + 0.9), layout="constrained")
     axes = figure.subplots(len(shown), 2 + len(runs), squeeze=False)
     means = case_means(scores)

@@ -115,8 +115,7 @@ def _overlapping_pairs(
     touching = (rows > 0) & (columns > 0) & (shared > 0)
     rows, columns, shared = rows[touching], columns[touching], shared[touching]
     iou = shared / (size_reference[rows] + size_prediction[columns] - shared)
-    count_reference, count_prediction = np.count_nonzero(size_reference[1:]), np.count_nonzero(size_prediction[1:])
-    return rows, columns, iou, count_reference, count_prediction
+    return rows, columns, iou, int(np.count_nonzero(size_reference[1:])), int(np.count_nonzero(size_prediction[1:]))
 
 
 def _best_assignment(rows: np.ndarray, columns: np.ndarray, iou: np.ndarray) -> tuple[int, float]:

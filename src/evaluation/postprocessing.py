@@ -115,9 +115,7 @@ def load_rules(path: Path | str, labels: Mapping[str, int]) -> list[Rule]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There are no post-processing rules at {path}. Make them with fit_postprocessing=true."
-        )
+        raise FileNotFoundError(f"No post-processing rules at {path}. Make them with fit_postprocessing=true.")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["keep_largest"]
         rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in entries]

@@ -1,0 +1,106 @@
+"""Figures and the W&B table: the right cases, files that exist, errors that say what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from skimage import io as skio
+
+from src.evaluation.evaluate import evaluate
+from src.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
+from src.evaluation.pairs import Pair
+from src.evaluation.wandb_table import log_predictions
+
+LABELS = {"background": 0, "liver": 1, "spleen": 2}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    made = []
+    for index in range(4):
+        label = np.zeros((8, 24, 20), np.uint8)
+        label[2:6, 4:12, 3:9], label[3, 14:20, 10:16] = 1, 2
+        prediction = np.roll(label, index, axis=2)
+        noise = np.random.default_rng(index).normal(0, 5, label.shape).astype(np.float32)
+        paths = {}
+        for name, array in (("image", label * 40 + noise), ("prediction", prediction), ("reference", label)):
+            paths[name] = tmp_path / f"c{index}_{name}.nii.gz"
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing((1.0, 1.0, 3.0))
+            sitk.WriteImage(image, str(paths[name]))
+        made.append(Pair(case=f"c{index}", prediction=paths["prediction"], reference=paths["reference"],
+                         images=(paths["image"],)))  # fmt: skip
+    return made
+
+
+def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
+    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    assert choose_cases(scores, 3) == ["c3", "c1", "c0"] or choose_cases(scores, 3) == ["c3", "c2", "c0"]
+    shown = overlay_figure({"a": pairs, "b": pairs}, scores, LABELS, tmp_path / "figures" / "overlays.png", cases=2)
+    assert shown == ["c3", "c0"]
+    picture = skio.imread(tmp_path / "figures" / "overlays.png")
+    assert picture.shape[1] > 1000 and picture[..., :3].std() > 10
+    assert [p.name for p in (tmp_path / "figures").iterdir()] == ["overlays.png"]
+
+
+def test_cases_that_cannot_be_drawn_are_named(pairs, tmp_path):
+    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    with pytest.raises(ValueError, match="Cannot draw case c9: a has no prediction of it"):
+        overlay_figure({"a": pairs}, scores, LABELS, tmp_path / "o.png", cases=["c9"])
+    bare = [Pair(case=p.case, prediction=p.prediction, reference=p.reference) for p in pairs]
+    with pytest.raises(ValueError, match="c3: a has no image of it"):
+        overlay_figure({"a": bare}, scores, LABELS, tmp_path / "o.png", cases=1)
+
+
+def test_the_fullest_slice():
+    label = np.zeros((4, 5, 5), int)
+    assert fullest_slice(label, [label]) == 2
+    predicted = label.copy()
+    predicted[1, 2] = 1
+    assert fullest_slice(label, [predicted]) == 1
+    label[3, 2, 2] = 1
+    assert fullest_slice(label, [predicted]) == 3
+
+
+def test_pictures_have_colours_only_for_three_channels():
+    channels = np.random.default_rng(0).random((3, 6, 5))
+    assert picture_of(channels).shape == (6, 5, 3) and np.ptp(picture_of(channels), axis=2).max() > 0
+    assert np.ptp(picture_of(channels[:2]), axis=2).max() == 0
+    assert (picture_of(np.zeros((1, 4, 4))) == 0).all()
+
+
+def test_losses_are_drawn_from_the_csv_log(tmp_path):
+    log = pd.DataFrame({"epoch": [0, 0, 1, 1], "train/loss": [1.0, None, 0.5, None],
+                        "val/loss": [None, 1.1, None, 0.7], "val/dice": [None, 0.2, None, 0.6]})  # fmt: skip
+    log.to_csv(tmp_path / "metrics.csv", index=False)
+    loss_figure(tmp_path / "metrics.csv", tmp_path / "loss.png")
+    assert skio.imread(tmp_path / "loss.png").shape[1] > 1000
+    with pytest.raises(FileNotFoundError, match="logger=csv"):
+        loss_figure(tmp_path / "absent.csv", tmp_path / "loss.png")
+    log[["epoch"]].to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(ValueError, match=r"other\.csv has the columns epoch; expected"):
+        loss_figure(tmp_path / "other.csv", tmp_path / "loss.png")
+
+
+def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    logged = {}
+    run = wandb.init(project="test", dir=str(tmp_path), settings=wandb.Settings(console="off"))
+    original = run.log
+    monkeypatch.setattr(run, "log", lambda values: (logged.update(values), original(values)))
+    log_predictions(run, scores, pairs, LABELS, max_pictures=2)
+    run.finish()
+    table = logged["test/cases"]
+    assert [row[0] for row in table.data] == ["c3", "c2", "c1", "c0"]
+    assert [row[1] is not None for row in table.data] == [True, True, False, False]
+    assert table.columns[-2:] == ["dsc_liver", "dsc_spleen"]
+    assert set(table.data[0][1]._masks) == {"reference", "prediction"}
+    assert logged["test/classes"].get_column("class") == ["liver", "spleen", "all"]
+    assert list(tmp_path.rglob("*cases*.table.json"))
