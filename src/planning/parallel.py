@@ -78,14 +78,13 @@ def map_cases(
                 under_way.popleft()
                 yield result
         except BrokenProcessPool:
-            lost = [case for case, _ in under_way]
-            log.warning(
-                "A worker was killed while it worked on one of %s; trying these alone.", [name(c) for c in lost]
-            )
+            pass  # the lost cases are still under way
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        for case in [entry for entry, _ in under_way]:
-            yield _alone(function, case, name(case))
+        if under_way:
+            lost = [case for case, _ in under_way]
+            log.warning("A worker was killed at one of %s; trying them one at a time.", [name(case) for case in lost])
+            yield from _one_at_a_time(function, lost, name)
 
 
 def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
@@ -108,16 +107,20 @@ def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]
             said = now
 
 
-def _alone(function: Callable[[Case], Result], case: Case, name: str) -> Result:
+def _one_at_a_time(
+    function: Callable[[Case], Result], cases: Sequence[Case], name: Callable[[Case], str]
+) -> Iterator[Result]:
     pool = _pool(1)
     try:
-        with _named(name), _light_start():
-            return pool.submit(function, case).result()
+        for case in cases:
+            with _named(name(case)), _light_start():
+                result = pool.submit(function, case).result()
+            yield result
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"The process that worked on case {name} was killed by the system, alone too. Most likely it needs "
-            "more memory "
-            "than there is (the system's log would say so): close other programs, or crop this case."
+            f"The process that worked on case {name(case)} was killed by the system, alone too. Most likely it "
+            "needs more "
+            "memory than there is (the system's log would say so): close other programs, or crop this case."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

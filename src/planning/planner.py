@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from src.planning.fingerprint import Fingerprint
 from src.planning.memory import plain_unet_cost, residual_unet_cost
 from src.planning.normalization import scheme_for, uses_mask
+from src.planning.options import PRESETS, PlannerOptions
 from src.planning.plan import Configuration, Plan
 from src.planning.raw import DatasetDescription, RawDataset
 from src.planning.topology import ANISOTROPY, Topology, plan_topology
@@ -27,67 +27,6 @@ _LOWRES_TRIGGER = 0.25  # a patch below this share of the median case calls for 
 _LOWRES_STEP = 1.03  # factor per step towards the low-resolution spacing
 _LOWRES_MIN_RATIO = 2  # rule 2.8 drops a low resolution that saves less than this factor of voxels
 _RESENC_BLOCKS = (1, 3, 4) + (6,) * 16
-
-RULES = ("2.1", "2.8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Budget of a planner.
-
-    Attributes:
-        memory_gb: GPU memory at which the reference values hold.
-        reference: By number of spatial dimensions, the largest cost estimate at that memory.
-        max_share: Largest share of the data set's voxels in one batch.
-        residual: Whether the estimate is that of a residual encoder.
-    """
-
-    memory_gb: float
-    reference: dict[int, float]
-    max_share: float
-    residual: bool
-
-
-PRESETS = {
-    "default": Preset(memory_gb=8, reference={2: 85e6, 3: 560e6}, max_share=0.05, residual=False),
-    "resenc_m": Preset(memory_gb=8, reference={2: 135e6, 3: 680e6}, max_share=1.0, residual=True),
-    "resenc_l": Preset(memory_gb=24, reference={2: 380e6, 3: 2100e6}, max_share=1.0, residual=True),
-    "resenc_xl": Preset(memory_gb=40, reference={2: 560e6, 3: 3600e6}, max_share=1.0, residual=True),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannerOptions:
-    """What a user can choose about planning.
-
-    Attributes:
-        rule: "2.1" (the paper's) or "2.8" (larger 2D patches).
-        preset: "default", "resenc_m", "resenc_l" or "resenc_xl".
-        memory_gb: GPU memory to plan for; None is the preset's (8, 8, 24 and 40).
-        base_features: Channels of the first stage; nnU-Net's is 32.
-        plans: An existing plan to take instead of planning: a plan.json of ours or an nnUNetPlans.json.
-
-    Raises:
-        ValueError: An option has no allowed value.
-    """
-
-    rule: str = "2.1"
-    preset: str = "default"
-    memory_gb: float | None = None
-    base_features: int = 32
-    plans: str | None = None
-
-    def __post_init__(self) -> None:
-        # YAML and the command line read 2.1 as a number.
-        object.__setattr__(self, "rule", str(self.rule))
-        if self.rule not in RULES:
-            raise ValueError(f"planning.rule = {self.rule!r}: expected one of {', '.join(RULES)}.")
-        if self.preset not in PRESETS:
-            raise ValueError(f"planning.preset = {self.preset!r}: expected one of {', '.join(PRESETS)}.")
-        if self.memory_gb is not None and not (math.isfinite(self.memory_gb) and self.memory_gb > 0):
-            raise ValueError(f"planning.memory_gb = {self.memory_gb}: expected GB > 0, or null for the preset's.")
-        if self.base_features < 1:
-            raise ValueError(f"planning.base_features = {self.base_features}: expected a whole number > 0.")
 
 
 def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, options: PlannerOptions) -> Plan:
@@ -170,8 +109,13 @@ def resampled_shape(shape: Sequence[int], old: Sequence[float], new: Sequence[fl
     return tuple(max(1, round(o / n * size)) for o, n, size in zip(old, new, shape, strict=True))
 
 
+def reference_batch(dims: int) -> int:
+    """The batch size at which nnU-Net measured its reference values."""
+    return _REFERENCE_BATCH[dims]
+
+
 class _Planner:
-    """The rules that are the same for every configuration of one data set."""
+    """What is the same for every configuration of one data set."""
 
     def __init__(self, description: DatasetDescription, fingerprint: Fingerprint, options: PlannerOptions) -> None:
         self.preset = PRESETS[options.preset]

@@ -10,23 +10,19 @@ map four times over in small types; docs/benchmarks/preprocess.md has the peak f
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import logging
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from src.planning.checks import Finding, load_and_check, raise_errors
 from src.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from src.planning.intensities import samples_per_case
+from src.planning.locking import disk_errors, locked
 from src.planning.nnunet_plans import load_plan
 from src.planning.parallel import default_workers, map_cases, track
 from src.planning.plan import Configuration, Plan, content_hash, write_json
@@ -38,8 +34,6 @@ from src.planning.readers import read_images, read_label
 from src.planning.store import VERSION, Store, read_meta, remove_case, write_case
 
 log = logging.getLogger(__name__)
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def prepare(
@@ -77,11 +71,11 @@ def prepare(
             "Such a data "
             "set can be planned, but training needs exclusive classes: give every label one number."
         )
-    with _locked(prepared_dir):
+    with locked(prepared_dir):
         plan = _fresh_plan(raw, prepared_dir, options, workers or default_workers())
         entry = plan.configuration(configuration)
         folder = prepared_dir / entry.data_identifier
-        with _disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
+        with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
             _fresh_store(raw, folder, plan, entry, workers or default_workers())
     return plan, Store.open(folder)
 
@@ -92,7 +86,7 @@ def prepare_plan(
     """Fingerprint and plan alone; region-based data sets are allowed. Arguments and errors as `prepare`."""
     prepared_dir = Path(prepared_dir)
     raw = RawDataset.open(dataset_dir)
-    with _locked(prepared_dir):
+    with locked(prepared_dir):
         return _fresh_plan(raw, prepared_dir, options, workers or default_workers())
 
 
@@ -264,49 +258,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return content if isinstance(content, dict) else None
-
-
-@contextmanager
-def _locked(prepared_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock while it is worked on."""
-    with _disk_errors(prepared_dir):
-        prepared_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(prepared_dir / ".lock")
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            log.info("Waiting for another process that prepares %s", prepared_dir)
-            lock.acquire()
-        except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-                raise
-            # A finished preparation on a read-only disk can be used; one that is not fails where it wants to write.
-            log.info("%s cannot be locked (%s); it is read-only.", prepared_dir, error.strerror)
-        try:
-            yield
-        finally:
-            lock.release()
-
-
-class DiskError(OSError):
-    """The disk of the prepared data is full or cannot be written to."""
-
-
-@contextmanager
-def _disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
-    """Say which folder a disk error is about, how much it has and how much is needed."""
-    try:
-        yield
-    except DiskError:
-        raise
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        existing = next(p for p in (prepared_dir, *prepared_dir.resolve().parents) if p.exists())
-        free = shutil.disk_usage(existing).free / 1e9
-        need = f"; the preprocessed data need up to {needed() / 1e9:.1f} GB" if needed else ""
-        raise DiskError(
-            error.errno,
-            f"{error.strerror}: cannot write to {prepared_dir} ({free:.1f} GB free{need}). Free some space or point "
-            "paths.prepared at another disk; what is finished is kept and the rest is picked up from there",
-        ) from error

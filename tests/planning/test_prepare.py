@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from raw_data import blobs, make_dataset, make_pictures, write_volume
 
-from src.planning import intensities
+from src.planning import intensities, locking
 from src.planning import prepare as module
 from src.planning import store as store_module
 from src.planning.parallel import map_cases
@@ -224,7 +224,7 @@ def test_a_read_only_disk_serves_what_is_finished(tmp_path, monkeypatch):
     def read_only(*_args, **_kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(module.FileLock, "acquire", read_only)
+    monkeypatch.setattr(locking.FileLock, "acquire", read_only)
     monkeypatch.setattr(module, "write_json", read_only)
     _, store = run(raw, tmp_path / "out")
     assert len(store.identifiers) == 3
@@ -318,8 +318,7 @@ def _fragile(case: int) -> int:
 
 def test_a_killed_worker_is_tried_again_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("FRAGILE_MARKER", str(tmp_path / "marker"))
-    results = list(map_cases(_fragile, range(6), str, workers=2))
-    assert results == [0, 10, 20, 30, 40, 50]
+    assert list(map_cases(_fragile, range(4), str, workers=2)) == [0, 10, 20, 30]
 
 
 def test_a_case_that_kills_every_worker_is_named(tmp_path, monkeypatch):
@@ -327,16 +326,15 @@ def test_a_case_that_kills_every_worker_is_named(tmp_path, monkeypatch):
     (tmp_path / "marker").touch()
     monkeypatch.setenv("FRAGILE_ALWAYS", "1")
     with pytest.raises(RuntimeError, match="case 4 was killed by the system, alone too.*memory"):
-        list(map_cases(_fragile, range(6), str, workers=2))
+        list(map_cases(_fragile, range(3, 5), str, workers=2))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_failing_case_is_named(tmp_path, monkeypatch, workers):
+def test_a_failing_case_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("FRAGILE_MARKER", str(tmp_path / "marker"))
     (tmp_path / "marker").touch()
     monkeypatch.setenv("FRAGILE_RAISES", "1")
     with pytest.raises(RuntimeError, match="Case 5 failed: ZeroDivisionError: odd"):
-        list(map_cases(_fragile, range(6), str, workers=workers))
+        list(map_cases(_fragile, range(6), str, workers=1))
 
 
 def test_stored_cases_of_another_format_are_refused(tmp_path):

@@ -1,0 +1,85 @@
+"""Plan a data set and say what was decided and why.
+
+python -m src.planning data=hippocampus
+python -m src.planning data=custom data.dataset_dir=... preprocess=3d_fullres
+python -m src.planning fingerprint=dataset_fingerprint.json dataset_json=dataset.json rule=2.8 output=plan.json
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from src.planning.fingerprint import Fingerprint
+from src.planning.nnunet_plans import load_plan
+from src.planning.plan import Plan
+from src.planning.planner import PlannerOptions, plan_dataset
+from src.planning.prepare import prepare, prepare_plan
+from src.planning.raw import DatasetDescription
+from src.planning.summary import summarize
+
+log = logging.getLogger(__name__)
+
+
+def planner_options(cfg: DictConfig) -> PlannerOptions:
+    """The data config's planning options, overridden by those given on their own."""
+    chosen = OmegaConf.to_container(cfg.data.planning, resolve=True) if cfg.get("data") else {}
+    chosen |= {
+        key: cfg[key] for key in ("rule", "preset", "memory_gb", "base_features", "plans") if cfg[key] is not None
+    }
+    return PlannerOptions(**chosen)
+
+
+def make_plan(cfg: DictConfig) -> Plan:
+    """Plan what the config names: files of a fingerprint, a plan to read, or a raw data set.
+
+    Raises:
+        ValueError: The config names no data set, or only half of one.
+    """
+    if cfg.get("data"):
+        options = planner_options(cfg)
+        dataset_dir, prepared_dir = Path(cfg.data.dataset_dir), Path(cfg.data.prepared_dir)
+        if not (dataset_dir / "dataset.json").is_file():
+            raise FileNotFoundError(
+                f"{dataset_dir} holds no raw data set (no dataset.json). Make it with: python -m "
+                "src.datamodules.prepare "
+                "data=<name>, or set data.dataset_dir."
+            )
+        plan = prepare_plan(dataset_dir, prepared_dir, options, cfg.workers)
+        for name in [cfg.preprocess] if isinstance(cfg.preprocess, str) else cfg.preprocess or ():
+            plan, store = prepare(dataset_dir, prepared_dir, name, options, cfg.workers)
+            log.info("%s: %d preprocessed cases in %s", name, len(store.identifiers), store.folder)
+        return plan
+    if cfg.dataset_json and (cfg.fingerprint or cfg.plans):
+        description = DatasetDescription.read(cfg.dataset_json)
+        if cfg.plans:
+            return load_plan(cfg.plans, description)
+        return plan_dataset(Fingerprint.load(cfg.fingerprint), description, planner_options(cfg))
+    raise ValueError(
+        "Nothing to plan. Give data=<name> for a raw data set, or fingerprint=<file> (or plans=<file>) together with "
+        "dataset_json=<file>."
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../../configs", config_name="planning")
+def main(cfg: DictConfig) -> None:
+    try:
+        plan = make_plan(cfg)
+        if cfg.output:
+            Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
+            plan.save(cfg.output)
+            log.info("Wrote %s", cfg.output)
+    except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    Console().print(summarize(plan))
+
+
+if __name__ == "__main__":
+    main()

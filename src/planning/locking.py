@@ -1,0 +1,71 @@
+"""One preparation at a time, and disk errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskError(OSError):
+    """The disk of the prepared data is full or cannot be written to."""
+
+
+@contextmanager
+def locked(prepared_dir: Path) -> Iterator[None]:
+    """Hold a folder's lock, making the folder if need be.
+
+    A folder on a read-only disk is not locked: what is finished there can be used, and what is not fails where it wants
+    to write.
+    """
+    with disk_errors(prepared_dir):
+        prepared_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(prepared_dir / ".lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            log.info("Waiting for another process that prepares %s", prepared_dir)
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            log.info("%s cannot be locked (%s); it is read-only.", prepared_dir, error.strerror)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn errors of a full or read-only disk into a DiskError with the folder, what it has and what is needed.
+
+    Args:
+        prepared_dir: Where is written to.
+        needed: Gives the bytes needed at most, if that is known.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        if error.errno not in _READ_ONLY + _FULL:
+            raise
+        existing = next(path for path in (prepared_dir, *prepared_dir.resolve().parents) if path.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        need = f"; the preprocessed data need up to {needed() / 1e9:.1f} GB" if needed else ""
+        raise DiskError(
+            error.errno,
+            f"{error.strerror}: cannot write to {prepared_dir} ({free:.1f} GB free{need}). Free some space or point "
+            "paths.prepared at another disk; what is finished is kept and the rest is picked up from there",
+        ) from error
