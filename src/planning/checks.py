@@ -65,17 +65,19 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
 
     try:
         image, geometry = read_images(case.images)
+        for kind, message in _image_faults(case, image, geometry, dataset):
+            report(kind, message)
     except (DatasetError, FileNotFoundError) as error:
         report("unreadable", str(error))
         return None, findings
-    for kind, message in _image_faults(case, image, geometry, dataset):
-        report(kind, message)
     if not image.any():
         report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
     if case.label is None:
         return LoadedCase(image=image, geometry=geometry, label=None), findings
     try:
         label, label_geometry = read_label(case.label)
+        if is_nifti(case.label) and count_nonfinite(case.label):
+            report("labels", f"{case.label} holds NaN or infinite values; a label map holds whole numbers. Correct it.")
     except (DatasetError, FileNotFoundError) as error:
         report("unreadable", str(error))
         return None, findings
