@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from src.planning.raw import RawDataset
-from src.run import register_resolvers
+from src.run import ROOT, register_resolvers
 
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path="../../../configs", config_name="prepare")
+@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="prepare")
 def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True)
     datamodule = instantiate(cfg.data)

@@ -1,0 +1,50 @@
+"""Examine a raw data set before it costs a training run.
+
+python -m src.datamodules.doctor data=custom data.dataset_dir=raw/Dataset123_Mine
+
+Exit code: 0 nothing that stops a training, 1 errors, 2 no data set to examine.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from src.datamodules.doctor.contact_sheet import contact_sheet
+from src.datamodules.doctor.examination import examine_dataset
+from src.run import ROOT, register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="doctor")
+def main(cfg: DictConfig) -> None:
+    console = Console()
+    output = Path(cfg.output)
+    start = time.monotonic()
+    try:
+        report, cases = examine_dataset(
+            Path(cfg.data.dataset_dir), output, workers=cfg.data.num_workers, geometry=cfg.geometry
+        )
+    except (ValueError, FileNotFoundError) as error:
+        Console(stderr=True, markup=False, soft_wrap=True).print(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+    report.save(output / "report.json")
+    if cfg.contact_sheet:
+        contact_sheet(output / "contact_sheet.png", cases, report)
+    report.print(console)
+    console.print(
+        f"{report.num_errors} errors, {len(report.findings) - report.num_errors} warnings in {len(cases)} cases, "
+        f"{time.monotonic() - start:.1f} s; report and contact sheet in {output}",
+        soft_wrap=True,
+    )
+    sys.exit(1 if report.num_errors else 0)
+
+
+if __name__ == "__main__":
+    main()

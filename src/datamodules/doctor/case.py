@@ -1,0 +1,176 @@
+"""What the doctor learns from one case: its grid, intensities, labels, a hash of its content, and its faults."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from src.planning.checks import Finding, LoadedCase, load_and_check
+from src.planning.raw import DatasetDescription, RawCase
+from src.planning.readers import Geometry, is_picture, read_geometry
+
+ORIGIN_TOLERANCE = 0.1  # voxel edges: headers round far below that, a shift that matters is far above
+SAMPLE = 1_000_000  # voxels that percentiles are taken from
+
+GEOMETRY_KINDS = ("shape", "spacing", "direction", "origin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFacts:
+    """One case, as plain data.
+
+    Attributes:
+        key: Of the files and of what they were compared with: facts with another key are out of date.
+        case: Identifier.
+        split: "Tr" or "Ts".
+        shape: (Z, Y, X), or None if the case cannot be read; so are the ones below.
+        spacing: mm, (z, y, x).
+        orientation: Where the axes x, y, z point, e.g. "LPS"; None for pictures.
+        channels: Per channel min, max, mean, std, percentiles 1 and 99.
+        labels: Voxels per label value.
+        content: Hash of the voxels.
+        findings: What is wrong.
+    """
+
+    key: str
+    case: str
+    split: str
+    shape: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    orientation: str | None = None
+    channels: tuple[dict[str, float], ...] = ()
+    labels: dict[int, int] | None = None
+    content: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CaseFacts:
+        """Inverse of `to_dict`, also after a round trip through JSON."""
+        findings = tuple(Finding(**finding) for finding in values["findings"])
+        labels = None if values["labels"] is None else {int(value): n for value, n in values["labels"].items()}
+        return cls(**{**values, "findings": findings, "labels": labels, "channels": tuple(values["channels"])})
+
+
+def case_key(case: RawCase, description: DatasetDescription) -> str:
+    """Changes whenever a file of the case, the allowed labels or the channels do."""
+    files = [path for path in (*case.images, case.label) if path is not None]
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    facts += [sorted(description.allowed_values), description.channel_names, ORIGIN_TOLERANCE]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFacts:
+    """Read a case and gather its facts; what is wrong becomes a finding, not an exception.
+
+    Args:
+        job: the case, and its split "Tr" or "Ts".
+        description: what dataset.json says.
+    """
+    case, split = job
+    loaded, findings = load_and_check(case, description)
+    known = {"key": case_key(case, description), "case": case.identifier, "split": split}
+    if loaded is None:
+        return CaseFacts(**known, findings=tuple(findings))
+    channels = tuple(channel_facts(channel) for channel in loaded.image)
+    findings += origin_faults(case, loaded.geometry)
+    findings += intensity_faults(case, loaded, channels, description)
+    return CaseFacts(
+        **known,
+        shape=loaded.geometry.shape,
+        spacing=loaded.geometry.spacing,
+        orientation=orientation(case.images[0], loaded.geometry),
+        channels=channels,
+        labels=None if loaded.label is None else count_labels(loaded.label),
+        content=content_hash(loaded.image),
+        findings=tuple(findings),
+    )
+
+
+def channel_facts(channel: np.ndarray) -> dict[str, float]:
+    """Statistics of one channel (Z, Y, X); percentiles from an evenly spaced sample."""
+    step = max(1, channel.size // SAMPLE)
+    low, high = np.percentile(channel.ravel()[::step], [1, 99])
+    moments = np.array([(part.sum(dtype=np.float64), np.square(part, dtype=np.float64).sum()) for part in channel])
+    mean, square = moments.sum(axis=0) / channel.size
+    return {
+        "min": float(channel.min()),
+        "max": float(channel.max()),
+        "mean": float(mean),
+        "std": float(np.sqrt(max(square - mean**2, 0.0))),
+        "percentile_01": float(low),
+        "percentile_99": float(high),
+    }
+
+
+def count_labels(label: np.ndarray) -> dict[int, int]:
+    """Voxels per value, slice by slice to stay small."""
+    counts: Counter[int] = Counter()
+    for part in label:
+        values, numbers = np.unique(part, return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
+
+
+def content_hash(image: np.ndarray) -> str:
+    """Hash of shape and voxels: the same for the same image however its file was written."""
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    for channel in image:
+        for part in channel:
+            digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()
+
+
+def orientation(path: Path, geometry: Geometry) -> str | None:
+    """Letters of the directions that x, y, z point to (left, posterior, superior, ...); None for pictures and 2D."""
+    if is_picture(path) or geometry.dimension != 3:
+        return None
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
+
+
+def origin_faults(case: RawCase, image: Geometry) -> list[Finding]:
+    """A label whose origin lies more than ORIGIN_TOLERANCE voxels away from its image's."""
+    if case.label is None or is_picture(case.label):
+        return []
+    label = read_geometry(case.label)
+    if len(label.origin) != len(image.origin):
+        return []
+    spacing = np.array(image.spacing[::-1][: len(image.origin)])
+    shift = np.abs(np.subtract(label.origin, image.origin)) / spacing
+    if shift.max() <= ORIGIN_TOLERANCE:
+        return []
+    message = (
+        f"{case.label} and {case.images[0]} differ in origin: {label.origin} and {image.origin} mm, "
+        f"{shift.max():.2f} voxels. Correct the wrong header, or resample the label to its image's grid."
+    )
+    return [Finding(case=case.identifier, kind="origin", severity="error", message=message)]
+
+
+def intensity_faults(
+    case: RawCase, loaded: LoadedCase, channels: tuple[dict[str, float], ...], description: DatasetDescription
+) -> list[Finding]:
+    """Channels without contrast, and CT that does not look like Hounsfield units."""
+    findings = []
+    names = description.channel_names if len(description.channel_names) == len(channels) else ("?",) * len(channels)
+    for number, (name, facts) in enumerate(zip(names, channels, strict=True)):
+        where = f"channel {number} ({name}) of {case.images[min(number, len(case.images) - 1)]}"
+        message = None
+        if facts["min"] == facts["max"] and loaded.image.any():
+            message = f"{where} has the value {facts['min']:g} everywhere. Is it the right file?"
+        elif name.upper() == "CT" and facts["min"] >= 0:
+            message = (
+                f"{where} has no value below 0 ({facts['min']:g} to {facts['max']:g}): Hounsfield units expected, "
+                "where air is -1000. Was an offset of 1024 left in, or a window applied?"
+            )
+        if message:
+            findings.append(Finding(case=case.identifier, kind="intensities", severity="warning", message=message))
+    return findings

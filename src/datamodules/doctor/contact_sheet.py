@@ -1,0 +1,117 @@
+"""A contact sheet: slices of some cases with their labels, so that a person sees the data at a glance."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from skimage.segmentation import find_boundaries
+from skimage.transform import resize
+
+from src.datamodules.doctor.case import CaseFacts
+from src.datamodules.doctor.report import Report
+from src.planning.raw import DatasetError, RawCase
+from src.planning.readers import read_images, read_label
+
+TILES, COLUMNS = 24, 6
+PIXELS = 256  # longest edge of a tile
+OPACITY = 0.35
+
+
+def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Report) -> None:
+    """Write a PNG with the most labelled slice of up to 24 cases; cases with findings come first, in colour.
+
+    Args:
+        path: file to write.
+        cases: with their split.
+        report: of these cases.
+    """
+    severities: dict[str, set[str]] = defaultdict(set)
+    for finding in report.findings:
+        severities[finding.case].add(finding.severity)
+    chosen = choose([severities[case.identifier] for case, _ in cases])
+    rows = max(1, -(-len(chosen) // COLUMNS))
+    figure = Figure(figsize=(COLUMNS * 2.2, rows * 2.4 + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = np.atleast_1d(figure.subplots(rows, COLUMNS)).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, index in zip(axes, chosen, strict=False):
+        case, split = cases[index]
+        found = severities[case.identifier]
+        colour = "red" if "error" in found else "darkorange" if found else "black"
+        name = case.identifier if len(case.identifier) <= 24 else f"{case.identifier[:11]}...{case.identifier[-10:]}"
+        axis.set_title(f"{name}{' (test)' if split == 'Ts' else ''}", fontsize=7, color=colour)
+        try:
+            axis.imshow(tile(case, report.facts[index]))
+        except (DatasetError, FileNotFoundError):
+            axis.text(0.5, 0.5, "unreadable", ha="center", va="center", color="red", transform=axis.transAxes)
+    names = [(name, value) for name, value in report.description.labels.items() if value]
+    handles = [Patch(color=class_colour(value), label=name) for name, value in names[:20]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), fontsize=7)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    figure.savefig(beside, dpi=110)
+    os.replace(beside, path)
+
+
+def choose(severities: Sequence[set[str]], number: int = TILES) -> list[int]:
+    """Indices of the cases to show: up to two thirds with findings, errors first, then others evenly spread."""
+    striking = sorted((i for i, found in enumerate(severities) if found), key=lambda i: "error" not in severities[i])
+    striking = striking[: number * 2 // 3]
+    others = [index for index in range(len(severities)) if index not in set(striking)]
+    wanted = min(len(others), number - len(striking))
+    spread = np.linspace(0, len(others) - 1, wanted).round().astype(int) if wanted else []
+    return striking + [others[index] for index in spread]
+
+
+def tile(case: RawCase, facts: CaseFacts) -> np.ndarray:
+    """The most labelled slice across z, with its labels, as (H, W, 3) in 0..1 with square pixels.
+
+    Raises:
+        DatasetError, FileNotFoundError: a file cannot be read.
+    """
+    if facts.shape is None:
+        raise DatasetError(f"{case.identifier} cannot be read.")
+    image, geometry = read_images(case.images)
+    label = None
+    if case.label is not None:
+        label, _ = read_label(case.label)
+        label = label if label.shape == image.shape[1:] else None  # reported as a finding
+    z = image.shape[1] // 2 if label is None else int(np.count_nonzero(label > 0, axis=(1, 2)).argmax())
+    picture = image[:, z] if len(image) == 3 else np.repeat(image[:1, z], 3, axis=0)
+    windows = facts.channels if len(facts.channels) == 3 else facts.channels[:1] * 3
+    scaled = [
+        (channel - window["percentile_01"]) / max(window["percentile_99"] - window["percentile_01"], 1e-6)
+        for channel, window in zip(picture, windows, strict=True)
+    ]
+    rgb = np.nan_to_num(np.stack(scaled, axis=-1)).clip(0, 1)
+    size = np.array(rgb.shape[:2]) * geometry.spacing[1:]
+    shape = np.maximum(1, np.round(size / size.max() * PIXELS)).astype(int)
+    rgb = resize(rgb, shape, order=1, anti_aliasing=True)
+    if label is None:
+        return rgb
+    return overlay(rgb, resize(label[z], shape, order=0, preserve_range=True, anti_aliasing=False).astype(int))
+
+
+def overlay(rgb: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Tint the labelled pixels and draw their outlines."""
+    rgb = rgb.copy()
+    outline = find_boundaries(label, mode="inner")
+    for value in np.unique(label[label > 0]).tolist():
+        colour = np.array(class_colour(value))
+        inside = label == value
+        rgb[inside] = (1 - OPACITY) * rgb[inside] + OPACITY * colour
+        rgb[inside & outline] = colour
+    return rgb
+
+
+def class_colour(value: int) -> tuple[float, float, float]:
+    """Colour of a class: the first ten are easy to tell apart."""
+    return colormaps["tab10" if value <= 10 else "tab20"]((value - 1) % (10 if value <= 10 else 20))[:3]

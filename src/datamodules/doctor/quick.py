@@ -1,0 +1,93 @@
+"""The doctor's quick part, run before every training: headers and file lists alone, a second or two for 1,000 cases."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from pathlib import Path
+
+from src.planning.checks import Finding, geometry_faults, raise_errors
+from src.planning.raw import DatasetError, RawCase, RawDataset
+from src.planning.readers import is_picture, read_geometry
+
+log = logging.getLogger(__name__)
+
+
+def quick_check(dataset_dir: Path | str) -> list[Finding]:
+    """Check what can be checked without reading a voxel.
+
+    Pairs and names of the files, empty files, the grids of image and label as their headers state them (volumes), and
+    files that are in training and test, byte by byte.
+
+    Args:
+        dataset_dir: Raw data set in nnU-Net's layout.
+
+    Returns:
+        The warnings, which are logged too.
+
+    Raises:
+        FileNotFoundError: There is no raw data set.
+        DatasetError: It has faults; up to ten are listed.
+    """
+    raw = RawDataset.open(dataset_dir)
+    findings = [finding for case in raw.training_cases + raw.test_cases for finding in header_faults(case)]
+    findings += shared_files(raw)
+    raise_errors(findings)
+    for finding in findings:
+        log.warning("%s: %s", finding.case, finding.message)
+    return findings
+
+
+def header_faults(case: RawCase) -> list[Finding]:
+    """Empty files, headers that cannot be read, and grids that differ."""
+
+    def error(kind: str, message: str) -> Finding:
+        return Finding(case=case.identifier, kind=kind, severity="error", message=message)
+
+    files = [path for path in (*case.images, case.label) if path is not None]
+    empty = [path for path in files if path.stat().st_size == 0]
+    if empty:
+        return [error("unreadable", f"{path} is empty (0 bytes). Copy it again.") for path in empty]
+    if any(is_picture(path) for path in files):
+        return []
+    try:
+        image, *others = (read_geometry(path) for path in case.images)
+        label = None if case.label is None else read_geometry(case.label)
+    except DatasetError as fault:
+        return [error("unreadable", str(fault))]
+    findings = [
+        error("shape", f"{path} has shape {other.shape} (z, y, x), {case.images[0]} has {image.shape}.")
+        for path, other in zip(case.images[1:], others, strict=True)
+        if other.shape != image.shape
+    ]
+    if label is not None:
+        findings += [error(kind, message) for kind, message in geometry_faults(case, image, label)]
+    return findings
+
+
+def shared_files(raw: RawDataset) -> list[Finding]:
+    """Test images that are byte by byte a training image; only files of equal size are read."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for case in raw.training_cases:
+        by_size[case.images[0].stat().st_size].append((case.identifier, case.images[0]))
+    findings = []
+    for case in raw.test_cases:
+        candidates = by_size.get(case.images[0].stat().st_size, [])
+        digest = _digest(case.images[0]) if candidates else None
+        findings += [
+            Finding(
+                case=case.identifier,
+                kind="leakage",
+                severity="error",
+                message=f"{case.images[0]} is the training image {path}. Remove it from one of them.",
+            )
+            for _, path in candidates
+            if _digest(path) == digest
+        ]
+    return findings
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

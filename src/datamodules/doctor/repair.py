@@ -1,0 +1,67 @@
+"""Labels whose grid is not their image's, put right on request; the original file is kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from src.planning.raw import DatasetError, RawCase
+from src.planning.readers import is_picture
+
+MIN_KEPT = 0.5  # share of the foreground's volume that resampling must keep
+
+
+def repair_label(case: RawCase, how: str) -> Path:
+    """Put a label on its image's grid and keep the original in `<labels folder>_original`.
+
+    Args:
+        case: with a label.
+        how: "resample_label" trusts the label's header and resamples by nearest neighbour; "copy_header" trusts its
+            voxels and gives them the image's header.
+
+    Returns:
+        Where the original is kept.
+
+    Raises:
+        DatasetError: pictures, which have no geometry; another number of voxels (copy_header); grids that hardly
+            overlap (resample_label).
+    """
+    path = case.label
+    if path is None or is_picture(path):
+        raise DatasetError(f"{path}: a picture has no position to be resampled by; make the label anew.")
+    image, label = sitk.ReadImage(case.images[0]), sitk.ReadImage(path)
+    if how == "copy_header":
+        if image.GetSize() != label.GetSize():
+            raise DatasetError(
+                f"{path} has size {label.GetSize()}, its image {image.GetSize()} (x, y, z): copying the header cannot "
+                "help. Try geometry=resample_label."
+            )
+        repaired = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(label))
+        repaired.CopyInformation(image)
+    else:
+        repaired = sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())
+        before, after = (_foreground_volume(volume) for volume in (label, repaired))
+        if after < MIN_KEPT * before:
+            raise DatasetError(
+                f"{path}: only {after:.0f} of {before:.0f} mm^3 of foreground lie within the image's grid; the header "
+                "cannot be right. Try geometry=copy_header, or correct it by hand."
+            )
+    original = path.parent.with_name(path.parent.name + "_original") / path.name
+    original.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        sitk.WriteImage(repaired, beside, useCompression=True)
+        if not original.exists():
+            shutil.copy2(path, original)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return original
+
+
+def _foreground_volume(label: sitk.Image) -> float:
+    return float(np.count_nonzero(sitk.GetArrayViewFromImage(label)) * np.prod(label.GetSpacing()))
