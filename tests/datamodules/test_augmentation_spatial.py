@@ -21,7 +21,7 @@ from src.datamodules.augmentation.spatial import (
     rotation_matrix,
 )
 
-# Printed by nnunetv2 2.1.1's get_patch_size (2.8.1 agrees) with scale range (0.85, 1.25), rotations of +-30 degrees
+# Printed by nnunetv2 2.1.2's get_patch_size (2.8.1 agrees) with scale range (0.85, 1.25), rotations of +-30 degrees
 # about each axis, +-180 about the first (axis 0 put back as its trainer does), 2D +-180, and +-15 for long patches.
 ENLARGED = {
     (128, 128, 128): (205, 205, 205),

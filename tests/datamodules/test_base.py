@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ import torch
 import torchio as tio
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from skimage import io as skio
 
 from src.datamodules.base import SegmentationDataModule
@@ -149,6 +153,23 @@ def test_a_torchio_transform_is_added_in_yaml(folder: Path) -> None:
         assert (after["image"] - before["image"]).abs().max() > 0.1
     entries = _augmentation("nnunet_21", spike, "~augmentation.gamma")
     assert list(entries)[-2:] == ["mirror", "spike"] and "gamma" not in entries
+
+
+def test_the_documented_augmentation_works(folder: Path) -> None:
+    text = (Path(CONFIGS).parent / "docs" / "augmentation.md").read_text()
+    example = OmegaConf.create(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert list(example.pop("defaults")) == ["nnunet_21", "_self_"]
+    added = instantiate(example)
+    for entry in added.values():
+        entry.probability = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # this small patch may fold
+        for batch in _blocks(folder, augmentation={**_augmentation(), **added}).train_dataloader():
+            assert batch["image"].isfinite().all() and set(batch["label"].unique().tolist()) <= {0, 1, 2}
+    for command in re.findall(r"python train.py (.*?)(?:  #.*)?\n", text):
+        overrides = [part for part in shlex.split(command) if "augmentation" in part]
+        with initialize_config_dir(CONFIGS, version_base="1.3"):
+            instantiate(compose("train", overrides=overrides).augmentation)
 
 
 def test_folds_test_cases_and_splits_file(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
