@@ -29,7 +29,7 @@ def is_nifti(path: Path) -> bool:
 def count_nonfinite(path: Path) -> int:
     """Count NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file, and see that the file is whole.
 
-    A file of whole numbers is not read again if its length is right; of a compressed one the length is in the last bytes.
+    A file of whole numbers is not read again if its length is right; a compressed one has its length in the last bytes.
 
     Args:
         path: A .nii or .nii.gz that SimpleITK can read.
@@ -51,7 +51,7 @@ def count_nonfinite(path: Path) -> int:
                     values = np.frombuffer(block, dtype=dtype, count=len(block) // dtype.itemsize)
                     count += int(np.count_nonzero(~np.isfinite(values)))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = f"{path} cannot be read to its end ({error}): it is cut off or damaged. Copy it again."
+        reason = f"{path} cannot be read ({error}): it is damaged or cut off. Copy it again."
         raise DatasetError(reason) from error
     if size < expected:
         raise DatasetError(f"{path} holds {size} of {expected} bytes of voxels: it is cut off. Copy it again.")

@@ -419,7 +419,7 @@ def test_command_exit_codes_report_and_contact_sheet(
     assert "1 errors, 0 warnings in 5 cases" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["errors"] == 1 and report["unreadable_cases"] == 1
-    assert report["findings"][0]["message"].startswith("imagesTr/case_1_0000.nii.gz cannot be read to its end")
+    assert report["findings"][0]["message"].startswith("imagesTr/case_1_0000.nii.gz cannot be read (")
     assert str(tmp_path) not in json.dumps(report)
     assert report["classes"]["liver"]["cases"] == 4
     sheet = iio.imread(tmp_path / "out" / "contact_sheet.png")
