@@ -34,14 +34,19 @@ def compose_train(*overrides: str, run_dir: Path) -> DictConfig:
 def resolved(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     hydra = cfg.pop("hydra")
-    cfg.task_name = f"{hydra.runtime.choices.data}_{hydra.runtime.choices.model}"
+    cfg.data_name, cfg.model_name = hydra.runtime.choices.data, hydra.runtime.choices.model
+    cfg.task_name = f"{cfg.data_name}_{cfg.model_name}"
     OmegaConf.resolve(cfg)
     return cfg
 
 
 def needed(group: str, name: str) -> list[str]:
     """Overrides without which a choice is incomplete on purpose."""
-    return ["data.dataset_dir=somewhere/Dataset123_Mine"] if (group, name) == ("data", "custom") else []
+    mandatory = {
+        ("data", "custom"): ["data.dataset_dir=somewhere/Dataset123_Mine"],
+        ("data", "decathlon"): ["data.decathlon_task=Task09_Spleen"],
+    }
+    return mandatory.get((group, name), [])
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
