@@ -46,10 +46,10 @@ def score_checkpoints(cfg: DictConfig) -> None:
     paths = [Path(p) for p in (cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path])]
     runs = [(name, [path]) for name, path in zip(_names(paths), paths, strict=True)]
     if cfg.ensemble:
-        runs.append((f"ensemble of {len(paths)}", paths))
+        runs.append((f"ensemble_of_{len(paths)}", paths))
     variants = [(name, members, False) for name, members in runs]
     if cfg.mirror:
-        variants += [(f"{name}, mirrored", members, True) for name, members in runs]
+        variants += [(f"{name}_mirrored", members, True) for name, members in runs]
 
     output, frames, pairs = Path(cfg.output), [], []
     overrides = {key: value for key, value in cfg.data.items() if value is not None}
@@ -63,10 +63,12 @@ def score_checkpoints(cfg: DictConfig) -> None:
         folder = output if len(variants) == 1 else output / name
         scores, predicted = predict_and_score(members, datamodule, folder, mirror=mirror, **options)
         frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
-        pairs += predicted
+        if len(members) == 1 and not mirror:
+            pairs += predicted
     if len(variants) > 1:
         together = pd.concat(frames, ignore_index=True)
-        show_table(write_tables(together, output / "tables", parquet=cfg.parquet), describe(together))
+        text = write_tables(together, output / "tables", parquet=cfg.parquet)
+        show_table(text.groupby("run", sort=False).tail(1), describe(together))
     if cfg.fit_postprocessing:
         rules = fit_rules(pairs, labels, ignore_label)
         save_rules(rules, output / "postprocessing.json")

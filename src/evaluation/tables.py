@@ -20,15 +20,15 @@ METRIC_TITLES = {
     "dsc": "DSC",
     "nsd": "NSD",
     "hd95": "HD95",
-    "volume_error": "volume error",
-    "abs_volume_error": "abs. volume error",
+    "volume_error": "vol. error",
+    "abs_volume_error": "|vol. error|",
     "f1": "F1",
     "f1_50_95": "F1 0.5:0.95",
     "precision": "precision",
     "recall": "recall",
     "panoptic_quality": "PQ",
 }
-DECIMALS = 4
+DECIMALS = {"hd95": 2, "volume_error": 3, "abs_volume_error": 3}  # of mm and shares; scores have 4
 IN_ALL = "all"  # the row under the classes
 
 
@@ -95,17 +95,17 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     text = table[[*_run(table), "class", *counts]].astype(str)
     for metric in metrics_of(table):
         values = zip(table[metric], table[f"{metric}_sd"], strict=True)
-        text[METRIC_TITLES[metric]] = [format_score(mean, sd) for mean, sd in values]
+        text[METRIC_TITLES[metric]] = [format_score(mean, sd, DECIMALS.get(metric, 4)) for mean, sd in values]
     if "f1_median" in table.columns:
         text["median F1"] = [format_score(value) for value in table["f1_median"]]
-    return text.rename(columns={"left_out": "left out", "hd95_infinite": "HD95 infinite"})
+    return text.rename(columns={"left_out": "left out", "hd95_infinite": "HD95 inf."})
 
 
-def format_score(mean: float, sd: float = np.nan) -> str:
+def format_score(mean: float, sd: float = np.nan, decimals: int = 4) -> str:
     """ "0.8683 ± 0.0808"; without SD "0.8683"; "–" where there is nothing to average."""
     if np.isnan(mean):
         return "–"
-    return f"{mean:.{DECIMALS}f}" + ("" if np.isnan(sd) else f" ± {sd:.{DECIMALS}f}")
+    return f"{mean:.{decimals}f}" + ("" if np.isnan(sd) else f" ± {sd:.{decimals}f}")
 
 
 def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = False) -> pd.DataFrame:
@@ -214,7 +214,7 @@ def _row_in_all(
 def _format_cases(cases: pd.DataFrame) -> pd.DataFrame:
     text = cases.copy()
     for metric in metrics_of(cases):
-        text[metric] = [format_score(value) for value in cases[metric]]
+        text[metric] = [format_score(value, decimals=DECIMALS.get(metric, 4)) for value in cases[metric]]
     return text.rename(columns=METRIC_TITLES)
 
 
