@@ -1,0 +1,111 @@
+"""What a network costs, without running it: parameters, floating-point operations, memory kept for the backward
+pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.models.mamba.block import Mamba
+
+SAMPLE_TOKENS = 1024  # sequence on which the memory of a Mamba block is counted; it grows linearly with the length
+
+
+def count_parameters(network: nn.Module) -> int:
+    """All parameters, frozen ones included, shared ones once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_flops(network: nn.Module, input_shape: Sequence[int]) -> int:
+    """Floating-point operations of one forward pass; a multiply-add counts as two.
+
+    Convolutions and matrix products are counted by torch, Mamba blocks by `mamba_flops`; norms, activations and
+    interpolation are left out, as is usual. A network on the CPU gets a tensor without data, one on a GPU runs once.
+
+    Args:
+        input_shape: (B, C, *S).
+    """
+    device = next(network.parameters()).device
+    without_data = FakeTensorMode(allow_non_fake_inputs=True) if device.type == "cpu" else nullcontext()
+    counter = FlopCounterMode(display=False)
+    with without_data, torch.no_grad(), mamba_left_out(network) as blocks, counter:
+        network(torch.zeros(*input_shape, device=device))
+    return counter.get_total_flops() + sum(mamba_flops(block, *size) for block, size in blocks)
+
+
+def mamba_flops(block: Mamba, batch: int, length: int) -> int:
+    """Operations of one Mamba block on `batch` sequences of `length` tokens.
+
+    Per token: the four projections and the convolution as products; 9 per channel and state of the scan (VMamba's
+    count, arXiv 2401.10166); 4 per channel for the skip D and the gate.
+    """
+    inner, states = block.A_log.shape
+    projections = (block.in_proj, block.x_proj, block.dt_proj, block.out_proj)
+    products = 2 * sum(p.in_features * p.out_features for p in projections) + 2 * block.conv1d.weight.numel()
+    return batch * length * (products + 9 * inner * states + 4 * inner)
+
+
+def activation_bytes(network: nn.Module, input_shape: Sequence[int], autocast: torch.dtype | None = None) -> int:
+    """Bytes a forward pass keeps for the backward pass, weights not counted.
+
+    Computed on tensors without data with the CPU's operators (for Mamba the torch scan). The peak on a GPU also holds
+    gradients and what operators need in between, and its fused scan keeps less.
+
+    Args:
+        network: on the CPU.
+        input_shape: (B, C, *S).
+        autocast: dtype of mixed precision, or None.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with mamba_left_out(network) as blocks, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+            total = _kept_bytes(network, torch.empty(*input_shape))
+        for block, (batch, length) in blocks:
+            sample = min(length, SAMPLE_TOKENS)
+            tokens = torch.empty(batch, sample, block.in_proj.in_features, requires_grad=True)
+            total += _kept_bytes(block, tokens) * length // sample
+    return total
+
+
+def _kept_bytes(network: nn.Module, x: torch.Tensor) -> int:
+    """Bytes of distinct storages that autograd keeps for a call, parameters left out."""
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding a storage keeps its number from being given again
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = network(x)
+    del outputs
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@contextmanager
+def mamba_left_out(network: nn.Module) -> Iterator[list[tuple[Mamba, tuple[int, int]]]]:
+    """Within it the network's Mamba blocks return their input; gives the list of blocks with (batch, length) they
+    saw."""
+    seen: list[tuple[Mamba, tuple[int, int]]] = []
+    blocks = [module for module in network.modules() if isinstance(module, Mamba)]
+
+    def passing_on(block: Mamba) -> object:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            seen.append((block, (x.shape[0], x.shape[1])))
+            return x
+
+        return forward
+
+    for block in blocks:
+        block.forward = passing_on(block)
+    try:
+        yield seen
+    finally:
+        for block in blocks:
+            del block.forward
