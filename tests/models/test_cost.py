@@ -74,18 +74,8 @@ def test_benchmark_writes_table_chart_and_data(tmp_path: Path, monkeypatch: pyte
     tiny = {"in_channels": 1, "out_channels": 2, "patch_size": (64, 64), "batch": 2}
     monkeypatch.setattr(benchmark, "SETTINGS", {"mr_2d": tiny})
     monkeypatch.setattr(benchmark, "STAGES_2D", {"mr_2d": 3})
-    command = [
-        "networks.py",
-        "--device",
-        "cpu",
-        "--steps",
-        "1",
-        "--networks",
-        "nnU-Net CNN",
-        "U-Mamba_Enc",
-        "SegResNet",
-    ]
-    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path)])
+    options = f"--device cpu --steps 1 --output {tmp_path} --networks".split()
+    monkeypatch.setattr(sys, "argv", ["networks.py", *options, "nnU-Net CNN", "U-Mamba_Enc"])
     benchmark.main()
     rows = json.loads((tmp_path / "networks.json").read_text())["rows"]
     assert [row["network"] for row in rows] == ["nnU-Net CNN", "U-Mamba_Enc"]
