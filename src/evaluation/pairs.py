@@ -41,7 +41,8 @@ def pair_cases(cases: Iterable[RawCase], predictions: Path, file_ending: str, ta
     """Pair the labelled cases of a data set with the files of a folder of predictions.
 
     Args:
-        cases: Cases with a label. For instance data the reference is ``instancesTs/NAME.tif`` beside ``labelsTs``.
+        cases: Cases with a label. For instance data the reference is ``instancesTs/NAME.tif`` beside ``labelsTs``
+            (or ``labelsVal-instance-mask/NAME_label.tiff`` beside ``labelsVal``).
         predictions: Folder with NAME + file_ending.
         file_ending: Ending of the predictions, with its dot.
         task: "semantic" or "instances".
@@ -140,10 +141,15 @@ def _difference(expected: Geometry, found: Geometry) -> str | None:
 def _reference(label: Path, file_ending: str, task: str) -> Path:
     if task != "instances":
         return label
-    folder = label.parent.parent / label.parent.name.replace("labels", "instances")
-    path = folder / f"{label.name.removesuffix(file_ending)}.tif"
-    if not path.is_file():
-        raise FileNotFoundError(f"Instances are scored against instance maps: expected {path} beside {label}.")
+    name = label.name.removesuffix(file_ending)
+    candidates = [
+        label.parent.with_name(label.parent.name.replace("labels", "instances")) / f"{name}.tif",
+        # as U-Mamba's Dataset703_NeurIPSCell has them
+        label.parent.with_name(f"{label.parent.name}-instance-mask") / f"{name}_label.tiff",
+    ]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"Instances are scored against instance maps: expected {candidates[0]} beside {label}.")
     return path
 
 

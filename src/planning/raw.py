@@ -1,6 +1,7 @@
 """Raw data sets in nnU-Net's layout: what dataset.json says, and which files belong to which case.
 
-Layout: ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if there is a test set, ``imagesTs`` and ``labelsTs``;
+Layout: ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if there is a test set, ``imagesTs`` and ``labelsTs`` (or
+``imagesVal`` and ``labelsVal``);
 images are ``NAME_0000.ext``, one file per channel (an RGB picture is one file of three channels), labels ``NAME.ext``.
 """
 
@@ -126,7 +127,7 @@ class RawDataset(DatasetDescription):
         else:
             training, faults = pair_files(folder, "Tr", description)
             _raise_all(faults, f"Files of {folder} do not pair up")
-        test, faults = pair_files(folder, "Ts", description)
+        test, faults = pair_files(folder, test_split(folder), description)
         _raise_all(faults, f"Files of {folder} do not pair up")
         if not training:
             raise DatasetError(
@@ -247,12 +248,17 @@ def _visible_files(folder: Path, ending: str) -> list[Path]:
     return [p for p in files if not p.name.startswith(".")]
 
 
+def test_split(folder: Path) -> str:
+    """What the test part is called: "Ts", or "Val" as in U-Mamba's Dataset701_AbdomenCT and Dataset703_NeurIPSCell."""
+    return "Val" if (folder / "imagesVal").is_dir() and not (folder / "imagesTs").is_dir() else "Ts"
+
+
 def pair_files(folder: Path, split: str, description: DatasetDescription) -> tuple[tuple[RawCase, ...], list[str]]:
     """Group the channel files of a split by case and look up the labels.
 
     Args:
         folder: Of the data set.
-        split: "Tr" (every image needs a label) or "Ts".
+        split: "Tr" (every image needs a label), "Ts" or "Val": the end of the folders' names.
         description: What dataset.json says.
 
     Returns:

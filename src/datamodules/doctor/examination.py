@@ -16,7 +16,7 @@ from src.datamodules.doctor.repair import repair_label
 from src.datamodules.doctor.report import Report
 from src.planning.checks import Finding
 from src.planning.parallel import map_cases, track
-from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset, pair_files
+from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset, pair_files, test_split
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
         except DatasetError as fault:
             error(str(fault))
     else:
-        for split in ("Tr", "Ts"):
-            found, faults = pair_files(folder, split, description)
+        for split, files in (("Tr", "Tr"), ("Ts", test_split(folder))):
+            found, faults = pair_files(folder, files, description)
             cases += [(case, split) for case in found]
             for fault in faults:
                 error(fault)
@@ -98,7 +98,7 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
 def hidden_files(folder: Path) -> list[Finding]:
     """One warning per folder with hidden files, such as the `._NAME` that macOS leaves."""
     findings = []
-    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesVal", "labelsVal"):
         if (folder / name).is_dir():
             hidden = sorted(path.name for path in (folder / name).iterdir() if path.name.startswith("."))
             if hidden:
