@@ -178,10 +178,11 @@ def _resize_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """
     lower, upper, fraction, nearest = [], [], [], []
     for size_in, size_out in zip(label.shape, shape, strict=True):
-        position = np.clip(source_positions(size_in, size_out), 0, size_in - 1)
+        # Beyond the border both neighbours are the border voxel; their weights still round as scipy's do.
+        position = source_positions(size_in, size_out)
         low = np.floor(position).astype(np.intp)
-        lower.append(low)
-        upper.append(np.minimum(low + 1, size_in - 1))
+        lower.append(np.clip(low, 0, size_in - 1))
+        upper.append(np.clip(low + 1, 0, size_in - 1))
         fraction.append(position - low)
         nearest.append(nearest_index(size_in, size_out))
     result = label[np.ix_(*nearest)]
@@ -199,8 +200,9 @@ def _resize_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         index, weight = [], 1.0
         for axis, side in enumerate(corner):
             index.append((lower, upper)[side][axis][boundary[axis]])
-            f = fraction[axis][boundary[axis]]
-            weight = weight * (f if side else 1 - f)
+            below = 1 - fraction[axis][boundary[axis]]
+            # The upper weight as scipy takes it: what the lower one leaves of 1.
+            weight = weight * (1 - below if side else below)
         values.append(label[tuple(index)])
         weights.append(weight)
     result[boundary] = _winner(values, weights, result[boundary])

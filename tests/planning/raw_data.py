@@ -21,16 +21,16 @@ def write_volume(path: Path, array: np.ndarray, spacing: Sequence[float] = (1.0,
     sitk.WriteImage(image, str(path))
 
 
-def write_description(folder: Path, cases: int, channels=("MR",), labels=("liver", "spleen"), ending=".nii.gz", **more):
-    """Write dataset.json; `more` overrides or adds keys."""
+def write_description(folder: Path, cases: int, channels=("MR",), labels=("liver", "spleen"), ending=".nii.gz"):
+    """Write dataset.json."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "name": "Toy",
         "channel_names": {str(i): name for i, name in enumerate(channels)},
-        "labels": labels if isinstance(labels, dict) else {"background": 0, **{n: i + 1 for i, n in enumerate(labels)}},
+        "labels": {"background": 0, **{name: i + 1 for i, name in enumerate(labels)}},
         "numTraining": cases,
         "file_ending": ending,
-    } | more
+    }
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
@@ -55,7 +55,9 @@ def make_dataset(
     **more,
 ) -> Path:
     """A 3D data set of `cases` cases; `more` goes to dataset.json."""
-    write_description(folder, cases, channels, **more)
+    write_description(folder, cases, channels)
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(content | more))
     for i in range(cases):
         image, label = blobs(shape, seed=i)
         for channel in range(len(channels)):

@@ -1,0 +1,321 @@
+"""Resampling against skimage and scipy, cropping, normalisation, locations, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.transform import resize
+
+from src.planning.cropping import crop_to_nonzero
+from src.planning.fingerprint import Fingerprint
+from src.planning.normalization import SCHEMES
+from src.planning.plan import Intensities, Plan
+from src.planning.planner import PlannerOptions, plan_dataset
+from src.planning.preprocess import class_locations, invert_logits, preprocess_case
+from src.planning.raw import DatasetDescription
+from src.planning.readers import Geometry
+from src.planning.resampling import nearest_index, resample_image, resample_label, separate_axis
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+sizes = st.integers(1, 17)
+shapes = st.tuples(sizes, sizes, sizes)
+
+
+def geometry_of(shape, spacing) -> Geometry:
+    return Geometry(
+        spacing=tuple(spacing),
+        origin=(0.0,) * 3,
+        direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        shape=tuple(shape),
+        dimension=3,
+    )
+
+
+def plan_for(shape, spacing, target=None, classes=3, channels=("MR",)) -> Plan:
+    """A plan of one case; `target` overrides the spacing of the full-resolution data (transposed axes)."""
+    statistics = Intensities(
+        mean=10.0, median=9.0, std=4.0, min=0.0, max=30.0, percentile_00_5=1.0, percentile_99_5=25.0
+    )
+    fingerprint = Fingerprint(
+        spacings=(tuple(spacing),),
+        shapes_after_crop=(tuple(shape),),
+        intensities=(statistics,) * len(channels),
+        median_relative_size=1.0,
+    )
+    description = DatasetDescription(
+        name="Toy",
+        channel_names=tuple(channels),
+        labels={"background": 0, **{f"c{i}": i for i in range(1, classes)}},
+        file_ending=".nii.gz",
+        num_training=1,
+    )
+    plan = plan_dataset(fingerprint, description, PlannerOptions())
+    if target is None:
+        return plan
+    full = dataclasses.replace(plan.configuration("3d_fullres"), spacing=tuple(target))
+    return dataclasses.replace(plan, configurations={"3d_fullres": full})
+
+
+def one_hot(label: np.ndarray, classes: int) -> np.ndarray:
+    return (label[None] == np.arange(classes)[:, None, None, None]).astype(np.float32)
+
+
+def ball(shape, radius=0.6) -> np.ndarray:
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape], indexing="ij"))
+    distance = np.sqrt(np.square(grid).sum(0))
+    return (distance < radius).astype(np.int16) + (distance < radius / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, target=shapes, order=st.sampled_from([1, 3]), seed=st.integers(0, 99))
+def test_images_are_resized_as_by_skimage(shape, target, order, seed):
+    volume = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    expected = resize(volume.astype(np.float64), target, order, mode="edge", anti_aliasing=False)
+    np.testing.assert_allclose(resample_image(volume, target, ISOTROPIC, ISOTROPIC, order), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_long_axes_take_sparse_matrices(order):
+    volume = np.random.default_rng(0).normal(size=(1, 900, 800)).astype(np.float32)
+    expected = resize(volume.astype(np.float64), (1, 700, 1000), order, mode="edge", anti_aliasing=False)
+    ours = resample_image(volume, (1, 700, 1000), ISOTROPIC, ISOTROPIC, order)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=shapes, target=shapes, axis=st.integers(0, 2), seed=st.integers(0, 99))
+def test_thick_slices_are_resized_one_by_one(shape, target, axis, seed):
+    """In plane by skimage, across by scipy's nearest neighbour; thick along any axis."""
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = 5.0
+    volume = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    plane = [target[i] for i in range(3) if i != axis]
+    slices = [
+        resize(s.astype(np.float64), plane, 3, mode="edge", anti_aliasing=False) for s in np.moveaxis(volume, axis, 0)
+    ]
+    resized = np.stack(slices, axis)
+    coordinates = [
+        (np.arange(new) + 0.5) * (old / new) - 0.5 if i == axis else np.arange(new, dtype=float)
+        for i, (old, new) in enumerate(zip(resized.shape, target, strict=True))
+    ]
+    expected = ndimage.map_coordinates(resized, np.meshgrid(*coordinates, indexing="ij"), order=0, mode="nearest")
+    if volume.shape == tuple(target):
+        expected = volume
+    np.testing.assert_allclose(resample_image(volume, target, spacing, ISOTROPIC), expected, atol=2e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, target=shapes, seed=st.integers(0, 99))
+def test_labels_are_the_largest_interpolated_mask(shape, target, seed):
+    """By definition: one mask per label through skimage, the largest wins, ties to the nearest label or the lowest."""
+    label = np.random.default_rng(seed).integers(-1, 4, size=shape).astype(np.int16)
+    values = np.unique(label)
+    scores = np.stack([resize((label == v).astype(float), target, 1, mode="edge", anti_aliasing=False) for v in values])
+    nearest = resize(label.astype(float), target, 0, mode="edge", anti_aliasing=False).astype(np.int16)
+    tied = scores == scores.max(0)
+    expected = np.where(
+        np.take_along_axis(tied, np.searchsorted(values, nearest)[None], 0)[0], nearest, values[tied.argmax(0)]
+    )
+    result = resample_label(label, target, ISOTROPIC, ISOTROPIC)
+    np.testing.assert_array_equal(result, label if shape == target else expected)
+    assert result.dtype == np.int16
+
+
+def test_resampling_stays_within_the_range_of_the_input():
+    step = np.zeros((1, 1, 20), np.float32)
+    step[..., 10:] = 1
+    fine = resample_image(step, (1, 1, 57), ISOTROPIC, ISOTROPIC)
+    assert fine.min() == 0 and fine.max() == 1  # a cubic spline overshoots; clipping takes it back
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=shapes, target=shapes)
+def test_there_and_back_keeps_the_shape(shape, target):
+    volume = np.ones(shape, np.float32)
+    back = resample_image(resample_image(volume, target, ISOTROPIC, ISOTROPIC), shape, ISOTROPIC, ISOTROPIC)
+    assert back.shape == shape
+    np.testing.assert_allclose(back, 1, atol=1e-5)
+
+
+def test_which_axis_is_separate():
+    assert separate_axis((5, 1, 1), (1, 1, 1)) == 0
+    assert separate_axis((1, 1, 1), (1, 1, 4)) == 2  # the new spacing decides only if the current one is isotropic
+    assert separate_axis((1, 5, 5), (9, 1, 1)) is None  # two coarse axes, and the new spacing is not asked
+    assert separate_axis((3, 1, 1), (3, 1, 1)) is None  # exactly 3 is not above 3
+
+
+def test_nearest_index_rounds_ties_up():
+    assert nearest_index(2, 1).tolist() == [1]
+    assert nearest_index(3, 6).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_nothing_is_copied_where_the_shape_stays():
+    volume, label = np.ones((3, 4, 5), np.float32), np.ones((3, 4, 5), np.int16)
+    assert resample_image(volume, (3, 4, 5), (1, 1, 1), (2, 2, 2)) is volume
+    assert resample_label(label, (3, 4, 5), (1, 1, 1), (2, 2, 2)) is label
+
+
+def test_crop_keeps_holes_and_labels():
+    image = np.zeros((2, 7, 9, 9), np.float32)
+    image[0, 1:6, 2:8, 2:8] = 5
+    image[0, 3, 4, 4] = 0  # a hole: inside
+    image[1, 5, 2, 8] = 1  # the box is that of both channels
+    label = np.zeros((7, 9, 9), np.int16)
+    label[1, 2, 8] = 2  # labelled outside the mask, inside the box: kept
+    label[0, 0, 0] = 1
+    cropped, marked, box = crop_to_nonzero(image, label)
+    assert box == ((1, 6), (2, 8), (2, 9))
+    assert cropped.shape == (2, 5, 6, 7)
+    assert marked[2, 2, 2] == 0 and marked[0, 0, 6] == 2 and marked[1, 0, 6] == -1
+    filled = ndimage.binary_fill_holes((image != 0).any(0))[1:6, 2:8, 2:9]
+    np.testing.assert_array_equal(marked == -1, ~filled & (label[1:6, 2:8, 2:9] == 0))
+    assert label[1, 0, 6] == 0  # the caller's label is not touched
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 999))
+def test_hole_filling_is_scipys(shape, seed):
+    image = (np.random.default_rng(seed).random((1, *shape)) < 0.5).astype(np.float32)
+    _, marked, box = crop_to_nonzero(image, None)
+    filled = ndimage.binary_fill_holes(image[0] != 0)
+    np.testing.assert_array_equal(marked == 0, filled[tuple(slice(*edge) for edge in box)])
+
+
+def test_an_image_of_zeros_is_not_cropped():
+    cropped, marked, box = crop_to_nonzero(np.zeros((1, 3, 4, 5), np.float32), np.zeros((3, 4, 5), np.int16))
+    assert cropped.shape == (1, 3, 4, 5) and box == ((0, 3), (0, 4), (0, 5)) and (marked == -1).all()
+
+
+def test_normalizations():
+    statistics = Intensities(
+        mean=10.0, median=9.0, std=4.0, min=0.0, max=30.0, percentile_00_5=1.0, percentile_99_5=25.0
+    )
+    values = np.array([[[-5.0, 10.0, 20.0, 99.0]]], np.float32)
+    mask = np.array([[[-1, 0, 1, 0]]], np.int16)
+
+    def run(name, use_mask=False):
+        return SCHEMES[name](values.copy(), mask, use_mask, statistics).ravel()
+
+    np.testing.assert_allclose(run("CTNormalization"), [(1 - 10) / 4, 0, 2.5, 15 / 4])
+    np.testing.assert_allclose(run("ZScoreNormalization"), (values.ravel() - 31) / values.std(), rtol=1e-6)
+    inside = values.ravel()[1:]
+    masked = run("ZScoreNormalization", use_mask=True)
+    np.testing.assert_allclose(masked, [-5, *(inside - inside.mean()) / inside.std()], rtol=1e-6)
+    np.testing.assert_allclose(run("NoNormalization"), values.ravel())
+    np.testing.assert_allclose(run("RescaleTo01Normalization"), (values.ravel() + 5) / 104, rtol=1e-6)
+    with pytest.raises(ValueError, match="rgb_to_0_1 expects values in 0..255, the image has -5.0"):
+        run("RGBTo01Normalization")
+    np.testing.assert_allclose(
+        SCHEMES["RGBTo01Normalization"](np.full((1, 1, 1), 51.0, np.float32), None, False, statistics), 0.2
+    )
+    flat = SCHEMES["ZScoreNormalization"](np.full((2, 2, 2), 7.0, np.float32), None, False, statistics)
+    assert (flat == 0).all()  # a constant image: no division by zero
+
+
+def test_class_locations_are_numpys_draw():
+    label = np.random.default_rng(0).integers(-1, 4, size=(40, 45, 50)).astype(np.int16)
+    label[label == 2] = 0
+    label[:30] = 1
+    located = class_locations(label, [1, 2, 3])
+    random = np.random.RandomState(1234)
+    for value in (1, 3):
+        every = np.argwhere(label == value)
+        count = max(min(10_000, len(every)), math.ceil(0.01 * len(every)))
+        np.testing.assert_array_equal(located[value], every[random.choice(len(every), count, replace=False)])
+    assert located[2].shape == (0, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(st.integers(2, 14), st.integers(2, 14), st.integers(2, 14)),
+    spacing=st.permutations([1.0, 1.2, 2.0]),
+    border=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_invert_is_exact_where_the_spacing_stays(shape, spacing, border, seed):
+    random = np.random.default_rng(seed)
+    image = np.pad(random.normal(5, 1, shape), border)[None].astype(np.float32)
+    label = np.pad(random.integers(0, 3, shape), border).astype(np.int16)
+    plan = plan_for(shape, spacing)
+    geometry = geometry_of(label.shape, spacing)
+    for entry in plan.configurations.values():
+        done = preprocess_case(image, geometry, label, plan, entry)
+        back = invert_logits(one_hot(done.label, 3), done.properties, plan, entry)
+        np.testing.assert_array_equal(back, label)
+        assert back.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "target"),
+    [
+        ((40, 44, 48), (1.0, 1.0, 1.0), (0.8, 0.9, 1.1)),
+        ((40, 44, 48), (1.0, 1.0, 2.5), (2.0, 1.2, 1.2)),  # transposed
+        ((30, 60, 60), (4.0, 1.0, 1.0), (4.0, 0.8, 0.8)),  # thick slices
+        ((30, 60, 60), (4.0, 1.0, 1.0), (2.5, 1.1, 1.1)),  # thick slices, resampled along z too
+        ((40, 44, 48), (1.0, 1.0, 1.0), (1.4, 1.4, 1.4)),
+    ],
+)
+def test_invert_after_resampling_keeps_the_organs(shape, spacing, target):
+    label = ball(shape)
+    image = (label + 1.0)[None].astype(np.float32)
+    plan = plan_for(shape, spacing, target)
+    entry = plan.configuration("3d_fullres")
+    done = preprocess_case(image, geometry_of(shape, spacing), label, plan, entry)
+    assert done.data.shape[1:] != tuple(shape[axis] for axis in plan.transpose_forward)
+    back = invert_logits(one_hot(done.label, 3), done.properties, plan, entry)
+    for value in (1, 2):
+        dice = 2 * ((back == value) & (label == value)).sum() / ((back == value).sum() + (label == value).sum())
+        assert dice >= 0.95, (value, dice)
+
+
+def test_2d_keeps_the_slices():
+    shape, spacing = (9, 30, 40), (6.0, 1.0, 2.0)
+    label = ball(shape)
+    plan = plan_for(shape, spacing)
+    entry = dataclasses.replace(plan.configuration("2d"), spacing=(1.5, 1.5))
+    done = preprocess_case((label + 1.0)[None].astype(np.float32), geometry_of(shape, spacing), label, plan, entry)
+    assert done.data.shape == (1, 9, 20, 53)
+    assert invert_logits(one_hot(done.label, 3), done.properties, plan, entry).shape == shape
+
+
+def test_many_classes_and_half_precision():
+    plan = plan_for((4, 8, 8), ISOTROPIC, classes=300)
+    label = np.arange(256).reshape(4, 8, 8).astype(np.int16) + 40
+    entry = plan.configuration("3d_fullres")
+    done = preprocess_case(np.ones((1, 4, 8, 8), np.float32), geometry_of((4, 8, 8), ISOTROPIC), label, plan, entry)
+    logits = one_hot(label, 300).astype(np.float16)
+    kept = logits.copy()
+    back = invert_logits(logits, done.properties, plan, entry)
+    np.testing.assert_array_equal(back, label)
+    np.testing.assert_array_equal(logits, kept)
+    assert back.dtype == np.int16
+
+
+def test_wrong_shapes_are_refused():
+    plan = plan_for((4, 8, 8), ISOTROPIC)
+    entry, geometry = plan.configuration("3d_fullres"), geometry_of((4, 8, 8), ISOTROPIC)
+    image = np.ones((1, 4, 8, 8), np.float32)
+    with pytest.raises(ValueError, match=r"The image has 2 channels, the plan of Toy expects 1 \(MR\)"):
+        preprocess_case(np.ones((2, 4, 8, 8), np.float32), geometry, None, plan, entry)
+    with pytest.raises(ValueError, match=r"The label has shape \(3, 8, 8\), its image \(4, 8, 8\)"):
+        preprocess_case(image, geometry, np.ones((3, 8, 8), np.int16), plan, entry)
+    done = preprocess_case(image, geometry, None, plan, entry)
+    assert done.label is None
+    with pytest.raises(ValueError, match=r"Logits have shape \(3, 4, 8, 7\).*expected \(K, 4, 8, 8\)"):
+        invert_logits(np.zeros((3, 4, 8, 7), np.float32), done.properties, plan, entry)
+
+
+def test_preprocessing_leaves_its_input_alone():
+    image = np.random.default_rng(0).normal(size=(1, 6, 7, 8)).astype(np.float32)
+    label = np.ones((6, 7, 8), np.int16)
+    copies = image.copy(), label.copy()
+    plan = plan_for((6, 7, 8), ISOTROPIC)
+    preprocess_case(image, geometry_of((6, 7, 8), ISOTROPIC), label, plan, plan.configuration("3d_fullres"))
+    np.testing.assert_array_equal(image, copies[0])
+    np.testing.assert_array_equal(label, copies[1])
