@@ -112,3 +112,25 @@ def test_a_sweep_runs_every_job_in_its_own_folder(folder: Path, trained: Path) -
 def test_a_wrong_key_is_refused_before_any_work(folder: Path) -> None:
     output = run("train.py", "experiment=demo", "data.iteration_per_epoch=4", folder=folder, ok=False)
     assert "iteration_per_epoch" in output
+
+
+def test_images_with_another_number_of_channels_are_refused(trained: Path, folder: Path, tmp_path: Path) -> None:
+    image = next((folder / "data" / "raw" / "Dataset900_Phantom" / "imagesTs").glob("*_0000.nii.gz"))
+    for channel in range(2):
+        (tmp_path / f"case_{channel:04d}.nii.gz").write_bytes(image.read_bytes())
+    output = run(
+        "predict.py", f"checkpoint={trained / 'checkpoints' / 'last.ckpt'}", f"input={tmp_path}",
+        f"output={tmp_path / 'out'}", folder=folder, ok=False,
+    )  # fmt: skip
+    assert "case case has 2 file(s), the network needs 1 channels" in output
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(folder: Path, trained: Path) -> None:
+    output = run(
+        "train.py", "experiment=demo", *TINY, "trainer.devices=2", "+trainer.strategy=ddp", "trainer.max_epochs=1",
+        f"run_dir={folder / 'ddp'}", folder=folder,
+    )  # fmt: skip
+    checkpoint = torch.load(folder / "ddp" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4, output[-3000:]
+    assert (folder / "ddp" / "tables" / "summary.csv").is_file()
