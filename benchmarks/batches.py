@@ -1,0 +1,212 @@
+"""Time the making of training patches on one core: each transform, the whole chain, and reading from the store.
+
+    OMP_NUM_THREADS=1 python benchmarks/batches.py
+    OMP_NUM_THREADS=1 python benchmarks/batches.py --peer "nnU-Net 2.1=OTHER_VENV/bin/python"
+
+Times are CPU seconds of the process, so that other work on the machine counts little. With --peer, nnU-Net's own
+augmentation (its trainer's get_training_transforms) is timed on the same images by an interpreter that has nnunetv2
+installed, between the settings of this run. Writes docs/benchmarks/batches.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import blosc2
+import matplotlib
+import numpy as np
+import torch
+import torchio as tio
+from batches_peer import make_sample
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
+from src.datamodules.patches import PatchDataset
+from src.planning.store import _compress
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "benchmarks"
+SETTINGS = {  # patch, channels, labels with background, and the CPU seconds that one patch may cost
+    "hippocampus 3D": ((40, 56, 40), 1, 3, 0.05),
+    "abdomen CT 3D": ((40, 224, 192), 1, 14, 1.2),
+    "abdomen MR 2D": ((320, 320), 1, 14, None),
+    "endoscopy 2D": ((384, 640), 3, 8, None),
+    "cells 2D": ((512, 512), 3, 3, None),
+}
+ALWAYS = {"p": 1.0, "channel_p": 1.0}
+
+
+def _rules() -> dict[str, dict]:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return {rule: compose("train", overrides=[f"augmentation=nnunet_{rule}"]).augmentation for rule in ("21", "28")}
+
+
+def _build(config: dict, patch_size: tuple[int, ...]) -> tio.Transform:
+    built = instantiate(config)
+    transform = built if isinstance(built, tio.Transform) else built(patch_size=patch_size)
+    transform.copy = False
+    return transform
+
+
+def _cpu_seconds(call: Callable[[int], object], count: int) -> list[float]:
+    call(0)
+    seconds = []
+    for i in range(count):
+        start = time.process_time()
+        call(i + 1)
+        seconds.append(time.process_time() - start)
+    return seconds
+
+
+def _subject(image: np.ndarray, label: np.ndarray) -> tio.Subject:
+    image, label = torch.from_numpy(image.copy()), torch.from_numpy(label.copy())
+    if label.ndim == 2:
+        image, label = image[..., None], label[..., None]
+    return tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label[None]))
+
+
+def time_transforms(entries: dict, patch_size: tuple[int, ...], channels: int, labels: int, count: int) -> dict:
+    """Median CPU seconds of each transform when it is drawn, for every channel."""
+    enlarged = enlarged_patch_size(patch_size, default_degrees(patch_size))
+    medians = {}
+    for name, entry in entries.items():
+        certain = {key: value for key, value in ALWAYS.items() if key in entry}
+        if name == "rotation_scaling":
+            certain = {"rotation_p": 1.0, "scaling_p": 1.0}
+        transform = _build({**entry, **certain}, patch_size)
+        image, label = make_sample(enlarged if hasattr(transform, "input_size") else patch_size, channels, labels)
+
+        def call(seed: int, transform=transform, image=image, label=label) -> None:
+            torch.manual_seed(seed)
+            transform(_subject(image, label))
+
+        medians[name] = float(np.median(_cpu_seconds(call, count)))
+    return medians
+
+
+def time_samples(entries: dict, patch_size: tuple[int, ...], channels: int, labels: int, count: int) -> list[float]:
+    """CPU seconds of whole samples: drawn, read from compressed arrays, augmented with nnU-Net's probabilities."""
+    flat = (1,) * (3 - len(patch_size))
+    enlarged = enlarged_patch_size(patch_size, default_degrees(patch_size))
+    shape = flat + tuple(n + 16 for n in enlarged)  # a block in the middle of larger arrays is read
+    image, label = make_sample(shape, channels, labels)
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = {}
+        for name, array in (("data", image), ("label", label)):
+            (Path(folder) / name).write_bytes(_compress(array, patch_size))
+            arrays[name] = blosc2.open(str(Path(folder) / name), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        locations = {k: np.argwhere(label == k)[:10000] for k in range(1, labels)}
+        case = SimpleNamespace(**arrays, class_locations=locations, annotated_locations=())
+        configuration = SimpleNamespace(
+            patch_size=patch_size, batch_size=9, spacing=(1.0,) * 3, spatial_dims=len(patch_size),
+            use_mask_for_norm=(False,) * channels,
+        )  # fmt: skip
+        dataset = PatchDataset(
+            SimpleNamespace(case=lambda identifier: case),
+            ["case"],
+            configuration=configuration,
+            transforms=[_build(entry, patch_size) for entry in entries.values()],
+        )
+        return _cpu_seconds(dataset.__getitem__, count)
+
+
+def time_peer(
+    python: str, name: str, patch_size: tuple[int, ...], channels: int, labels: int, count: int
+) -> list[float]:
+    """CPU seconds per patch of nnU-Net's own augmentation, without reading, in a process of its own."""
+    degrees = default_degrees(patch_size)
+    setting = {
+        "patch_size": patch_size, "input_size": enlarged_patch_size(patch_size, degrees), "channels": channels,
+        "labels": labels, "degrees": degrees, "in_plane": is_anisotropic(patch_size),
+    }  # fmt: skip
+    command = [python, str(Path(__file__).with_name("batches_peer.py")), str(count)]
+    result = subprocess.run(command, input=json.dumps({name: setting}), capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])[name]
+
+
+def write_report(result: dict) -> None:
+    """The numbers as JSON, a table in Markdown and a bar chart."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "batches.json").write_text(json.dumps(result, indent=1) + "\n")
+    chains = list(next(iter(result["settings"].values()))["samples"])
+    lines = [
+        "# Cost of a training patch", "",
+        f"CPU milliseconds on one core of {result['machine']}, {result['versions']}; mean over {result['patches']} "
+        "patches (95th percentile). "
+        "Ours includes drawing and reading from the compressed store, nnU-Net's is its augmentation alone.", "",
+        f"Made by `{result['command']}`.", "",
+        "| setting | patch | " + " | ".join(chains) + " | asked |",
+        "|---" * (len(chains) + 3) + "|",
+    ]  # fmt: skip
+    for name, entry in result["settings"].items():
+        cells = [f"{1e3 * np.mean(s):.0f} ({1e3 * np.percentile(s, 95):.0f})" for s in entry["samples"].values()]
+        asked = f"< {1e3 * entry['asked']:.0f}" if entry["asked"] else ""
+        size = " x ".join(map(str, [entry["channels"], *entry["patch_size"]]))
+        lines.append(f"| {name} | {size} | {' | '.join(cells)} | {asked} |")
+    for rule in ("21", "28"):
+        names = list(next(iter(result["settings"].values()))["transforms"][rule])
+        lines += ["", f"Each transform of nnunet_{rule} when it is drawn, for every channel (median, ms):", ""]
+        lines += ["| setting | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for name, entry in result["settings"].items():
+            cells = " | ".join(f"{1e3 * seconds:.1f}" for seconds in entry["transforms"][rule].values())
+            lines.append(f"| {name} | {cells} |")
+    (OUT / "batches.md").write_text("\n".join(lines) + "\n")
+    figure, axis = plt.subplots(figsize=(9, 4), constrained_layout=True)
+    width = 0.8 / len(chains)
+    for i, chain in enumerate(chains):
+        means = [1e3 * np.mean(entry["samples"][chain]) for entry in result["settings"].values()]
+        bars = axis.bar(np.arange(len(means)) + i * width, means, width, label=chain)
+        axis.bar_label(bars, fmt="%.0f", fontsize=7)
+    axis.set_xticks(np.arange(len(result["settings"])) + 0.4 - width / 2, list(result["settings"]))
+    axis.set(yscale="log", ylabel="CPU ms per patch, one core", title="Cost of a training patch")
+    axis.legend()
+    figure.savefig(OUT / "batches.png", dpi=120)
+
+
+def main() -> None:
+    """Run all settings and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patches", type=int, default=40, help="patches per setting")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="an nnU-Net to compare with")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    peers = dict(peer.split("=", 1) for peer in arguments.peer)
+    rules, count = _rules(), arguments.patches
+    settings = {}
+    for name, (patch_size, channels, labels, asked) in SETTINGS.items():
+        samples = {f"ours, {rule[0]}.{rule[1]}": time_samples(rules[rule], patch_size, channels, labels, count)
+                   for rule in rules}  # fmt: skip
+        for peer, python in peers.items():
+            samples[peer] = time_peer(python, name, patch_size, channels, labels, count)
+        transforms = {rule: time_transforms(rules[rule], patch_size, channels, labels, 7) for rule in rules}
+        settings[name] = {
+            "patch_size": patch_size, "channels": channels, "labels": labels, "asked": asked,
+            "samples": samples, "transforms": transforms,
+        }  # fmt: skip
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "an unknown CPU")
+    write_report(
+        {
+            "machine": f"{cpu} ({os.cpu_count()} cores)",
+            "versions": f"Python {platform.python_version()}, torch {torch.__version__}, torchio {tio.__version__}",
+            "command": "python benchmarks/batches.py" + "".join(f' --peer "{peer}=..."' for peer in peers),
+            "patches": count,
+            "settings": settings,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

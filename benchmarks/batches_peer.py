@@ -1,0 +1,71 @@
+"""Time nnU-Net's own training augmentation; run by batches.py with an interpreter that has nnunetv2 installed.
+
+    python benchmarks/batches_peer.py PATCHES < settings.json > seconds.json
+
+Also holds the test images, so that both sides get the same ones; needs NumPy and SciPy alone for that.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+
+import numpy as np
+import scipy.ndimage as ndi
+
+
+@functools.cache
+def make_sample(
+    input_size: tuple[int, ...], channels: int, labels: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy image (C, *S) float32 and a map (*S) int16 of smooth blobs, about half of it background."""
+    rng = np.random.default_rng(seed)
+    fields = [ndi.gaussian_filter(rng.normal(size=input_size), 6) for _ in range(labels)]
+    fields[0] += 1.5 * np.std(fields[0])
+    label = np.argmax(fields, axis=0).astype(np.int16)
+    image = rng.normal(size=(channels, *input_size)) * 0.3 + label / labels
+    return image.astype(np.float32), label
+
+
+def _chain(patch_size: list[int], degrees: float, in_plane: bool):
+    """nnU-Net's transforms for the patch, and how a sample is put into them."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    limit = degrees / 180 * np.pi
+    axes = tuple(range(len(patch_size)))
+    try:
+        import batchgeneratorsv2  # noqa: F401  (nnU-Net 2.5 and later)
+    except ImportError:
+        turn, still = (-limit, limit), (0, 0)
+        rotation = {"x": turn, "y": still if in_plane or len(axes) == 2 else turn, "z": still if in_plane else turn}
+        chain = nnUNetTrainer.get_training_transforms(patch_size, rotation, None, axes, in_plane)
+        return lambda image, label: chain(data=image[None].copy(), seg=label[None, None].astype(np.float32))
+    import torch
+
+    chain = nnUNetTrainer.get_training_transforms(patch_size, (-limit, limit), None, axes, in_plane)
+    return lambda image, label: chain(
+        image=torch.from_numpy(image.copy()), segmentation=torch.from_numpy(label[None].copy())
+    )
+
+
+def main() -> None:
+    """Time every setting; writes CPU seconds per patch for each."""
+    count = int(sys.argv[1])
+    seconds = {}
+    for name, setting in json.load(sys.stdin).items():
+        image, label = make_sample(tuple(setting["input_size"]), setting["channels"], setting["labels"])
+        chain = _chain(setting["patch_size"], setting["degrees"], setting["in_plane"])
+        np.random.seed(0)
+        chain(image, label)
+        seconds[name] = []
+        for _ in range(count):
+            start = time.process_time()
+            chain(image, label)
+            seconds[name].append(time.process_time() - start)
+    json.dump(seconds, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
