@@ -19,6 +19,7 @@ from src.evaluation.tables import METRIC_TITLES, case_means, metrics_of
 from src.planning.readers import read_images, read_label
 
 OPACITY = 0.55
+FIGURE_DPI = 150
 _COLOURS = colormaps["tab20"].colors
 _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 
@@ -132,7 +133,7 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".writing-{path.name}")
-    figure.savefig(beside, dpi=150)
+    figure.savefig(beside, dpi=FIGURE_DPI)
     os.replace(beside, path)
 
 

@@ -8,17 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
-import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-import src.models.mamba.block as mamba_block
+from src.evaluation.pairs import Pair
 from src.evaluation.tables import write_text
-
-SCAN_OPERATIONS = 9  # per token, channel and state (Liu et al., VMamba, arXiv 2401.10166, its code)
+from src.models.cost import count_flops, count_parameters
 
 
 def run_record(
@@ -28,8 +23,10 @@ def run_record(
     *,
     protocol: str,
     task: str,
+    labels: Mapping[str, int],
     options: Mapping[str, Any],
     cost: Mapping[str, Any],
+    pairs: Sequence[Pair] = (),
 ) -> dict[str, Any]:
     """Facts about a scored run, as plain data.
 
@@ -39,8 +36,10 @@ def run_record(
         checkpoints: Scored; several are an ensemble.
         protocol: As in the scores.
         task: "semantic" or "instances".
+        labels: Class name -> value.
         options: What was done beyond the plain prediction, such as {"mirror": True}.
         cost: Of `run_cost`.
+        pairs: The scored files, for figures.
     """
     name = config.get("task_name") or Path(str(checkpoints[0])).stem
     return {
@@ -51,9 +50,19 @@ def run_record(
         "seed": config.get("seed"),
         "protocol": protocol,
         "task": task,
+        "labels": dict(labels),
         "checkpoints": [str(path) for path in checkpoints],
         "options": dict(options),
         "cost": dict(cost),
+        "pairs": [
+            {
+                "case": pair.case,
+                "prediction": str(pair.prediction.resolve()),
+                "reference": str(pair.reference.resolve()),
+                "images": [str(path.resolve()) for path in pair.images],
+            }
+            for pair in pairs
+        ],
     }
 
 
@@ -67,15 +76,15 @@ def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir:
         inference: inference.json of the prediction.
 
     Returns:
-        parameters, gflops (of one patch, see `gflops`),
+        parameters, gflops (of one patch, see `count_flops`),
         seconds_per_epoch (median), train_peak_vram_gib, train_device, seconds_per_case (mean),
         inference_peak_vram_gib, inference_device; None where it was not measured.
     """
     train, predict = _load(run_dir / "cost.json"), _load(inference)
     seconds, epochs = list(predict.get("seconds", {}).values()), train.get("epoch_seconds")
     return {
-        "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        "gflops": sum(gflops(network, input_shape) for network in networks),
+        "parameters": sum(count_parameters(network) for network in networks),
+        "gflops": sum(count_flops(copy.deepcopy(network).cpu(), input_shape) for network in networks) / 1e9,
         "seconds_per_epoch": median(epochs) if epochs else None,
         "train_peak_vram_gib": train.get("peak_vram_gib"),
         "train_device": train.get("device"),
@@ -83,31 +92,6 @@ def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir:
         "inference_peak_vram_gib": predict.get("peak_vram_gib"),
         "inference_device": predict.get("device"),
     }
-
-
-def gflops(network: nn.Module, input_shape: Sequence[int]) -> float:
-    """Work of one forward pass in 1e9 operations, a multiply-add counted as two.
-
-    Convolutions and matrix products as torch counts them, selective scans by VMamba's formula; norms and activations
-    are not counted. Nothing is computed: shapes alone are followed.
-
-    Args:
-        network: In eval mode, on any device.
-        input_shape: (N, C, *S).
-    """
-    shadow = copy.deepcopy(network).cpu()  # kernels for a GPU cannot follow shapes alone
-    counter, scans = FlopCounterMode(display=False), 0
-
-    def counted_scan(u: Tensor, delta: Tensor, A: Tensor, *_: object) -> Tensor:
-        nonlocal scans
-        scans += SCAN_OPERATIONS * u.numel() * A.shape[1]
-        return u
-
-    # The scan itself would be followed block by block, which takes minutes for a million tokens.
-    with mock.patch.object(mamba_block, "selective_scan", counted_scan), FakeTensorMode(allow_non_fake_inputs=True):
-        with counter, torch.no_grad():
-            shadow(torch.empty(tuple(input_shape)))
-    return (counter.get_total_flops() + scans) / 1e9
 
 
 def save_record(record: Mapping[str, Any], folder: Path) -> None:

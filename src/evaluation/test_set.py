@@ -79,8 +79,10 @@ def predict_and_score(
         checkpoints,
         protocol=scores["protocol"].iloc[0],
         task=task,
+        labels=plan.labels,
         options={"cases": cases, "mirror": mirror, "grow": grow, "postprocessing": postprocessing is not None},
         cost=run_cost(predictor.networks, shape, Path(checkpoints[0]).parent.parent, folder / "inference.json"),
+        pairs=pairs,
     )
     save_record(record, folder / "tables")
     show_table(text, describe(scores))

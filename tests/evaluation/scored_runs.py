@@ -1,0 +1,55 @@
+"""Folders of scored runs as train.py leaves them, small and made up, for tests and demonstrations of the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.evaluation.pairs import Pair
+from src.evaluation.record import run_record, save_record
+
+
+def make_run(
+    folder: Path,
+    *,
+    dataset: str = "flare",
+    network: str = "umamba_bot",
+    seed: int = 0,
+    fold: int = 0,
+    gain: float = 0.0,
+    cases: int = 12,
+    classes: tuple[str, ...] = ("liver", "spleen", "pancreas"),
+    protocol: str = "standard",
+    pairs: list[Pair] | None = None,
+    options: dict | None = None,
+) -> Path:
+    """One run: scores rise with `gain`, the same case is equally hard for every network."""
+    hardness = np.random.default_rng(0).normal(0, 0.06, (cases, len(classes)))
+    noise = np.random.default_rng([seed, len(network), fold]).normal(0, 0.01, (cases, len(classes)))
+    dsc = np.clip(0.85 - 0.05 * np.arange(len(classes)) + hardness + noise + gain, 0, 1)
+    names = [pair.case for pair in pairs] if pairs else [f"case_{i:02d}" for i in range(cases)]
+    instances = protocol == "paper/cells" or classes == ("instances",)
+    rows = [
+        {"protocol": protocol, "case": names[i], "class": name}
+        | ({"f1": dsc[i, j]} if instances else {"dsc": dsc[i, j], "nsd": min(1, dsc[i, j] + 0.05)})
+        | ({"hd95": 10 * (1 - dsc[i, j])} if not instances and protocol == "standard" else {})
+        for i in range(cases)
+        for j, name in enumerate(classes)
+    ]
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
+    cost = {"parameters": 30_000_000 + 1_000_000 * len(network), "gflops": 500.0 + 40 * len(network),
+            "seconds_per_epoch": 100.0 + 9 * len(network), "train_peak_vram_gib": None, "train_device": "a GPU",
+            "seconds_per_case": 12.5, "inference_peak_vram_gib": None, "inference_device": "a GPU"}  # fmt: skip
+    config = {"data_name": dataset, "model_name": network, "fold": fold, "seed": seed}
+    record = run_record(
+        config, "3d_fullres", [folder / "last.ckpt"], protocol=protocol,
+        task="instances" if instances else "semantic", labels={"background": 0} | {n: i + 1 for i, n in enumerate(classes)},
+        options=options or {"mirror": False}, cost=cost, pairs=pairs or [],
+    )  # fmt: skip
+    save_record(record, folder)
+    assert json.loads((folder / "run.json").read_text())["network"] == network
+    return folder
