@@ -6,6 +6,7 @@ presets (Isensee et al., arXiv 2404.09556). `src.models.umamba.UMamba` is the th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -87,11 +88,18 @@ class UNet(nn.Module):
             next stage's resolution (axes rounded up); otherwise the first alone.
 
         Raises:
-            ValueError: wrong number of axes or channels, or not the fixed size.
+                ValueError: wrong number of axes or channels, not the fixed size, or one position left at the deepest
+                    stage.
         """
         check_input(x, self.spatial_dims, self.in_channels, self.fixed_patch_size)
         spatial_shape = x.shape[2:]
-        x = self.stem(pad_to_multiple(x, self.required_divisor))
+        x = pad_to_multiple(x, self.required_divisor)
+        if x.shape[2:].numel() == math.prod(self.required_divisor):
+            raise ValueError(
+                f"Input of spatial shape {tuple(spatial_shape)} leaves one position at the deepest stage, where "
+                f"instance norm is undefined; at least one axis must exceed {self.required_divisor}."
+            )
+        x = self.stem(x)
         skips = []
         for stage in self.encoder_stages:
             x = stage(x)

@@ -241,6 +241,13 @@ def test_wrong_input_says_what_is_expected(shape: tuple[int, ...]) -> None:
         network(torch.zeros(shape))
 
 
+def test_input_with_one_position_left_at_the_bottleneck_is_refused() -> None:
+    network = UMamba(**topology())
+    with pytest.raises(ValueError, match=r"\(3, 4\) leaves one position.*one axis must exceed \(4, 4\)"):
+        network(torch.zeros(1, 1, 3, 4))
+    assert network(torch.zeros(1, 1, 3, 5))[0].shape == (1, 3, 3, 5)
+
+
 def test_importing_needs_torch_alone() -> None:
     code = (
         "import sys, src.models.umamba;"

@@ -78,10 +78,11 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            tokens = x.flatten(2).float()  # (B, C, L)
+            tokens = x.flatten(2)  # (B, C, L)
             if not self.channel_tokens:
                 tokens = tokens.transpose(1, 2)  # (B, L, C)
-            tokens = self.norm(tokens)
+            # One pass over memory casts and lays out, here and at the end
+            tokens = self.norm(tokens.to(torch.float32, memory_format=torch.contiguous_format))
             outputs = [
                 direction.restore(mixer(direction.arrange(tokens, x.shape[2:])), x.shape[2:])
                 for direction, mixer in zip(self.directions, self.mixers, strict=True)
@@ -89,7 +90,7 @@ class MambaLayer(nn.Module):
             mixed = functools.reduce(torch.add, outputs)
             if not self.channel_tokens:
                 mixed = mixed.transpose(1, 2)  # (B, C, L)
-            return mixed.reshape(x.shape).to(x.dtype)
+            return mixed.to(x.dtype, memory_format=torch.contiguous_format).reshape(x.shape)
 
 
 def lookup(name: str, value: str | T, table: Mapping[str, T]) -> T:
