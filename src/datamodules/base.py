@@ -174,6 +174,7 @@ class SegmentationDataModule(L.LightningDataModule):
             identifiers,
             configuration=self.plan_configuration,
             transforms=transforms,
+            num_samples=num_batches * self.plan_configuration.batch_size,
             oversample=self.oversample,
             seed=2 * self.seed + (not training),  # validation draws other numbers than training
         )

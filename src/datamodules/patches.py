@@ -27,6 +27,7 @@ class PatchDataset(Dataset):
         configuration: Gives patch size, batch size, spacing and where a mask was used for normalisation.
         transforms: Augmentation, in order; applied to a `torchio.Subject` with "image" (C, *S) and "label" (1, *S),
             where a 2D patch has a third axis of size 1 and the affine holds the spacing in mm.
+        num_samples: Samples per epoch, the dataset's length; later numbers are samples of later epochs.
         oversample: Share of a batch's samples that are centred on foreground.
         seed: Of this sequence of samples.
     """
@@ -38,6 +39,7 @@ class PatchDataset(Dataset):
         *,
         configuration: Configuration,
         transforms: Sequence[tio.Transform] = (),
+        num_samples: int = 1,
         oversample: float = 0.33,
         seed: int = 0,
     ) -> None:
@@ -47,6 +49,7 @@ class PatchDataset(Dataset):
         self.transforms = tuple(transforms)
         for transform in self.transforms:
             transform.copy = False  # a sample's tensors are its own: torchio need not copy them for every transform
+        self.num_samples = num_samples
         self.oversample = oversample
         self.seed = seed
         self.patch_size = tuple(configuration.patch_size)
@@ -58,6 +61,9 @@ class PatchDataset(Dataset):
         self.masked_channels = [c for c, masked in enumerate(configuration.use_mask_for_norm) if masked]
         spacing = tuple(configuration.spacing[-configuration.spatial_dims :]) + (1.0,) * len(flat)
         self.affine = np.diag([*spacing, 1.0])
+
+    def __len__(self) -> int:
+        return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Make sample `index`.

@@ -265,6 +265,13 @@ def test_a_run_resumed_from_any_hook_goes_on_with_the_next_batch(
     assert _fit(folder, tmp_path, max_epochs=3, workers=workers, checkpoint=path).seen == whole[step:]
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_overfitting_sees_the_same_batches_in_every_epoch(folder: Path, tmp_path: Path) -> None:
+    seen = _fit(folder, tmp_path, max_epochs=2, overfit_batches=2).seen
+    batches = [value for _, value in seen]
+    assert len(batches) == 4 and batches[:2] == batches[2:] and batches[0] != batches[1]
+
+
 def test_outside_of_the_mask_data_are_zero_and_labels_background() -> None:
     label = np.full((1, 12, 12), -1, np.int16)
     label[:, 3:9, 3:9] = 1
