@@ -17,12 +17,13 @@ from skimage.transform import resize
 
 from src.datamodules.doctor.case import CaseFacts
 from src.datamodules.doctor.report import Report
-from src.planning.raw import DatasetError, RawCase
+from src.planning.raw import DatasetDescription, DatasetError, RawCase
 from src.planning.readers import read_images, read_label
 
 TILES, COLUMNS = 24, 6
 PIXELS = 256  # longest edge of a tile
 OPACITY = 0.35
+CT_WINDOW = (-160.0, 240.0)  # HU, the radiologists' soft tissue window
 
 
 def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Report) -> None:
@@ -50,14 +51,14 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
         name = case.identifier if len(case.identifier) <= 24 else f"{case.identifier[:11]}...{case.identifier[-10:]}"
         axis.set_title(f"{name}{' (test)' if split == 'Ts' else ''}", fontsize=7, color=colour)
         try:
-            axis.imshow(tile(case, report.facts[index]))
+            axis.imshow(tile(case, report.facts[index], report.description))
         except (DatasetError, FileNotFoundError):
             axis.text(0.5, 0.5, "unreadable", ha="center", va="center", color="red", transform=axis.transAxes)
     names = [(name, value) for name, value in report.description.labels.items() if value]
     handles = [Patch(color=class_colour(value), label=name) for name, value in names[:20]]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), fontsize=7)
     beside = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(beside, dpi=110)
+    figure.savefig(beside, dpi=90)
     os.replace(beside, path)
 
 
@@ -71,7 +72,7 @@ def choose(severities: Sequence[set[str]], number: int = TILES) -> list[int]:
     return striking + [others[index] for index in spread]
 
 
-def tile(case: RawCase, facts: CaseFacts) -> np.ndarray:
+def tile(case: RawCase, facts: CaseFacts, description: DatasetDescription) -> np.ndarray:
     """The most labelled slice across z, with its labels, as (H, W, 3) in 0..1 with square pixels.
 
     Raises:
@@ -86,11 +87,12 @@ def tile(case: RawCase, facts: CaseFacts) -> np.ndarray:
         label = label if label.shape == image.shape[1:] else None  # reported as a finding
     z = image.shape[1] // 2 if label is None else int(np.count_nonzero(label > 0, axis=(1, 2)).argmax())
     picture = image[:, z] if len(image) == 3 else np.repeat(image[:1, z], 3, axis=0)
-    windows = facts.channels if len(facts.channels) == 3 else facts.channels[:1] * 3
-    scaled = [
-        (channel - window["percentile_01"]) / max(window["percentile_99"] - window["percentile_01"], 1e-6)
-        for channel, window in zip(picture, windows, strict=True)
+    windows = [
+        CT_WINDOW if name.upper() == "CT" else (channel["percentile_01"], channel["percentile_99"])
+        for name, channel in zip(description.channel_names, facts.channels, strict=False)
     ]
+    windows = windows if len(windows) == 3 == len(image) else windows[:1] * 3
+    scaled = [(channel - low) / max(high - low, 1e-6) for channel, (low, high) in zip(picture, windows, strict=True)]
     rgb = np.nan_to_num(np.stack(scaled, axis=-1)).clip(0, 1)
     size = np.array(rgb.shape[:2]) * geometry.spacing[1:]
     shape = np.maximum(1, np.round(size / size.max() * PIXELS)).astype(int)

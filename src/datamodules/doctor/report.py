@@ -20,6 +20,7 @@ from src.planning.checks import Finding
 from src.planning.raw import DatasetDescription
 
 SHOWN = 3  # messages per kind on the terminal; report.json has all
+SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,10 @@ class Report:
         classes = Table(title="Classes", title_justify="left")
         for column in ("class", "value", "in cases", "share of voxels"):
             classes.add_column(column, justify="left" if column == "class" else "right")
-        for name, row in facts["classes"].items():
+        for name, row in list(facts["classes"].items())[:SHOWN_CLASSES]:
             classes.add_row(escape(name), str(row["value"]), str(row["cases"]), f"{100 * row['mean_share']:.3f} %")
+        if len(facts["classes"]) > SHOWN_CLASSES:
+            classes.add_row(f"... and {len(facts['classes']) - SHOWN_CLASSES} more, in report.json")
         console.print(classes)
 
         if not self.findings:
