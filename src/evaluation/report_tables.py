@@ -62,7 +62,8 @@ def published_score(published: Mapping[str, Any], dataset: str, network: str, me
 
 
 def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any]) -> pd.DataFrame:
-    """Networks of one data set: mean ± SD over cases, 95 % interval, SD over replicates, the paper's score.
+    """Networks of one data set: mean ± SD over cases, 95 % interval, SD over replicates; the paper's score
+    if ours were scored with protocol paper.
 
     Args:
         scores: Of `gather.all_scores`, one data set.
@@ -83,7 +84,7 @@ def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any
             low, high = statistics.bootstrap_mean(gather.by_case(scores, metric)[network].to_numpy())
             row[f"{title} 95 %"] = f"{format_score(low)} to {format_score(high)}" if low == low else MISSING
             row[f"{title} SD of runs"] = format_score(spread.loc[network, f"{metric}_sd_replicates"])
-            if dataset in published["settings"]:
+            if dataset in published["settings"] and scores["protocol"].iloc[0].startswith("paper"):
                 row[f"{title} paper"] = published_score(published, dataset, network, metric)
         if "hd95" in means:
             row["HD95"] = format_score(means.loc[network, "hd95"], means.loc[network, "hd95_sd"], DECIMALS["hd95"])

@@ -45,9 +45,10 @@ def make_run(
             "seconds_per_epoch": 100.0 + 9 * len(network), "train_peak_vram_gib": None, "train_device": "a GPU",
             "seconds_per_case": 12.5, "inference_peak_vram_gib": None, "inference_device": "a GPU"}  # fmt: skip
     config = {"data_name": dataset, "model_name": network, "fold": fold, "seed": seed}
+    labels = {"background": 0} | {name: index for index, name in enumerate(classes, start=1)}
     record = run_record(
         config, "3d_fullres", [folder / "last.ckpt"], protocol=protocol,
-        task="instances" if instances else "semantic", labels={"background": 0} | {n: i + 1 for i, n in enumerate(classes)},
+        task="instances" if instances else "semantic", labels=labels,
         options=options or {"mirror": False}, cost=cost, pairs=pairs or [],
     )  # fmt: skip
     save_record(record, folder)

@@ -1,0 +1,164 @@
+"""From folders of scored runs to the report: what is gathered, averaged, marked and refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+
+from src.evaluation import gather, report_tables
+from src.evaluation.pairs import Pair
+from src.evaluation.record import run_cost
+from src.evaluation.report import make_report
+
+_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
+scored_runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(scored_runs)
+make_run = scored_runs.make_run
+
+
+def test_replicates_are_averaged_by_case_and_spread_apart(tmp_path):
+    for seed in (1, 2, 3):
+        make_run(tmp_path / f"s{seed}", seed=seed, cases=5)
+    runs = gather.gather([tmp_path])
+    scores = gather.all_scores(runs)
+    means = [run.scores.groupby("case")["dsc"].mean() for run in runs]
+    spread = gather.replicate_spread(scores).loc["umamba_bot"]
+    assert spread["replicates"] == 3
+    assert spread["dsc_sd_replicates"] == pytest.approx(np.std([m.mean() for m in means], ddof=1))
+    table = report_tables.network_means(scores).loc["umamba_bot"]
+    assert table["cases"] == 5
+    assert table["dsc"] == pytest.approx(np.mean(means))
+    assert table["dsc_sd"] == pytest.approx(np.std(np.mean(means, axis=0), ddof=1))
+
+
+def test_a_run_scored_twice_counts_once_the_later_one(tmp_path):
+    first = make_run(tmp_path / "run" / "tables", gain=0.0)
+    again = make_run(tmp_path / "eval" / "tables", gain=0.1)
+    record = json.loads((first / "run.json").read_text())
+    (again / "run.json").write_text(json.dumps(record))
+    os.utime(first / "run.json", (1, 1))
+    (run,) = gather.gather([tmp_path])
+    assert run.folder == again
+
+
+def test_options_are_networks_of_their_own(tmp_path):
+    make_run(tmp_path / "plain")
+    make_run(tmp_path / "mirrored", options={"mirror": True})
+    folder = make_run(tmp_path / "post", options={"postprocessing": True}, seed=2)
+    scores = pd.read_csv(folder / "scores.csv")
+    both = pd.concat([scores.assign(run="plain"), scores.assign(run="post-processed", dsc=scores["dsc"] + 0.01)])
+    both.to_csv(folder / "scores.csv", index=False)
+    table = gather.all_scores(gather.gather([tmp_path]))
+    assert set(table["network"]) == {"umamba_bot", "umamba_bot, mirrored", "umamba_bot, post-processed"}
+    plain = table[table["network"] == "umamba_bot"]
+    assert set(plain["replicate"]) == {"fold 0, seed 0", "fold 0, seed 2"}
+
+
+def test_runs_that_cannot_be_gathered(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run\.json below"):
+        gather.gather([tmp_path])
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", protocol="paper/abdomen", seed=2)
+    with pytest.raises(ValueError, match=r"different protocols.*paper in .*/b"):
+        gather.gather([tmp_path])
+    (tmp_path / "a" / "scores.csv").unlink()
+    with pytest.raises(ValueError, match=r"a/run\.json has no scores\.csv beside it"):
+        gather.gather([tmp_path / "a"])
+
+
+def test_published_numbers_are_complete_and_marked():
+    published = report_tables.load_published()
+    settings = published["settings"]
+    assert [s["table"] for s in settings.values()] == [3, 3, 4, 4, 4]
+    for setting in settings.values():
+        assert list(setting["scores"]) == list(gather.PAPER_ORDER)
+        for metric, networks in setting["confirmed"].items():
+            assert set(networks) <= set(setting["scores"]) and metric in setting["scores"]["nnunet"]
+    assert sum(len(networks) for s in settings.values() for networks in s["confirmed"].values()) == 10
+    assert report_tables.published_score(published, "flare", "umamba_bot", "dsc") == "0.8683 ± 0.0808"
+    assert report_tables.published_score(published, "flare", "umamba_bot", "nsd") == "0.9049 ± 0.0821°"
+    assert report_tables.published_score(published, "flare", "umamba_none", "dsc") == "–"
+    assert report_tables.published_score(published, "hippocampus", "nnunet", "dsc") == "–"
+
+
+def test_the_paper_stands_beside_scores_of_its_own_protocol_only(tmp_path):
+    for protocol in ("standard", "paper/abdomen"):
+        folder = tmp_path / protocol.split("/")[0]
+        make_run(folder / "run", protocol=protocol)
+        make_report([folder], folder / "report")
+    beside = pd.read_csv(tmp_path / "paper" / "report" / "tables" / "table_3.csv").set_index("network")
+    assert beside.loc["U-Mamba_Bot", "Abdomen CT (3D) DSC, paper"] == "0.8683 ± 0.0808"
+    assert beside.loc["U-Mamba_Bot", "Abdomen CT (3D) DSC"] != "–" and beside.loc["UNETR", "Abdomen CT (3D) DSC"] == "–"
+    apart = pd.read_csv(tmp_path / "standard" / "report" / "tables" / "table_3.csv")
+    assert not [column for column in apart if "paper" in column] and apart["network"].tolist() == ["U-Mamba_Bot"]
+    results = pd.read_csv(tmp_path / "standard" / "report" / "tables" / "flare_results.csv")
+    assert "DSC paper" not in results and "DSC SD of runs" in results
+
+
+def test_a_report_of_several_networks_is_one_file(tmp_path):
+    label = np.zeros((4, 20, 20), np.uint8)
+    label[1:3, 4:12, 4:12], label[1:3, 13:18, 13:18], label[1, 13:18, 2:4] = 1, 2, 3
+    for name, array in (("image", label * 50.0), ("reference", label), ("prediction", np.roll(label, 1, axis=1))):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nii.gz"))
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("prediction", "reference")}
+    pairs = [Pair(case=f"c{i}", images=(tmp_path / "image.nii.gz",), **paths) for i in range(6)]
+    for network, gain in (("nnunet", 0.0), ("umamba_bot", 0.02), ("umamba_enc", 0.03)):
+        for seed in (1, 2):
+            make_run(tmp_path / "runs" / f"{network}_{seed}", dataset="phantom", network=network, seed=seed, gain=gain,
+                     cases=6, pairs=pairs)  # fmt: skip
+    page = make_report([tmp_path / "runs"], tmp_path / "report", title="Phantom <test>", cases=2).read_text()
+    figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd") for kind in ("boxes", "ranks")}
+    assert figures == drawn | {"phantom_cost.png", "phantom_overlays.png"}
+    assert page.count("data:image/png;base64,") == len(figures)
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need no other file"
+    assert "Phantom &lt;test&gt;" in page and "Protocol standard" in page and ">nan" not in page
+    tests = pd.read_csv(tmp_path / "report" / "tables" / "phantom_dsc_tests.csv")
+    assert len(tests) == 3 and tests["cases"].tolist() == [6, 6, 6]
+    ranks = pd.read_csv(tmp_path / "report" / "tables" / "phantom_dsc_ranks.csv")
+    assert ranks["network"].tolist() == ["U-Mamba_Enc", "U-Mamba_Bot", "nnU-Net"]
+    for path in (tmp_path / "report" / "tables").glob("*results.tex"):
+        assert r"\toprule" in path.read_text() and r"U-Mamba\_Enc" in path.read_text()
+
+
+def test_a_single_case_and_network_make_a_report(tmp_path):
+    make_run(tmp_path / "run", dataset="mine", cases=1)
+    page = make_report([tmp_path / "run"], tmp_path / "report").read_text()
+    assert "One case only: no SD." in page and ">nan" not in page
+
+
+def test_costs_come_from_the_run_and_its_prediction(tmp_path):
+    (tmp_path / "cost.json").write_text(
+        json.dumps({"device": "a GPU", "epoch_seconds": [9.0, 2.0, 4.0], "peak_vram_gib": 7.5})
+    )
+    (tmp_path / "inference.json").write_text(
+        json.dumps({"device": "cpu", "peak_vram_gib": None, "seconds": {"a": 1.0, "b": 2.0}})
+    )
+    network = torch.nn.Conv2d(3, 4, 3, padding=1)
+    cost = run_cost([network, network], (1, 3, 8, 8), tmp_path, tmp_path / "inference.json")
+    assert cost["parameters"] == 2 * (3 * 4 * 9 + 4)
+    assert cost["gflops"] == pytest.approx(2 * 2 * 8 * 8 * 3 * 4 * 9 / 1e9)
+    assert (cost["seconds_per_epoch"], cost["train_peak_vram_gib"], cost["train_device"]) == (4.0, 7.5, "a GPU")
+    assert (cost["seconds_per_case"], cost["inference_device"]) == (1.5, "cpu")
+    unknown = run_cost([network], (1, 3, 8, 8), tmp_path / "absent", tmp_path / "absent.json")
+    assert unknown["seconds_per_epoch"] is None and unknown["seconds_per_case"] is None
+
+
+def test_costs_that_nobody_measured_are_dashes(tmp_path):
+    folder = make_run(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    record["cost"] = dict.fromkeys(record["cost"])
+    (folder / "run.json").write_text(json.dumps(record))
+    costs = report_tables.cost_table(gather.gather([folder]))
+    assert all(math.isnan(value) for value in costs.loc["umamba_bot"])
+    assert set(report_tables.format_costs(costs).iloc[0, 1:]) == {"–"}
