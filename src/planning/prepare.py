@@ -113,13 +113,14 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
             return plan
         if edited:
             raise PlanError(
-                f"{path} was edited by hand, but the raw data or the planning options changed since it was "
-                "planned. Delete it "
-                "to plan anew, or delete state.json beside it to keep your plan for the changed data."
+                f"{path} was edited by hand, but the raw data or the planning options changed since it was planned. "
+                "Delete it to plan anew, or delete state.json beside it to keep your plan for the changed data."
             )
         log.info("The data or the planning options changed: planning %s anew.", raw.name)
     plan = load_plan(options.plans, raw) if options.plans else plan_dataset(fingerprint, raw, options)
     _check_fits(plan, raw, Path(options.plans) if options.plans else path)
+    # In this order a kill at any point leaves no plan, and the next run plans anew.
+    path.unlink(missing_ok=True)
     write_json({"source": source, "plan": plan.hash()}, state_path)
     plan.save(path)
     return plan

@@ -120,6 +120,22 @@ def test_other_options_plan_anew(tmp_path):
     assert second.configuration("3d_fullres").features_per_stage[0] == 16
 
 
+def test_a_kill_while_planning_anew_leaves_no_old_plan(tmp_path, monkeypatch):
+    raw = make_dataset(tmp_path / "raw")
+    run(raw, tmp_path / "out")
+
+    def killed(plan, path):
+        raise KeyboardInterrupt
+
+    save = Plan.save
+    monkeypatch.setattr(Plan, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(raw, tmp_path / "out", options=PlannerOptions(base_features=16))
+    monkeypatch.setattr(Plan, "save", save)
+    plan, _ = run(raw, tmp_path / "out", options=PlannerOptions(base_features=16))
+    assert plan.base_features == 16
+
+
 def test_an_edited_plan_is_kept_and_guarded(tmp_path, written, caplog):
     raw = make_dataset(tmp_path / "raw")
     run(raw, tmp_path / "out")
