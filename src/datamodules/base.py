@@ -14,6 +14,7 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader
 
+from src.datamodules.doctor.quick import quick_check
 from src.datamodules.patches import PatchDataset
 from src.datamodules.sampling import EpochSampler
 from src.datamodules.splits import select_split
@@ -134,6 +135,7 @@ class SegmentationDataModule(L.LightningDataModule):
         if not (self.dataset_dir / "dataset.json").is_file():
             self.make_raw()
         self.raw = RawDataset.open(self.dataset_dir)
+        quick_check(self.raw)
         plan, self.store = prepare(
             self.dataset_dir, self.prepared_dir, self.configuration, self.planning, max(1, self.num_workers)
         )
