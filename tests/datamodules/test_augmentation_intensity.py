@@ -33,6 +33,8 @@ OURS = {
     "gamma_1_3": lambda: RandomGammaWithStatistics().change(IMAGE[0], 1.3),
     "gamma_1_3_inverted": lambda: RandomGammaWithStatistics(invert=True).change(IMAGE[0], 1.3),
     "blur_0_8": lambda: RandomChannelBlur((0.8, 0.8)).change(IMAGE[0]),
+    "blur_0_6_28": lambda: RandomChannelBlur((0.6, 0.6), rule="2.8").change(IMAGE[0]),
+    "blur_0_8_28": lambda: RandomChannelBlur((0.8, 0.8), rule="2.8").change(IMAGE[0]),
     "low_resolution_0_6_cubic": lambda: lower_resolution(IMAGE[0], 0.6, order=3),
     "low_resolution_0_6_cubic_in_plane": lambda: lower_resolution(IMAGE[0], 0.6, order=3, keep_first=True),
     "low_resolution_0_6_linear": lambda: lower_resolution(IMAGE[0], 0.6, order=1),
@@ -79,7 +81,7 @@ ALL = [
     RandomGammaWithStatistics(),
     RandomGammaWithStatistics(invert=True),
     RandomChannelBlur(channel_p=1),
-    RandomChannelBlur(channel_p=1, per_axis=True),
+    RandomChannelBlur(channel_p=1, rule="2.8"),
     RandomLowResolution((12, 14, 10), channel_p=1, zooms=(0.5, 0.8)),
 ]
 
@@ -125,6 +127,14 @@ def test_contrast_keeps_the_range_and_brightness_does_not() -> None:
     torch.testing.assert_close(RandomBrightness().change(channel, 1.25), channel * 1.25)
 
 
+def test_rule_28_draws_a_width_for_each_axis() -> None:
+    impulse = torch.zeros(9, 9, 9)
+    impulse[4, 4, 4] = 1
+    for rule, equal in (("2.1", True), ("2.8", False)):
+        blurred = RandomChannelBlur(rule=rule).change(impulse)
+        assert torch.allclose(blurred[:, 4, 4], blurred[4, :, 4]) == equal
+
+
 @pytest.mark.parametrize("transform_class", [RandomChannelBlur, RandomLowResolution])
 def test_each_channel_has_its_own_coin(transform_class: type) -> None:
     arguments = {"patch_size": (6, 6, 6)} if transform_class is RandomLowResolution else {}
@@ -167,6 +177,7 @@ def test_torchios_noise_is_nnunets() -> None:
         (lambda: RandomChannelBlur((-1, 1)), "sigmas must be a range"),
         (lambda: RandomLowResolution((8, 8), zooms=(0.5, 2)), r"zooms must be a range \(low, high\) within \(0, 1\]"),
         (lambda: RandomLowResolution((8, 8), order=2), "order must be 1"),
+        (lambda: RandomChannelBlur(rule="2"), 'rule must be "2.1" or "2.8", it is .2.'),
         (lambda: RandomChannelBlur(channel_p=1.5), "Probability must be a number in"),
     ],
 )

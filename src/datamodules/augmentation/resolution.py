@@ -52,11 +52,12 @@ class RandomChannelBlur(_RandomPerChannel):
     Args:
         sigmas: Range of the standard deviation in voxels.
         channel_p: Probability for each channel, where the transform is applied.
-        per_axis: Draw a width for each axis (nnU-Net 2.8) instead of one for all (2.1).
+        rule: nnU-Net's, "2.1": one width for all axes, a kernel of 4 standard deviations to either side, edges
+            reflected; or "2.8": a width for each axis, 3 standard deviations, edges mirrored at the outermost voxel.
         **kwargs: Of `torchio.Transform`.
 
     Raises:
-        ValueError: The sigmas are no range.
+        ValueError: The sigmas are no range, or there is no such rule.
     """
 
     def __init__(
@@ -64,21 +65,25 @@ class RandomChannelBlur(_RandomPerChannel):
         sigmas: tuple[float, float] = (0.5, 1.0),
         *,
         channel_p: float = 0.5,
-        per_axis: bool = False,
+        rule: str = "2.1",
         **kwargs: Any,
     ) -> None:
         super().__init__(channel_p, **kwargs)
         low, high = (float(sigma) for sigma in sigmas)
         if not 0 <= low <= high:
             raise ValueError(f"sigmas must be a range (low, high) from 0 on, in voxels; it is {tuple(sigmas)}.")
+        if rule not in ("2.1", "2.8"):
+            raise ValueError(f'rule must be "2.1" or "2.8", it is {rule!r}.')
         self.sigmas = (low, high)
-        self.per_axis = per_axis
+        self.rule = rule
 
     def change(self, channel: torch.Tensor) -> torch.Tensor:
-        """The channel blurred; edges are continued by reflection, the kernel ends at 4 standard deviations."""
-        count = channel.ndim if self.per_axis else 1
-        sigma = [uniform(*self.sigmas) for _ in range(count)] * (channel.ndim // count)
-        return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), sigma))
+        """The channel blurred with widths that are drawn here."""
+        if self.rule == "2.1":
+            return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), uniform(*self.sigmas)))
+        sigmas = [uniform(*self.sigmas) for _ in range(channel.ndim)]
+        radii = [int(3 * sigma + 0.25) for sigma in sigmas]
+        return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), sigmas, mode="mirror", radius=radii))
 
 
 class RandomLowResolution(_RandomPerChannel):
