@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .scan import choose_backend, selective_scan
+from .scan import check_backend_name, choose_backend, selective_scan
 
 # Step sizes are initialised log-uniformly in this range and never below the floor (Mamba's paper, section 3.6).
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -53,7 +53,7 @@ class Mamba(nn.Module):
         self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, backend: str = "auto"
     ) -> None:
         super().__init__()
-        choose_backend(backend)  # a wrong name fails here, not in the first step
+        check_backend_name(backend)  # a wrong name fails here, not in the first step
         self.backend = backend
         self.d_state = d_state
         self.dt_rank = math.ceil(d_model / 16)
@@ -76,8 +76,12 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, L, d_model) in any floating dtype -> (batch, L, d_model) in the dtype of the weights."""
+        weight = self.in_proj.weight
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.to(self.in_proj.weight.dtype)
+            x = x.to(weight.dtype)
+            double = weight.dtype == torch.float64
+            if choose_backend(self.backend, x.device.type, x.device.index, double) == "triton":
+                return self._fused(x)
             u, z = self.in_proj(x).chunk(2, dim=-1)  # (batch, L, d_inner) each
             u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))
             dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -85,3 +89,12 @@ class Mamba(nn.Module):
             A = -torch.exp(self.A_log)
             y = selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, self.backend)
             return self.out_proj(y)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        from .fused_block import mamba_block  # imports Triton, which a CPU installation need not have
+
+        projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
+        conv = self.conv1d.weight, self.conv1d.bias
+        return mamba_block(
+            x.contiguous(), self.in_proj.weight, *conv, *projections, self.A_log, self.D, self.out_proj.weight
+        )[0]

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+
+import torch
 from torch import Tensor
 
 from .reference import reference_scan
 from .torch_scan import torch_scan
 
-BACKENDS = ("auto", "torch", "reference")
+BACKENDS = ("auto", "triton", "mamba_ssm", "torch", "reference")
 MAX_STATE = 64
 
+log = logging.getLogger(__name__)
+_announced: set[tuple[str, str]] = set()
 
-def choose_backend(backend: str) -> str:
-    """Replace "auto" by the backend that is used.
 
-    Raises:
-        ValueError: if `backend` is not one of BACKENDS.
+def check_backend_name(backend: str) -> None:
+    """Raises:
+    ValueError: if `backend` is not one of BACKENDS.
     """
     if backend not in BACKENDS:
         raise ValueError(f"Unknown scan backend {backend!r}; expected one of {', '.join(BACKENDS)}.")
-    return "torch" if backend == "auto" else backend
+
+
+@torch.compiler.assume_constant_result
+def choose_backend(backend: str, device_type: str, device_index: int | None, double: bool) -> str:
+    """The backend that runs: `backend` itself, or for "auto" triton on a CUDA device that passes its check, else torch.
+
+    The device is given as plain values so that torch.compile can take the answer as a constant.
+
+    Raises:
+        ValueError: for an unknown name, or a backend that cannot run on this device or in float64.
+        RuntimeError: if "triton" was asked for and fails its check on this device.
+        ImportError: if "mamba_ssm" was asked for and is not installed.
+    """
+    check_backend_name(backend)
+    cuda = device_type == "cuda"
+    if backend in ("triton", "mamba_ssm") and (not cuda or double):
+        raise ValueError(
+            f"Scan backend {backend!r} needs float32 or narrower tensors on a CUDA device, but they are "
+            f"{'float64' if double else 'float32'} on {device_type!r}; use backend 'torch' or 'auto'."
+        )
+    chosen = backend
+    if backend == "mamba_ssm" and importlib.util.find_spec("mamba_ssm") is None:
+        raise ImportError("Scan backend 'mamba_ssm' needs the package mamba-ssm: pip install 'umamba-lightning[cuda]'.")
+    if backend == "auto":
+        chosen = "triton" if cuda and not double else "torch"
+    if chosen == "triton":
+        from .selfcheck import check  # imports Triton, which a CPU installation need not have
+
+        fault = check(torch.device(device_type, torch.cuda.current_device() if device_index is None else device_index))
+        if fault and backend == "triton":
+            raise RuntimeError(f"Scan backend 'triton' refused: {fault}. Use backend 'torch', or 'auto' to fall back.")
+        if fault:
+            log.warning("The scan falls back to the slower torch backend: %s.", fault)
+            chosen = "torch"
+    if (chosen, device_type) not in _announced:
+        _announced.add((chosen, device_type))
+        log.info("Selective scan on %s: backend %s (asked for: %s).", device_type, chosen, backend)
+    return chosen
 
 
 def check_scan_inputs(
@@ -68,6 +110,31 @@ def check_scan_inputs(
             raise ValueError(f"{name} must be on {u.device} like u, but it is on {tensor.device}.")
 
 
+def _triton_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
+    from .scan_ops import selective_scan as operation
+
+    D, delta_bias = (None if t is None else t.float() for t in (D, delta_bias))
+    return operation(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus)[0]
+
+
+def _mamba_ssm_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
+    """mamba-ssm's CUDA kernel, which works on (batch, channels, L)."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    u, delta, B, C = (t.transpose(1, 2).contiguous() for t in (u, delta, B, C))
+    z = None if z is None else z.transpose(1, 2).contiguous()
+    D, delta_bias = (None if t is None else t.float() for t in (D, delta_bias))
+    return selective_scan_fn(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus).transpose(1, 2)
+
+
+IMPLEMENTATIONS = {
+    "triton": _triton_scan,
+    "mamba_ssm": _mamba_ssm_scan,
+    "torch": torch_scan,
+    "reference": reference_scan,
+}
+
+
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -79,6 +146,7 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     backend: str = "auto",
+    check_values: bool = False,
 ) -> Tensor:
     """Selective state-space scan of Mamba-1 (arXiv 2312.00752, equation 2) on channels-last sequences.
 
@@ -92,14 +160,20 @@ def selective_scan(
         z: gate before SiLU, (batch, L, d_inner).
         delta_bias: (d_inner,).
         delta_softplus: whether delta + delta_bias passes through softplus.
-        backend: one of BACKENDS.
+        backend: one of BACKENDS; see `choose_backend`.
+        check_values: also look for NaN in A, which costs a wait for the device.
 
     Returns:
         (batch, L, d_inner) in the dtype of u; the state is float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: for an unknown backend, a shape or device that does not fit u, or d_state outside 1 to 64.
+        ValueError: for an unknown or unusable backend, a shape or device that does not fit u, d_state outside 1 to
+        64, and
+            NaN in A if `check_values`.
+        RuntimeError, ImportError: see `choose_backend`.
     """
     check_scan_inputs(u, delta, A, B, C, D, z, delta_bias)
-    scan = {"torch": torch_scan, "reference": reference_scan}[choose_backend(backend)]
-    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    if check_values and A.isnan().any():
+        raise ValueError(f"A holds NaN in {int(A.isnan().sum())} of its {A.numel()} entries; A_log has diverged.")
+    name = choose_backend(backend, u.device.type, u.device.index, torch.float64 in (u.dtype, delta.dtype, A.dtype))
+    return IMPLEMENTATIONS[name](u, delta, A, B, C, D, z, delta_bias, delta_softplus)

@@ -17,7 +17,7 @@ import itertools
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 STEPS = 16  # tokens a chunk; 16 was the fastest of 8, 16, 32, 64 on two cores at (1, 64, 32768)
@@ -110,54 +110,84 @@ def _adjoints(decay: Tensor, grad: Tensor, C: Tensor, behind: Tensor) -> tuple[T
     return g, q, end
 
 
-class _Recurrence(torch.autograd.Function):
-    """y_t = <C_t, h_t> with h_t = exp(delta_t A) h_{t-1} + x_t B_t; all tensors contiguous and of one dtype."""
+@torch.library.custom_op("umamba::recurrence", mutates_args=())
+def recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """y_t = <C_t, h_t> with h_t = exp(delta_t A) h_{t-1} + x_t B_t; all tensors of one dtype.
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        batch, length, channels = x.shape
-        size = _block_length(batch, channels, A.shape[1])
-        y = torch.empty_like(x)
-        state = x.new_zeros(A.shape[1], batch, channels)
-        starts = []
-        for begin in range(0, length, size):
-            part = slice(begin, min(begin + size, length))
-            tokens = part.stop - begin
-            steps = min(STEPS, tokens)
-            starts.append(state)
-            fold = [_fold(t[:, part], steps) for t in (x, delta, B, C)]
-            _, states, _, state = _states(fold[0], fold[1], A, fold[2], state)
-            states.mul_(fold[3].transpose(1, 2).unsqueeze(3))
-            y[:, part] = _unfold(states.sum(1), tokens)
-        ctx.save_for_backward(x, delta, A, B, C, *starts)
-        return y
+    One operation to torch.compile, which would unroll the loop over blocks.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
-        x, delta, A, B, C, *starts = ctx.saved_tensors
-        batch, length, channels = x.shape
-        size = _block_length(batch, channels, A.shape[1])
-        grad_x, grad_delta, grad_B, grad_C = (torch.empty_like(t) for t in (x, delta, B, C))
-        grad_A = torch.zeros_like(A)
-        adjoint = torch.zeros_like(starts[0])  # decay_{t+1} dL/dh_{t+1} of the first token behind the block
-        for index in reversed(range(len(starts))):
-            part = slice(index * size, min((index + 1) * size, length))
-            tokens = part.stop - part.start
-            steps = min(STEPS, tokens)
-            xs, deltas, Bs, Cs, grads = (_fold(t[:, part], steps) for t in (x, delta, B, C, grad))
-            decay, states, before, _ = _states(xs, deltas, A, Bs, starts[index])
-            g, q, adjoint = _adjoints(decay, grads, Cs, adjoint)
-            b = Bs.transpose(1, 2).unsqueeze(3)  # (steps, d_state, batch, 1, n)
-            grad_C[:, part] = _unfold((states * grads.unsqueeze(1)).sum(3).transpose(1, 2), tokens)
-            grad_B[:, part] = _unfold((g * xs.unsqueeze(1)).sum(3).transpose(1, 2), tokens)
-            grad_x[:, part] = _unfold((g * b).sum(1), tokens)
-            # dL/d(delta_t A) = q_t h_{t-1}; as g_t (h_t - x_t B_t) it would cancel where the decay is strong
-            q[0] *= before
-            q[1:] *= states[:-1]
-            grad_delta[:, part] = _unfold((q * A.t()[None, :, None, :, None]).sum(1), tokens)
-            grad_A += (q * deltas.unsqueeze(1)).sum((0, 2, 4)).t()
-        return grad_x, grad_delta, grad_A, grad_B, grad_C
+    Returns:
+        y, (batch, L, d_inner); the state before each block, (blocks, d_state, batch, d_inner).
+    """
+    batch, length, channels = x.shape
+    size = _block_length(batch, channels, A.shape[1])
+    y = x.new_empty(x.shape)
+    state = x.new_zeros(A.shape[1], batch, channels)
+    starts = []
+    for begin in range(0, length, size):
+        part = slice(begin, min(begin + size, length))
+        tokens = part.stop - begin
+        steps = min(STEPS, tokens)
+        starts.append(state)
+        fold = [_fold(t[:, part], steps) for t in (x, delta, B, C)]
+        _, states, _, state = _states(fold[0], fold[1], A, fold[2], state)
+        states.mul_(fold[3].transpose(1, 2).unsqueeze(3))
+        y[:, part] = _unfold(states.sum(1), tokens)
+    return y, torch.stack(starts)
+
+
+@torch.library.custom_op("umamba::recurrence_backward", mutates_args=())
+def recurrence_backward(
+    grad: Tensor, starts: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, delta, A, B and C from that of y."""
+    batch, length, channels = x.shape
+    size = _block_length(batch, channels, A.shape[1])
+    grad_x, grad_delta, grad_B, grad_C = (t.new_empty(t.shape) for t in (x, delta, B, C))
+    grad_A = A.new_zeros(A.shape)
+    adjoint = torch.zeros_like(starts[0])  # decay_{t+1} dL/dh_{t+1} of the first token behind the block
+    for index in reversed(range(len(starts))):
+        part = slice(index * size, min((index + 1) * size, length))
+        tokens = part.stop - part.start
+        steps = min(STEPS, tokens)
+        xs, deltas, Bs, Cs, grads = (_fold(t[:, part], steps) for t in (x, delta, B, C, grad))
+        decay, states, before, _ = _states(xs, deltas, A, Bs, starts[index])
+        g, q, adjoint = _adjoints(decay, grads, Cs, adjoint)
+        b = Bs.transpose(1, 2).unsqueeze(3)  # (steps, d_state, batch, 1, n)
+        grad_C[:, part] = _unfold((states * grads.unsqueeze(1)).sum(3).transpose(1, 2), tokens)
+        grad_B[:, part] = _unfold((g * xs.unsqueeze(1)).sum(3).transpose(1, 2), tokens)
+        grad_x[:, part] = _unfold((g * b).sum(1), tokens)
+        # dL/d(delta_t A) = q_t h_{t-1}; as g_t (h_t - x_t B_t) it would cancel where the decay is strong
+        q[0] *= before
+        q[1:] *= states[:-1]
+        grad_delta[:, part] = _unfold((q * A.t()[None, :, None, :, None]).sum(1), tokens)
+        grad_A += (q * deltas.unsqueeze(1)).sum((0, 2, 4)).t()
+    return grad_x, grad_delta, grad_A, grad_B, grad_C
+
+
+@recurrence.register_fake
+def _(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, channels = x.shape
+    blocks = -(-length // _block_length(batch, channels, A.shape[1]))
+    return x.new_empty(x.shape), x.new_empty(blocks, A.shape[1], batch, channels)
+
+
+@recurrence_backward.register_fake
+def _(
+    grad: Tensor, starts: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return tuple(t.new_empty(t.shape) for t in (x, delta, A, B, C))
+
+
+def _keep(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs)
+
+
+def _backward(ctx: FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
+    return recurrence_backward(grad, *ctx.saved_tensors)
+
+
+recurrence.register_autograd(_backward, setup_context=_keep)
 
 
 def torch_scan(
@@ -178,7 +208,7 @@ def torch_scan(
         delta = delta + delta_bias.to(dtype)
     if delta_softplus:
         delta = F.softplus(delta)
-    y = _Recurrence.apply(delta * x, delta, A, B, C)
+    y = recurrence(delta * x, delta, A, B, C)[0]
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
     if z is not None:

@@ -1,0 +1,111 @@
+"""Device functions of the selective scan's Gluon kernels.
+
+Gluon is the layer of Triton where layouts are explicit. A program is one warp with a block of channels across its
+lanes; the states of a channel lie in one lane's registers as the columns of a (d_state, channels) tile, so that sums
+over the states need no communication. B_t and C_t, which all channels share, are read from shared memory.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+LOG2E = gl.constexpr(1.4426950408889634)
+
+
+@gluon.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + gl.exp2(-LOG2E * x))
+
+
+@gluon.jit
+def softplus(x):
+    """max(x, 0) + log1p(exp(-|x|)), relative error 2e-7 also for steps of 1e-5, where log(1 + e) keeps three digits.
+
+    log1p(e) / e is a Chebyshev interpolant of degree 8 on [0, 1] (error 3e-8).
+    """
+    e = gl.exp2(-LOG2E * gl.abs(x))
+    p = 0.00512610212 * e - 0.0290740646
+    p = p * e + 0.0775160866
+    p = p * e - 0.136022476
+    p = p * e + 0.190768807
+    p = p * e - 0.24835399
+    p = p * e + 0.333181217
+    p = p * e - 0.49999445
+    p = p * e + 0.999999966
+    return gl.maximum(x, 0.0) + e * p
+
+
+@gluon.jit
+def one_minus_exp(x):
+    """1 - exp(-x) for x >= 0, without cancellation below 1/2 (interpolant of degree 5, error 2e-9): softplus' from
+    softplus.
+    """
+    p = -0.00112340422 * x + 0.00818961363
+    p = p * x - 0.0416300728
+    p = p * x + 0.166662419
+    p = p * x - 0.499999819
+    p = p * x + 0.999999999
+    return gl.where(x < 0.5, x * p, 1.0 - gl.exp2(-LOG2E * x))
+
+
+@gluon.jit
+def step_size(raw, mask, SOFTPLUS: gl.constexpr):
+    if SOFTPLUS:
+        raw = softplus(raw)
+    return gl.where(mask, raw, 0.0)
+
+
+@gluon.jit
+def load_raw_step(delta_row, w, bias, channel, mask, RANK: gl.constexpr):
+    """Step size of one token before softplus: read per channel, or projected from RANK numbers per token."""
+    raw = bias
+    if RANK > 0:
+        for r in gl.static_range(RANK):
+            raw += gl.load(delta_row + r).to(gl.float32) * w[r]
+    else:
+        raw += gl.load(delta_row + channel, mask=mask, other=0.0).to(gl.float32)
+    return raw
+
+
+@gluon.jit
+def load_or_zero(pointer, channel, mask, CHANNELS: gl.constexpr):
+    if pointer is None:
+        return gl.full([CHANNELS], 0.0, gl.float32, channel.type.layout)
+    else:
+        return gl.load(pointer + channel, mask=mask, other=0.0).to(gl.float32)
+
+
+@gluon.jit
+def load_rows(pointer, stride, begin, length, channel, mask, COUNT: gl.constexpr):
+    """Rows begin ... begin + COUNT - 1 of a (length, channels) matrix as float32 vectors; zero behind its end."""
+    rows = ()
+    for k in gl.static_range(COUNT):
+        inside = mask & (begin + k < length)
+        rows = rows + (gl.load(pointer + (begin + k) * stride + channel, mask=inside, other=0.0).to(gl.float32),)
+    return rows
+
+
+@gluon.jit
+def load_raw_steps(pointer, stride, begin, length, w, bias, channel, mask, COUNT: gl.constexpr, RANK: gl.constexpr):
+    """Step sizes before softplus of COUNT tokens: read per channel, or projected from RANK numbers a token."""
+    if RANK == 0:
+        rows = load_rows(pointer, stride, begin, length, channel, mask, COUNT)
+        raws = ()
+        for k in gl.static_range(COUNT):
+            raws = raws + (rows[k] + bias,)
+    else:
+        raws = ()
+        for k in gl.static_range(COUNT):
+            raw = bias
+            for r in gl.static_range(RANK):
+                raw += gl.load(pointer + gl.minimum(begin + k, length - 1) * stride + r).to(gl.float32) * w[r]
+            raws = raws + (raw,)
+    return raws
+
+
+@gluon.jit
+def load_small(pointer, stride, begin, length, row, n, N: gl.constexpr):
+    """B or C of some tokens, spread over the lanes."""
+    inside = (n < N) & (begin + row < length)
+    return gl.load(pointer + (begin + row) * stride + n, mask=inside, other=0.0).to(gl.float32)
