@@ -178,15 +178,33 @@ def test_flare(flare_source: Path, tmp_path: Path) -> None:
 def test_flare_refuses_strange_labels_and_another_grid(flare_source: Path, tmp_path: Path) -> None:
     label = flare_source / "Tuning" / "labels" / "FLARETs_0001.nii.gz"
     write(label, labels_up_to(14))
-    with pytest.raises(DatasetError, match=r"FLARETs_0001.nii.gz: expected the labels .* found also \[14\]"):
+    with pytest.raises(DatasetError, match=r"labelsTs/FLARETs_0001.nii.gz holds the values 14, which"):
         flare.prepare(flare_source, tmp_path / "raw" / "set", incomplete=True)
     write(label, labels_up_to(13), (0.8, 0.8, 5.0))
-    with pytest.raises(DatasetError, match=r"spacing .*5.0\), but the image .*2.5"):
+    with pytest.raises(DatasetError, match=r"differ in spacing: \(5.0, .* and \(2.5, "):
         flare.prepare(flare_source, tmp_path / "raw" / "set", incomplete=True)
     label.unlink()
     with pytest.raises(FileNotFoundError, match="the scan FLARETs_0001_0000.nii.gz has no label"):
         flare.prepare(flare_source, tmp_path / "raw" / "set", incomplete=True)
     assert not (tmp_path / "raw" / "set").exists()
+
+
+@pytest.mark.parametrize("which", ["images", "labels"])
+def test_a_truncated_volume_is_found_at_preparation(
+    flare_source: Path, amos_source: Path, hippocampus: Path, tmp_path: Path, which: str
+) -> None:
+    damaged = [
+        next((flare_source / "Tuning" / which).iterdir()),
+        amos_source / f"{which}Va" / "amos_0517.nii.gz",
+        hippocampus / f"{which}Tr" / "hippocampus_003.nii.gz",
+    ]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-20])
+    for module, source in ((flare, flare_source), (amos, amos_source), (decathlon, hippocampus)):
+        target = tmp_path / "raw" / module.__name__
+        with pytest.raises(DatasetError, match="damaged or cut off"):
+            module.prepare(source, target, incomplete=True)
+        assert not target.exists()
 
 
 # ---- AMOS 2022
@@ -220,6 +238,12 @@ def test_amos_takes_the_mri_and_renumbers_the_organs(amos_source: Path, tmp_path
         np.testing.assert_array_equal(read(case.label), expected)
     np.testing.assert_array_equal(read(raw.training_cases[2].images[0]), scan(517))
     assert raw.labels["left kidney"] == 13
+
+
+def test_amos_refuses_unknown_organs(amos_source: Path, tmp_path: Path) -> None:
+    write(amos_source / "labelsVa" / "amos_0517.nii.gz", labels_up_to(16))
+    with pytest.raises(DatasetError, match=r"labelsVa/amos_0517.nii.gz: expected the labels .* found also \[16\]"):
+        amos.prepare(amos_source, tmp_path / "raw" / "set", incomplete=True)
 
 
 def test_amos_refuses_an_incomplete_download(amos_source: Path, tmp_path: Path) -> None:

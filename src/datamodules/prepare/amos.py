@@ -11,7 +11,7 @@ from src.datamodules.prepare.download import download_from_zenodo
 from src.datamodules.prepare.flare import ORGANS
 from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import copy_file, renumber_labels
+from src.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, renumber_labels
 
 # AMOS's own names in the order of its numbers; bladder and prostate/uterus, 14 and 15, are not among FLARE's 13.
 AMOS_ORGANS = (
@@ -19,6 +19,7 @@ AMOS_ORGANS = (
     "inferior vena cava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum",
 )  # fmt: skip
 NUMBERS = {number: 1 + ORGANS.index(organ) for number, organ in enumerate(AMOS_ORGANS, start=1)} | {14: 0, 15: 0}
+DESCRIPTION = describe(["MR"], ORGANS)
 FIRST_MRI = 501  # scans 1 to 500 are CT
 ZENODO_RECORD, ARCHIVE = 7262581, "amos22.zip"
 HELP = (
@@ -92,10 +93,13 @@ def find_mri(roots: list[Path], folder: str) -> list[Path]:
 def _write_case(folder: Path, job: tuple[str, Path]) -> None:
     part, image = job
     name = re.sub(r"_0000$", "", image.name.removesuffix(".nii.gz"))
-    split = "Ts" if part == "Ts" else "Tr"
-    if split == "Tr":
+    case = case_files(folder, "Ts" if part == "Ts" else "Tr", name, DESCRIPTION)
+    if case.images[0].exists():
+        return
+    if part != "Ts":
         label = image.parents[1] / f"labels{part}" / f"{name}.nii.gz"
         if not label.is_file():
             raise FileNotFoundError(f"{label} is missing: the scan {name} has no label. Is the download complete?")
-        renumber_labels(label, folder / "labelsTr" / label.name, NUMBERS, image=image)
-    copy_file(image, folder / f"images{split}" / f"{name}_0000.nii.gz")
+        renumber_labels(label, case.label, NUMBERS)
+    copy_file(image, case.images[0])
+    check_written(case, folder, DESCRIPTION)

@@ -11,8 +11,8 @@ from typing import Any
 from src.datamodules.prepare.download import download
 from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import copy_file, split_channels
-from src.planning.raw import DatasetError
+from src.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, split_channels
+from src.planning.raw import DatasetDescription, DatasetError
 
 LICENCE = "CC-BY-SA 4.0"
 REFERENCE = "Antonelli et al., The Medical Segmentation Decathlon, Nat. Commun. 13, 4128 (2022)"
@@ -66,7 +66,7 @@ def prepare(
             labels = [meta["labels"][key] for key in sorted(meta["labels"], key=int)]
             images = find_files([root], "imagesTr/*.nii.gz")
             check_count(len(images), int(meta["numTraining"]), "training images", data, incomplete=incomplete)
-            make = functools.partial(_write_case, root, folder, len(channels))
+            make = functools.partial(_write_case, root, folder, describe(channels, labels[1:]))
             cases = [(path.name.removesuffix(".nii.gz"), "Tr") for path in images]
             cases += [(path.name.removesuffix(".nii.gz"), "Ts") for path in find_files([root], "imagesTs/*.nii.gz")]
             for_each(make, cases, workers=workers, description=task)
@@ -84,11 +84,15 @@ def prepare(
     return build_dataset(target, write, {"source": str(source), "task": task})
 
 
-def _write_case(root: Path, folder: Path, num_channels: int, case: tuple[str, str]) -> None:
-    name, split = case
+def _write_case(root: Path, folder: Path, description: DatasetDescription, job: tuple[str, str]) -> None:
+    name, split = job
+    case = case_files(folder, split, name, description)
+    if all(path.exists() for path in case.images):
+        return
     if split == "Tr":
         label = root / "labelsTr" / f"{name}.nii.gz"
         if not label.is_file():
             raise DatasetError(f"{label} is missing: the image {name} has no label. Is the download complete?")
-        copy_file(label, folder / "labelsTr" / label.name)
-    split_channels(root / f"images{split}" / f"{name}.nii.gz", folder / f"images{split}", name, num_channels)
+        copy_file(label, case.label)
+    split_channels(root / f"images{split}" / f"{name}.nii.gz", case.images)
+    check_written(case, folder, description)

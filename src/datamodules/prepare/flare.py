@@ -10,12 +10,13 @@ from typing import Any
 from src.datamodules.prepare.download import download_from_zenodo
 from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import copy_file, renumber_labels
+from src.datamodules.prepare.volumes import case_files, check_written, copy_file, describe
 
 ORGANS = (
     "liver", "right kidney", "spleen", "pancreas", "aorta", "inferior vena cava", "right adrenal gland",
     "left adrenal gland", "gallbladder", "esophagus", "stomach", "duodenum", "left kidney",
 )  # fmt: skip
+DESCRIPTION = describe(["CT"], ORGANS)
 ZENODO_RECORD, TRAINING_ARCHIVE = 7860267, "FLARE22Train.zip"
 HELP = (
     "FLARE 2022: get FLARE22Train.zip (50 labelled CT) from https://zenodo.org/records/7860267 and, for the test set, "
@@ -77,6 +78,8 @@ def _write_case(folder: Path, job: tuple[str, Path]) -> None:
     label = image.parents[1] / "labels" / f"{name}.nii.gz"
     if not label.is_file():
         raise FileNotFoundError(f"{label} is missing: the scan {image.name} has no label. Is the download complete?")
-    numbers = {value: value for value in range(1, len(ORGANS) + 1)}
-    renumber_labels(label, folder / f"labels{split}" / label.name, numbers, image=image)
-    copy_file(image, folder / f"images{split}" / f"{name}_0000.nii.gz")
+    case = case_files(folder, split, name, DESCRIPTION)
+    if not case.images[0].exists():
+        copy_file(label, case.label)
+        copy_file(image, case.images[0])
+        check_written(case, folder, DESCRIPTION)

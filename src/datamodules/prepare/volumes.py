@@ -2,76 +2,70 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from src.datamodules.prepare.raw_layout import atomic_file
-from src.planning.raw import DatasetError
-
-TOLERANCE = 1e-3  # mm (direction: cosine): headers written by different tools differ by their rounding
+from src.planning.checks import check_case, raise_errors
+from src.planning.nifti import count_nonfinite
+from src.planning.raw import DatasetDescription, DatasetError, RawCase
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file byte by byte unless `target` is there already."""
-    if not target.exists():
-        with atomic_file(target) as beside:
-            shutil.copyfile(source, beside)
+    """Copy a file byte by byte; `target` appears once all of it is there."""
+    with atomic_file(target) as beside:
+        shutil.copyfile(source, beside)
 
 
 def read_volume(path: Path) -> sitk.Image:
-    """Read a volume.
+    """Read a NIfTI volume.
 
     Raises:
         DatasetError: the file is truncated or no image.
     """
+    count_nonfinite(path)  # SimpleITK is silent about a truncated file
     try:
         return sitk.ReadImage(path)
     except RuntimeError as error:
         raise DatasetError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): fetch it again") from error
 
 
-def split_channels(source: Path, folder: Path, name: str, num_channels: int) -> None:
-    """Write the channels of a 4D volume as `NAME_0000.nii.gz`, ...; a 3D volume is copied.
+def split_channels(source: Path, targets: Sequence[Path]) -> None:
+    """Write the channels of a 4D volume to one file each; a 3D volume is copied.
 
     Raises:
         DatasetError: the volume has another number of channels.
     """
-    targets = [folder / f"{name}_{channel:04d}.nii.gz" for channel in range(num_channels)]
-    if all(target.exists() for target in targets):
-        return
-    if num_channels == 1:
+    if len(targets) == 1:
         copy_file(source, targets[0])
         return
     volume = read_volume(source)
     found = volume.GetSize()[3] if volume.GetDimension() == 4 else 1
-    if found != num_channels:
-        raise DatasetError(f"{source}: expected {num_channels} channels as dataset.json says, found {found}")
+    if found != len(targets):
+        raise DatasetError(f"{source}: expected {len(targets)} channels as dataset.json says, found {found}")
     for channel, target in enumerate(targets):
         with atomic_file(target) as beside:
             sitk.WriteImage(volume[:, :, :, channel], beside, useCompression=True)
 
 
-def renumber_labels(source: Path, target: Path, numbers: Mapping[int, int], *, image: Path | None = None) -> None:
+def renumber_labels(source: Path, target: Path, numbers: Mapping[int, int]) -> None:
     """Write a label map with other numbers, as uint8.
 
     Args:
         source: label map.
-        target: file to write, unless it is there.
+        target: file to write.
         numbers: new number of every number that may occur; 0 stays 0.
-        image: the image it belongs to; its shape and geometry are compared.
 
     Raises:
-        DatasetError: a number without a new one, or another geometry than the image's.
+        DatasetError: a number without a new one, or a file that cannot be read.
     """
-    if target.exists():
-        return
     volume = read_volume(source)
-    if image is not None:
-        check_same_grid(volume, source, image)
     labels = sitk.GetArrayViewFromImage(volume)
     known = {0: 0, **numbers}
     strange = sorted(set(np.unique(labels).tolist()) - set(known))
@@ -85,19 +79,37 @@ def renumber_labels(source: Path, target: Path, numbers: Mapping[int, int], *, i
         sitk.WriteImage(renumbered, beside, useCompression=True)
 
 
-def check_same_grid(label: sitk.Image, label_path: Path, image_path: Path) -> None:
-    """Compare a label map's grid with its image's header, within TOLERANCE.
+def describe(channel_names: Sequence[str], labels: Sequence[str]) -> DatasetDescription:
+    """What the cases of a set of NIfTI volumes are checked against; `labels` are the names of classes 1, 2, ..."""
+    return DatasetDescription(
+        name="",
+        channel_names=tuple(channel_names),
+        labels={"background": 0} | {name: value for value, name in enumerate(labels, start=1)},
+        file_ending=".nii.gz",
+        num_training=0,
+    )
+
+
+def case_files(folder: Path, split: str, name: str, description: DatasetDescription) -> RawCase:
+    """The files of a case in the raw layout, there or not."""
+    channels = range(len(description.channel_names))
+    return RawCase(
+        identifier=name,
+        images=tuple(folder / f"images{split}" / f"{name}_{channel:04d}.nii.gz" for channel in channels),
+        label=folder / f"labels{split}" / f"{name}.nii.gz",
+    )
+
+
+def check_written(case: RawCase, folder: Path, description: DatasetDescription) -> None:
+    """Read a case that was written and check it as before a training; a case with faults is removed again.
 
     Raises:
-        DatasetError: they differ.
+        DatasetError: truncated files, NaN, labels out of range, another grid than its image's, ...
     """
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(image_path))
+    labelled = case.label is not None and case.label.exists()
     try:
-        header.ReadImageInformation()
-    except RuntimeError as error:
-        raise DatasetError(f"{image_path} cannot be read: fetch it again") from error
-    for what in ("Size", "Spacing", "Origin", "Direction"):
-        expected, found = getattr(header, f"Get{what}")(), getattr(label, f"Get{what}")()
-        if len(expected) != len(found) or not np.allclose(expected, found, rtol=0, atol=TOLERANCE):
-            raise DatasetError(f"{label_path}: {what.lower()} {found}, but the image {image_path} has {expected}")
+        raise_errors(check_case(replace(case, label=case.label if labelled else None), description))
+    except DatasetError as error:
+        for path in (*case.images, case.label):
+            path.unlink(missing_ok=True)
+        raise DatasetError(str(error).replace(f"{folder}{os.sep}", "")) from None
