@@ -8,7 +8,9 @@ is one matrix per axis, so the same values come from three matrix products in fl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +21,7 @@ from src.planning.topology import ANISOTROPY
 _PAD = 12  # voxels of edge padding before scipy's spline prefilter, as ndimage.zoom pads
 _SPARSE_FROM = 768  # edge from which banded matrices pay off against dense ones
 _NEGLIGIBLE = 1e-9  # spline weights below this vanish in float32
+_SLAB = 1 << 20  # target voxels of a label map at a time: bounds the memory that boundaries take
 _COLUMNS = 1 << 18  # columns per product along z, 1 MiB per row of a matrix
 
 
@@ -171,38 +174,62 @@ def _resample_volume(volume: np.ndarray, shape: tuple[int, ...], order: int) -> 
 
 
 def _resize_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Linear one-hot resampling of a 2D or 3D label map.
+    """Linear one-hot resampling of a 2D or 3D label map, a slab of the first axis at a time."""
+    axes = [_Neighbours.of(size_in, size_out) for size_in, size_out in zip(label.shape, shape, strict=True)]
+    result = np.empty(shape, dtype=label.dtype)
+    step = max(1, _SLAB // math.prod(shape[1:]))
+    for start in range(0, shape[0], step):
+        part = slice(start, start + step)
+        result[part] = _resize_slab(label, [axes[0].part(part), *axes[1:]])
+    return result
 
-    Where all source voxels around a target voxel agree the answer is theirs, so masks are interpolated only along
-    boundaries, in float64 and in scipy's order of operations: ties are decided by exact equality.
-    """
-    lower, upper, fraction, nearest = [], [], [], []
-    for size_in, size_out in zip(label.shape, shape, strict=True):
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Along one axis, for each target voxel: the source voxels below and above, the upper's weight, the nearest."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    weight: np.ndarray
+    nearest: np.ndarray
+
+    @classmethod
+    def of(cls, size_in: int, size_out: int) -> _Neighbours:
         # Beyond the border both neighbours are the border voxel; their weights still round as scipy's do.
         position = source_positions(size_in, size_out)
         low = np.floor(position).astype(np.intp)
-        lower.append(np.clip(low, 0, size_in - 1))
-        upper.append(np.clip(low + 1, 0, size_in - 1))
-        fraction.append(position - low)
-        nearest.append(nearest_index(size_in, size_out))
-    result = label[np.ix_(*nearest)]
+        return cls(
+            lower=np.clip(low, 0, size_in - 1),
+            upper=np.clip(low + 1, 0, size_in - 1),
+            weight=position - low,
+            nearest=nearest_index(size_in, size_out),
+        )
+
+    def part(self, part: slice) -> _Neighbours:
+        return _Neighbours(self.lower[part], self.upper[part], self.weight[part], self.nearest[part])
+
+
+def _resize_slab(label: np.ndarray, axes: list[_Neighbours]) -> np.ndarray:
+    """Where all source voxels around a target voxel agree the answer is theirs; masks are interpolated elsewhere only.
+
+    In float64 and scipy's order of operations, because ties are decided by exact equality.
+    """
+    result = label[np.ix_(*(axis.nearest for axis in axes))]
     smallest = largest = label
-    for axis in range(label.ndim):
-        smallest = np.minimum(np.take(smallest, lower[axis], axis), np.take(smallest, upper[axis], axis))
-        largest = np.maximum(np.take(largest, lower[axis], axis), np.take(largest, upper[axis], axis))
+    for i, axis in enumerate(axes):
+        smallest = np.minimum(np.take(smallest, axis.lower, i), np.take(smallest, axis.upper, i))
+        largest = np.maximum(np.take(largest, axis.lower, i), np.take(largest, axis.upper, i))
     boundary = np.nonzero(smallest != largest)
-    del smallest, largest
     if not boundary[0].size:
         return result
-    corners = list(np.ndindex((2,) * label.ndim))
     values, weights = [], []
-    for corner in corners:
+    for corner in np.ndindex((2,) * label.ndim):
         index, weight = [], 1.0
-        for axis, side in enumerate(corner):
-            index.append((lower, upper)[side][axis][boundary[axis]])
-            below = 1 - fraction[axis][boundary[axis]]
+        for axis, where, above in zip(axes, boundary, corner, strict=True):
+            index.append((axis.upper if above else axis.lower)[where])
+            below = 1 - axis.weight[where]
             # The upper weight as scipy takes it: what the lower one leaves of 1.
-            weight = weight * (1 - below if side else below)
+            weight = weight * (1 - below if above else below)
         values.append(label[tuple(index)])
         weights.append(weight)
     result[boundary] = _winner(values, weights, result[boundary])
@@ -213,15 +240,13 @@ def _winner(values: list[np.ndarray], weights: list[np.ndarray], nearest: np.nda
     """Per voxel the label of the largest sum of weights; ties go to the nearest label if tied, else to the lowest."""
     best = np.zeros(nearest.shape)
     winner = nearest.copy()
-    nearest_score = np.zeros(nearest.shape)
-    for label in np.unique(np.concatenate([np.unique(v) for v in values])):
+    nearest_wins = np.zeros(nearest.shape, dtype=bool)
+    for label in values:
         score = np.zeros(nearest.shape)
         for value, weight in zip(values, weights, strict=True):
             score += np.where(value == label, weight, 0.0)
-        np.minimum(score, 1.0, out=score)
-        better = score > best
-        best[better] = score[better]
-        winner[better] = label
-        is_nearest = nearest == label
-        nearest_score[is_nearest] = score[is_nearest]
-    return np.where(nearest_score == best, nearest, winner)
+        better, level = score > best, score == best
+        winner = np.where(better | (level & (label < winner)), label, winner)
+        nearest_wins = np.where(better, label == nearest, nearest_wins | (level & (label == nearest)))
+        best = np.maximum(best, score)
+    return np.where(nearest_wins, nearest, winner)
