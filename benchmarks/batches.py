@@ -49,12 +49,12 @@ SETTINGS = {  # patch, channels, labels with background, and the CPU seconds tha
 ALWAYS = {"p": 1.0, "channel_p": 1.0}
 
 
-def _rules() -> dict[str, dict]:
+def load_rules() -> dict[str, dict]:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return {rule: compose("train", overrides=[f"augmentation=nnunet_{rule}"]).augmentation for rule in ("21", "28")}
 
 
-def _build(config: dict, patch_size: tuple[int, ...]) -> tio.Transform:
+def build(config: dict, patch_size: tuple[int, ...]) -> tio.Transform:
     built = instantiate(config)
     transform = built if isinstance(built, tio.Transform) else built(patch_size=patch_size)
     transform.copy = False
@@ -71,7 +71,7 @@ def _cpu_seconds(call: Callable[[int], object], count: int) -> list[float]:
     return seconds
 
 
-def _subject(image: np.ndarray, label: np.ndarray) -> tio.Subject:
+def make_subject(image: np.ndarray, label: np.ndarray) -> tio.Subject:
     image, label = torch.from_numpy(image.copy()), torch.from_numpy(label.copy())
     if label.ndim == 2:
         image, label = image[..., None], label[..., None]
@@ -86,12 +86,12 @@ def time_transforms(entries: dict, patch_size: tuple[int, ...], channels: int, l
         certain = {key: value for key, value in ALWAYS.items() if key in entry}
         if name == "rotation_scaling":
             certain = {"rotation_p": 1.0, "scaling_p": 1.0}
-        transform = _build({**entry, **certain}, patch_size)
+        transform = build({**entry, **certain}, patch_size)
         image, label = make_sample(enlarged if hasattr(transform, "input_size") else patch_size, channels, labels)
 
         def call(seed: int, transform=transform, image=image, label=label) -> None:
             torch.manual_seed(seed)
-            transform(_subject(image, label))
+            transform(make_subject(image, label))
 
         medians[name] = float(np.median(_cpu_seconds(call, count)))
     return medians
@@ -118,22 +118,22 @@ def time_samples(entries: dict, patch_size: tuple[int, ...], channels: int, labe
             SimpleNamespace(case=lambda identifier: case),
             ["case"],
             configuration=configuration,
-            transforms=[_build(entry, patch_size) for entry in entries.values()],
+            transforms=[build(entry, patch_size) for entry in entries.values()],
         )
         return _cpu_seconds(dataset.__getitem__, count)
 
 
-def time_peer(
-    python: str, name: str, patch_size: tuple[int, ...], channels: int, labels: int, count: int
-) -> list[float]:
-    """CPU seconds per patch of nnU-Net's own augmentation, without reading, in a process of its own."""
+def run_peer(
+    mode: str, python: str, name: str, patch_size: tuple[int, ...], channels: int, labels: int, count: int
+) -> list:
+    """What nnU-Net's own augmentation gives for each of `count` patches, in a process of its own; without reading."""
     degrees = default_degrees(patch_size)
     setting = {
         "patch_size": patch_size, "input_size": enlarged_patch_size(patch_size, degrees), "channels": channels,
         "labels": labels, "degrees": degrees, "in_plane": is_anisotropic(patch_size),
     }  # fmt: skip
-    command = [python, str(Path(__file__).with_name("batches_peer.py")), str(count)]
-    result = subprocess.run(command, input=json.dumps({name: setting}), capture_output=True, text=True, check=True)
+    command = [python, str(Path(__file__).with_name("batches_peer.py")), mode, str(count)]
+    result = subprocess.run(command, input=json.dumps({name: setting}), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])[name]
 
 
@@ -184,13 +184,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     peers = dict(peer.split("=", 1) for peer in arguments.peer)
-    rules, count = _rules(), arguments.patches
+    rules, count = load_rules(), arguments.patches
     settings = {}
     for name, (patch_size, channels, labels, asked) in SETTINGS.items():
         samples = {f"ours, {rule[0]}.{rule[1]}": time_samples(rules[rule], patch_size, channels, labels, count)
                    for rule in rules}  # fmt: skip
         for peer, python in peers.items():
-            samples[peer] = time_peer(python, name, patch_size, channels, labels, count)
+            samples[peer] = run_peer("time", python, name, patch_size, channels, labels, count)
         transforms = {rule: time_transforms(rules[rule], patch_size, channels, labels, 7) for rule in rules}
         settings[name] = {
             "patch_size": patch_size, "channels": channels, "labels": labels, "asked": asked,

@@ -1,8 +1,10 @@
-"""Time nnU-Net's own training augmentation; run by batches.py with an interpreter that has nnunetv2 installed.
+"""Run nnU-Net's own training augmentation; by an interpreter that has nnunetv2 installed.
 
-    python benchmarks/batches_peer.py PATCHES < settings.json > seconds.json
+    python benchmarks/batches_peer.py time PATCHES < settings.json > seconds.json             # for batches.py
+    python benchmarks/batches_peer.py describe PATCHES < settings.json > descriptions.json    # for augmentation.py
 
-Also holds the test images, so that both sides get the same ones; needs NumPy and SciPy alone for that.
+Also holds the test images and the description of a patch, so that both sides use the same ones; needs NumPy and SciPy
+alone for that.
 """
 
 from __future__ import annotations
@@ -50,21 +52,43 @@ def _chain(patch_size: list[int], degrees: float, in_plane: bool):
     )
 
 
+def describe(image: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Numbers that each transform moves in its own way: grey values, roughness per axis, shares of the labels.
+
+    Args:
+        image: (C, *S).
+        label: (*S); -1 and 0 are background.
+    """
+    grey = {"mean": image.mean(), "std": image.std(), "min": image.min(), "max": image.max()}
+    rough = {f"roughness {a}": np.square(np.diff(image, axis=a + 1)).mean() for a in range(label.ndim)}
+    share = {f"share of label {k}": (label == k).mean() for k in (1, 2)}
+    # Untouched patches are equal but for rounding, which must not pass for a difference.
+    return {name: round(float(value), 4) for name, value in {**grey, **rough, **share}.items()}
+
+
+def _as_patch(result: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(C, *S) and (*S) of what either version of nnU-Net returns."""
+    if "image" in result:
+        return np.asarray(result["image"]), np.asarray(result["segmentation"])[0]
+    return np.asarray(result["data"])[0], np.asarray(result["target"])[0, 0]
+
+
 def main() -> None:
-    """Time every setting; writes CPU seconds per patch for each."""
-    count = int(sys.argv[1])
-    seconds = {}
+    """Do every setting; writes CPU seconds, or a description, per patch."""
+    mode, count = sys.argv[1], int(sys.argv[2])
+    results = {}
     for name, setting in json.load(sys.stdin).items():
         image, label = make_sample(tuple(setting["input_size"]), setting["channels"], setting["labels"])
         chain = _chain(setting["patch_size"], setting["degrees"], setting["in_plane"])
         np.random.seed(0)
         chain(image, label)
-        seconds[name] = []
+        results[name] = []
         for _ in range(count):
             start = time.process_time()
-            chain(image, label)
-            seconds[name].append(time.process_time() - start)
-    json.dump(seconds, sys.stdout)
+            patch = chain(image, label)
+            seconds = time.process_time() - start
+            results[name].append(seconds if mode == "time" else describe(*_as_patch(patch)))
+    json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":
