@@ -13,24 +13,29 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from src.datamodules.prepare import decathlon
 from src.datamodules.prepare import download as download_module
 from src.datamodules.prepare.download import DownloadError, download, download_from_zenodo
 from src.datamodules.prepare.sources import check_count, find_files, opened, unpack
+from src.planning.raw import RawDataset
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
 
 
 class Server:
-    """Serves CONTENT at /file; keeps the Range headers it was sent."""
+    """Serves its content at /file; keeps the Range headers it was sent."""
 
     def __init__(self) -> None:
         self.ranges: list[str | None] = []
         self.break_after: list[int] = []  # per request: bytes to send before the connection is dropped
         self.can_resume = True
         self.record: dict = {}
+        self.content = CONTENT
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,11 +47,11 @@ class Server:
                 wanted = self.headers.get("Range")
                 server.ranges.append(wanted)
                 start = int(re.findall(r"\d+", wanted)[0]) if wanted and server.can_resume else 0
-                if start >= len(CONTENT):
+                if start >= len(server.content):
                     self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+                    self.send_header("Content-Range", f"bytes */{len(server.content)}")
                     return self.end_headers()
-                return self.answer(206 if start else 200, CONTENT[start:])
+                return self.answer(206 if start else 200, server.content[start:])
 
             def answer(self, code: int, body: bytes) -> None:
                 self.send_response(code)
@@ -136,6 +141,27 @@ def test_zenodo_record(server: Server, tmp_path: Path) -> None:
         download_from_zenodo(1, ["b.zip"], tmp_path, api=api)
     with pytest.raises(DownloadError, match="could not be read.*fetch a.zip by hand"):
         download_from_zenodo(1, ["a.zip"], tmp_path, api=server.url + "/nothing")
+
+
+def test_hippocampus_from_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `data=hippocampus` does it, with a small archive at another address, and a connection that breaks once."""
+    volume = tmp_path / "volume.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3), volume)
+    meta = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "a", "2": "b"}, "numTraining": 1}
+    root = "Task04_Hippocampus"
+    members = {
+        f"{root}/dataset.json": json.dumps(meta).encode(),
+        f"{root}/imagesTr/hippocampus_001.nii.gz": volume.read_bytes(),
+        f"{root}/labelsTr/hippocampus_001.nii.gz": volume.read_bytes(),
+    }
+    server.content = make_tar(tmp_path / "served.tar", members).read_bytes()
+    server.break_after = [5000]
+    md5 = "md5:" + hashlib.md5(server.content).hexdigest()
+    monkeypatch.setattr(decathlon, "published", lambda task: (f"{server.url}/file", md5))
+    target = decathlon.prepare(None, tmp_path / "raw" / "Dataset004_Hippocampus")
+    assert server.ranges == [None, "bytes=5000-"]
+    assert [case.identifier for case in RawDataset.open(target).training_cases] == ["hippocampus_001"]
+    assert (tmp_path / "raw" / "downloads" / "Task04_Hippocampus.tar").is_file()
 
 
 def make_zip(path: Path, members: dict[str, bytes]) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from src.datamodules.prepare import __main__ as cli
 from src.datamodules.prepare import phantom
 from src.datamodules.prepare.raw_layout import build_dataset
 
@@ -101,3 +103,21 @@ def test_a_folder_that_is_no_data_set_is_not_overwritten(tmp_path: Path) -> None
 def test_a_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="source=.*generated"):
         phantom.prepare(tmp_path, tmp_path / "set")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["prepare", *overrides])
+    cli.main()
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    where = (f"paths.root={tmp_path}", f"paths.raw={tmp_path / 'raw'}")
+    run(monkeypatch, "data=phantom_cells", "data.num_workers=2", *where)  # in worker processes
+    assert "Dataset901_PhantomCells: 20 training cases, 6 test cases (6 with labels)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, "data=phantom", f"source={tmp_path}", *where)
+    assert "ValueError: source=" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, "data=cell", *where)
+    error = capsys.readouterr().err
+    assert "FileNotFoundError: " in error and "https://zenodo.org/records/10719375" in error and "[" not in error
