@@ -284,6 +284,14 @@ def test_grey_pictures_where_colour_is_declared(tmp_path: Path) -> None:
     assert found(examine(folder)) == {("error", "channels", "cells_001")}
 
 
+def test_a_missing_instance_map(tmp_path: Path) -> None:
+    folder = phantom_cells.prepare(None, tmp_path / "set", num_training=3, num_test=1)
+    (folder / "instancesTs" / "cells_003.tif").unlink()
+    report = examine(folder)
+    assert found(report) == {("error", "files", "")}
+    assert "cells_003.png has no instance map; expected" in report.findings[0].message
+
+
 # ---- geometry as a choice
 
 

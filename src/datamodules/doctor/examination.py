@@ -86,6 +86,8 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
             cases += [(case, split) for case in found]
             for fault in faults:
                 error(fault)
+    for message in missing_instances(folder, cases):
+        error(message)
     number = sum(split == "Tr" for _, split in cases)
     if number == 0:
         error(f"{folder / 'imagesTr'} has no complete training case NAME_0000{description.file_ending}.")
@@ -93,6 +95,16 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
         message = f"dataset.json says numTraining {description.num_training}, there are {number} training cases."
         findings.append(Finding(case="", kind="dataset.json", severity="warning", message=message))
     return cases, findings
+
+
+def missing_instances(folder: Path, cases: list[tuple[RawCase, str]]) -> list[str]:
+    """Labelled cases without instance map, where a data set has instance maps at all."""
+    return [
+        f"{case.label} has no instance map; expected {path}"
+        for case, split in cases
+        if case.label is not None and (folder / f"instances{split}").is_dir()
+        if not (path := folder / f"instances{split}" / f"{case.identifier}.tif").is_file()
+    ]
 
 
 def hidden_files(folder: Path) -> list[Finding]:
