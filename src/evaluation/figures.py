@@ -70,7 +70,7 @@ def overlay_figure(
         z = fullest_slice(reference, predictions)
         aspect = geometry.spacing[1] / geometry.spacing[2]
         picture = picture_of(image[:, z])
-        row[0].set_ylabel(case, fontsize=9)
+        row[0].set_ylabel(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}", fontsize=9)
         _show(row[0], picture, None, aspect, "image")
         _show(row[1], picture, _coloured(reference[z], task == "instances"), aspect, "reference")
         for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
