@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
+
+# A search in a tree takes as long as about 25 voxels of a distance transform (5 against 0.2 microseconds on one core).
+# The tree wins where surfaces are thin in their box, and by far where one stray voxel makes the box the whole scan; the
+# transform wins where a prediction is all over the scan.
+TREE_COST = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +110,17 @@ def _surface_elements(mask: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.
 def _distances(
     corners: np.ndarray, targets: np.ndarray, grid: tuple[int, ...], spacing: tuple[float, ...]
 ) -> np.ndarray:
-    """Distance of each corner to the closest target; only corners that are no target themselves are searched for."""
+    """Distance of each corner to the closest target, by a tree for a few corners or a transform of the whole grid."""
     distances = np.zeros(len(corners))
     if len(targets) == 0:
         return distances + math.inf
     is_target = np.zeros(math.prod(grid), dtype=bool)
     is_target[targets] = True
     apart = ~is_target[corners]
-    if apart.any():
-        # A tree over the elements costs the same wherever they lie; a distance transform grows with the box, and
-        # one stray predicted voxel in a corner makes the box the whole scan.
+    if np.count_nonzero(apart) * TREE_COST > is_target.size:
+        nearby = distance_transform_edt(~is_target.reshape(grid), sampling=spacing)
+        distances = nearby.ravel()[corners]
+    elif apart.any():
         goal = np.stack(np.unravel_index(targets, grid), axis=1)
         tree = cKDTree(goal * spacing, leafsize=32, balanced_tree=False, compact_nodes=False)
         start = np.stack(np.unravel_index(corners[apart], grid), axis=1)

@@ -60,7 +60,9 @@ def cube(shape: tuple[int, ...], start: tuple[int, ...], size: tuple[int, ...]) 
 @pytest.mark.parametrize(("shape", "spacing"), [((24, 30, 28), (3.0, 0.7, 0.9)), ((18, 18, 18), (1, 1, 1)),
                                                 ((60, 50), (0.5, 1.25)), ((40, 40), (1, 1))])  # fmt: skip
 @pytest.mark.parametrize("seed", range(4))
-def test_random_blobs_agree_with_deepmind(deepmind, shape, spacing, seed):
+@pytest.mark.parametrize("tree_cost", [0, 25, 10**9])  # always the tree, as usual, always the distance transform
+def test_random_blobs_agree_with_deepmind(deepmind, shape, spacing, seed, tree_cost, monkeypatch):
+    monkeypatch.setattr("src.evaluation.surface.TREE_COST", tree_cost)
     reference, prediction = blobs(seed, shape), blobs(seed + 100, shape, 0.2)
     theirs = deepmind.compute_surface_distances(reference, prediction, spacing)
     ours = surface_distances(reference, prediction, spacing)
