@@ -26,6 +26,29 @@ def test_a_random_patch_covers_the_image_and_half_the_excess_on_either_side() ->
     assert [sorted(set(axis)) for axis in starts.T] == [[-2, -1], [-6, -5], list(range(-1, 20))]
 
 
+# Image, block read, patch, a foreground voxel; the lowest and highest start of 3000 random patches and the start of a
+# forced one, as nnunetv2 2.1.2's nnUNetDataLoaderBase.get_bbox gave them.
+NNUNET_STARTS = [
+    ((34, 25, 20), (11, 12, 6), (11, 12, 5), (27, 16, 18), (0, 0, -1), (23, 13, 15), (22, 10, 15)),
+    ((20, 24, 38), (27, 28, 20), (22, 20, 18), (16, 16, 0), (-4, -4, -1), (-3, 0, 19), (3, 2, -1)),
+    ((16, 34, 22), (11, 24, 22), (4, 23, 22), (13, 0, 11), (-4, -1, 0), (9, 11, 0), (8, -1, 0)),
+    ((4, 12, 19), (14, 15, 4), (14, 14, 4), (2, 6, 12), (-5, -2, 0), (-5, -1, 15), (-5, -1, 10)),
+    ((11, 25, 30), (20, 23, 32), (13, 15, 29), (7, 23, 19), (-5, -4, -2), (-4, 6, 0), (-3, 12, 3)),
+    ((33, 27, 28), (19, 32, 14), (14, 26, 7), (17, 10, 8), (-3, -3, -4), (17, -2, 18), (8, -3, 1)),
+    ((17, 19, 29), (31, 8, 34), (27, 5, 28), (9, 4, 9), (-7, -2, -3), (-7, 13, -2), (-6, 0, -3)),
+    ((29, 24, 20), (14, 31, 16), (12, 23, 14), (6, 17, 12), (-1, -4, -1), (16, -3, 5), (-1, 2, 4)),
+]
+
+
+@pytest.mark.parametrize(("shape", "read", "patch", "voxel", "lowest", "highest", "forced"), NNUNET_STARTS)
+def test_patches_start_where_nnunets_do(shape, read, patch, voxel, lowest, highest, forced) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"read_size": read, "patch_size": patch}
+    starts = np.array([draw_start(rng, shape, {}, forced=False, **sizes) for _ in range(1000)])
+    assert tuple(starts.min(axis=0)) == lowest and tuple(starts.max(axis=0)) == highest
+    assert draw_start(rng, shape, {1: np.array([voxel])}, forced=True, **sizes) == forced
+
+
 @given(data=st.data())
 def test_a_forced_patch_contains_its_voxel(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.integers(1, 40)) for _ in range(3))
