@@ -42,11 +42,11 @@ def draw(values: np.ndarray, num_samples: int, random: np.random.RandomState) ->
     """
     if not values.size:
         return Sample(values=np.empty(0, np.float32), counts=np.empty(0, np.int64))
-    counts = np.zeros(values.size, dtype=np.int64)
-    step = max(_CHUNK, values.size)  # so that counting costs no more than drawing
+    counts = np.zeros(values.size, dtype=np.uint32)
+    step = max(_CHUNK, values.size // 8)  # a pass over all counts for each step: few, but no long list of draws
     for start in range(0, num_samples, step):
         indices = random.randint(0, values.size, size=min(step, num_samples - start))
-        counts += np.bincount(indices, minlength=values.size)
+        counts += np.bincount(indices, minlength=values.size).astype(np.uint32)
     drawn = counts > 0
     distinct, inverse = np.unique(values[drawn], return_inverse=True)
     merged = np.bincount(inverse, weights=counts[drawn], minlength=distinct.size).astype(np.int64)

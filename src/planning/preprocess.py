@@ -5,6 +5,7 @@ nnU-Net's order: transpose, crop to non-zero, normalise, resample, sample class 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,12 +90,13 @@ def preprocess_case(
 
     target = target_of(configuration, spacing)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
-    data = np.empty((len(cropped), *shape), dtype=np.float32)
+    channels = []
     for i, scheme in enumerate(configuration.normalization):
         # A copy: normalisation works in place.
         channel = np.array(cropped[i], dtype=np.float32, order="C")
         channel = SCHEMES[scheme](channel, mask, configuration.use_mask_for_norm[i], plan.intensities[i])
-        data[i] = resample_image(channel, shape, spacing, target)
+        channels.append(resample_image(channel, shape, spacing, target))
+    data = np.stack(channels) if len(channels) > 1 else channels[0][None]  # a view: no second copy of a large volume
     properties = CaseProperties(
         geometry=geometry, shape_before_crop=tuple(image.shape[1:]), box=box, shape=tuple(data.shape[1:])
     )
@@ -122,19 +124,14 @@ def class_locations(label: np.ndarray, classes: Sequence[int]) -> dict[int, np.n
         absent class.
     """
     random = np.random.RandomState(_SEED)
-    wanted = np.flatnonzero(np.isin(label, list(classes)))
-    values = label.ravel()[wanted]
-    order = np.argsort(values, kind="stable")
-    values, wanted = values[order], wanted[order]
     located = {}
     for value in classes:
-        start, stop = np.searchsorted(values, value, "left"), np.searchsorted(values, value, "right")
-        total = int(stop - start)
-        if not total:
+        voxels = np.flatnonzero(label == value)  # one class at a time: 8 bytes per voxel add up
+        if not voxels.size:
             located[value] = np.empty((0, 3), dtype=np.int32)
             continue
-        count = max(min(_MIN_LOCATIONS, total), int(np.ceil(_MIN_SHARE * total)))
-        chosen = wanted[start + random.choice(total, count, replace=False)]
+        count = max(min(_MIN_LOCATIONS, voxels.size), math.ceil(_MIN_SHARE * voxels.size))
+        chosen = voxels[random.choice(voxels.size, count, replace=False)]
         located[value] = np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
     return located
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_a_case_that_is_gone_leaves_the_store(tmp_path):
     (raw / "labelsTr" / "case_2.nii.gz").unlink()
     _, store = run(raw, tmp_path / "out")
     assert store.identifiers == ("case_0", "case_1")
+
+
+def test_two_at_once_do_the_work_once(tmp_path, written):
+    raw = make_dataset(tmp_path / "raw")
+    with ThreadPoolExecutor(2) as threads:
+        results = [future.result() for future in [threads.submit(run, raw, tmp_path / "out") for _ in range(2)]]
+    assert sorted(written) == ["case_0", "case_1", "case_2"]
+    assert results[0][0] == results[1][0] and len(results[1][1].identifiers) == 3
 
 
 def test_other_options_plan_anew(tmp_path):
