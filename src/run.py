@@ -30,9 +30,9 @@ def auto_precision(accelerator: str, wanted: str | None) -> str:
 
 
 def register_resolvers() -> None:
-    """Make ``${auto_precision:accelerator,precision}``, ``${cpu_count:}`` and ``${basename:path}`` known."""
+    """Make ``${auto_precision:accelerator,precision}``, ``${cpu_count:most}`` and ``${basename:path}`` known."""
     OmegaConf.register_new_resolver("auto_precision", auto_precision, replace=True)
-    OmegaConf.register_new_resolver("cpu_count", lambda: len(os.sched_getaffinity(0)), replace=True)
+    OmegaConf.register_new_resolver("cpu_count", lambda most: min(len(os.sched_getaffinity(0)), most), replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
 
 

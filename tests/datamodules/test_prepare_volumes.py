@@ -163,10 +163,16 @@ def flare_source(tmp_path: Path) -> Path:
     return root
 
 
-def test_flare(flare_source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [False, True])
+def test_flare(flare_source: Path, tmp_path: Path, zipped: bool) -> None:
+    source = flare_source
+    if zipped:
+        source = tmp_path / "zips"
+        for folder in flare_source.iterdir():
+            shutil.make_archive(str(source / folder.name), "zip", flare_source, folder.name)
     with pytest.raises(ValueError, match="expected 50 training scans .* found 2"):
-        flare.prepare(flare_source, tmp_path / "raw" / "set")
-    raw = RawDataset.open(flare.prepare(flare_source, tmp_path / "raw" / "set", incomplete=True))
+        flare.prepare(source, tmp_path / "raw" / "set")
+    raw = RawDataset.open(flare.prepare(source, tmp_path / "raw" / "set", incomplete=True))
     assert [case.identifier for case in raw.training_cases] == ["FLARE22_Tr_0001", "FLARE22_Tr_0002"]
     assert [case.identifier for case in raw.test_cases] == ["FLARETs_0001"]
     np.testing.assert_array_equal(read(raw.test_cases[0].label), labels_up_to(13)[::-1])
