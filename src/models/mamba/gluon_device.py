@@ -57,18 +57,6 @@ def step_size(raw, mask, SOFTPLUS: gl.constexpr):
 
 
 @gluon.jit
-def load_raw_step(delta_row, w, bias, channel, mask, RANK: gl.constexpr):
-    """Step size of one token before softplus: read per channel, or projected from RANK numbers per token."""
-    raw = bias
-    if RANK > 0:
-        for r in gl.static_range(RANK):
-            raw += gl.load(delta_row + r).to(gl.float32) * w[r]
-    else:
-        raw += gl.load(delta_row + channel, mask=mask, other=0.0).to(gl.float32)
-    return raw
-
-
-@gluon.jit
 def load_or_zero(pointer, channel, mask, CHANNELS: gl.constexpr):
     if pointer is None:
         return gl.full([CHANNELS], 0.0, gl.float32, channel.type.layout)

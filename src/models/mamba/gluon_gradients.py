@@ -14,7 +14,16 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from .gluon_device import LOG2E, load_or_zero, load_raw_step, one_minus_exp, sigmoid, step_size
+from .gluon_device import (
+    LOG2E,
+    load_or_zero,
+    load_raw_steps,
+    load_rows,
+    load_small,
+    one_minus_exp,
+    sigmoid,
+    step_size,
+)
 
 
 @gluon.jit
@@ -23,7 +32,7 @@ def gradients(
     grad_u, grad_delta, grad_z, grad_small, y_out, partial,
     L, D, items, chunks, grad_b, grad_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l,
     gu_b, gu_l, gdelta_b, gdelta_l, gz_b, gz_l, small_g, small_b, small_l, y_b, y_l, scratch_p,
-    T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr,
+    T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
     SOFTPLUS: gl.constexpr, HISTORY: gl.constexpr, CHANNELS: gl.constexpr,
 ):  # fmt: skip
     """Gradients of the scan; names and shapes as in the forward file, `adjoints` is q behind each chunk like `starts`
@@ -55,6 +64,10 @@ def gradients(
     flat = gl.arange(0, SMALL, layout=flat_l)
     flat_row = flat // N_PAD
     flat_n = flat % N_PAD
+    if RANK > 0:
+        rank_index = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
+        rank_row = rank_index // RANK_PAD
+        rank_r = rank_index % RANK_PAD
     n_ok = n < N
     scratch += (gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)).to(gl.int64) * scratch_p
     grad_small += gl.program_id(1).to(gl.int64) * small_g
@@ -87,6 +100,13 @@ def gradients(
             grad_c = grad + batch * grad_b + first * grad_l
             small_c = grad_small + batch * small_b + first * small_l
             gu_c = grad_u + batch * gu_b + first * gu_l
+            if z is not None:
+                z_c = z + batch * z_b + first * z_l
+                gz_c = grad_z + batch * gz_b + first * gz_l
+            if y_out is not None:
+                y_c = y_out + batch * y_b + first * y_l
+            if RANK == 0:
+                gdelta_c = grad_delta + batch * gdelta_b + first * gdelta_l
             slot = (batch * chunks + chunk) * N * D
             last = (length - 1) // HISTORY * HISTORY
             if starts is None:
@@ -96,53 +116,49 @@ def gradients(
                 h = gl.load(starts + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
                 q = gl.load(adjoints + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
             gl.store(scratch + record, h)
-            for begin in range(0, last, HISTORY):
-                shared_B.store(
-                    gl.load(B_c + (begin + flat_row) * B_l + flat_n, mask=flat_n < N, other=0.0).to(gl.float32)
-                )
-                raws = ()
-                values = ()
-                for k in gl.static_range(HISTORY):
-                    row = begin + k
-                    raws = raws + (load_raw_step(delta_c + row * delta_l, w, offset, channel, mask, RANK),)
-                    values = values + (gl.load(u_c + row * u_l + channel, mask=mask, other=0.0).to(gl.float32),)
+            next_raws = load_raw_steps(delta_c, delta_l, 0, length, w, offset, channel, mask, HISTORY, RANK)
+            next_values = load_rows(u_c, u_l, 0, length, channel, mask, HISTORY)
+            next_B = load_small(B_c, B_l, 0, length, flat_row, flat_n, N)
+            for begin in range(0, last, HISTORY):  # the last round leaves what the way back begins with
+                raws = next_raws
+                values = next_values
+                shared_B.store(next_B)
+                ahead = begin + HISTORY
+                next_raws = load_raw_steps(delta_c, delta_l, ahead, length, w, offset, channel, mask, HISTORY, RANK)
+                next_values = load_rows(u_c, u_l, ahead, length, channel, mask, HISTORY)
+                next_B = load_small(B_c, B_l, ahead, length, flat_row, flat_n, N)
                 for k in gl.static_range(HISTORY):
                     step = step_size(raws[k], mask, SOFTPLUS)
                     b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
                     h = gl.exp2((step * LOG2E)[None, :] * decay) * h + (step * values[k])[None, :] * b[:, None]
                 gl.store(scratch + (begin // HISTORY + 1) * N_PAD * CHANNELS + record, h)
 
+            next_C = load_small(C_c, C_l, last, length, flat_row, flat_n, N)
+            next_grads = load_rows(grad_c, grad_l, last, length, channel, mask, HISTORY)
+            if z is not None:
+                next_gates = load_rows(z_c, z_l, last, length, channel, mask, HISTORY)
             for back in range(0, last + 1, HISTORY):
                 begin = last - back
-                rows = gl.minimum(begin + flat_row, length - 1)
+                raws = next_raws
+                values = next_values
+                grads = next_grads
+                if z is not None:
+                    gates = next_gates
+                shared_B.store(next_B)
+                shared_C.store(next_C)
                 small_ok = (flat_n < N) & (begin + flat_row < length)
                 small_row = small_c + (begin + flat_row) * small_l + flat_n
-                shared_B.store(gl.load(B_c + rows * B_l + flat_n, mask=flat_n < N, other=0.0).to(gl.float32))
-                shared_C.store(gl.load(C_c + rows * C_l + flat_n, mask=flat_n < N, other=0.0).to(gl.float32))
                 before_B = gl.load(small_row, mask=small_ok & add, other=0.0)
                 before_C = gl.load(small_row + N, mask=small_ok & add, other=0.0)
-                h = gl.load(scratch + begin // HISTORY * N_PAD * CHANNELS + record)
-                steps = ()
-                values = ()
-                gys = ()
-                gates = ()
-                for k in gl.static_range(HISTORY):
-                    inside = mask & (begin + k < length)
-                    row = gl.minimum(begin + k, length - 1)
-                    steps = steps + (load_raw_step(delta_c + row * delta_l, w, offset, channel, inside, RANK),)
-                    values = values + (gl.load(u_c + row * u_l + channel, mask=inside, other=0.0).to(gl.float32),)
-                    gys = gys + (gl.load(grad_c + row * grad_l + channel, mask=inside, other=0.0).to(gl.float32),)
-                    if z is not None:
-                        z_row = z + batch * z_b + (first + row) * z_l
-                        gates = gates + (gl.load(z_row + channel, mask=inside, other=0.0).to(gl.float32),)
-                raws = steps
-                grads = gys
+                if RANK > 0:
+                    rank_ok = (rank_r < RANK) & (begin + rank_row < length)
+                    rank_target = small_c + (begin + rank_row) * small_l + 2 * N + rank_r
+                    rank_sum = gl.load(rank_target, mask=rank_ok & add, other=0.0)
                 steps = ()
                 gys = ()
                 decayed = ()
                 for k in gl.static_range(HISTORY):
                     inside = mask & (begin + k < length)
-                    row = gl.minimum(begin + k, length - 1)
                     step = step_size(raws[k], inside, SOFTPLUS)
                     gy = grads[k]
                     b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
@@ -154,19 +170,29 @@ def gradients(
                     if z is not None:
                         sig = sigmoid(gates[k])
                         gz = gy * y * sig * (1.0 + gates[k] * (1.0 - sig))
-                        gl.store(grad_z + batch * gz_b + (first + row) * gz_l + channel, gz, mask=inside)
+                        gl.store(gz_c + (begin + k) * gz_l + channel, gz, mask=inside)
                         y *= gates[k] * sig
                         gy *= gates[k] * sig
                     if y_out is not None:
-                        gl.store(y_out + batch * y_b + (first + row) * y_l + channel, y, mask=inside)
+                        gl.store(y_c + (begin + k) * y_l + channel, y, mask=inside)
                     steps = steps + (step,)
                     gys = gys + (gy,)
                     decayed = decayed + (e,)
                     total = gl.sum(gl.convert_layout(h * gy[None, :], turned_l), 1)
                     shared_gC.slice(k * N_PAD, N_PAD).store(total)
+
+                # what the next round needs travels while this one runs back; the last round loads in vain
+                ahead = gl.maximum(begin - HISTORY, 0)
+                h = gl.load(scratch + ahead // HISTORY * N_PAD * CHANNELS + record)
+                next_raws = load_raw_steps(delta_c, delta_l, ahead, length, w, offset, channel, mask, HISTORY, RANK)
+                next_values = load_rows(u_c, u_l, ahead, length, channel, mask, HISTORY)
+                next_grads = load_rows(grad_c, grad_l, ahead, length, channel, mask, HISTORY)
+                next_B = load_small(B_c, B_l, ahead, length, flat_row, flat_n, N)
+                next_C = load_small(C_c, C_l, ahead, length, flat_row, flat_n, N)
+                if z is not None:
+                    next_gates = load_rows(z_c, z_l, ahead, length, channel, mask, HISTORY)
                 for i in gl.static_range(HISTORY):
                     inside = mask & (begin + HISTORY - 1 - i < length)
-                    row = gl.minimum(begin + HISTORY - 1 - i, length - 1)
                     step = steps[HISTORY - 1 - i]
                     value = values[HISTORY - 1 - i]
                     gy = gys[HISTORY - 1 - i]
@@ -185,22 +211,22 @@ def gradients(
                     gstep = gl.where(inside, gstep, 0.0)
                     sum_bias += gstep
                     sum_skip += gy * value
+                    row = begin + HISTORY - 1 - i
                     gl.store(gu_c + row * gu_l + channel, gx * step + direct * gy, mask=inside)
                     if RANK > 0:
                         new_w = ()
                         for r in gl.static_range(RANK):
-                            new_w = new_w + (sum_w[r] + gstep * gl.load(delta_c + row * delta_l + r).to(gl.float32),)
-                            part = gl.sum(gstep * w[r], 0)
-                            target = small_c + row * small_l + 2 * N + r
-                            if add:
-                                part += gl.load(target)
-                            if begin + HISTORY - 1 - i < length:
-                                gl.store(target, part)
+                            dt = gl.load(delta_c + gl.minimum(row, length - 1) * delta_l + r).to(gl.float32)
+                            new_w = new_w + (sum_w[r] + gstep * dt,)
+                            here = rank_index == (HISTORY - 1 - i) * RANK_PAD + r
+                            rank_sum += gl.where(here, gl.sum(gstep * w[r], 0), 0.0)
                         sum_w = new_w
                     else:
-                        gl.store(grad_delta + batch * gdelta_b + (first + row) * gdelta_l + channel, gstep, mask=inside)
+                        gl.store(gdelta_c + row * gdelta_l + channel, gstep, mask=inside)
                 gl.store(small_row, before_B + shared_gB.load(flat_l), mask=small_ok)
                 gl.store(small_row + N, before_C + shared_gC.load(flat_l), mask=small_ok)
+                if RANK > 0:
+                    gl.store(rank_target, rank_sum, mask=rank_ok)
         part = partial + gl.program_id(0).to(gl.int64) * (2 + N + RANK) * D
         gl.store(part + channel, sum_skip, mask=mask)
         gl.store(part + D + channel, sum_bias, mask=mask)

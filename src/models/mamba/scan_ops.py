@@ -25,7 +25,7 @@ def selective_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`scan.selective_scan` with A, D and delta_bias in float32; also returns the chunk states for the backward pass."""
+    """`scan.selective_scan` with A, D and delta_bias in float32; also returns the states that backward needs."""
     return scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
 

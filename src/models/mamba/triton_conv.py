@@ -90,7 +90,7 @@ def _backward(
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
-    """silu(causal convolution) of x (batch, L, channels), whose last axis is contiguous; weight (channels, 1, width)."""
+    """silu(causal convolution) of x (batch, L, channels) with contiguous last axis; weight (channels, 1, width)."""
     batch, length, channels = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     block = min(64, max(16, triton.next_power_of_2(channels)))

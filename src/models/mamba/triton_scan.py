@@ -31,7 +31,7 @@ class Tiling(NamedTuple):
 
 
 def tile(batch: int, length: int, channels: int) -> Tiling:
-    """Chunks as long as possible (fewer carries) while some thousands of programs remain; one if the sequence is short."""
+    """Chunks as long as possible (fewer carries) while some thousands of programs remain; one for a short sequence."""
     tokens = 256
     while tokens > 32 and batch * triton.cdiv(channels, 32) * triton.cdiv(length, tokens) < 2048:
         tokens //= 2
@@ -203,8 +203,9 @@ def scan_backward(
         length, channels, items, cut.chunks,
         *_strides(grad), *_strides(u), *_strides(delta), *_strides(B), *_strides(C), *_strides(z),
         *_strides(grad_u), *_strides(grad_delta), *_strides(grad_z), *small.stride()[:3], *_strides(y),
-        scratch.stride(0), cut.tokens, N=states, N_PAD=padded, RANK=rank, SOFTPLUS=softplus, HISTORY=history,
-        CHANNELS=LANES, num_warps=1, maxnreg=REGISTERS,
+        scratch.stride(0), cut.tokens, N=states, N_PAD=padded, RANK=rank,
+        RANK_PAD=triton.next_power_of_2(max(rank, 1)), SOFTPLUS=softplus, HISTORY=history, CHANNELS=LANES,
+        num_warps=1, maxnreg=REGISTERS,
     )  # fmt: skip
     sums = partial.sum(0)
     return Gradients(

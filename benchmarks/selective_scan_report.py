@@ -1,0 +1,134 @@
+"""Table and chart of benchmarks/selective_scan.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def _ratio(row: dict, what: str) -> str:
+    ours, theirs = row["triton"].get(what), row.get("mamba_ssm", {}).get(what)
+    return "-" if ours is None or theirs is None else f"{theirs / ours:.1f}"
+
+
+def _cell(row: dict, party: str, what: str, digits: int = 2) -> str:
+    value = row.get(party, {}).get(what)
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _scan_tables(gpu: dict) -> list[str]:
+    header = ["batch, d_inner, L", "mamba-ssm", "triton", "faster", "byte floor"]
+    header += ["mamba-ssm, both", "triton, both", "faster"]
+    rows, captured = [], []
+    for row in gpu["scan"]:
+        shape = ", ".join(map(str, row["shape"]))
+        floor = row["floor_bytes"] / gpu["copy_bandwidth"] * 1e3
+        forward = [_cell(row, "mamba_ssm", "forward"), _cell(row, "triton", "forward"), _ratio(row, "forward")]
+        both = [_cell(row, "mamba_ssm", "both"), _cell(row, "triton", "both"), _ratio(row, "both")]
+        rows.append([shape, *forward, f"{floor:.2f}", *both])
+        if "forward_graph" in row["triton"]:
+            cells = [
+                [_cell(row, "mamba_ssm", what, 3), _cell(row, "triton", what, 3), _ratio(row, what)]
+                for what in ("forward_graph", "both_graph")
+            ]
+            captured.append([shape, *cells[0], *cells[1]])
+    graph_header = ["batch, d_inner, L", "mamba-ssm", "triton", "faster", "mamba-ssm, both", "triton, both", "faster"]
+    return [
+        "## Scan, milliseconds, float32: forward, and forward + backward",
+        _table(header, rows),
+        "The same inside a CUDA graph, without the host's time to launch (small shapes):",
+        _table(graph_header, captured),
+    ]
+
+
+def _block_table(gpu: dict) -> list[str]:
+    rows = [
+        [
+            f"{row['d_model']}, {row['length']}",
+            _cell(row, "mamba_ssm", "both"),
+            _cell(row, "triton", "both"),
+            _ratio(row, "both"),
+            _cell(row, "mamba_ssm", "peak_gib"),
+            _cell(row, "triton", "peak_gib"),
+        ]
+        for row in gpu["block"]
+    ]
+    header = ["d_model, L", "mamba-ssm", "triton", "faster", "mamba-ssm, peak GiB", "triton, peak GiB"]
+    return ["## Whole Mamba block, forward + backward, milliseconds, batch 2, float32", _table(header, rows)]
+
+
+def _error_table(gpu: dict) -> list[str]:
+    names = list(gpu["errors"][0]["relative"])
+    rows = [
+        [f"{row['kind']}, {row['dtype']}, {row['backend']}", *(f"{row['relative'][n]:.0e}" for n in names)]
+        for row in gpu["errors"]
+    ]
+    shape = ", ".join(map(str, gpu["errors"][0]["shape"]))
+    title = f"## Relative error against float64 at ({shape}): output and gradients"
+    return [title, _table(["inputs, dtype, backend", *names], rows)]
+
+
+def _versions(part: dict) -> str:
+    return part["machine"] + "; " + ", ".join(f"{name} {value}" for name, value in part["versions"].items()) + "."
+
+
+def _markdown(results: dict) -> str:
+    parts = ["# Selective scan", "Written by `python benchmarks/selective_scan.py`."]
+    if "gpu" in results:
+        gpu = results["gpu"]
+        bandwidth = f"Copy bandwidth (read + write) {gpu['copy_bandwidth'] / 1e12:.2f} TB/s; medians."
+        parts += [_versions(gpu) + " " + bandwidth, *_scan_tables(gpu), *_block_table(gpu), *_error_table(gpu)]
+        profile = [[f"`{name[:60]}`", f"{ms:.2f}"] for name, ms in gpu["profile"].items()]
+        shape = ", ".join(map(str, gpu["scan"][0]["shape"]))
+        parts += [f"## Kernels of one forward and backward pass at ({shape}), milliseconds"]
+        parts += [_table(["kernel", "ms"], profile)]
+    if "cpu" in results:
+        cpu = results["cpu"]
+        rows = [
+            [party, f"{cpu[party]['seconds']:.2f}", f"{cpu[party]['peak_gib']:.2f}"]
+            for party in ("torch", "reference", "mambapy")
+            if party in cpu
+        ]
+        shape = ", ".join(map(str, cpu["shape"]))
+        parts += [f"## CPU, forward + backward at ({shape}), float32", _versions(cpu)]
+        parts += [_table(["implementation", "seconds", "peak memory added, GiB"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _chart(gpu: dict, path: Path) -> None:
+    rows = gpu["scan"]
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    for offset, party, color in ((-0.2, "mamba_ssm", "0.6"), (0.2, "triton", "C0")):
+        places = [i + offset for i, row in enumerate(rows) if party in row]
+        both = [row[party]["both"] for row in rows if party in row]
+        forward = [row[party]["forward"] for row in rows if party in row]
+        axes.bar(places, both, 0.38, color=color, alpha=0.5, label=f"{party}, forward + backward")
+        axes.bar(places, forward, 0.38, color=color, label=f"{party}, forward")
+    floors = [row["floor_bytes"] / gpu["copy_bandwidth"] * 1e3 for row in rows]
+    axes.hlines(
+        floors, [i - 0.4 for i in range(len(rows))], [i + 0.4 for i in range(len(rows))], "k", label="byte floor"
+    )
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(rows)), ["\n".join(map(str, row["shape"])) for row in rows])
+    axes.set_xlabel("batch, d_inner, L")
+    axes.set_ylabel("milliseconds")
+    axes.set_title(f"Selective scan, float32, {gpu['machine'].split(',')[0]}")
+    axes.legend()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def write_report(results: dict, folder: Path) -> None:
+    """Write selective_scan.md and, if there are GPU results, selective_scan.png into `folder`."""
+    (folder / "selective_scan.md").write_text(_markdown(results))
+    if "gpu" in results:
+        _chart(results["gpu"], folder / "selective_scan.png")

@@ -1,0 +1,139 @@
+"""The Triton scan and the fused block on a GPU: numbers, determinism, and how they live inside torch.
+
+pytest -m gpu tests/models/mamba
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.utils.checkpoint
+from scan_inputs import make_inputs, relative, value_and_gradients
+
+from src.models.mamba.block import Mamba
+from src.models.mamba.scan import selective_scan
+from src.models.mamba.torch_scan import torch_scan
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def needs_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+def triton(*arguments, **keywords):
+    return selective_scan(*arguments, **keywords, backend="triton")
+
+
+def inputs_and_weight(shape, kind="random"):
+    inputs = {name: value.cuda() for name, value in make_inputs(*shape, kind=kind).items()}
+    return inputs, torch.randn(shape[:3], dtype=torch.float64, generator=torch.Generator().manual_seed(1)).cuda()
+
+
+@pytest.mark.parametrize("kind", ["random", "trained"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 16), (3, 1, 40, 16), (1, 5000, 33, 16), (2, 777, 96, 16), (1, 100, 7, 5), (1, 150, 8, 64)]
+)
+def test_agrees_with_float64(shape, kind):
+    inputs, weight = inputs_and_weight(shape, kind)
+    expected = value_and_gradients(torch_scan, inputs, weight)
+    got = value_and_gradients(triton, {n: v.float() for n, v in inputs.items()}, weight.float())
+    for a, b in zip(got, expected, strict=True):
+        assert relative(a, b) < 1e-5
+
+
+def test_bfloat16_inputs_keep_a_float32_state():
+    inputs, weight = inputs_and_weight((2, 2000, 64, 16), "trained")
+    rounded = {n: v.bfloat16() if v.dim() == 3 else v.float() for n, v in inputs.items()}
+    expected = value_and_gradients(torch_scan, {n: v.double() for n, v in rounded.items()}, weight.bfloat16().double())
+    got = value_and_gradients(triton, rounded, weight.bfloat16())
+    assert got[0].dtype == torch.bfloat16
+    for a, b in zip(got, expected, strict=True):
+        assert relative(a, b) < 1e-2
+
+
+def test_optional_inputs_strides_and_no_softplus():
+    inputs, _ = inputs_and_weight((2, 300, 12, 16))
+    u, delta, B, C = (inputs[n].float() for n in ("u", "delta", "B", "C"))
+    A, delta = inputs["A"].float(), delta.abs() * 0.1
+    contiguous = triton(u, delta, A, B, C)
+    wide = torch.cat([u, u], dim=-1)[..., :12]
+    transposed = delta.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(triton(wide, transposed, A, B, C), contiguous)
+    assert relative(contiguous, torch_scan(u.double(), delta.double(), A.double(), B.double(), C.double())) < 1e-5
+
+
+def test_same_bits_every_time():
+    inputs, weight = inputs_and_weight((2, 3000, 96, 16))
+    single = {n: v.float() for n, v in inputs.items()}
+    first = value_and_gradients(triton, single, weight.float())
+    for _ in range(3):
+        again = value_and_gradients(triton, single, weight.float())
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("d_model, length", [(32, 3000), (32, 5), (96, 500)])  # step size projected in the scan, or not
+def test_fused_block_agrees_with_float64(d_model, length):
+    torch.manual_seed(0)
+    fused, exact = Mamba(d_model, backend="triton").cuda(), Mamba(d_model, backend="torch").cuda().double()
+    exact.load_state_dict(fused.state_dict())
+    x = torch.randn(2, length, d_model, device="cuda", requires_grad=True)
+    y = x.detach().double().requires_grad_()
+    weight = torch.randn_like(x)
+    with torch.autocast("cuda", torch.bfloat16):
+        out = fused(x)
+    assert out.dtype == torch.float32
+    out.backward(weight)
+    expected = exact(y)
+    expected.backward(weight.double())
+    assert relative(out, expected) < 1e-5 and relative(x.grad, y.grad) < 1e-5
+    for (name, a), b in zip(fused.named_parameters(), exact.parameters(), strict=True):
+        assert relative(a.grad, b.grad) < 1e-5, name
+
+
+def test_operations_are_registered_as_torch_expects():
+    inputs, _ = inputs_and_weight((1, 200, 8, 16))
+    arguments = [v.float().requires_grad_() for v in inputs.values()]
+    torch.library.opcheck(torch.ops.umamba.selective_scan.default, (*arguments, True))
+
+
+def test_compiles_without_graph_breaks_and_checkpoints():
+    torch.manual_seed(0)
+    layer = Mamba(32, backend="triton").cuda()
+    x = torch.randn(2, 300, 32, device="cuda", requires_grad=True)
+    expected = layer(x)
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    compiled = torch.compile(layer, fullgraph=True)(x)
+    assert torch.allclose(compiled, expected, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad(compiled.sum(), x)[0], gradient, rtol=1e-4, atol=1e-5)
+    kept = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+    assert torch.equal(torch.autograd.grad(kept.sum(), x)[0], gradient)
+
+
+def test_runs_in_a_cuda_graph_and_in_inference_mode():
+    torch.manual_seed(0)
+    layer, x = Mamba(32, backend="triton").cuda(), torch.randn(1, 500, 32, device="cuda")
+    with torch.inference_mode():
+        expected = layer(x).clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = layer(x)
+        graph.replay()
+    assert torch.equal(out, expected)
+
+
+def test_operations_are_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs, _ = inputs_and_weight((1, 200, 8, 16))
+    with FlopCounterMode(display=False) as counter:
+        triton(**{n: v.float() for n, v in inputs.items()}, delta_softplus=True)
+    assert counter.get_total_flops() == 6 * 200 * 8 * 16
+
+
+def test_float64_is_refused_by_name():
+    inputs, _ = inputs_and_weight((1, 10, 4, 16))
+    with pytest.raises(ValueError, match="'triton' needs float32 or narrower"):
+        triton(**inputs)
