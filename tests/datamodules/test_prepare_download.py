@@ -133,6 +133,13 @@ def test_no_connection_keeps_what_has_arrived(server: Server, tmp_path: Path) ->
     assert (tmp_path / "file.part").stat().st_size == 1000
 
 
+def test_a_full_disk_is_not_tried_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        download(f"{server.url}/file", tmp_path / "file")
+    assert server.ranges == [None]
+
+
 def test_zenodo_record(server: Server, tmp_path: Path) -> None:
     server.record = {"files": [{"key": "a.zip", "checksum": MD5, "links": {"self": f"{server.url}/file"}}]}
     api = server.url + "/record"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # trying again does not help
 ATTEMPTS = 5  # broken connections in a row before giving up
 ZENODO = "https://zenodo.org/api/records/{record}"
 
@@ -58,6 +60,7 @@ def download(url: str, target: Path, *, expected: str | None = None) -> Path:
     Raises:
         DownloadError: no connection, an answer other than the file, or another checksum. What has arrived is kept
             for the next attempt, except after a wrong checksum.
+        OSError: the disk is full or cannot be written to.
     """
     if target.exists():
         return target
@@ -77,6 +80,8 @@ def download(url: str, target: Path, *, expected: str | None = None) -> Path:
                     f"{url} answered {error.code} {error.reason}: fetch it by hand to {target}"
                 ) from error
             except (OSError, http.client.HTTPException) as error:  # dropped, timed out, no route, no name
+                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                    raise
                 arrived = part.stat().st_size if part.exists() else 0
                 failures = 0 if arrived > before else failures + 1
                 if failures >= ATTEMPTS:
