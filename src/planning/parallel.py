@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import blosc2
@@ -32,9 +33,30 @@ _MAX_WORKERS = 8  # by default; each holds a few volumes
 _LOG_SECONDS = 30  # between progress lines where there is no terminal
 
 
-def default_workers() -> int:
-    """Processes to use when nobody says: one per core this process may use, at most 8."""
-    return max(1, min(len(os.sched_getaffinity(0)), _MAX_WORKERS))
+def default_workers(bytes_each: int) -> int:
+    """Processes to use when nobody says: one per core, at most 8, and no more than fit into the free memory.
+
+    Args:
+        bytes_each: Memory that one process may need.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = min(cores, _MAX_WORKERS)
+    fitting = _free_memory() // max(bytes_each, 1)
+    if fitting < wanted:
+        log.info(
+            "Using %d of %d processes: each may need %.1f GB of the %.1f GB that are free.",
+            max(1, fitting), wanted, bytes_each / 1e9, _free_memory() / 1e9,
+        )  # fmt: skip
+    return max(1, min(wanted, fitting))
+
+
+def _free_memory() -> int:
+    """Bytes that can be used without swapping; where the system does not tell, more than any case needs."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 1 << 50
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def map_cases(

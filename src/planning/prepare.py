@@ -3,8 +3,7 @@
 Layout: ``<prepared_dir>/{fingerprint.json, plan.json, state.json, <data_identifier>/<case>/...}``. Everything is
 written beside its place and moved there, so a preparation that was interrupted is picked up where it stopped.
 
-Memory per worker: the raw volume in its own type and as float32, the cropped copy and the resampled one, and the label
-map four times over in small types; docs/benchmarks/preprocess.md has the peak for a large CT.
+Memory per worker: see `bytes_per_worker`.
 """
 
 from __future__ import annotations
@@ -30,10 +29,12 @@ from src.planning.plan_checks import PlanError
 from src.planning.planner import PlannerOptions, plan_dataset, resampled_shape
 from src.planning.preprocess import preprocess_case, target_of
 from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset
-from src.planning.readers import read_images, read_label
+from src.planning.readers import read_geometry, read_images, read_label
 from src.planning.store import VERSION, Store, read_meta, remove_case, write_case
 
 log = logging.getLogger(__name__)
+
+_LABEL_BYTES = 32  # per voxel, beside the channels
 
 
 def prepare(
@@ -54,7 +55,7 @@ def prepare(
         prepared_dir: Where everything goes.
         configuration: Name of the plan's configuration to preprocess, such as "3d_fullres".
         options: For the planner.
-        workers: Processes; None takes one per core, at most 8.
+        workers: Processes; None takes one per core, at most 8, and no more than fit into the free memory.
 
     Raises:
         FileNotFoundError: There is no raw data set.
@@ -72,11 +73,12 @@ def prepare(
             "set can be planned, but training needs exclusive classes: give every label one number."
         )
     with locked(prepared_dir):
-        plan = _fresh_plan(raw, prepared_dir, options, workers or default_workers())
+        workers = workers or default_workers(bytes_per_worker(raw))
+        plan = _fresh_plan(raw, prepared_dir, options, workers)
         entry = plan.configuration(configuration)
         folder = prepared_dir / entry.data_identifier
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
-            _fresh_store(raw, folder, plan, entry, workers or default_workers())
+            _fresh_store(raw, folder, plan, entry, workers)
     return plan, Store.open(folder)
 
 
@@ -87,7 +89,21 @@ def prepare_plan(
     prepared_dir = Path(prepared_dir)
     raw = RawDataset.open(dataset_dir)
     with locked(prepared_dir):
-        return _fresh_plan(raw, prepared_dir, options, workers or default_workers())
+        return _fresh_plan(raw, prepared_dir, options, workers or default_workers(bytes_per_worker(raw)))
+
+
+def bytes_per_worker(raw: RawDataset) -> int:
+    """Memory that a worker may need at its peak: that of the case whose files are largest, by its header.
+
+    Per voxel: every channel twice (read, resampled), one channel as it is worked on, the label map and what is drawn
+    from it. docs/benchmarks/preprocess.md has the measurement.
+    """
+    largest = max(raw.training_cases, key=lambda case: sum(path.stat().st_size for path in case.images))
+    try:
+        voxels = math.prod(read_geometry(largest.images[0]).shape)
+    except DatasetError:
+        return 0  # the check of every case will say so, with all others
+    return voxels * (8 * len(raw.channel_names) + _LABEL_BYTES)
 
 
 def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, workers: int) -> Plan:
