@@ -13,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.models.mamba.block import Mamba
 
-SAMPLE_TOKENS = 1024  # sequence on which the memory of a Mamba block is counted; it grows linearly with the length
-
 
 def count_parameters(network: nn.Module) -> int:
     """All parameters, frozen ones included, shared ones once."""
@@ -51,7 +49,7 @@ def mamba_flops(block: Mamba, batch: int, length: int) -> int:
 
 
 def activation_bytes(network: nn.Module, input_shape: Sequence[int], autocast: torch.dtype | None = None) -> int:
-    """Bytes a forward pass keeps for the backward pass, weights not counted.
+    """Bytes of distinct storages a forward pass keeps for the backward pass, weights not counted.
 
     Computed on tensors without data with the CPU's operators (for Mamba the torch scan). The peak on a GPU also holds
     gradients and what operators need in between, and its fused scan keeps less.
@@ -61,18 +59,6 @@ def activation_bytes(network: nn.Module, input_shape: Sequence[int], autocast: t
         input_shape: (B, C, *S).
         autocast: dtype of mixed precision, or None.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        with mamba_left_out(network) as blocks, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-            total = _kept_bytes(network, torch.empty(*input_shape))
-        for block, (batch, length) in blocks:
-            sample = min(length, SAMPLE_TOKENS)
-            tokens = torch.empty(batch, sample, block.in_proj.in_features, requires_grad=True)
-            total += _kept_bytes(block, tokens) * length // sample
-    return total
-
-
-def _kept_bytes(network: nn.Module, x: torch.Tensor) -> int:
-    """Bytes of distinct storages that autograd keeps for a call, parameters left out."""
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # holding a storage keeps its number from being given again
 
@@ -82,9 +68,12 @@ def _kept_bytes(network: nn.Module, x: torch.Tensor) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = network(x)
-    del outputs
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=autocast, enabled=autocast is not None),
+    ):
+        network(torch.empty(*input_shape))
     return sum(storage.nbytes() for storage in kept.values())
 
 
