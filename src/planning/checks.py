@@ -83,7 +83,7 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
         return None, findings
     for kind, message in geometry_faults(case, geometry, label_geometry):
         report(kind, message)
-    present = np.unique(label)
+    present = np.unique(np.concatenate([np.unique(part) for part in label]))  # by slice: np.unique copies and sorts
     strange = [int(v) for v in present if int(v) not in dataset.allowed_values]
     if strange:
         report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from src.datamodules.doctor.quick import quick_check
 from src.datamodules.doctor.report import Report
 from src.datamodules.prepare import phantom_cells
 from src.planning.raw import DatasetError
+from src.run import ROOT
 
 SHAPE = (6, 10, 12)
 SPACING = (0.8, 0.9, 2.5)  # x, y, z
@@ -380,6 +382,32 @@ def test_an_examination_goes_on_where_it_stopped(dataset: Path, monkeypatch: pyt
     os.utime(image_of(dataset, 2), ns=(1, 1))
     examine(dataset)
     assert seen[6:] == ["case_2"]
+
+
+MEASURE = """
+import resource, sys
+from src.datamodules.doctor.case import examine
+from src.planning.raw import RawDataset
+raw = RawDataset.open(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert not examine((raw.training_cases[0], "Tr"), raw).findings
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)  # KiB
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_needs_little_beyond_the_volume(tmp_path: Path) -> None:
+    shape = (500, 512, 512)  # a large CT
+    noise = np.random.default_rng(0).normal(0, 100, shape[1:]).astype(np.int16)
+    write(tmp_path / "imagesTr" / "case_0000.nii", np.broadcast_to(noise, shape))
+    write(tmp_path / "labelsTr" / "case.nii", np.broadcast_to((noise > 0).astype(np.uint8), shape))
+    meta = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": ".nii"}
+    (tmp_path / "dataset.json").write_text(json.dumps(meta))
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    volume = np.prod(shape) * (4 + 2) / 2**20  # MiB: float32 and the label map's int16
+    assert int(result.stdout) / 1024 - volume < 300
 
 
 # ---- the quick part
