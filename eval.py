@@ -52,14 +52,14 @@ def score_checkpoints(cfg: DictConfig) -> None:
         variants += [(f"{name}_mirrored", members, True) for name, members in runs]
 
     output, frames, pairs = Path(cfg.output), [], []
-    overrides = {key: value for key, value in cfg.data.items() if value is not None}
+    overrides = {key: value for key, value in cfg.data.items() if value is not None} | {"augmentation": []}
     options = {key: cfg[key] for key in ("cases", "protocol", "postprocessing", "grow", "device", "workers", "parquet")}
     for name, members, mirror in variants:
         checkpoint = load_checkpoint(members[0])
         datamodule = instantiate({**checkpoint["config"]["data"], **overrides})
         labels, ignore_label = checkpoint["plan"]["labels"], checkpoint["plan"].get("ignore_label")
         del checkpoint
-        datamodule.prepare_data()
+        datamodule.open_raw()
         folder = output if len(variants) == 1 else output / name
         scores, predicted = predict_and_score(members, datamodule, folder, mirror=mirror, **options)
         frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))

@@ -132,24 +132,32 @@ class SegmentationDataModule(L.LightningDataModule):
         """
         if self._prepared:
             return
-        if not (self.dataset_dir / "dataset.json").is_file():
-            self.make_raw()
-        self.raw = RawDataset.open(self.dataset_dir)
+        self.open_raw()
         quick_check(self.raw)
         plan, self.store = prepare(
             self.dataset_dir, self.prepared_dir, self.configuration, self.planning, max(1, self.num_workers)
         )
         self.plan, self.plan_configuration = self._adapt(plan)
-        identifiers = [case.identifier for case in self.raw.training_cases]
-        split = select_split(identifiers, self.fold, (self.prepared_dir, self.dataset_dir))
-        self.train_ids, self.val_ids = split.train, split.val
-        self.test_cases = self._choose_test_cases()
         log.info(
             "%s, %s, fold %s: %d cases to train on, %d to validate with, %d to test.",
             self.plan.dataset_name, self.configuration, self.fold, len(self.train_ids), len(self.val_ids),
             len(self.test_cases),
         )  # fmt: skip
         self._prepared = True
+
+    def open_raw(self) -> None:
+        """Open the raw data set, made if it is missing, and share out its cases. Predicting and scoring need no more.
+
+        Raises:
+            FileNotFoundError, ValueError: As `prepare_data`.
+        """
+        if not (self.dataset_dir / "dataset.json").is_file():
+            self.make_raw()
+        self.raw = RawDataset.open(self.dataset_dir)
+        identifiers = [case.identifier for case in self.raw.training_cases]
+        split = select_split(identifiers, self.fold, (self.prepared_dir, self.dataset_dir))
+        self.train_ids, self.val_ids = split.train, split.val
+        self.test_cases = self._choose_test_cases()
 
     def setup(self, stage: str | None = None) -> None:
         """Open plan and store in a process in which `prepare_data` was not called."""

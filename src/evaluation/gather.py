@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,11 @@ def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
             + "; ".join(f"{protocol} in {folder}" for protocol, folder in families.items())
         )
     log.info("Found %d scored run(s).", len(runs))
+    names = Counter((run.dataset, run.network, run.replicate) for run in runs)
+    for (dataset, network, replicate), count in names.items():
+        if count > 1:
+            message = "%d runs of %s on %s have %s; they are averaged as one replicate."
+            log.warning(message, count, network, dataset, replicate)
     return runs
 
 

@@ -51,7 +51,7 @@ def run_record(
         "protocol": protocol,
         "task": task,
         "labels": dict(labels),
-        "checkpoints": [str(path) for path in checkpoints],
+        "checkpoints": [str(Path(path).resolve()) for path in checkpoints],
         "options": dict(options),
         "cost": dict(cost),
         "pairs": [

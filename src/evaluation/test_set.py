@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from lightning.pytorch.loggers import Logger, WandbLogger
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +45,7 @@ def predict_and_score(
 
     Args:
         checkpoints: One, or several whose logits are averaged.
-        datamodule: Prepared; gives cases, task and NSD tolerance.
+        datamodule: With its raw data open; gives cases, task and NSD tolerance.
         folder: Gets predictions/, tables/ (with run.json), figures/overlays.png and inference.json.
         loggers: Of Lightning; W&B gets the means and the table with overlays.
         cases: "test", or "validation" for the validation cases of the data module's fold.
@@ -110,7 +111,7 @@ def log_scores(
 
 def show_table(text: pd.DataFrame, caption: str) -> None:
     """Print a table of text on the console, the SD under the mean so that 80 columns are enough."""
-    table = Table(*map(str, text.columns), caption=caption)
+    table = Table(*map(str, text.columns), caption=caption, box=SIMPLE_HEAD, pad_edge=False)
     for row in text.astype(str).itertuples(index=False):
         table.add_row(*(cell.replace(" ± ", "\n± ") for cell in row))
     Console().print(table)

@@ -1,0 +1,84 @@
+"""eval.py on stored predictions, and what it refuses before any work; test_end_to_end.py scores a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+script = importlib.import_module("eval")
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("eval", list(overrides))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 2,
+                    "file_ending": ".nii.gz"})
+    )  # fmt: skip
+    label = np.zeros((6, 12, 12), np.uint8)
+    label[2:4, 3:9, 3:9] = 1
+    for name, array in (("labelsTs", label), ("predictions", np.roll(label, 1, axis=2))):
+        (tmp_path / name).mkdir()
+        for case in ("a", "b"):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name / f"{case}.nii.gz"))
+    return tmp_path
+
+
+def stored(folders: Path, *more: str) -> DictConfig:
+    paths = {"predictions": folders / "predictions", "references": folders / "labelsTs", "output": folders / "out"}
+    return config(*(f"{key}={path}" for key, path in paths.items()), *more)
+
+
+def test_stored_predictions_are_scored(folders, capsys):
+    script.score_folders(stored(folders, "nsd_tolerance={liver: 1.0}"))
+    table = pd.read_csv(folders / "out" / "tables" / "per_class.csv").iloc[0]
+    assert (table["class"], table["cases"], table["protocol"]) == ("liver", 2, "standard")
+    assert table["dsc"] == pytest.approx(5 / 6) and table["nsd"] == 1 and table["hd95"] == 1
+    assert "0.8333" in capsys.readouterr().out
+
+
+def test_a_label_set_that_differs_is_an_error(folders):
+    (folders / "predictions" / "dataset.json").write_text('{"labels": {"background": 0, "spleen": 1}}')
+    with pytest.raises(ValueError, match="'spleen': 1.*the references have .*'liver': 1"):
+        script.score_folders(stored(folders, "nsd_tolerance=1"))
+
+
+def test_what_is_missing_is_named(folders):
+    with pytest.raises(ValueError, match="Set nsd_tolerance to a number"):
+        script.score_folders(stored(folders))
+    with pytest.raises(ValueError, match=r"needs references=\.\.\."):
+        script.score_folders(config("predictions=x", "output=y"))
+    (folders / "dataset.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"dataset\.json does not exist"):
+        script.score_folders(stored(folders, "nsd_tolerance=1"))
+
+
+def test_options_that_contradict_each_other(tmp_path):
+    for overrides in ([], ["ckpt_path=a.ckpt", "predictions=b"]):
+        with pytest.raises(ValueError, match=r"either ckpt_path=\.\.\., or predictions"):
+            script.main.__wrapped__(config("output=x", *overrides))
+    with pytest.raises(ValueError, match="needs cases=validation"):
+        script.score_checkpoints(config("output=x", "ckpt_path=a.ckpt", "fit_postprocessing=true"))
+    with pytest.raises(ValueError, match="names a checkpoint twice"):
+        script.score_checkpoints(config("output=x", "ckpt_path=[a.ckpt,a.ckpt]"))
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint at .*a\.ckpt"):
+        script.score_checkpoints(config("output=x", "ckpt_path=a.ckpt"))
+
+
+def test_names_of_checkpoints_tell_them_apart():
+    names = script._names([Path("logs/x/fold_0/checkpoints/last.ckpt"), Path("logs/x/fold_1/checkpoints/last.ckpt")])
+    assert names == ["fold_0_checkpoints_last", "fold_1_checkpoints_last"]
+    assert script._names([Path("logs/last.ckpt"), Path("logs/best.ckpt")]) == ["last", "best"]
