@@ -40,7 +40,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks"
 # Patch, channels, labels with background, and the CPU seconds that one patch may cost: with them 15 workers make 33
-# batches of 9 hippocampus patches or 6 batches of 2 CT patches a second, more than a GPU trains.
+# batches of 9 hippocampus patches or 6 batches of 2 CT patches a second.
 SETTINGS = {
     "hippocampus 3D": ((40, 56, 40), 1, 3, 0.05),
     "abdomen CT 3D": ((40, 224, 192), 1, 14, 1.2),
