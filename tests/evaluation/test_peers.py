@@ -21,11 +21,12 @@ SCORES = json.loads((GOLDEN / "evaluation.json").read_text())
 ARRAYS = np.load(GOLDEN / "evaluation.npz")
 
 
-def altered(label: np.ndarray) -> np.ndarray:
+def generator():
+    """tests/golden/make_evaluation.py, which knows how predictions were made of real label maps."""
     spec = importlib.util.spec_from_file_location("make_evaluation", GOLDEN / "make_evaluation.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.altered(label)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +105,19 @@ def test_surfaces_agree_with_meshes_as_far_as_the_definitions_do(name):
 
 @pytest.mark.parametrize("name", sorted(SCORES["stardist"]))
 def test_matching_agrees_with_stardist(name):
-    for threshold, theirs in SCORES["stardist"][name].items():
-        ours = match_instances(*ARRAYS[name], float(threshold))
+    assert_matches(SCORES["stardist"][name], *ARRAYS[name])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", sorted(SCORES["nuclei"]))
+def test_matching_of_real_nuclei_agrees_with_stardist(name, real_data):
+    label, _ = read_label(real_data / "nuclei_dsb2018" / "instances" / name)
+    assert_matches(SCORES["nuclei"][name], label[0], generator().altered_instances(label[0]))
+
+
+def assert_matches(scores, reference, prediction):
+    for threshold, theirs in scores.items():
+        ours = match_instances(reference, prediction, float(threshold))
         counts = (ours.true_positives, ours.false_positives, ours.false_negatives)
         assert counts == (theirs["tp"], theirs["fp"], theirs["fn"]), threshold
         for key in ("precision", "recall", "f1", "panoptic_quality"):
@@ -117,7 +129,7 @@ def test_matching_agrees_with_stardist(name):
 def test_real_labels_agree_with_nnunet_and_deepmind(case, real_data, deepmind):
     path = real_data / "Dataset004_Hippocampus" / "labelsTr" / f"{case}.nii.gz"
     reference, geometry = read_label(path)
-    prediction = altered(reference)
+    prediction = generator().altered(reference)
     labels = {"anterior": 1, "posterior": 2}
     rows = score_semantic(reference, prediction, geometry.spacing, labels, {"anterior": 1.0, "posterior": 0.5})
     for row in rows:
@@ -137,8 +149,8 @@ def test_a_real_scan_agrees_with_deepmind(real_data, deepmind):
     spacing = (geometry.spacing[0], 2 * geometry.spacing[1], 2 * geometry.spacing[2])
     kept = np.where(np.isin(reference, values), reference, 0)
     labels = {f"organ {value}": int(value) for value in values}
-    for row in score_semantic(kept, altered(kept), spacing, labels, dict.fromkeys(labels, 2.0)):
-        masks = (kept == row["label"], altered(kept) == row["label"])
+    for row in score_semantic(kept, generator().altered(kept), spacing, labels, dict.fromkeys(labels, 2.0)):
+        masks = (kept == row["label"], generator().altered(kept) == row["label"])
         theirs = deepmind.compute_surface_distances(*masks, spacing)
         assert row["nsd"] == pytest.approx(deepmind.compute_surface_dice_at_tolerance(theirs, 2.0), abs=1e-6)
         assert row["hd95"] == pytest.approx(deepmind.compute_robust_hausdorff(theirs, 95), abs=1e-6)

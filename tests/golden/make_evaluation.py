@@ -2,6 +2,7 @@
 
     python make_evaluation.py mesh      with pymeshmetrics 1.4.1
     python make_evaluation.py stardist  with stardist 0.9.2
+    python make_evaluation.py nuclei DATA   with stardist 0.9.2, DATA holding nuclei_dsb2018
     python make_evaluation.py nnunet DATA   with nnunetv2 2.8, DATA holding Dataset004_Hippocampus
 
 Each command needs that package only and adds its part. Generated masks are stored beside the scores; those of real data
@@ -18,6 +19,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 SPACINGS = {"blobs3d": (2.5, 0.8, 0.9), "spheres3d": (1.0, 1.0, 1.0), "blobs2d": (0.7, 1.2), "discs2d": (1.0, 1.0)}
 TOLERANCES = (0.5, 1.0, 2.0, 3.0)
+NUCLEI = 3  # images of the set, the first by name
 HIPPOCAMPUS = ("hippocampus_001", "hippocampus_003", "hippocampus_004")
 
 
@@ -72,6 +74,16 @@ def altered(label):
     return moved
 
 
+def altered_instances(label):
+    """Predicted instances made of real ones: moved by two pixels, every fifth one missing, the fourth ones halved."""
+    moved = np.roll(label, (1, 2), axis=(0, 1))
+    moved[moved % 5 == 0] = 0
+    for value in np.unique(moved[moved % 4 == 0])[1:]:
+        rows = np.flatnonzero((moved == value).any(axis=1))
+        moved[: rows.mean().astype(int)][moved[: rows.mean().astype(int)] == value] = 0
+    return moved
+
+
 def mesh():
     from meshmetrics import DistanceMetrics
 
@@ -84,16 +96,27 @@ def mesh():
     return scores
 
 
-def stardist():
+def match_all(pairs):
     from stardist.matching import matching
 
     keys = ("tp", "fp", "fn", "precision", "recall", "f1", "panoptic_quality")
-    pairs = {f"discs{seed}": instance_maps(seed) for seed in range(4)} | {"ties": ties()}
     thresholds = [float(t) for t in np.arange(50, 100, 5) / 100] + [0.2]
     return {
         name: {str(t): {k: float(getattr(matching(*maps, thresh=t), k)) for k in keys} for t in thresholds}
         for name, maps in pairs.items()
     }
+
+
+def stardist():
+    return match_all({f"discs{seed}": instance_maps(seed) for seed in range(4)} | {"ties": ties()})
+
+
+def nuclei(data):
+    from skimage import io
+
+    paths = sorted((Path(data) / "nuclei_dsb2018" / "instances").glob("*.png"))[:NUCLEI]
+    labels = {path.name: io.imread(path).astype(np.int32) for path in paths}
+    return match_all({name: (label, altered_instances(label)) for name, label in labels.items()})
 
 
 def nnunet(data):
@@ -116,7 +139,7 @@ def nnunet(data):
 
 if __name__ == "__main__":
     part, *arguments = sys.argv[1:]
-    results = {"mesh": mesh, "stardist": stardist, "nnunet": nnunet}[part](*arguments)
+    results = {"mesh": mesh, "stardist": stardist, "nuclei": nuclei, "nnunet": nnunet}[part](*arguments)
     path = HERE / "evaluation.json"
     content = json.loads(path.read_text()) if path.is_file() else {}
     content[part] = results
