@@ -16,12 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from src.planning.description import DatasetDescription
 from src.planning.fingerprint import Fingerprint
 from src.planning.nnunet_plans import load_plan
 from src.planning.plan import Plan
 from src.planning.planner import PlannerOptions, plan_dataset
 from src.planning.prepare import prepare, prepare_plan
-from src.planning.raw import DatasetDescription
 from src.planning.summary import summarize
 
 log = logging.getLogger(__name__)

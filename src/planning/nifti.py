@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.planning.raw import DatasetError
+from src.planning.description import DatasetError
 
 _CHUNK = 1 << 24  # bytes read at a time
 _HEADER_BYTES = 540  # of NIfTI-2; the 348 of NIfTI-1 are less

@@ -12,9 +12,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from src.planning.description import DatasetDescription
 from src.planning.plan import Configuration, Intensities, Plan, inherit
 from src.planning.plan_checks import PlanError
-from src.planning.raw import DatasetDescription
 
 log = logging.getLogger(__name__)
 

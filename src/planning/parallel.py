@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.planning.raw import DatasetError
+from src.planning.description import DatasetError
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,15 @@ _MAX_WORKERS = 8  # by default; each holds a few volumes
 _LOG_SECONDS = 30  # between progress lines where there is no terminal
 
 
-def default_workers(bytes_each: int) -> int:
-    """Processes to use when nobody says: one per core, at most 8, and no more than fit into the free memory.
+def fitting_workers(wanted: int | None, bytes_each: int) -> int:
+    """Processes to use: no more than wanted, and no more than fit into the free memory.
 
     Args:
+        wanted: None means one per core, at most 8.
         bytes_each: Memory that one process may need.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = min(cores, _MAX_WORKERS)
+    wanted = wanted or min(cores, _MAX_WORKERS)
     fitting = _free_memory() // max(bytes_each, 1)
     if fitting < wanted:
         log.info(

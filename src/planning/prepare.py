@@ -23,7 +23,7 @@ from src.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from src.planning.intensities import samples_per_case
 from src.planning.locking import disk_errors, locked
 from src.planning.nnunet_plans import load_plan
-from src.planning.parallel import default_workers, map_cases, track
+from src.planning.parallel import fitting_workers, map_cases, track
 from src.planning.plan import Configuration, Plan, content_hash, write_json
 from src.planning.plan_checks import PlanError
 from src.planning.planner import PlannerOptions, plan_dataset, resampled_shape
@@ -55,7 +55,7 @@ def prepare(
         prepared_dir: Where everything goes.
         configuration: Name of the plan's configuration to preprocess, such as "3d_fullres".
         options: For the planner.
-        workers: Processes; None takes one per core, at most 8, and no more than fit into the free memory.
+        workers: Processes, fewer where they do not fit into the free memory; None takes one per core, at most 8.
 
     Raises:
         FileNotFoundError: There is no raw data set.
@@ -73,7 +73,7 @@ def prepare(
             "set can be planned, but training needs exclusive classes: give every label one number."
         )
     with locked(prepared_dir):
-        workers = workers or default_workers(bytes_per_worker(raw))
+        workers = fitting_workers(workers, bytes_per_worker(raw))
         plan = _fresh_plan(raw, prepared_dir, options, workers)
         entry = plan.configuration(configuration)
         folder = prepared_dir / entry.data_identifier
@@ -89,7 +89,7 @@ def prepare_plan(
     prepared_dir = Path(prepared_dir)
     raw = RawDataset.open(dataset_dir)
     with locked(prepared_dir):
-        return _fresh_plan(raw, prepared_dir, options, workers or default_workers(bytes_per_worker(raw)))
+        return _fresh_plan(raw, prepared_dir, options, fitting_workers(workers, bytes_per_worker(raw)))
 
 
 def bytes_per_worker(raw: RawDataset) -> int:

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import tifffile
 from skimage import io as skio
 
-from src.planning.raw import PICTURE_ENDINGS, DatasetError
+from src.planning.description import PICTURE_ENDINGS, DatasetError
 
 _FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
 

@@ -18,7 +18,7 @@ from raw_data import blobs, make_dataset, make_pictures, write_volume
 from src.planning import intensities, locking, parallel
 from src.planning import prepare as module
 from src.planning import store as store_module
-from src.planning.parallel import default_workers, map_cases
+from src.planning.parallel import fitting_workers, map_cases
 from src.planning.plan import Plan
 from src.planning.plan_checks import PlanError
 from src.planning.planner import PlannerOptions
@@ -367,12 +367,13 @@ def test_workers_fit_the_memory(tmp_path, monkeypatch, caplog):
     assert module.bytes_per_worker(raw) == 20 * 24 * 28 * (2 * 8 + 32)
     monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(16), raising=False)
     monkeypatch.setattr(parallel, "_free_memory", lambda: 10_000_000_000)
-    assert default_workers(1_000) == 8
+    assert fitting_workers(None, 1_000) == 8
+    assert fitting_workers(12, 1_000) == 12
     with caplog.at_level(logging.INFO):
-        assert default_workers(3_000_000_000) == 3
+        assert fitting_workers(None, 3_000_000_000) == 3
     assert "Using 3 of 8 processes: each may need 3.0 GB of the 10.0 GB that are free" in caplog.text
-    assert default_workers(99_000_000_000) == 1
-    assert parallel.default_workers(0) == 8
+    assert fitting_workers(12, 99_000_000_000) == 1
+    assert fitting_workers(None, 0) == 8
     (tmp_path / "imagesTr" / "case_0_0000.nii.gz").write_bytes(bytes(100_000))
     assert module.bytes_per_worker(raw) == 0
 
