@@ -75,11 +75,13 @@ def test_an_interrupted_preparation_is_picked_up_and_never_half_used(
     assert not target.exists()
     first = tmp_path / ".set.partial" / "imagesTr" / "phantom_000_0000.nii.gz"
     made = first.stat().st_mtime_ns
+    (first.parent / ".999.phantom_001_0000.nii.gz").write_bytes(b"half")  # of a process that was killed
 
     monkeypatch.setattr(phantom, "write_volume", write_volume)
     phantom.prepare(None, target, num_training=3, num_test=0)
     assert (target / "imagesTr" / first.name).stat().st_mtime_ns == made  # taken over, not written again
     assert len(list((target / "imagesTr").iterdir())) == 3
+    assert not list(target.rglob(".*"))
     assert not first.parents[1].exists()
 
 

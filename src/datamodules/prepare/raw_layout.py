@@ -77,10 +77,13 @@ def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe:
         dataset = write(partial)
         with atomic_file(partial / "dataset.json") as path:
             path.write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        stamp.unlink()
+        for path in partial.rglob(".*"):
+            if path.is_file() and path != stamp:
+                path.unlink()  # a file that a killed process was writing
         if target.exists():
             target.rmdir()  # empty, as checked above
         os.replace(partial, target)
+        (target / stamp.name).unlink()  # last: without it a finished folder would be made again
     log.info("made %s: %d training cases", target, dataset["numTraining"])
     return target
 
