@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
         plan=datamodule.plan,
         configuration=cfg.data.configuration,
         network=model.network,
-        optimizer=model.optimizer,
+        optimizer=instantiate(cfg.optimizer) or model.optimizer,
         scheduler=model.scheduler,
         deep_supervision=model.deep_supervision,
         metadata=metadata,

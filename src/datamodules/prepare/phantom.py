@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from src.datamodules.prepare.raw_layout import atomic_file, build_dataset, dataset_json, for_each
 
 ORGANS = ("liver", "spleen", "kidney", "aorta", "gallbladder")
-SHAPE = (24, 72, 72)  # voxels (z, y, x)
+SHAPE = (16, 56, 56)  # voxels (z, y, x)
 EXTENT = (150.0, 230.0, 300.0)  # mm (z, y, x) that a volume covers: the trunk of a small adult; y at x's pixel size
 NOISE = 18.0  # HU, SD of the scanner's noise
 
@@ -85,7 +85,7 @@ def draw_anatomy(rng: np.random.Generator, grid: np.ndarray) -> list[tuple[str, 
         ("spleen", "spleen", ellipsoid(grid, place(26, 18, 82), size(36, 34, 23))),
         ("kidney", "kidney", kidneys),
         ("pelvis", "kidney", kidneys + 0.55),
-        ("gallbladder", "gallbladder", ellipsoid(grid, place(-16, -38, -34, by=4), size(28, 19, 19))),
+        ("gallbladder", "gallbladder", ellipsoid(grid, place(-16, -38, -34, by=4), size(34, 24, 24))),
         ("aorta", "aorta", ellipsoid(grid, place(0, 26, 8, by=2), (endless, *size(1, 13, 13)[1:]))),
     ]
 
