@@ -207,6 +207,15 @@ def test_mamba_computes_in_float32_under_autocast() -> None:
     assert outputs[0].dtype == torch.bfloat16
 
 
+def test_double_precision_throughout() -> None:
+    torch.manual_seed(0)
+    network = UMamba(**topology(), deep_supervision=False)
+    x = torch.randn(1, 1, 16, 16)
+    single, double = network(x), network.double()(x.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single, double.float(), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -35,8 +35,8 @@ SHARED_BY_DIRECTIONS = ("in_proj", "out_proj")
 class MambaLayer(nn.Module):
     """LayerNorm, then one mixer per scan direction, summed: (B, C, *S) -> (B, C, *S).
 
-    Computed in float32 with autocast off (state space recurrences overflow float16 and lose their small steps in
-    bfloat16); the result has the input's dtype.
+    Computed in the dtype of its weights, float32, with autocast off (recurrences overflow float16 and lose small
+    steps in bfloat16); the result has the input's dtype.
 
     Args:
         width: length of a token: C, or prod(S) with `channel_tokens`.
@@ -82,7 +82,7 @@ class MambaLayer(nn.Module):
             if not self.channel_tokens:
                 tokens = tokens.transpose(1, 2)  # (B, L, C)
             # One pass over memory casts and lays out, here and at the end
-            tokens = self.norm(tokens.to(torch.float32, memory_format=torch.contiguous_format))
+            tokens = self.norm(tokens.to(self.norm.weight.dtype, memory_format=torch.contiguous_format))
             outputs = [
                 direction.restore(mixer(direction.arrange(tokens, x.shape[2:])), x.shape[2:])
                 for direction, mixer in zip(self.directions, self.mixers, strict=True)
