@@ -21,6 +21,7 @@ CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # trying again does not help
 ATTEMPTS = 5  # broken connections in a row before giving up
+HEADERS = {"User-Agent": "umamba-lightning"}  # some servers refuse urllib's own name
 ZENODO = "https://zenodo.org/api/records/{record}"
 
 
@@ -107,7 +108,8 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: int) -> None:
         OSError: the connection broke before the announced number of bytes had come.
     """
     offset = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
+    resume = {"Range": f"bytes={offset}-"} if offset else {}
+    request = urllib.request.Request(url, headers={**HEADERS, **resume})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -146,7 +148,7 @@ def download_from_zenodo(record: int, names: list[str], folder: Path, *, api: st
     """
     url = api.format(record=record)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=HEADERS), timeout=TIMEOUT) as response:
             files = {entry["key"]: entry for entry in json.load(response)["files"]}
     except (OSError, ValueError, KeyError) as error:
         raise DownloadError(f"{url} could not be read ({error}): fetch {', '.join(names)} by hand") from error
