@@ -298,7 +298,7 @@ def test_a_subject_knows_the_spacing(folder: Path) -> None:
     assert seen == [(1.0, 1.0, 1.0)] and datamodule.plan_configuration.spacing[-2:] == (1.0, 1.0)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])  # torch waits 5 s for each worker that has failed
 def test_an_error_in_a_worker_names_the_case(folder: Path, workers: int) -> None:
     wrong = {"pad": tio.Pad(3)}
     loader = _blocks(folder, augmentation=wrong, num_workers=workers).train_dataloader()
