@@ -20,6 +20,7 @@ from src.planning.readers import read_images, read_label
 
 OPACITY = 0.55
 FIGURE_DPI = 150
+_MAX_PIXELS = 800  # along a side; a panel has about 400
 _COLOURS = colormaps["tab20"].colors
 _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 
@@ -32,6 +33,7 @@ def overlay_figure(
     *,
     task: str = "semantic",
     instance_predictions: bool = False,
+    grow: bool = False,
     cases: int | Sequence[str] = 4,
 ) -> list[str]:
     """Image, reference and each network's prediction for some cases, in the layout of the paper's figure 2.
@@ -42,7 +44,7 @@ def overlay_figure(
         labels: Class name -> value.
         path: PNG or PDF to write.
         task: "semantic" or "instances".
-        instance_predictions: Instance data: the predictions are instance maps already.
+        instance_predictions, grow: As given to `evaluate`.
         cases: How many (from the worst to the best, evenly), or which.
 
     Returns:
@@ -69,17 +71,18 @@ def overlay_figure(
         predictions = [read_label(pairs[case].prediction)[0] for pairs in by_case.values()]
         z = fullest_slice(reference, predictions)
         aspect = geometry.spacing[1] / geometry.spacing[2]
-        picture = picture_of(image[:, z])
+        thin = (slice(None, None, max(1, max(image.shape[2:]) // _MAX_PIXELS)),) * 2
+        picture = picture_of(image[:, z])[thin]
         row[0].set_ylabel(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}", fontsize=9)
         _show(row[0], picture, None, aspect, "image")
-        _show(row[1], picture, _coloured(reference[z], task == "instances"), aspect, "reference")
+        _show(row[1], picture, _coloured(reference[z][thin], task == "instances"), aspect, "reference")
         for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
             layer = prediction[z]
             if task == "instances" and not instance_predictions:
-                layer = classes_to_instances(layer)
+                layer = classes_to_instances(layer, grow=grow)
             here = means[(means["case"] == case) & (means["run"] == name if "run" in means else True)]
             score = f"{name}\n{METRIC_TITLES[metric]} {here[metric].mean():.3f}"
-            _show(ax, picture, _coloured(layer, task == "instances"), aspect, score)
+            _show(ax, picture, _coloured(layer[thin], task == "instances"), aspect, score)
     if task == "semantic":
         patches = [Patch(color=_colour(value), label=name) for name, value in labels.items() if value]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5), fontsize=8)
@@ -161,11 +164,12 @@ def _colour(value: int) -> tuple[float, ...]:
 
 
 def _coloured(label: np.ndarray, instances: bool) -> np.ndarray:
-    """(Y, X) label map -> (Y, X, 4) RGBA; neighbouring instances get colours far apart."""
-    rgba = np.zeros((*label.shape, 4))
-    for value in np.unique(label[label > 0]):
-        rgba[label == value] = (*_colour(int(value) * 7 if instances else int(value)), OPACITY)
-    return rgba
+    """(Y, X) label map -> (Y, X, 4) RGBA, 8 bit."""
+    values, index = np.unique(label, return_inverse=True)
+    # Instances take hues that are far apart for neighbouring numbers (steps of the golden ratio around the circle).
+    rgb = colormaps["hsv"](values * 0.618 % 1)[:, :3] if instances else np.array([_colour(int(v)) for v in values])
+    table = np.concatenate([rgb, np.where(values > 0, OPACITY, 0)[:, None]], axis=1)
+    return (255 * table).astype(np.uint8)[index.reshape(label.shape)]
 
 
 def _show(ax: Axes, picture: np.ndarray, layer: np.ndarray | None, aspect: float, title: str) -> None:

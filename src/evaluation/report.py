@@ -162,6 +162,7 @@ def _overlays(
         labels,
         path,
         task=runs[0].record["task"],
+        grow=runs[0].record["options"].get("grow", False),
         cases=cases,
     )
     replicate = ", ".join(sorted({run.replicate for run in first.values()}))

@@ -88,13 +88,20 @@ def predict_and_score(
     save_record(record, folder / "tables")
     show_table(text, describe(scores))
     if postprocessing is None:
-        overlay_figure({"prediction": pairs}, scores, plan.labels, folder / "figures" / "overlays.png", task=task)
-    log_scores(loggers, scores, pairs, plan.labels, task)
+        path = folder / "figures" / "overlays.png"
+        overlay_figure({"prediction": pairs}, scores, plan.labels, path, task=task, grow=grow)
+    log_scores(loggers, scores, pairs, plan.labels, task=task, grow=grow)
     return scores, pairs
 
 
 def log_scores(
-    loggers: Sequence[Logger], scores: pd.DataFrame, pairs: Sequence[Pair], labels: dict[str, int], task: str
+    loggers: Sequence[Logger],
+    scores: pd.DataFrame,
+    pairs: Sequence[Pair],
+    labels: dict[str, int],
+    *,
+    task: str,
+    grow: bool,
 ) -> None:
     """Send the means and the table with overlays to W&B; an unreachable server costs a warning, for all is on disk."""
     means = case_means(scores).mean(numeric_only=True)
@@ -104,7 +111,7 @@ def log_scores(
             continue
         try:
             logger.log_metrics(summary)
-            log_predictions(logger.experiment, scores, pairs, labels, task=task)
+            log_predictions(logger.experiment, scores, pairs, labels, task=task, grow=grow)
         except Exception as error:  # wandb's own kinds, network, disk: none of them may lose a finished run
             log.warning("W&B did not take the test scores (%s); they are in the run's folder.", error)
 

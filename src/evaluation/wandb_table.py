@@ -24,6 +24,7 @@ def log_predictions(
     labels: Mapping[str, int],
     *,
     task: str = "semantic",
+    grow: bool = False,
     max_pictures: int = MAX_PICTURES,
 ) -> None:
     """Log ``test/cases`` (one row per case, worst first, with overlay) and ``test/classes`` (means by class).
@@ -33,7 +34,7 @@ def log_predictions(
         scores: Of `evaluate`.
         pairs: The scored pairs; those with images get a picture.
         labels: Class name -> value.
-        task: "semantic" or "instances".
+        task, grow: As given to `evaluate`.
         max_pictures: Cases beyond this many have numbers only.
     """
     import wandb
@@ -46,20 +47,20 @@ def log_predictions(
     for row in worst_first.to_dict("records"):
         pair = by_case[row["case"]]
         shown = len(table.data) < max_pictures and pair.images
-        overlay = _overlay(wandb, pair, labels, task) if shown else None
+        overlay = _overlay(wandb, pair, labels, task, grow) if shown else None
         per_class = by_class.loc[row["case"]].tolist() if row["case"] in by_class.index else [None] * by_class.shape[1]
         table.add_data(row["case"], overlay, *(row[metric] for metric in metrics), *per_class)
     run.log({"test/cases": table, "test/classes": wandb.Table(dataframe=class_table(scores))})
 
 
-def _overlay(wandb: Any, pair: Pair, labels: Mapping[str, int], task: str) -> Any:
+def _overlay(wandb: Any, pair: Pair, labels: Mapping[str, int], task: str, grow: bool) -> Any:
     image, _ = read_images(pair.images)
     reference, prediction = read_label(pair.reference)[0], read_label(pair.prediction)[0]
     z = fullest_slice(reference, [prediction])
     masks = {"reference": reference[z], "prediction": prediction[z]}
     names = {value: name for name, value in labels.items()}
     if task == "instances":
-        masks["prediction"] = classes_to_instances(masks["prediction"])
+        masks["prediction"] = classes_to_instances(masks["prediction"], grow=grow)
         names = None
     layers = {}
     for name, mask in masks.items():
