@@ -169,4 +169,5 @@ def prepare(
             provenance={"seed": seed, "training": num_training, "test": num_test},
         )
 
-    return build_dataset(target, write, {"seed": seed, "training": num_training, "test": num_test})
+    recipe = {"seed": seed, "training": num_training, "test": num_test, "shape": list(SHAPE)}
+    return build_dataset(target, write, recipe)
