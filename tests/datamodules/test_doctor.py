@@ -16,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from src.datamodules.doctor import __main__ as cli
+from src.datamodules.doctor import case as doctor_case
 from src.datamodules.doctor import examination
 from src.datamodules.doctor.contact_sheet import choose
 from src.datamodules.doctor.examination import examine_dataset
@@ -284,6 +285,21 @@ def test_grey_pictures_where_colour_is_declared(tmp_path: Path) -> None:
     image = folder / "imagesTr" / "cells_001_0000.png"
     iio.imwrite(image, iio.imread(image)[..., 0])
     assert found(examine(folder)) == {("error", "channels", "cells_001")}
+
+
+def test_a_case_that_breaks_a_decoder_does_not_stop_the_others(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor_case.load_and_check
+
+    def fail(case, description):
+        if case.identifier == "case_1":
+            raise OverflowError("header says 2**63 slices")
+        return real(case, description)
+
+    monkeypatch.setattr(doctor_case, "load_and_check", fail)
+    report = examine(dataset)
+    assert found(report) == {("error", "unreadable", "case_1")}
+    assert "OverflowError: header says" in report.findings[0].message
+    assert len(report.facts) == 5
 
 
 def test_a_missing_instance_map(tmp_path: Path) -> None:

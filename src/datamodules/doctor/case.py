@@ -15,6 +15,7 @@ from src.planning.checks import Finding, LoadedCase, load_and_check
 from src.planning.raw import DatasetDescription, RawCase
 from src.planning.readers import Geometry, is_picture, read_geometry
 
+VERSION = 1  # of these checks: raise it when one changes, and every case is examined anew
 ORIGIN_TOLERANCE = 0.1  # voxel edges: headers round far below that, a shift that matters is far above
 SAMPLE = 1_000_000  # voxels that percentiles are taken from
 
@@ -65,7 +66,7 @@ def case_key(case: RawCase, description: DatasetDescription) -> str:
     """Changes whenever a file of the case, the allowed labels or the channels do."""
     files = [path for path in (*case.images, case.label) if path is not None]
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    facts += [sorted(description.allowed_values), description.channel_names, ORIGIN_TOLERANCE]
+    facts += [sorted(description.allowed_values), description.channel_names, VERSION]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
@@ -77,8 +78,13 @@ def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFa
         description: what dataset.json says.
     """
     case, split = job
-    loaded, findings = load_and_check(case, description)
     known = {"key": case_key(case, description), "case": case.identifier, "split": split}
+    try:
+        loaded, findings = load_and_check(case, description)
+    except Exception as error:  # whatever a decoder does with a damaged file, the other cases are examined
+        message = f"{case.images[0]} or its label cannot be examined: {type(error).__name__}: {error}."
+        finding = Finding(case=case.identifier, kind="unreadable", severity="error", message=message)
+        return CaseFacts(**known, findings=(finding,))
     if loaded is None:
         return CaseFacts(**known, findings=tuple(findings))
     channels = tuple(channel_facts(channel) for channel in loaded.image)
