@@ -151,17 +151,18 @@ class _Planner:
         share = _MIN_BATCH / _REFERENCE_BATCH[dims] if relax else 1.0
         while (cost / _REFERENCE_BATCH[dims] * _MIN_BATCH if relax else cost) > reference:
             shares = [edge / median for edge, median in zip(topology.patch_size, median_shape, strict=True)]
-            axis = int(np.argsort(shares, kind="stable")[-1])
+            by_share = [int(axis) for axis in np.argsort(shares, kind="stable")]
+            shrinkable = [axis for axis in by_share if topology.patch_size[axis] > topology.divisor[axis]]
+            if not shrinkable:
+                raise ValueError(
+                    f"No patch fits {self.memory_gb} GB at base_features {self.options.base_features}: even "
+                    f"{topology.patch_size} costs {cost * share:.3g} of {reference:.3g}. Raise planning.memory_gb or "
+                    "lower planning.base_features."
+                )
+            axis = shrinkable[-1]
             patch = list(topology.patch_size)
             # The divisor after a trial step counts, so that sizes such as 224 between 256 and 192 are not skipped.
             patch[axis] -= topology.divisor[axis]
-            if patch[axis] < 1:
-                raise ValueError(
-                    f"No patch fits {self.memory_gb} GB at base_features {self.options.base_features}: even "
-                    f"{topology.patch_size} costs {cost * share:.3g} of {reference:.3g}. Raise planning.memory_gb "
-                    "or lower "
-                    "planning.base_features."
-                )
             step = plan_topology(spacing, patch).divisor[axis]
             patch[axis] = topology.patch_size[axis] - step
             topology = plan_topology(spacing, patch)

@@ -223,6 +223,12 @@ def test_impossible_options_are_refused(option, message):
         PlannerOptions(**option)
 
 
+def test_a_thin_volume_is_shrunk_in_plane_when_it_cannot_get_thinner():
+    planned = plan_one((1, 1, 1), (3, 400, 400), 3, memory_gb=0.01).configuration("3d_fullres")
+    assert planned.estimate <= planned.reference
+    assert planned.patch_size[0] == 1 and 8 <= planned.patch_size[1] < 400
+
+
 def test_a_budget_that_nothing_fits_is_refused():
     with pytest.raises(ValueError, match="No patch fits 1e-06 GB.*Raise planning.memory_gb"):
         plan_one((1, 1, 1), (64, 64, 64), 3, memory_gb=1e-6)
