@@ -100,7 +100,7 @@ def _markdown(results: dict) -> str:
         ]
         shape = ", ".join(map(str, cpu["shape"]))
         parts += [f"## CPU, forward + backward at ({shape}), float32", _versions(cpu)]
-        parts += [_table(["implementation", "seconds", "peak memory added, GiB"], rows)]
+        parts += [_table(["implementation", "processor seconds", "peak memory added, GiB"], rows)]
     return "\n\n".join(parts) + "\n"
 
 
