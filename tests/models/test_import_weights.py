@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
 from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
@@ -197,6 +198,8 @@ def test_command_writes_a_checkpoint_that_gives_the_same_network(trained: Path) 
     assert [path.name for path in (trained / "imported").iterdir()] == ["bot.ckpt"]
     checkpoint = load_checkpoint(trained / "imported" / "bot.ckpt")
     assert (checkpoint["configuration"], checkpoint["config"]["data"]["fold"]) == ("2d", "all")
+    datamodule = instantiate(checkpoint["config"]["data"])  # what eval.py scores on
+    assert (datamodule.dataset_dir, datamodule.prepared_dir) == (trained, trained / "imported" / "prepared")
     network, plan = network_from_checkpoint(checkpoint)
     assert (plan.num_classes, plan.configuration("2d").patch_size) == (3, (64, 48))
     expected = torch.load(trained / "expected.pt", weights_only=True)
