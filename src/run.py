@@ -104,5 +104,5 @@ def wandb_logger(**arguments: Any) -> Any:
 
     if os.environ.get("WANDB_MODE") is None and not has_wandb_key():
         log.warning("No W&B API key: logging offline. Upload later with `wandb sync`; `wandb login` sets a key.")
-        arguments["offline"] = True
+        arguments |= {"offline": True, "mode": "offline"}  # wandb has read WANDB_MODE by now, which offline would set
     return WandbLogger(**arguments)
