@@ -5,6 +5,7 @@
 
 writes a checkpoint for eval.py and predict.py: the network is recognised by the names of its weights, its plan and the
 configuration it was trained on travel along (configuration=3d_fullres where the checkpoint does not name it).
+With data=flare, say, eval.py scores it on that data set with its metrics; without, on the folder of dataset_json.
 
 The other side's names are those of dynamic-network-architectures (nnU-Net, U-Mamba's January 2024 code) and of
 U-Mamba's own modules. There the encoder is stored a second time inside the decoder, and most convolution blocks twice
@@ -26,19 +27,28 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from src.models.build import build_network
 from src.models.unet import UNet
 from src.planning.nnunet_plans import load_plan
-from src.planning.plan import Plan
+from src.planning.plan import Configuration
 from src.planning.raw import DatasetDescription
+from src.run import register_resolvers
 
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ARGUMENTS = {"checkpoint": True, "plans": True, "dataset_json": True, "output": True, "configuration": False}
+ARGUMENTS = {
+    "checkpoint": True,
+    "plans": True,
+    "dataset_json": True,
+    "output": True,
+    "configuration": False,
+    "data": False,
+}
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 _COPIES = re.compile(r"^decoder\.encoder\.|\.all_modules\.")
@@ -118,9 +128,9 @@ def recognize(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
         return any(name.startswith(prefix) for name in names)
 
     if has("encoder.stages.0.0.convs."):
-        return ["+model=nnunet"]
+        return ["model=nnunet"]
     if has("encoder.stages.0.blocks.") and has("decoder.stages.0.convs."):
-        return ["+model=resenc"]
+        return ["model=resenc"]
     repo, paper = has("decoder.upsample_layers."), has("decoder.stages.0.blocks.")
     if not (repo or paper):
         raise ValueError(
@@ -131,7 +141,7 @@ def recognize(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
         model = "umamba_enc"
     else:
         model = "umamba_bot" if has("mamba_layer.") or has("mamba.") else "umamba_none"
-    return [f"+model={model}", f"model.network.variant={'repo' if repo else 'paper'}"]
+    return [f"model={model}", f"model.network.variant={'repo' if repo else 'paper'}"]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -168,6 +178,7 @@ def import_checkpoint(
     dataset_json: str | Path,
     output: str | Path,
     configuration: str | None = None,
+    data: str = "custom",
 ) -> Path:
     """Write `output`, a checkpoint in this project's form, from an nnU-Net checkpoint and its two JSON files.
 
@@ -177,8 +188,8 @@ def import_checkpoint(
         dataset_json: dataset.json of the same training.
         output: file to write (.ckpt).
         configuration: the plan's configuration the network was trained on; None: the one the checkpoint names.
-
-    The data set it will be scored on is the folder of `dataset_json`; eval.py takes another as data.dataset_dir=.
+        data: config of the data set eval.py will score it on, with its metrics and folders; "custom" is the raw data
+            set in the folder of `dataset_json`. eval.py takes another folder as data.dataset_dir=.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not belong to the others; see `read_checkpoint`,
@@ -193,7 +204,12 @@ def import_checkpoint(
             f"configuration is {configuration!r}; {plans} has {', '.join(plan.configurations)}. Name the one the "
             "network was trained on with configuration=."
         )
-    model = _model_config(source["network_weights"], plan, configuration)
+    config = _compose(recognize(source["network_weights"]), data, plan.configuration(configuration))
+    config.data.fold = trained_with.get("fold", 0)
+    if data == "custom":
+        config.data.dataset_dir = str(Path(dataset_json).absolute().parent)
+        config.data.prepared_dir = str(Path(output).absolute().parent / "prepared")
+    model, data_config = (OmegaConf.to_container(part, resolve=True) for part in (config.model, config.data))
     with torch.device("meta"):
         network = build_network(instantiate(model["network"]), plan, configuration, model["deep_supervision"])
     weights = convert_state_dict(source["network_weights"], network)
@@ -204,16 +220,7 @@ def import_checkpoint(
         "pytorch-lightning_version": "2.5.1",
         "plan": plan.to_dict(),
         "configuration": configuration,
-        "config": {
-            "model": model,
-            "data": {
-                "_target_": "src.datamodules.custom.CustomDataModule",
-                "dataset_dir": str(Path(dataset_json).absolute().parent),
-                "prepared_dir": str(Path(output).absolute().parent / "prepared"),
-                "configuration": configuration,
-                "fold": trained_with.get("fold", 0),
-            },
-        },
+        "config": {"model": model, "data": data_config},
         "provenance": {
             "imported_from": Path(checkpoint).name,
             "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
@@ -229,14 +236,22 @@ def import_checkpoint(
     return output
 
 
-def _model_config(weights: Mapping[str, torch.Tensor], plan: Plan, configuration: str) -> dict[str, Any]:
-    """The composed `model` config as plain data, with the plan's block counts for the residual encoder."""
-    overrides = recognize(weights)
-    if overrides == ["+model=resenc"]:
-        blocks = ",".join(map(str, plan.configuration(configuration).n_conv_per_stage))
+def _compose(model_overrides: list[str], data: str, configuration: Configuration) -> DictConfig:
+    """The training config, as if the network had been trained here; the plan's block counts for the residual
+    encoder."""
+    overrides = [*model_overrides, f"data={data}", f"data.configuration={configuration.name}", "augmentation=none"]
+    if model_overrides == ["model=resenc"]:
+        blocks = ",".join(map(str, configuration.n_conv_per_stage))
         overrides.append(f"+model.network.encoder_blocks=[{blocks}]")
+    register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_container(compose(overrides=overrides).model, resolve=True)
+        try:
+            config = compose("train", overrides=overrides)
+        except MissingConfigException as error:
+            known = ", ".join(name for name in error.options or () if not name.startswith("_"))
+            raise ValueError(f"data is {data!r}; configs/data has {known}.") from error
+    config.paths.root = os.environ.get("UMAMBA_ROOT", str(Path.cwd()))  # elsewhere Hydra's own working directory
+    return config
 
 
 def main() -> None:

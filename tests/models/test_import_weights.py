@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
-from src.models.import_weights import convert_state_dict, main, read_checkpoint, recognize
+from src.models.import_weights import convert_state_dict, import_checkpoint, main, read_checkpoint, recognize
 from src.models.umamba import UMamba
 from src.models.unet import PlainConvUNet, ResidualEncoderUNet
 
@@ -209,12 +209,22 @@ def test_command_writes_a_checkpoint_that_gives_the_same_network(trained: Path) 
     assert network(torch.zeros(1, 3, 64, 48)).shape == (1, 3, 64, 48)
 
 
+def test_scored_as_a_named_data_set(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UMAMBA_ROOT", str(trained))
+    files = [trained / name for name in ("checkpoint_final.pth", "plans.json", "dataset.json", "cells.ckpt")]
+    config = load_checkpoint(import_checkpoint(*files, data="phantom_cells"))["config"]
+    datamodule = instantiate(config["data"])
+    assert (datamodule.task, datamodule.configuration, datamodule.fold) == ("instances", "2d", "all")
+    assert datamodule.dataset_dir == trained / "data" / "raw" / "Dataset901_PhantomCells"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"plans": ""}, r"Missing: \['plans'\], unknown: \[\]\.\nUsage: .*checkpoint=\.\.\."),
         ({"plan": "x"}, r"unknown: \['plan'\]"),
         ({"checkpoint": "nowhere.pth"}, r"No checkpoint at nowhere\.pth"),
+        ({"data": "flair"}, r"data is 'flair'; configs/data has .*flare"),
         ({"configuration": "3d_fullres"}, r"configuration is '3d_fullres'; .* has 2d\."),
     ],
 )
@@ -253,12 +263,12 @@ def test_training_log_pickled_by_numpy_1_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nnunet_a3", ["+model=nnunet"]),
-        ("resenc_a3", ["+model=resenc"]),
-        ("paper_bot_a2", ["+model=umamba_bot", "model.network.variant=paper"]),
-        ("paper_enc_a3", ["+model=umamba_enc", "model.network.variant=paper"]),
-        ("repo_bot_a2", ["+model=umamba_bot", "model.network.variant=repo"]),
-        ("repo_enc_a2", ["+model=umamba_enc", "model.network.variant=repo"]),
+        ("nnunet_a3", ["model=nnunet"]),
+        ("resenc_a3", ["model=resenc"]),
+        ("paper_bot_a2", ["model=umamba_bot", "model.network.variant=paper"]),
+        ("paper_enc_a3", ["model=umamba_enc", "model.network.variant=paper"]),
+        ("repo_bot_a2", ["model=umamba_bot", "model.network.variant=repo"]),
+        ("repo_enc_a2", ["model=umamba_enc", "model.network.variant=repo"]),
     ],
 )
 def test_networks_are_recognised_by_their_weights(name: str, expected: list[str]) -> None:
@@ -269,4 +279,4 @@ def test_unknown_weights_are_not_recognised() -> None:
     with pytest.raises(ValueError, match=r"none of the networks that can be imported.*first names are conv\.weight"):
         recognize({"conv.weight": torch.zeros(1)})
     control = {k: v for k, v in load_golden("repo_bot_a2")["network_weights"].items() if "mamba" not in k}
-    assert recognize(control) == ["+model=umamba_none", "model.network.variant=repo"]
+    assert recognize(control) == ["model=umamba_none", "model.network.variant=repo"]
