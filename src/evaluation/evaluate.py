@@ -19,6 +19,7 @@ from rich.progress import Progress
 from src.datamodules.prepare.cells import classes_to_instances
 from src.evaluation import paper, standard
 from src.evaluation.pairs import Pair, read_pair
+from src.planning.raw import PICTURE_ENDINGS
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,18 @@ def _score(reference: Any, prediction: Any, spacing: Sequence[float], scoring: S
     return "standard", standard.score_semantic(reference, prediction, spacing, *arguments)
 
 
+def check_protocol(protocol: str, labels: Mapping[str, int], task: str, file_ending: str) -> None:
+    """Say before any work whether a protocol fits a data set.
+
+    Raises:
+        ValueError: The protocol is unknown, or scores other classes.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, it is {protocol!r}.")
+    if protocol == "paper" and task == "semantic" and file_ending not in PICTURE_ENDINGS:
+        abdomen_labels({name: value for name, value in labels.items() if value != 0})
+
+
 def abdomen_labels(labels: Mapping[str, int]) -> dict[str, int]:
     """The labels in the paper's order, if they are its 13 organs.
 
@@ -200,11 +213,11 @@ def _check(
     pairs: list[Pair], labels: Mapping[str, int], task: str, tolerance: float | Mapping[str, float] | None,
     ignore_label: int | None, protocol: str, instance_predictions: bool, grow: bool,
 ) -> Scoring:  # fmt: skip
-    for name, value, allowed in (("protocol", protocol, PROTOCOLS), ("task", task, TASKS)):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, it is {value!r}.")
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, it is {task!r}.")
     if not pairs:
         raise ValueError("There is nothing to score: no pair of prediction and reference.")
+    check_protocol(protocol, labels, task, pairs[0].reference.suffix)
     names = [pair.case for pair in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

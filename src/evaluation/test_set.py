@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.datamodules.base import SegmentationDataModule
-from src.evaluation.evaluate import evaluate
+from src.evaluation.evaluate import check_protocol, evaluate
 from src.evaluation.figures import overlay_figure
 from src.evaluation.pairs import Pair, pair_cases
 from src.evaluation.postprocessing import load_rules, postprocess_pairs
@@ -56,9 +56,13 @@ def predict_and_score(
 
     Returns:
         One row per case and class, see `evaluate`; and the pairs of files.
+
+    Raises:
+        ValueError, FileNotFoundError: See `check_protocol`, `Predictor` and `evaluate`.
     """
     predictor = Predictor.from_checkpoint(checkpoints, device=device, mirror=mirror)
     plan, task = predictor.plan, datamodule.task
+    check_protocol(protocol, plan.labels, task, plan.file_ending)
     chosen = _choose(datamodule, cases)
     predictor.predict_cases(chosen, folder / "predictions")
     pairs = pair_cases(chosen, folder / "predictions", plan.file_ending, task)
