@@ -106,7 +106,7 @@ def _markdown(results: dict) -> str:
 
 def _chart(gpu: dict, path: Path) -> None:
     rows = gpu["scan"]
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for offset, party, color in ((-0.2, "mamba_ssm", "0.6"), (0.2, "triton", "C0")):
         places = [i + offset for i, row in enumerate(rows) if party in row]
         both = [row[party]["both"] for row in rows if party in row]
@@ -122,7 +122,7 @@ def _chart(gpu: dict, path: Path) -> None:
     axes.set_xlabel("batch, d_inner, L")
     axes.set_ylabel("milliseconds")
     axes.set_title(f"Selective scan, float32, {gpu['machine'].split(',')[0]}")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -50,10 +50,10 @@ def reference_scan(
         delta = F.softplus(delta)
     h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])  # (batch, d_inner, d_state)
     outputs = []
-    for t in range(x.shape[1]):
-        decay = torch.exp(delta[:, t, :, None] * A)
-        h = decay * h + (delta[:, t] * x[:, t]).unsqueeze(-1) * B[:, t].unsqueeze(1)
-        outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
+    # unbind, not x[:, t]: the gradient of one such slice is as large as x
+    for x_t, delta_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, delta, B, C)), strict=True):
+        h = torch.exp(delta_t.unsqueeze(-1) * A) * h + (delta_t * x_t).unsqueeze(-1) * B_t.unsqueeze(1)
+        outputs.append((h * C_t.unsqueeze(1)).sum(-1))
     y = torch.stack(outputs, dim=1)
     if D is not None:
         y = y + D.to(dtype) * x

@@ -53,7 +53,6 @@ def test_gpu_backends_refuse_the_cpu(backend):
 
 
 def test_a_failed_check_refuses_triton_and_makes_auto_fall_back(monkeypatch, caplog):
-    pytest.importorskip("triton")
     from src.models.mamba import selfcheck
 
     monkeypatch.setattr(selfcheck, "check", lambda device: "the kernels are wrong on this GPU")
