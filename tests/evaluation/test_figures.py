@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from lightning.pytorch.loggers import WandbLogger
 from skimage import io as skio
 
 from src.evaluation.evaluate import evaluate
 from src.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
 from src.evaluation.pairs import Pair
+from src.evaluation.test_set import log_scores
 from src.evaluation.wandb_table import log_predictions
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -104,3 +106,16 @@ def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
     assert set(table.data[0][1]._masks) == {"reference", "prediction"}
     assert logged["test/classes"].get_column("class") == ["liver", "spleen", "all"]
     assert list(tmp_path.rglob("*cases*.table.json"))
+
+
+def test_an_unreachable_wandb_costs_a_warning(pairs, caplog):
+    class Unreachable(WandbLogger):
+        def __init__(self) -> None:
+            pass
+
+        def log_metrics(self, metrics, step=None) -> None:
+            raise ConnectionError("no route to host")
+
+    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    log_scores([Unreachable()], scores, pairs, LABELS, task="semantic", grow=False)
+    assert "W&B did not take the test scores (no route to host)" in caplog.text
