@@ -1,14 +1,13 @@
-"""Fingerprint, plan, preprocess and export with this project, and hold all of it against what nnunetv2 made of the same.
+"""Fingerprint, plan, preprocess and export with this project, and hold it against what nnunetv2 made of the same.
 
 python tests/peer/compare.py RAW_FOLDER REPORT.md NNUNET_OUTPUT [NNUNET_OUTPUT ...]
 
-Plans and labels must be equal, intensity statistics to 1e-6 (relative to the larger of value and deviation), arrays to 1e-4
-of their standard deviation. Writes the table and exits with 1 if anything differs by more.
+Plans and labels must be equal, intensity statistics to 1e-6 (relative to the larger of value and deviation), arrays to
+1e-4 of their standard deviation. Writes the table and exits with 1 if anything differs by more.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 import tempfile
@@ -22,8 +21,8 @@ from src.planning.fingerprint import Fingerprint
 from src.planning.nnunet_plans import load_plan
 from src.planning.plan import Configuration, Plan
 from src.planning.planner import PlannerOptions, plan_dataset
-from src.planning.preprocess import invert_logits
 from src.planning.prepare import prepare
+from src.planning.preprocess import invert_logits
 from src.planning.raw import RawDataset
 
 STATISTICS, ARRAYS = 1e-6, 1e-4
@@ -93,7 +92,8 @@ def load_theirs(path: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     if path.with_suffix(".npz").exists():
         arrays = np.load(path.with_suffix(".npz"))
         return arrays["data"], arrays["seg"], properties
-    return blosc2.open(str(path.with_suffix(".b2nd")))[:], blosc2.open(f"{path.with_suffix('')}_seg.b2nd")[:], properties
+    data, seg = (blosc2.open(f"{path.with_suffix('')}{part}.b2nd")[:] for part in ("", "_seg"))
+    return data, seg, properties
 
 
 def compare_store(raw: RawDataset, ours: Path, theirs: Path, plan: Plan, entry: Configuration, folder: str, row: Row):
@@ -124,6 +124,7 @@ def compare_dataset(raw_folder: Path, theirs: Path, ours: Path, release: str) ->
     raw = RawDataset.open(raw_folder)
     row = Row(dataset=raw_folder.name, release=release, cases=len(raw.training_cases))
     rule = "2.1" if release.startswith("2.1") else "2.8"
+    measured = Fingerprint.load(theirs / "dataset_fingerprint.json")
     folders = {}
     for preset, file in PLAN_FILES.items():
         path = theirs / f"{file}.json"
@@ -133,12 +134,10 @@ def compare_dataset(raw_folder: Path, theirs: Path, ours: Path, release: str) ->
         if preset == "default":
             first = next(iter(reference.configurations))
             plan, _ = prepare(raw_folder, ours, first, PlannerOptions(rule=rule), workers=1)
-            compare_fingerprint(Fingerprint.load(ours / "fingerprint.json"), Fingerprint.load(theirs / "dataset_fingerprint.json"), row)
+            compare_fingerprint(Fingerprint.load(ours / "fingerprint.json"), measured, row)
             folders = {name: entry.data_identifier for name, entry in reference.configurations.items()}
         # From nnU-Net's own fingerprint too: the planner is compared apart from the statistics.
-        planned = plan_dataset(
-            Fingerprint.load(theirs / "dataset_fingerprint.json"), raw, PlannerOptions(rule=rule, preset=preset)
-        )
+        planned = plan_dataset(measured, raw, PlannerOptions(rule=rule, preset=preset))
         compare_plans(planned, reference, preset, row)
     for name, folder in folders.items():
         if name != "3d_cascade_fullres" and name in plan.configurations:
@@ -157,12 +156,12 @@ def report(rows: list[Row]) -> str:
     lines = [
         "# Planning and preprocessing against nnunetv2",
         "",
-        "Made by `make peer`. Both sides work on the same raw files; `tests/peer/` holds the generators and the comparison.",
-        "Plans: patch, batch, spacing, median shape, strides, kernels, features, convolutions per stage, normalisation,",
-        "mask, batch Dice, order of axes. Statistics: largest difference relative to the larger of value and standard",
-        "deviation (at most 1e-6). Arrays: largest difference over the array's standard deviation (at most 1e-4). Labels and",
-        "class locations: how many voxels and classes differ (none may). Exported: label maps of random logits brought back",
-        "to the original grid; random logits leave near ties, which float32 may decide otherwise than float64.",
+        "Made by `make peer`. Both sides work on the same raw files; `tests/peer/` holds generators and comparison.",
+        "Plans: patch, batch, spacing, median shape, strides, kernels, features, convolutions, normalisation, mask,",
+        "batch Dice, order of axes. Statistics: largest difference relative to the larger of value and standard",
+        "deviation (at most 1e-6). Arrays: largest difference over the standard deviation (at most 1e-4). Labels and",
+        "class locations: how many voxels and classes differ (none may). Exported: label maps of random logits brought",
+        "back to the original grid; random logits leave near ties, which float32 may decide otherwise than float64.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),
@@ -179,9 +178,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for output in outputs:
             release = (output / "version.txt").read_text()
-            for folder in sorted(entry for entry in raw.iterdir() if (output / entry.name / "nnUNetPlans.json").exists()):
-                rows.append(compare_dataset(folder, output / folder.name, Path(scratch) / release / folder.name, release))
-                sys.stdout.write(" | ".join(rows[-1].cells()) + "".join(f"\n  {fault}" for fault in rows[-1].faults) + "\n")
+            for folder in sorted(raw.iterdir()):
+                theirs = output / folder.name
+                if not (theirs / "nnUNetPlans.json").exists():
+                    continue
+                row = compare_dataset(folder, theirs, Path(scratch) / release / folder.name, release)
+                rows.append(row)
+                sys.stdout.write("\n  ".join([" | ".join(row.cells()), *row.faults]) + "\n")
                 sys.stdout.flush()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(report(rows))
