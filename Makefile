@@ -1,5 +1,6 @@
 # make demo   trains, applies and scores U-Mamba on generated volumes
-# make test   runs the test suite
+# make test   runs the test suite; make test-all the slow and GPU tests too
+# make peer   compares planning and preprocessing with nnunetv2, in environments of its own, and writes docs/peer.md
 # Needs Python >= 3.11 and a network; everything is installed into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,7 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo test test-all peer lint clean
 
 install: $(VENV)/installed
 
@@ -28,6 +29,20 @@ test: install
 
 test-all: install
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# nnunetv2 pulls torchvision and another torch into its environment, so it never enters ours. HIPPOCAMPUS=<folder of
+# Dataset004_Hippocampus> compares that set too.
+PEER ?= .venv-peer
+HIPPOCAMPUS ?=
+peer: install
+	for v in 2.8.1 2.1.2; do \
+	  $(PYTHON) -m venv $(PEER)/$$v && $(PEER)/$$v/bin/python -m pip install --quiet $(PIP_ARGS) "$(TORCH)" \
+	    nnunetv2==$$v batchgenerators==0.25.5 || exit 1; done
+	$(RUN) tests/peer/make_sets.py $(PEER)/raw $(HIPPOCAMPUS)
+	for v in 2.8.1 2.1.2; do out=$(CURDIR)/$(PEER)/out-$$v; \
+	  TQDM_DISABLE=1 nnUNet_raw=$(CURDIR)/$(PEER)/raw nnUNet_preprocessed=$$out nnUNet_results=$$out \
+	    $(PEER)/$$v/bin/python tests/peer/run_nnunet.py || exit 1; done
+	$(RUN) tests/peer/compare.py $(PEER)/raw docs/peer.md $(PEER)/out-2.8.1 $(PEER)/out-2.1.2
 
 lint: install
 	$(RUN) -m pip install --quiet ruff

@@ -21,6 +21,7 @@ from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from src.evaluation.figures import loss_figure
 from src.evaluation.test_set import predict_and_score
 from src.models.segmentation_module import SegmentationModule
+from src.planning.fingerprint import Fingerprint
 from src.run import is_sweep_job, register_resolvers, run_in_own_process, save_run
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ def main(cfg: DictConfig) -> None:
         compile=cfg.compile,
     )
 
+    fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")
     loggers = list(instantiate(cfg.logger).values())
     callbacks = list(instantiate(cfg.callbacks).values())
     trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
     for logger in loggers:
-        logger.log_hyperparams({**metadata, "plan": datamodule.plan.to_dict()})
+        logger.log_hyperparams({**metadata, "plan": datamodule.plan.to_dict(), "fingerprint": fingerprint.to_dict()})
 
     last = run_dir / "checkpoints" / "last.ckpt"
     if cfg.train:

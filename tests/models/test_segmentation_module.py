@@ -1,0 +1,105 @@
+"""The training step: it can overfit, it reaches every parameter, and its checkpoint holds plan and configuration."""
+
+import functools
+
+import lightning as L
+import pytest
+import torch
+
+from src.inference.checkpoint import network_from_checkpoint
+from src.models.schedules import poly
+from src.models.segmentation_module import SegmentationModule
+from src.models.umamba import UMamba
+from src.models.unet import PlainConvUNet
+from src.planning.fingerprint import Fingerprint
+from src.planning.plan import Intensities, Plan
+from src.planning.planner import PlannerOptions, plan_dataset
+from src.planning.raw import DatasetDescription
+
+NETWORKS = {
+    "umamba_enc": functools.partial(UMamba, mamba="encoder"),
+    "umamba_bot": functools.partial(UMamba, mamba="bottleneck"),
+    "umamba_none": functools.partial(UMamba, mamba="none"),
+    "nnunet": PlainConvUNet,
+}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """A plan of tiny cases, 3 classes, 2 channels."""
+    fingerprint = Fingerprint(
+        spacings=((1.0, 1.0, 1.0),) * 5,
+        shapes_after_crop=((16, 16, 16),) * 5,
+        intensities=(Intensities(mean=0, median=0, std=1, min=-3, max=3, percentile_00_5=-2, percentile_99_5=2),) * 2,
+        median_relative_size=1.0,
+    )
+    description = DatasetDescription(
+        name="Tiny",
+        channel_names=("MR", "MR2"),
+        labels={"background": 0, "ball": 1, "cube": 2},
+        file_ending=".nii.gz",
+        num_training=5,
+    )
+    return plan_dataset(fingerprint, description, PlannerOptions(base_features=4))
+
+
+def batch() -> dict:
+    """Two patches with a bright cube and a dark one."""
+    image, label = 0.3 * torch.randn(2, 2, 16, 16, 16), torch.zeros(2, 16, 16, 16, dtype=torch.int16)
+    for sample, corner in enumerate((2, 5)):
+        for value, start in ((1, corner), (2, corner + 6)):
+            cube = (sample, *[slice(start, start + 5)] * 3)
+            label[cube] = value
+            image[(sample, slice(None), *cube[1:])] += 3 if value == 1 else -3
+    return {"image": image, "label": label, "case": ["a", "b"]}
+
+
+def make_module(plan: Plan, name: str, metadata: dict | None = None) -> SegmentationModule:
+    torch.manual_seed(0)
+    return SegmentationModule(
+        plan=plan,
+        configuration="3d_fullres",
+        network=NETWORKS[name],
+        optimizer=functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
+        scheduler=functools.partial(poly, power=0.9),
+        metadata=metadata,
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_gets_a_gradient(plan: Plan, name: str) -> None:
+    module = make_module(plan, name)
+    torch.manual_seed(1)
+    sample = batch()
+    module.loss(module(sample["image"]), sample["label"]).backward()
+    without = [n for n, p in module.named_parameters() if p.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("name", ["umamba_enc", "nnunet"])
+def test_two_patches_are_overfitted_and_the_checkpoint_rebuilds_the_network(plan: Plan, name: str, tmp_path) -> None:
+    config = {"model": {"network": {"_target_": "src.models.unet.PlainConvUNet", "_partial_": True}}}
+    config["model"]["deep_supervision"] = True
+    if name == "umamba_enc":
+        config["model"]["network"] |= {"_target_": "src.models.umamba.UMamba", "mamba": "encoder"}
+    module = make_module(plan, name, {"config": config})
+    torch.manual_seed(1)
+    sample = batch()
+    loader = torch.utils.data.DataLoader([sample] * 80, batch_size=None)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, gradient_clip_val=12, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    module.eval()
+    with torch.no_grad():
+        loss = module.loss(module(sample["image"]), sample["label"])
+        logits = module(sample["image"])[0]
+    assert loss < -0.3, "80 steps on the same two patches must come near to the best loss, -1, from about 1.7"
+
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    checkpoint = torch.load(tmp_path / "module.ckpt", weights_only=True)
+    network, stored_plan = network_from_checkpoint(checkpoint)
+    assert stored_plan == plan
+    with torch.no_grad():
+        torch.testing.assert_close(network(sample["image"]), logits)
