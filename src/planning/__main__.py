@@ -48,8 +48,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         if not (dataset_dir / "dataset.json").is_file():
             raise FileNotFoundError(
                 f"{dataset_dir} holds no raw data set (no dataset.json). Make it with: python -m "
-                "src.datamodules.prepare "
-                "data=<name>, or set data.dataset_dir."
+                "src.datamodules.prepare data=<name>, or set data.dataset_dir."
             )
         plan = prepare_plan(dataset_dir, prepared_dir, options, cfg.workers)
         for name in [cfg.preprocess] if isinstance(cfg.preprocess, str) else cfg.preprocess or ():

@@ -48,9 +48,8 @@ class DatasetDescription:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist. A raw data set needs a dataset.json with channel_names, labels, "
-                "numTraining and "
-                "file_ending beside imagesTr and labelsTr."
+                f"{path} does not exist. A raw data set needs a dataset.json with channel_names, labels, numTraining "
+                "and file_ending beside imagesTr and labelsTr."
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -141,8 +140,7 @@ def _parse_labels(entries: object, path: Path) -> tuple[dict[str, int], dict[str
     if not regions and values != list(range(len(values))):
         raise DatasetError(
             f"{path}: label values must be consecutive from 0, they are {values}. Renumber the labels in "
-            "dataset.json and "
-            "in the label files."
+            "dataset.json and in the label files."
         )
     if ignore is not None and ignore <= values[-1]:
         raise DatasetError(f"{path}: the ignore label must be the highest value, it is {ignore} beside {values}.")

@@ -140,8 +140,7 @@ def _check_defaults(name: str, entry: dict[str, Any]) -> None:
         if entry.get(key, function) != function or other:
             raise PlanError(
                 f"configurations.{name}.{key} is {entry.get(key)!r} with {found}; only nnU-Net's default, "
-                f"{function!r} with "
-                f"{expected}, is supported."
+                f"{function!r} with {expected}, is supported."
             )
 
 

@@ -141,9 +141,8 @@ def _one_at_a_time(
             yield result
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"The process that worked on case {name(case)} was killed by the system, alone too. Most likely it "
-            "needs more "
-            "memory than there is (the system's log would say so): close other programs, or crop this case."
+            f"The process that worked on case {name(case)} was killed by the system, alone too. Most likely it needs "
+            "more memory than there is (the system's log would say so): close other programs, or crop this case."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

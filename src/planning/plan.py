@@ -148,8 +148,7 @@ class Plan:
         if self.regions:
             raise ValueError(
                 f"{self.dataset_name} is a region-based data set (labels {sorted(self.regions)} are lists). It can "
-                "be planned, "
-                "but training needs exclusive classes: give every label in dataset.json one number."
+                "be planned, but training needs exclusive classes: give every label in dataset.json one number."
             )
         return len(self.labels)
 

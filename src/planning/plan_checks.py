@@ -85,9 +85,8 @@ def check_plan(plan: Plan) -> None:
             if getattr(entry, key) != getattr(other, key):
                 raise PlanError(
                     f"configurations.{name} and {other.name} share data_identifier {entry.data_identifier!r} but "
-                    "differ in "
-                    f"{key} ({getattr(entry, key)} and {getattr(other, key)}). Give {name} a data_identifier of "
-                    "its own."
+                    f"differ in {key} ({getattr(entry, key)} and {getattr(other, key)}). Give {name} a "
+                    "data_identifier of its own."
                 )
 
 

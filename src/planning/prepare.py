@@ -68,9 +68,8 @@ def prepare(
     raw = RawDataset.open(dataset_dir)
     if raw.regions:
         raise DatasetError(
-            f"{raw.folder / 'dataset.json'} declares the regions {sorted(raw.regions)} (labels given as lists). "
-            "Such a data "
-            "set can be planned, but training needs exclusive classes: give every label one number."
+            f"{raw.folder / 'dataset.json'} declares the regions {sorted(raw.regions)} (labels given as lists). Such "
+            "a data set can be planned, but training needs exclusive classes: give every label one number."
         )
     with locked(prepared_dir):
         workers = fitting_workers(workers, bytes_per_worker(raw))

@@ -63,9 +63,8 @@ def read_images(paths: Sequence[Path | str]) -> tuple[np.ndarray, Geometry]:
     for path, geometry in zip(paths, geometries, strict=True):
         if geometry.shape != geometries[0].shape:
             raise DatasetError(
-                f"{path} has shape {geometry.shape} (z, y, x), {paths[0]} has {geometries[0].shape}: all channels "
-                "of a case "
-                "must have one shape. Resample them to one grid."
+                f"{path} has shape {geometry.shape} (z, y, x), {paths[0]} has {geometries[0].shape}: all channels of "
+                "a case must have one shape. Resample them to one grid."
             )
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0], dtype=np.float32), geometries[0]
@@ -87,8 +86,7 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
         if not (array == array[:1]).all():
             raise DatasetError(
                 f"{path} is a colour picture of {array.shape[0]} channels; a label map has one channel that holds "
-                "the class "
-                "number of each pixel. Convert it."
+                "the class number of each pixel. Convert it."
             )
     array = array[0]
     if array.dtype.kind == "b":
@@ -103,9 +101,8 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
         if np.abs(array - rounded).max(initial=0.0) > 1e-3:
             worst = array.flat[int(np.abs(array - rounded).argmax())]
             raise DatasetError(
-                f"{path} holds values that are no whole numbers (such as {worst:.6g}); was it resampled as an "
-                "image? Make "
-                "it again with nearest-neighbour interpolation."
+                f"{path} holds values that are no whole numbers (such as {worst:.6g}); was it resampled as an image? "
+                "Make it again with nearest-neighbour interpolation."
             )
         array = rounded
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
