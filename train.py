@@ -22,7 +22,8 @@ from src.evaluation.figures import loss_figure
 from src.evaluation.test_set import predict_and_score
 from src.models.segmentation_module import SegmentationModule
 from src.planning.fingerprint import Fingerprint
-from src.run import is_sweep_job, register_resolvers, run_in_own_process, save_run
+from src.resolvers import register_resolvers
+from src.run import is_sweep_job, run_in_own_process, save_run
 
 log = logging.getLogger(__name__)
 register_resolvers()

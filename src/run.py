@@ -1,4 +1,4 @@
-"""What surrounds a run: config resolvers, provenance, a W&B logger that never asks, sweep jobs in own processes."""
+"""What surrounds a run: provenance, a W&B logger that never asks, sweep jobs in own processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,19 +20,6 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED_PACKAGES = ("torch", "lightning", "monai", "torchio", "numpy", "SimpleITK", "blosc2")
-
-
-def auto_precision(accelerator: str, wanted: str | None) -> str:
-    """Precision for the trainer: what the model asks for, else bf16-mixed on a GPU and 32-true on a CPU."""
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return wanted or ("bf16-mixed" if on_gpu else "32-true")
-
-
-def register_resolvers() -> None:
-    """Make ``${auto_precision:accelerator,precision}``, ``${cpu_count:most}`` and ``${basename:path}`` known."""
-    OmegaConf.register_new_resolver("auto_precision", auto_precision, replace=True)
-    OmegaConf.register_new_resolver("cpu_count", lambda most: min(len(os.sched_getaffinity(0)), most), replace=True)
-    OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
 
 
 def is_sweep_job() -> bool:

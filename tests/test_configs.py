@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.datamodules.base import SegmentationDataModule
-from src.run import auto_precision, register_resolvers
+from src.resolvers import auto_precision, register_resolvers
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NETWORKS = ("nnunet", "segresnet", "unetr", "swinunetr", "umamba_bot", "umamba_enc")

@@ -101,9 +101,9 @@ def test_a_killed_run_goes_on_where_it_was(trained: Path, folder: Path) -> None:
 def test_a_sweep_runs_every_job_in_its_own_folder(folder: Path, trained: Path) -> None:
     output = run(
         "train.py", "--multirun", "experiment=demo", *TINY, "debug=default", "test=false", "seed=1,2",
-        f"hydra.sweep.dir={folder / 'sweep'}", folder=folder,
+        folder=folder,
     )  # fmt: skip
-    checkpoints = sorted((folder / "sweep").glob("*/checkpoints/last.ckpt"))
+    checkpoints = sorted((folder / "logs" / "sweeps").glob("*/*/checkpoints/last.ckpt"))
     assert len(checkpoints) == 2, output[-3000:]
     seeds = {torch.load(path, weights_only=True)["config"]["seed"] for path in checkpoints}
     assert seeds == {1, 2}

@@ -36,7 +36,7 @@ from src.models.unet import UNet
 from src.planning.nnunet_plans import load_plan
 from src.planning.plan import Configuration
 from src.planning.raw import DatasetDescription
-from src.run import register_resolvers
+from src.resolvers import register_resolvers
 
 log = logging.getLogger(__name__)
 

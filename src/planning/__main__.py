@@ -23,6 +23,7 @@ from src.planning.plan import Plan
 from src.planning.planner import PlannerOptions, plan_dataset
 from src.planning.prepare import prepare, prepare_plan
 from src.planning.summary import summarize
+from src.resolvers import register_resolvers
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,9 @@ def make_plan(cfg: DictConfig) -> Plan:
         "Nothing to plan. Give data=<name> for a raw data set, or fingerprint=<file> (or plans=<file>) together with "
         "dataset_json=<file>."
     )
+
+
+register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path="../../configs", config_name="planning")

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from src.datamodules.doctor.contact_sheet import contact_sheet
 from src.datamodules.doctor.examination import examine_dataset
-from src.run import ROOT, register_resolvers
+from src.resolvers import register_resolvers
+from src.run import ROOT
 
 register_resolvers()
 

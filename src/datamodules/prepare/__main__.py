@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from src.planning.raw import RawDataset
-from src.run import ROOT, register_resolvers
+from src.resolvers import register_resolvers
+from src.run import ROOT
 
 register_resolvers()
 
