@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from src.datamodules.prepare import phantom, phantom_cells
 from src.evaluation.pairs import pair_cases
 from src.planning.raw import RawDataset
-from src.run import ROOT, register_resolvers
+from src.resolvers import register_resolvers
+from src.run import ROOT
 
 register_resolvers()
 CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "data").glob("[!_]*.yaml"))
