@@ -97,4 +97,4 @@ class Mamba(nn.Module):
         conv = self.conv1d.weight, self.conv1d.bias
         return mamba_block(
             x.contiguous(), self.in_proj.weight, *conv, *projections, self.A_log, self.D, self.out_proj.weight
-        )[0]
+        )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .triton_conv import conv_silu, conv_silu_backward
+from .eager import as_function, is_watched
+from .triton_conv import conv_silu, conv_silu_backward, edge_shape
 from .triton_scan import scan_backward, scan_forward, state_shape
 
 MAX_FUSED_RANK = 4  # above, one read of delta per channel costs less than projecting it again in every pass
@@ -25,28 +26,21 @@ def _prepare(
     conv_bias: Tensor,
     x_weight: Tensor,
     dt_weight: Tensor,
-    A_log: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """xz (batch, L, 2 d_inner), u, rows of B, C and step input, what the scan reads as delta, A, dt_weight if it
-    projects it.
-    """
+    edges: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """xz (batch, L, 2 d_inner), u, rows of step input, B and C, and what the scan reads as delta."""
     batch, length, _ = x.shape
     inner, rank = dt_weight.shape
-    states = A_log.shape[1]
     xz = x @ in_weight.t()
-    u = conv_silu(xz[..., :inner], conv_weight, conv_bias)
-    # B, C, step size and padding to rows of 16-byte multiples, which vector loads need
-    small = x.new_empty(batch * length, -(-(rank + 2 * states) // 4) * 4)
-    torch.mm(u.view(-1, inner), x_weight.roll(-rank, 0).t(), out=small[:, : rank + 2 * states])
-    small = small.view(batch, length, -1)
-    delta = small[..., 2 * states : 2 * states + rank]
-    fused = rank <= MAX_FUSED_RANK
-    delta = delta if fused else delta @ dt_weight.t()
-    return xz, u, small, delta, -torch.exp(A_log.float()), dt_weight if fused else None
+    u = conv_silu(xz[..., :inner], conv_weight, conv_bias, edges)
+    used = x_weight.shape[0]
+    small = x.new_empty(batch * length, -(-used // 4) * 4)[:, :used]  # rows of 16-byte multiples, for the product
+    small = torch.mm(u.view(-1, inner), x_weight.t(), out=small).view(batch, length, used)
+    delta = small[..., :rank]
+    return xz, u, small, delta if rank <= MAX_FUSED_RANK else delta @ dt_weight.t()
 
 
-@torch.library.custom_op("umamba::mamba_block", mutates_args=(), device_types="cuda")
-def mamba_block(
+def _forward(
     x: Tensor,
     in_weight: Tensor,
     conv_weight: Tensor,
@@ -58,18 +52,84 @@ def mamba_block(
     D: Tensor,
     out_weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Mamba block on x (batch, L, d_model) float32 with the weights of `block.Mamba`: (batch, L, d_model), chunk
-    states.
-    """
-    xz, u, small, delta, A, weight = _prepare(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, A_log)
-    B, C = small[..., : A.shape[1]], small[..., A.shape[1] : 2 * A.shape[1]]
-    z = xz[..., dt_weight.shape[0] :]
-    y, starts = scan_forward(u, delta, A, B, C, D, z, dt_bias, True, weight=weight, out=u)
+    inner, rank = dt_weight.shape
+    xz, u, small, delta = _prepare(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, None)
+    _, B, C = small.split([rank, *2 * A_log.shape[1:]], dim=-1)
+    A, weight = -torch.exp(A_log), dt_weight if rank <= MAX_FUSED_RANK else None
+    y, starts = scan_forward(u, delta, A, B, C, D, xz[..., inner:], dt_bias, True, weight=weight, out=u)
     return y @ out_weight.t(), starts
 
 
+def _gradients(
+    grad: Tensor,
+    starts: Tensor,
+    x: Tensor,
+    in_weight: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    out_weight: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of x and the nine weights in their order, some of them views of one another."""
+    inner, rank = dt_weight.shape
+    edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, conv_weight.shape[-1]))
+    xz, u, small, delta = _prepare(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, edges)
+    _, B, C = small.split([rank, *2 * A_log.shape[1:]], dim=-1)
+    A, weight = -torch.exp(A_log), dt_weight if rank <= MAX_FUSED_RANK else None
+    y = grad @ out_weight  # gradient of the gated scan output; the scan's backward pass replaces it by that output
+    z = xz[..., inner:]
+    got = scan_backward(y, u, delta, A, B, C, D, z, dt_bias, True, starts, weight=weight, in_place=True)
+    grad_small = got.small  # (batch, L, [rank +] 2 d_state)
+    if weight is None:
+        grad_dt_weight = got.delta.flatten(0, 1).t() @ small[..., :rank].flatten(0, 1)
+        grad_small = torch.cat([got.delta @ dt_weight, grad_small], dim=-1)
+    else:
+        grad_dt_weight = got.weight
+    del B, C, delta, small  # a third of a gigabyte each at full resolution, and the peak lies ahead
+    grad_out_weight = grad.flatten(0, 1).t() @ y.flatten(0, 1)
+    grad_small = grad_small.flatten(0, 1)
+    got.u.view(-1, inner).addmm_(grad_small, x_weight)
+    # u was overwritten by its gradient; it is formed again where y, no longer needed, was
+    grad_conv_weight, grad_conv_bias = conv_silu_backward(got.u, xz[..., :inner], edges, conv_weight, conv_bias, out=y)
+    grad_x_weight = grad_small.t() @ y.flatten(0, 1)
+    grad_xz = xz.flatten(0, 1)  # both halves hold their gradients by now
+    return (
+        (grad_xz @ in_weight).view_as(x),
+        grad_xz.t() @ x.flatten(0, 1),
+        grad_conv_weight,
+        grad_conv_bias,
+        grad_x_weight,
+        grad_dt_weight,
+        got.bias,
+        got.A * A,  # dA / dA_log = A
+        got.skip,
+        grad_out_weight,
+    )
+
+
+@torch.library.custom_op("umamba::mamba_block", mutates_args=(), device_types="cuda")
+def operation(
+    x: Tensor,
+    in_weight: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    out_weight: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`mamba_block`, and the chunk states that its backward pass needs."""
+    return _forward(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
+
+
 @torch.library.custom_op("umamba::mamba_block_backward", mutates_args=(), device_types="cuda")
-def mamba_block_backward(
+def operation_backward(
     grad: Tensor,
     starts: Tensor,
     x: Tensor,
@@ -84,53 +144,19 @@ def mamba_block_backward(
     out_weight: Tensor,
 ) -> list[Tensor]:
     """Gradients of x and the nine weights, in the order of the arguments."""
-    inner, rank = dt_weight.shape
-    states = A_log.shape[1]
-    xz, u, small, delta, A, weight = _prepare(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, A_log)
-    B, C = small[..., :states], small[..., states : 2 * states]
-    y = grad @ out_weight  # gradient of the gated scan output; the scan's backward pass replaces it by that output
-    z = xz[..., inner:]
-    got = scan_backward(y, u, delta, A, B, C, D, z, dt_bias, True, starts, weight=weight, in_place=True)
-    grad_small = got.small  # (batch, L, 2 d_state [+ rank])
-    if weight is None:
-        step_input = small[..., 2 * states : 2 * states + rank]
-        grad_dt_weight = got.delta.flatten(0, 1).t() @ step_input.flatten(0, 1)
-        grad_small = torch.cat([grad_small, got.delta @ dt_weight], dim=-1)
-    else:
-        grad_dt_weight = got.weight
-    del B, C, delta, small  # a third of a gigabyte each at full resolution, and the peak lies ahead
-    grad_out_weight = grad.flatten(0, 1).t() @ y.flatten(0, 1)
-    grad_u = got.u.view(-1, inner)
-    grad_u.addmm_(grad_small.flatten(0, 1), x_weight.roll(-rank, 0))
-    u = conv_silu(xz[..., :inner], conv_weight, conv_bias, out=y)  # its first copy holds its gradient by now
-    grad_x_weight = (grad_small.flatten(0, 1).t() @ u.view(-1, inner)).roll(rank, 0)
-    del grad_small
-    grad_h, grad_conv_weight, grad_conv_bias = conv_silu_backward(
-        got.u, xz[..., :inner], conv_weight, conv_bias, grad_x=y
-    )
-    rows, grad_h, grad_z = x.flatten(0, 1), grad_h.view(-1, inner), got.z.flatten(0, 1)
-    grad_x = torch.mm(grad_h, in_weight[:inner]).addmm_(grad_z, in_weight[inner:]).view_as(x)
-    grad_in_weight = torch.cat([grad_h.t() @ rows, grad_z.t() @ rows])
-    views = [
-        got.bias,
-        got.A * A,  # dA / dA_log = A
-        got.skip,
-    ]
-    small_views = [grad_conv_weight, grad_conv_bias, grad_x_weight, grad_dt_weight]
+    weights = (in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
+    grad_x, *others = _gradients(grad, starts, x, *weights)
     # operations may not return views of one another
-    small_views, views = (
-        [t.clone(memory_format=torch.contiguous_format) for t in part] for part in (small_views, views)
-    )
-    return [grad_x, grad_in_weight, *small_views, *views, grad_out_weight]
+    return [grad_x, *(t.clone(memory_format=torch.contiguous_format) for t in others)]
 
 
-@mamba_block.register_fake
+@operation.register_fake
 def _(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight):
     starts = state_shape(x.shape[0], x.shape[1], *A_log.shape)
     return x.new_empty(x.shape), x.new_empty(starts, dtype=torch.float32)
 
 
-@mamba_block_backward.register_fake
+@operation_backward.register_fake
 def _(grad, starts, *inputs):
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
 
@@ -140,10 +166,25 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(mamba_block_backward(grad.contiguous(), *ctx.saved_tensors))
+    return tuple(operation_backward(grad.contiguous(), *ctx.saved_tensors))
 
 
-mamba_block.register_autograd(_backward, setup_context=_setup)
+operation.register_autograd(_backward, setup_context=_setup)
+
+_eager = as_function("MambaBlock", _forward, lambda grad, *saved: _gradients(grad.contiguous(), *saved))
+
+
+def mamba_block(x: Tensor, *weights: Tensor) -> Tensor:
+    """The block of `block.Mamba` on x (batch, L, d_model), contiguous float32 on a CUDA device.
+
+    Args:
+        x: the sequence.
+        weights: in_proj, conv1d's weight and bias, x_proj, dt_proj's weight and bias, A_log, D, out_proj; float32.
+
+    Returns:
+        (batch, L, d_model).
+    """
+    return operation(x, *weights)[0] if is_watched(x) else _eager(x, *weights)
 
 
 def block_flops(x_shape, in_shape, conv_shape, x_proj_shape, dt_shape, A_shape, out_shape) -> int:

@@ -16,15 +16,15 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from .gluon_device import LOG2E, load_or_zero, load_raw_steps, load_rows, load_small, sigmoid, step_size
+from .gluon_device import LOG2E, load_or_zero, load_rows, load_small, load_steps, raw_step, sigmoid, step_size
 
 
 @gluon.jit
 def replay(
     u, delta, A, B, C, skip, z, weight, bias, starts, ends, totals, out,
     L, D, chunks, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l, out_b, out_l,
-    T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, SOFTPLUS: gl.constexpr, OUTPUT: gl.constexpr,
-    CHANNELS: gl.constexpr, TOKENS: gl.constexpr,
+    T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
+    SOFTPLUS: gl.constexpr, OUTPUT: gl.constexpr, CHANNELS: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
     """Run one chunk of one channel block from `starts` (zero if None).
 
@@ -43,6 +43,10 @@ def replay(
     flat_row = flat // N_PAD
     flat_n = flat % N_PAD
     n = gl.arange(0, N_PAD, layout=state_l)
+    shared_dt = gl.allocate_shared_memory(gl.float32, [TOKENS * RANK_PAD], shared_l)
+    flat_rank = gl.arange(0, TOKENS * RANK_PAD, layout=flat_l)
+    rank_row = flat_rank // RANK_PAD
+    rank_r = flat_rank % RANK_PAD
 
     blocks = gl.cdiv(D, CHANNELS)
     pid = gl.program_id(0).to(gl.int64)
@@ -66,7 +70,7 @@ def replay(
         h = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
     else:
         h = gl.load(starts + state, mask=both, other=0.0)
-    next_raws = load_raw_steps(delta, delta_l, 0, length, w, offset, channel, mask, TOKENS, RANK)
+    next_steps = load_steps(delta, delta_l, 0, length, channel, mask, rank_row, rank_r, TOKENS, RANK)
     next_values = load_rows(u, u_l, 0, length, channel, mask, TOKENS)
     next_B = load_small(B, B_l, 0, length, flat_row, flat_n, N)
     if OUTPUT:
@@ -80,10 +84,12 @@ def replay(
     else:
         total = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
     for begin in range(0, length, TOKENS):
-        raws = next_raws
+        steps = next_steps
         values = next_values
         shared_B.store(next_B)
-        next_raws = load_raw_steps(delta, delta_l, begin + TOKENS, length, w, offset, channel, mask, TOKENS, RANK)
+        if RANK > 0:
+            shared_dt.store(steps)
+        next_steps = load_steps(delta, delta_l, begin + TOKENS, length, channel, mask, rank_row, rank_r, TOKENS, RANK)
         next_values = load_rows(u, u_l, begin + TOKENS, length, channel, mask, TOKENS)
         next_B = load_small(B, B_l, begin + TOKENS, length, flat_row, flat_n, N)
         if OUTPUT:
@@ -94,7 +100,7 @@ def replay(
                 next_gates = load_rows(z, z_l, begin + TOKENS, length, channel, mask, TOKENS)
         for k in gl.static_range(TOKENS):
             inside = mask & (begin + k < length)
-            step = step_size(raws[k], inside, SOFTPLUS)
+            step = step_size(raw_step(steps, shared_dt, w, offset, k, RANK, RANK_PAD), inside, SOFTPLUS)
             b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
             h = gl.exp2(step[None, :] * decay) * h + (step * values[k])[None, :] * b[:, None]
             if OUTPUT:
@@ -114,8 +120,8 @@ def replay(
 def adjoint_ends(
     grad, delta, A, C, z, weight, bias, ends, totals,
     L, D, chunks, grad_b, grad_l, delta_b, delta_l, C_b, C_l, z_b, z_l,
-    T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, SOFTPLUS: gl.constexpr,
-    CHANNELS: gl.constexpr, TOKENS: gl.constexpr,
+    T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
+    SOFTPLUS: gl.constexpr, CHANNELS: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
     """The adjoint recurrence of one chunk from zero behind it: ends = q_t = decay_t dL/dh_t at its first token.
 
@@ -132,6 +138,10 @@ def adjoint_ends(
     flat_row = flat // N_PAD
     flat_n = flat % N_PAD
     n = gl.arange(0, N_PAD, layout=state_l)
+    shared_dt = gl.allocate_shared_memory(gl.float32, [TOKENS * RANK_PAD], shared_l)
+    flat_rank = gl.arange(0, TOKENS * RANK_PAD, layout=flat_l)
+    rank_row = flat_rank // RANK_PAD
+    rank_r = flat_rank % RANK_PAD
 
     blocks = gl.cdiv(D, CHANNELS)
     pid = gl.program_id(0).to(gl.int64)
@@ -153,7 +163,7 @@ def adjoint_ends(
     q = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
     total = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
     begin = (length - 1) // TOKENS * TOKENS
-    next_raws = load_raw_steps(delta, delta_l, begin, length, w, offset, channel, mask, TOKENS, RANK)
+    next_steps = load_steps(delta, delta_l, begin, length, channel, mask, rank_row, rank_r, TOKENS, RANK)
     next_grads = load_rows(grad, grad_l, begin, length, channel, mask, TOKENS)
     next_C = load_small(C, C_l, begin, length, flat_row, flat_n, N)
     if z is not None:
@@ -161,18 +171,21 @@ def adjoint_ends(
         next_gates = load_rows(z, z_l, begin, length, channel, mask, TOKENS)
     for back in range(0, length, TOKENS):
         begin = (length - 1) // TOKENS * TOKENS - back
-        raws = next_raws
+        steps = next_steps
         grads = next_grads
         shared_C.store(next_C)
+        if RANK > 0:
+            shared_dt.store(steps)
         ahead = gl.maximum(begin - TOKENS, 0)  # the last round loads the first tokens once more, unused
-        next_raws = load_raw_steps(delta, delta_l, ahead, length, w, offset, channel, mask, TOKENS, RANK)
+        next_steps = load_steps(delta, delta_l, ahead, length, channel, mask, rank_row, rank_r, TOKENS, RANK)
         next_grads = load_rows(grad, grad_l, ahead, length, channel, mask, TOKENS)
         next_C = load_small(C, C_l, ahead, length, flat_row, flat_n, N)
         if z is not None:
             gates = next_gates
             next_gates = load_rows(z, z_l, ahead, length, channel, mask, TOKENS)
         for i in gl.static_range(TOKENS):
-            step = step_size(raws[TOKENS - 1 - i], mask & (begin + TOKENS - 1 - i < length), SOFTPLUS)
+            raw = raw_step(steps, shared_dt, w, offset, TOKENS - 1 - i, RANK, RANK_PAD)
+            step = step_size(raw, mask & (begin + TOKENS - 1 - i < length), SOFTPLUS)
             gy = grads[TOKENS - 1 - i]
             if z is not None:
                 gy *= gates[TOKENS - 1 - i] * sigmoid(gates[TOKENS - 1 - i])

@@ -75,21 +75,24 @@ def load_rows(pointer, stride, begin, length, channel, mask, COUNT: gl.constexpr
 
 
 @gluon.jit
-def load_raw_steps(pointer, stride, begin, length, w, bias, channel, mask, COUNT: gl.constexpr, RANK: gl.constexpr):
-    """Step sizes before softplus of COUNT tokens: read per channel, or projected from RANK numbers a token."""
+def load_steps(pointer, stride, begin, length, channel, mask, row, r, COUNT: gl.constexpr, RANK: gl.constexpr):
+    """What the step sizes of COUNT tokens are made of: a row a token, or RANK numbers a token spread over the lanes."""
     if RANK == 0:
-        rows = load_rows(pointer, stride, begin, length, channel, mask, COUNT)
-        raws = ()
-        for k in gl.static_range(COUNT):
-            raws = raws + (rows[k] + bias,)
+        return load_rows(pointer, stride, begin, length, channel, mask, COUNT)
     else:
-        raws = ()
-        for k in gl.static_range(COUNT):
-            raw = bias
-            for r in gl.static_range(RANK):
-                raw += gl.load(pointer + gl.minimum(begin + k, length - 1) * stride + r).to(gl.float32) * w[r]
-            raws = raws + (raw,)
-    return raws
+        return load_small(pointer, stride, begin, length, row, r, RANK)
+
+
+@gluon.jit
+def raw_step(rows, shared, w, bias, k: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr):
+    """Step size before softplus of the k-th of these tokens: its row, or projected from RANK numbers in `shared`."""
+    if RANK == 0:
+        return rows[k] + bias
+    else:
+        raw = bias
+        for r in gl.static_range(RANK):
+            raw += shared.slice(k * RANK_PAD + r, 1).load(bias.type.layout) * w[r]
+        return raw
 
 
 @gluon.jit

@@ -17,13 +17,21 @@ from triton.experimental.gluon import language as gl
 from .gluon_device import (
     LOG2E,
     load_or_zero,
-    load_raw_steps,
     load_rows,
     load_small,
+    load_steps,
     one_minus_exp,
+    raw_step,
     sigmoid,
     step_size,
 )
+
+
+@gluon.jit
+def sum_over_channels(tile, factor, turned_l: gl.constexpr):
+    """sum_c tile[n, c] factor[c], turned first so that the products and sums are the lanes' own multiply-adds."""
+    turned = gl.convert_layout(tile, turned_l)
+    return gl.sum(turned * gl.convert_layout(factor, gl.SliceLayout(0, turned_l))[None, :], 1)
 
 
 @gluon.jit
@@ -39,13 +47,13 @@ def gradients(
     before it.
 
     Program (p, group) handles chunks p, p + P, ... for channel blocks group, group + G, ... in this order, so that it
-    alone adds up its rows of `grad_small` (G, batch, L, 2 d_state + RANK: of B, C, step size) and writes partial (P,
+    alone adds up its rows of `grad_small` (G, batch, L, RANK + 2 d_state: of step input, B, C) and writes partial (P,
     2 + d_state + RANK, channels): the sums over its tokens for skip, bias, A and weight. No atomics: the result is
     the same bit for bit in every run. `grad_u`, `grad_delta`, `grad_z`, `y_out` may be the tensors they belong to
     (`u`, `delta`, `z`, `grad`): a token is read before it is written.
     """
     PARTS: gl.constexpr = 32 // CHANNELS  # lanes that share a channel
-    tile_l: gl.constexpr = gl.BlockedLayout([N_PAD // PARTS, 1], [PARTS, CHANNELS], [1, 1], [1, 0])
+    tile_l: gl.constexpr = gl.BlockedLayout([N_PAD // PARTS, 1], [PARTS, CHANNELS], [1, 1], [0, 1])
     channel_l: gl.constexpr = gl.SliceLayout(0, tile_l)
     state_l: gl.constexpr = gl.SliceLayout(1, tile_l)
     turned_l: gl.constexpr = gl.BlockedLayout(
@@ -58,20 +66,31 @@ def gradients(
     shared_C = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
     shared_gB = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
     shared_gC = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
+    # sums over channels of (token, rank number, channel) products, each shared by PER_SUM lanes
+    PER_SUM: gl.constexpr = 32 // (HISTORY * RANK_PAD)
+    product_l: gl.constexpr = gl.BlockedLayout(
+        [1, 1, CHANNELS // PER_SUM], [HISTORY, RANK_PAD, PER_SUM], [1, 1, 1], [2, 1, 0]
+    )
+    sum_l: gl.constexpr = gl.SliceLayout(2, product_l)
+    matrix_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[1, 0])
+    shared_dt = gl.allocate_shared_memory(gl.float32, [HISTORY * RANK_PAD], shared_l)
+    shared_gstep = gl.allocate_shared_memory(gl.float32, [HISTORY, CHANNELS], matrix_l)
+    shared_w = gl.allocate_shared_memory(gl.float32, [RANK_PAD, CHANNELS], matrix_l)
 
     lane = gl.arange(0, CHANNELS, layout=channel_l)
     n = gl.arange(0, N_PAD, layout=state_l)
     flat = gl.arange(0, SMALL, layout=flat_l)
     flat_row = flat // N_PAD
     flat_n = flat % N_PAD
-    if RANK > 0:
-        rank_index = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
-        rank_row = rank_index // RANK_PAD
-        rank_r = rank_index % RANK_PAD
+    flat_rank = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
+    rank_row = flat_rank // RANK_PAD
+    rank_r = flat_rank % RANK_PAD
+    sum_row = gl.arange(0, HISTORY, layout=gl.SliceLayout(1, sum_l))
+    sum_r = gl.arange(0, RANK_PAD, layout=gl.SliceLayout(0, sum_l))
     n_ok = n < N
     scratch += (gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)).to(gl.int64) * scratch_p
     grad_small += gl.program_id(1).to(gl.int64) * small_g
-    record = n[:, None] * CHANNELS + lane[None, :]
+    record = (n // 4 * (4 * CHANNELS) + n % 4)[:, None] + 4 * lane[None, :]  # four states a lane side by side
     for block in range(gl.program_id(1), gl.cdiv(D, CHANNELS), gl.num_programs(1)):
         channel = block * CHANNELS + lane
         mask = channel < D
@@ -83,6 +102,9 @@ def gradients(
         for r in gl.static_range(RANK):
             w = w + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
             sum_w = sum_w + (gl.full([CHANNELS], 0.0, gl.float32, channel_l),)
+            shared_w.slice(r, 1).store(w[r][None, :])
+        for r in gl.static_range(RANK, RANK_PAD if RANK > 0 else 0):
+            shared_w.slice(r, 1).store(gl.full([1, CHANNELS], 0.0, gl.float32, tile_l))
         offset = load_or_zero(bias, channel, mask, CHANNELS)
         direct = load_or_zero(skip, channel, mask, CHANNELS)
         sum_A = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
@@ -116,19 +138,22 @@ def gradients(
                 h = gl.load(starts + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
                 q = gl.load(adjoints + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
             gl.store(scratch + record, h)
-            next_raws = load_raw_steps(delta_c, delta_l, 0, length, w, offset, channel, mask, HISTORY, RANK)
+            next_steps = load_steps(delta_c, delta_l, 0, length, channel, mask, rank_row, rank_r, HISTORY, RANK)
             next_values = load_rows(u_c, u_l, 0, length, channel, mask, HISTORY)
             next_B = load_small(B_c, B_l, 0, length, flat_row, flat_n, N)
             for begin in range(0, last, HISTORY):  # the last round leaves what the way back begins with
-                raws = next_raws
+                step_rows = next_steps
                 values = next_values
                 shared_B.store(next_B)
+                if RANK > 0:
+                    shared_dt.store(step_rows)
                 ahead = begin + HISTORY
-                next_raws = load_raw_steps(delta_c, delta_l, ahead, length, w, offset, channel, mask, HISTORY, RANK)
+                next_steps = load_steps(delta_c, delta_l, ahead, length, channel, mask, rank_row, rank_r, HISTORY, RANK)
                 next_values = load_rows(u_c, u_l, ahead, length, channel, mask, HISTORY)
                 next_B = load_small(B_c, B_l, ahead, length, flat_row, flat_n, N)
                 for k in gl.static_range(HISTORY):
-                    step = step_size(raws[k], mask, SOFTPLUS)
+                    raw = raw_step(step_rows, shared_dt, w, offset, k, RANK, RANK_PAD)
+                    step = step_size(raw, mask, SOFTPLUS)
                     b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
                     h = gl.exp2((step * LOG2E)[None, :] * decay) * h + (step * values[k])[None, :] * b[:, None]
                 gl.store(scratch + (begin // HISTORY + 1) * N_PAD * CHANNELS + record, h)
@@ -139,27 +164,30 @@ def gradients(
                 next_gates = load_rows(z_c, z_l, last, length, channel, mask, HISTORY)
             for back in range(0, last + 1, HISTORY):
                 begin = last - back
-                raws = next_raws
+                step_rows = next_steps
                 values = next_values
                 grads = next_grads
                 if z is not None:
                     gates = next_gates
                 shared_B.store(next_B)
                 shared_C.store(next_C)
+                if RANK > 0:
+                    shared_dt.store(step_rows)
                 small_ok = (flat_n < N) & (begin + flat_row < length)
-                small_row = small_c + (begin + flat_row) * small_l + flat_n
+                small_row = small_c + (begin + flat_row) * small_l + RANK + flat_n
                 before_B = gl.load(small_row, mask=small_ok & add, other=0.0)
                 before_C = gl.load(small_row + N, mask=small_ok & add, other=0.0)
                 if RANK > 0:
-                    rank_ok = (rank_r < RANK) & (begin + rank_row < length)
-                    rank_target = small_c + (begin + rank_row) * small_l + 2 * N + rank_r
-                    rank_sum = gl.load(rank_target, mask=rank_ok & add, other=0.0)
+                    sum_ok = (sum_r < RANK)[None, :] & (begin + sum_row < length)[:, None]
+                    sum_target = small_c + ((begin + sum_row) * small_l)[:, None] + sum_r[None, :]
+                    before_dt = gl.load(sum_target, mask=sum_ok & add, other=0.0)
                 steps = ()
                 gys = ()
                 decayed = ()
                 for k in gl.static_range(HISTORY):
                     inside = mask & (begin + k < length)
-                    step = step_size(raws[k], inside, SOFTPLUS)
+                    raw = raw_step(step_rows, shared_dt, w, offset, k, RANK, RANK_PAD)
+                    step = step_size(raw, inside, SOFTPLUS)
                     gy = grads[k]
                     b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
                     c = shared_C.slice(k * N_PAD, N_PAD).load(state_l)
@@ -178,13 +206,13 @@ def gradients(
                     steps = steps + (step,)
                     gys = gys + (gy,)
                     decayed = decayed + (e,)
-                    total = gl.sum(gl.convert_layout(h * gy[None, :], turned_l), 1)
+                    total = sum_over_channels(h, gy, turned_l)
                     shared_gC.slice(k * N_PAD, N_PAD).store(total)
 
                 # what the next round needs travels while this one runs back; the last round loads in vain
                 ahead = gl.maximum(begin - HISTORY, 0)
                 h = gl.load(scratch + ahead // HISTORY * N_PAD * CHANNELS + record)
-                next_raws = load_raw_steps(delta_c, delta_l, ahead, length, w, offset, channel, mask, HISTORY, RANK)
+                next_steps = load_steps(delta_c, delta_l, ahead, length, channel, mask, rank_row, rank_r, HISTORY, RANK)
                 next_values = load_rows(u_c, u_l, ahead, length, channel, mask, HISTORY)
                 next_grads = load_rows(grad_c, grad_l, ahead, length, channel, mask, HISTORY)
                 next_B = load_small(B_c, B_l, ahead, length, flat_row, flat_n, N)
@@ -204,7 +232,7 @@ def gradients(
                     gstep = gl.sum(p * decay, 0) + gx * value
                     sum_A += p * step[None, :]
                     q = gl.exp2((step * LOG2E)[None, :] * decay) * g
-                    total = gl.sum(gl.convert_layout(g * (step * value)[None, :], turned_l), 1)
+                    total = sum_over_channels(g, step * value, turned_l)
                     shared_gB.slice((HISTORY - 1 - i) * N_PAD, N_PAD).store(total)
                     if SOFTPLUS:
                         gstep *= one_minus_exp(step)
@@ -214,19 +242,21 @@ def gradients(
                     row = begin + HISTORY - 1 - i
                     gl.store(gu_c + row * gu_l + channel, gx * step + direct * gy, mask=inside)
                     if RANK > 0:
+                        shared_gstep.slice(HISTORY - 1 - i, 1).store(gstep[None, :])
                         new_w = ()
                         for r in gl.static_range(RANK):
-                            dt = gl.load(delta_c + gl.minimum(row, length - 1) * delta_l + r).to(gl.float32)
+                            dt = shared_dt.slice((HISTORY - 1 - i) * RANK_PAD + r, 1).load(channel_l)
                             new_w = new_w + (sum_w[r] + gstep * dt,)
-                            here = rank_index == (HISTORY - 1 - i) * RANK_PAD + r
-                            rank_sum += gl.where(here, gl.sum(gstep * w[r], 0), 0.0)
                         sum_w = new_w
                     else:
                         gl.store(gdelta_c + row * gdelta_l + channel, gstep, mask=inside)
                 gl.store(small_row, before_B + shared_gB.load(flat_l), mask=small_ok)
                 gl.store(small_row + N, before_C + shared_gC.load(flat_l), mask=small_ok)
                 if RANK > 0:
-                    gl.store(rank_target, rank_sum, mask=rank_ok)
+                    gstep_rows = shared_gstep.load(gl.SliceLayout(1, product_l))
+                    w_rows = shared_w.load(gl.SliceLayout(0, product_l))
+                    dt_sum = gl.sum(gstep_rows[:, None, :] * w_rows[None, :, :], 2)
+                    gl.store(sum_target, before_dt + dt_sum, mask=sum_ok)
         part = partial + gl.program_id(0).to(gl.int64) * (2 + N + RANK) * D
         gl.store(part + channel, sum_skip, mask=mask)
         gl.store(part + D + channel, sum_bias, mask=mask)

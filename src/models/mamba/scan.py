@@ -111,10 +111,10 @@ def check_scan_inputs(
 
 
 def _triton_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
-    from .scan_ops import selective_scan as operation
+    from .scan_ops import selective_scan as launch_scan  # imports Triton, which a CPU installation need not have
 
     D, delta_bias = (None if t is None else t.float() for t in (D, delta_bias))
-    return operation(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus)[0]
+    return launch_scan(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus)
 
 
 def _mamba_ssm_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Triton scan as torch operations: fake tensors for torch.compile, gradients for autograd, operation counts.
+"""The Triton scan in torch: an operation with fake tensors, gradients and operation counts, and its eager short cut.
 
 umamba::selective_scan and its backward are opaque to the compiler, so that a compiled network keeps one graph around
 them.
@@ -10,11 +10,32 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .eager import as_function, is_watched
 from .triton_scan import scan_backward, scan_forward, state_shape
 
 
+def _gradients(
+    grad: Tensor,
+    starts: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the tensors in their order, some of them views of one another."""
+    got = scan_backward(grad, u, delta, A, B, C, D, z, delta_bias, delta_softplus, starts)
+    grad_B, grad_C = (part.to(B.dtype) for part in got.small.split(A.shape[1], dim=-1))
+    grad_D, grad_bias = (None if t is None else g for t, g in ((D, got.skip), (delta_bias, got.bias)))
+    return got.u, got.delta, got.A, grad_B, grad_C, grad_D, got.z, grad_bias
+
+
 @torch.library.custom_op("umamba::selective_scan", mutates_args=(), device_types="cuda")
-def selective_scan(
+def operation(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -30,7 +51,7 @@ def selective_scan(
 
 
 @torch.library.custom_op("umamba::selective_scan_backward", mutates_args=(), device_types="cuda")
-def selective_scan_backward(
+def operation_backward(
     grad: Tensor,
     starts: Tensor,
     u: Tensor,
@@ -43,29 +64,23 @@ def selective_scan_backward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> list[Tensor]:
-    """Gradients of u, delta, A, B, C, D, delta_bias and, if given, z."""
-    got = scan_backward(grad, u, delta, A, B, C, D, z, delta_bias, delta_softplus, starts)
-    states = A.shape[1]
-    grad_B, grad_C = (
-        part.to(B.dtype).clone(memory_format=torch.contiguous_format) for part in got.small.split(states, dim=-1)
-    )
-    gradients = [got.u, got.delta, got.A.clone(memory_format=torch.contiguous_format), grad_B, grad_C]
-    gradients += [got.skip.clone(), got.bias.clone()]
-    return gradients if got.z is None else [*gradients, got.z]
+    """Gradients of those tensors that are given, in their order."""
+    got = _gradients(grad, starts, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    fresh = (0, 1, 6)  # of u, delta and z; operations may not return views of one another, as the others are
+    return [
+        t if i in fresh else t.clone(memory_format=torch.contiguous_format) for i, t in enumerate(got) if t is not None
+    ]
 
 
-@selective_scan.register_fake
+@operation.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     starts = state_shape(u.shape[0], u.shape[1], *A.shape)
     return u.new_empty(u.shape), u.new_empty(starts, dtype=torch.float32)
 
 
-@selective_scan_backward.register_fake
+@operation_backward.register_fake
 def _(grad, starts, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    vector = A.new_empty(A.shape[:1])
-    gradients = [u.new_empty(u.shape), delta.new_empty(u.shape), A.new_empty(A.shape), B.new_empty(B.shape)]
-    gradients += [B.new_empty(B.shape), vector, torch.empty_like(vector)]
-    return gradients if z is None else [*gradients, z.new_empty(z.shape)]
+    return [t.new_empty(t.shape) for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None]
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -74,13 +89,12 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    starts, u, delta, A, B, C, D, z, bias = ctx.saved_tensors
-    got = selective_scan_backward(grad, starts, u, delta, A, B, C, D, z, bias, ctx.delta_softplus)
-    grad_D, grad_bias = (None if t is None else g for t, g in ((D, got[5]), (bias, got[6])))
-    return *got[:5], grad_D, None if z is None else got[7], grad_bias, None
+    starts, *tensors = ctx.saved_tensors
+    got = iter(operation_backward(grad, starts, *tensors, ctx.delta_softplus))
+    return *(None if t is None else next(got) for t in tensors), None
 
 
-selective_scan.register_autograd(_backward, setup_context=_setup)
+operation.register_autograd(_backward, setup_context=_setup)
 
 
 @register_flop_formula(torch.ops.umamba.selective_scan)
@@ -92,3 +106,22 @@ def scan_flops(u, delta, A, *args, out_shape=None, **kwargs) -> int:
 @register_flop_formula(torch.ops.umamba.selective_scan_backward)
 def _(grad, starts, u, delta, A, *args, out_shape=None, **kwargs) -> int:
     return 2 * scan_flops(u, delta, A)
+
+
+_eager = as_function("SelectiveScan", scan_forward, _gradients)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> Tensor:
+    """`scan.selective_scan` with A, D and delta_bias in float32, on a CUDA device."""
+    inputs = (u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    return operation(*inputs)[0] if is_watched(u) else _eager(*inputs)

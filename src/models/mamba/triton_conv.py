@@ -1,7 +1,7 @@
 """Depthwise causal convolution and SiLU on channels-last sequences, forward and backward, in Triton.
 
-The backward pass forms the convolution again instead of keeping it, and sums the weight gradients per program and
-then over programs in a fixed order.
+The backward pass forms the convolution again instead of keeping it, writes the gradient of the input over the input,
+and sums the weight gradients per program and then over programs in a fixed order.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TOKENS = 32  # a tile
-TILES = 32  # a program of the backward pass
+from .launch import launch
+
+TOKENS = 32  # a tile of the forward pass
+STEPS = 4  # tokens whose loads are under way together in the backward pass
 
 
 @triton.jit
@@ -22,8 +24,12 @@ def sigmoid(x):
 
 @triton.jit
 def _forward(
-    x, weight, bias, out, L, D, x_b, x_l, out_b, out_l, WIDTH: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, weight, bias, out, edges, L, D, chunks, T, x_b, x_l, out_b, out_l,
+    WIDTH: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out = silu(convolution of x). `edges` (batch, chunks + 1, 2 (WIDTH - 1), D), if given, receives the rows of x
+    around the boundaries between chunks of T tokens.
+    """
     tiles = tl.cdiv(L, TOKENS)
     blocks = tl.cdiv(D, BLOCK)
     pid = tl.program_id(0).to(tl.int64)
@@ -36,86 +42,151 @@ def _forward(
         row = token - (WIDTH - 1 - k)
         inside = ((row >= 0) & (row < L))[:, None] & mask[None, :]
         w = tl.load(weight + channel * WIDTH + k, mask=mask, other=0.0)
-        y += w[None, :] * tl.load(x + batch * x_b + row[:, None] * x_l + channel[None, :], mask=inside, other=0.0)
-    target = out + batch * out_b + token[:, None] * out_l + channel[None, :]
-    tl.store(target, y * sigmoid(y), mask=(token < L)[:, None] & mask[None, :])
+        value = tl.load(x + batch * x_b + row[:, None] * x_l + channel[None, :], mask=inside, other=0.0)
+        y += w[None, :] * value
+    inside = (token < L)[:, None] & mask[None, :]
+    tl.store(out + batch * out_b + token[:, None] * out_l + channel[None, :], y * sigmoid(y), mask=inside)
+    if edges is not None:
+        phase = token % T
+        behind = phase >= T - (WIDTH - 1)  # before the next boundary
+        boundary = token // T + tl.where(behind, 1, 0)
+        place = tl.where(behind, phase - (T - (WIDTH - 1)), phase + WIDTH - 1)
+        slot = (batch * (chunks + 1) + boundary) * (2 * WIDTH - 2) + place
+        near = behind | (phase < WIDTH - 1)
+        tl.store(edges + slot[:, None] * D + channel[None, :], value, mask=inside & near[:, None])
+
+
+@triton.jit
+def _turn(xs, gs, x, grad, w, offset, WIDTH: tl.constexpr):
+    """One token on: the last WIDTH inputs, the last WIDTH gradients at the convolution's output, and silu of that."""
+    xs = xs[1:] + (x,)
+    y = offset
+    for k in tl.static_range(WIDTH):
+        y += w[k] * xs[k]
+    sig = sigmoid(y)
+    gs = gs[1:] + (grad * sig * (1.0 + y * (1.0 - sig)),)
+    return xs, gs, y * sig
+
+
+@triton.jit
+def _input_gradient(gs, w, WIDTH: tl.constexpr):
+    """What the outputs of WIDTH tokens ask of the input at the first of them."""
+    total = gs[0] * w[WIDTH - 1]
+    for s in tl.static_range(1, WIDTH):
+        total += gs[s] * w[WIDTH - 1 - s]
+    return total
 
 
 @triton.jit
 def _backward(
-    grad, x, weight, bias, grad_x, partial, L, D, grad_b, grad_l, x_b, x_l, gx_b, gx_l,
-    WIDTH: tl.constexpr, TOKENS: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, edges, weight, bias, out, partial, L, D, chunks, T, grad_b, grad_l, x_b, x_l, out_b, out_l,
+    WIDTH: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """grad_x of TILES * TOKENS tokens; partial (programs, WIDTH + 1, D): their sums for weight and bias."""
-    parts = tl.cdiv(L, TOKENS * TILES)
+    """Walk over a chunk of T tokens, a multiple of STEPS: x becomes its gradient, out the forward pass's output.
+
+    partial (batch * chunks, WIDTH + 1, D) receives the sums for weight and bias. The rows of x beyond the chunk, which
+    other programs overwrite, come from `edges`.
+    """
+    LAG: tl.constexpr = WIDTH - 1
     blocks = tl.cdiv(D, BLOCK)
     pid = tl.program_id(0).to(tl.int64)
     channel = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    batch = pid // blocks // parts
-    begin = (pid // blocks) % parts * (TOKENS * TILES)
+    chunk = (pid // blocks) % chunks
+    batch = pid // blocks // chunks
     mask = channel < D
-    offset = tl.load(bias + channel, mask=mask, other=0.0)[None, :]
-    x += batch * x_b
-    grad += batch * grad_b
-    sums = ()
-    for _ in tl.static_range(WIDTH + 1):
-        sums = sums + (tl.zeros([TOKENS, BLOCK], tl.float32),)
-    for tile in range(tl.minimum(TILES, tl.cdiv(L - begin, TOKENS)).to(tl.int32)):
-        token = begin + tile * TOKENS + tl.arange(0, TOKENS)
-        rows = ()  # x at token - (WIDTH - 1) ... token + (WIDTH - 1)
-        for k in tl.static_range(2 * WIDTH - 1):
-            row = token + (k - WIDTH + 1)
-            inside = ((row >= 0) & (row < L))[:, None] & mask[None, :]
-            rows = rows + (tl.load(x + row[:, None] * x_l + channel[None, :], mask=inside, other=0.0).to(tl.float32),)
-        gx = tl.zeros([TOKENS, BLOCK], tl.float32)
-        for s in tl.static_range(WIDTH):  # what output token + s asks of x at token
-            y = tl.zeros([TOKENS, BLOCK], tl.float32) + offset
-            for k in tl.static_range(WIDTH):
-                y += tl.load(weight + channel * WIDTH + k, mask=mask, other=0.0)[None, :] * rows[s + k]
-            sig = sigmoid(y)
-            inside = (token + s < L)[:, None] & mask[None, :]
-            g = tl.load(grad + (token + s)[:, None] * grad_l + channel[None, :], mask=inside, other=0.0).to(tl.float32)
-            g *= sig * (1.0 + y * (1.0 - sig))
-            gx += g * tl.load(weight + channel * WIDTH + WIDTH - 1 - s, mask=mask, other=0.0)[None, :]
-            if s == 0:
-                new = ()
-                for k in tl.static_range(WIDTH):
-                    new = new + (sums[k] + g * rows[k],)
-                sums = new + (sums[WIDTH] + g,)
-        target = grad_x + batch * gx_b + token[:, None] * gx_l + channel[None, :]
-        tl.store(target, gx, mask=(token < L)[:, None] & mask[None, :])
-    part = partial + pid // blocks * (WIDTH + 1) * D
+    first = chunk * T
+    length = tl.minimum(L - first, T).to(tl.int32)
+    x += batch * x_b + first * x_l + channel
+    grad += batch * grad_b + first * grad_l + channel
+    out += batch * out_b + first * out_l + channel
+    edges += (batch * (chunks + 1) + chunk) * (2 * LAG * D) + channel
+    offset = tl.load(bias + channel, mask=mask, other=0.0)
+    zero = tl.zeros([BLOCK], tl.float32)
+    w = ()
+    xs = (zero,)
+    gs = (zero,)
+    sums = (zero,)
+    for k in tl.static_range(WIDTH):
+        w = w + (tl.load(weight + channel * WIDTH + k, mask=mask, other=0.0),)
+        sums = sums + (zero,)
+    for k in tl.static_range(LAG):
+        xs = xs + (tl.load(edges + k * D, mask=mask & (chunk > 0), other=0.0),)
+        gs = gs + (zero,)
+    for begin in range(0, length, STEPS):
+        rows = ()
+        grads = ()
+        for k in tl.static_range(STEPS):
+            inside = mask & (begin + k < length)
+            rows = rows + (tl.load(x + (begin + k) * x_l, mask=inside, other=0.0),)
+            grads = grads + (tl.load(grad + (begin + k) * grad_l, mask=inside, other=0.0),)
+        for k in tl.static_range(STEPS):
+            xs, gs, y = _turn(xs, gs, rows[k], grads[k], w, offset, WIDTH)
+            tl.store(out + (begin + k) * out_l, y, mask=mask & (begin + k < length))
+            new = (sums[0] + gs[LAG],)
+            for i in tl.static_range(WIDTH):
+                new = new + (sums[i + 1] + gs[LAG] * xs[i],)
+            sums = new
+            ready = begin + k - LAG
+            tl.store(x + ready * x_l, _input_gradient(gs, w, WIDTH), mask=mask & (ready >= 0) & (ready < length))
+    end = tl.cdiv(length, STEPS) * STEPS
+    for k in tl.static_range(LAG):  # the first tokens of the next chunk; behind the last one grad is zero
+        inside = mask & (first + end + k < L)
+        row = tl.load(edges + (3 * LAG + k) * D, mask=inside, other=0.0)
+        xs, gs, y = _turn(xs, gs, row, tl.load(grad + (end + k) * grad_l, mask=inside, other=0.0), w, offset, WIDTH)
+        ready = end + k - LAG
+        tl.store(x + ready * x_l, _input_gradient(gs, w, WIDTH), mask=mask & (ready >= 0) & (ready < length))
+    part = partial + pid // blocks * (WIDTH + 1) * D + channel
     for k in tl.static_range(WIDTH + 1):
-        tl.store(part + k * D + channel, tl.sum(sums[k], 0), mask=mask)
+        tl.store(part + k * D, sums[k], mask=mask)
 
 
-def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
-    """silu(causal convolution) of x (batch, L, channels) with contiguous last axis; weight (channels, 1, width)."""
+def chunk_tokens(batch: int, length: int, channels: int) -> int:
+    """Tokens a program of the backward pass: few for short sequences, to fill the device."""
+    return 256 if batch * length * channels > 1 << 24 else 32
+
+
+def edge_shape(batch: int, length: int, channels: int, width: int) -> tuple[int, ...]:
+    """Shape of the rows of x that `conv_silu` saves for `conv_silu_backward`."""
+    return batch, triton.cdiv(length, chunk_tokens(batch, length, channels)) + 1, 2 * (width - 1), channels
+
+
+def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = None) -> Tensor:
+    """silu(causal convolution) of x (batch, L, channels) float32, last axis contiguous; weight (channels, 1, width).
+
+    `edges` (see `edge_shape`) receives what `conv_silu_backward` needs to overwrite x.
+    """
     batch, length, channels = x.shape
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     block = min(64, max(16, triton.next_power_of_2(channels)))
-    _forward[(batch * triton.cdiv(length, TOKENS) * triton.cdiv(channels, block),)](
-        x, weight, bias, out, length, channels, x.stride(0), x.stride(1), out.stride(0), out.stride(1),
-        WIDTH=weight.shape[-1], TOKENS=TOKENS, BLOCK=block, num_warps=4,
-    )  # fmt: skip
+    tokens = chunk_tokens(batch, length, channels)
+    numbers = (length, channels, triton.cdiv(length, tokens), tokens, *x.stride()[:2], *out.stride()[:2])
+    grid = (batch * triton.cdiv(length, TOKENS) * triton.cdiv(channels, block),)
+    launch(_forward, grid, (x, weight, bias, out, edges), numbers, (weight.shape[-1], TOKENS, block), num_warps=4)
     return out
 
 
 def conv_silu_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, grad_x: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (written to `grad_x` if given; it must not share memory with x or grad), weight and bias."""
+    grad: Tensor, x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor, out: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn x into its gradient and `out` (which shares no memory with x and grad) into what `conv_silu` returned.
+
+    Returns:
+        gradients of weight and bias.
+    """
     batch, length, channels = x.shape
     width = weight.shape[-1]
-    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if grad_x is None else grad_x
-    block = min(32, max(16, triton.next_power_of_2(channels)))
-    tiles = TILES if batch * length * channels > 1 << 24 else 1
-    parts = batch * triton.cdiv(length, TOKENS * tiles)
-    partial = torch.empty(parts, width + 1, channels, device=x.device)
-    _backward[(parts * triton.cdiv(channels, block),)](
-        grad, x, weight, bias, grad_x, partial,
-        length, channels, grad.stride(0), grad.stride(1), x.stride(0), x.stride(1),
-        grad_x.stride(0), grad_x.stride(1), WIDTH=width, TOKENS=TOKENS, TILES=tiles, BLOCK=block, num_warps=4,
-    )  # fmt: skip
+    block = min(64, max(32, triton.next_power_of_2(channels)))
+    tokens = chunk_tokens(batch, length, channels)
+    chunks = triton.cdiv(length, tokens)
+    partial = torch.empty(batch * chunks, width + 1, channels, device=x.device)
+    strides = (*grad.stride()[:2], *x.stride()[:2], *out.stride()[:2])
+    launch(
+        _backward,
+        (batch * chunks * triton.cdiv(channels, block),),
+        (grad, x, edges, weight, bias, out, partial),
+        (length, channels, chunks, tokens, *strides),
+        (width, STEPS, block),
+        num_warps=1,
+    )
     sums = partial.sum(0)
-    return grad_x, sums[:width].t().unsqueeze(1), sums[width]
+    return sums[1:].t().unsqueeze(1), sums[0]

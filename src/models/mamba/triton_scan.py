@@ -15,10 +15,13 @@ from torch import Tensor
 
 from .gluon_chunks import adjoint_ends, replay
 from .gluon_gradients import gradients
+from .launch import launch
 from .triton_carry import carry
 
 WARPS_PER_PROCESSOR = 8  # resident programs of `gradients`, by its registers
 HISTORY = 4  # tokens whose states `gradients` keeps in registers, at d_state 16
+LONGEST_CHUNK = 256  # tokens
+PROGRAMS = 8192  # of a pass over the chunks, below which chunks are made shorter
 LANES = 32  # channels a program of `gradients`
 REGISTERS = 255  # a thread of `gradients`
 
@@ -33,8 +36,8 @@ class Tiling(NamedTuple):
 
 def tile(batch: int, length: int, channels: int) -> Tiling:
     """Chunks as long as possible (fewer carries) while some thousands of programs remain; one for a short sequence."""
-    tokens = 256
-    while tokens > 32 and batch * triton.cdiv(channels, 32) * triton.cdiv(length, tokens) < 2048:
+    tokens = LONGEST_CHUNK
+    while tokens > 32 and batch * triton.cdiv(channels, 32) * triton.cdiv(length, tokens) < PROGRAMS:
         tokens //= 2
     if length <= 2 * tokens:
         tokens = max(16, triton.next_power_of_2(length))
@@ -64,6 +67,10 @@ def _padded(states: int) -> int:
     return triton.next_power_of_2(max(states, 4))
 
 
+def _padded_rank(rank: int) -> int:
+    return triton.next_power_of_2(max(rank, 1))
+
+
 def _unrolled(states: int) -> int:
     """Tokens worked on at a time, by the registers their states take."""
     return max(1, min(4, 64 // _padded(states)))
@@ -75,9 +82,7 @@ def _carry(ends: Tensor, totals: Tensor, A: Tensor, reverse: bool) -> Tensor:
     rows = min(256, triton.next_power_of_2(chunks))
     block = 2048 // rows if rows > 64 else 32
     grid = (triton.cdiv(states * channels, block), batch)
-    carry[grid](
-        ends, totals, A, starts, channels, chunks, N=states, REVERSE=reverse, ROWS=rows, BLOCK=block, num_warps=4
-    )
+    launch(carry, grid, (ends, totals, A, starts), (channels, chunks), (states, reverse, rows, block), num_warps=4)
     return starts
 
 
@@ -110,14 +115,17 @@ def scan_forward(
     states, rank = A.shape[1], 0 if weight is None else weight.shape[1]
     cut = tiling or tile(batch, length, channels)
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device) if out is None else out
+    strides = [s for t in (u, delta, B, C, z, out) for s in _strides(t)]
 
     def run(starts: Tensor | None, ends: Tensor | None, totals: Tensor | None) -> None:
-        replay[(batch * cut.chunks * triton.cdiv(channels, cut.block),)](
-            u, delta, A, B, C, skip, z, weight, bias, starts, ends, totals, out,
-            length, channels, cut.chunks, *_strides(u), *_strides(delta), *_strides(B), *_strides(C), *_strides(z),
-            *_strides(out), cut.tokens, N=states, N_PAD=_padded(states), RANK=rank, SOFTPLUS=softplus,
-            OUTPUT=ends is None, CHANNELS=cut.block, TOKENS=_unrolled(states), num_warps=1,
-        )  # fmt: skip
+        launch(
+            replay,
+            (batch * cut.chunks * triton.cdiv(channels, cut.block),),
+            (u, delta, A, B, C, skip, z, weight, bias, starts, ends, totals, out),
+            (length, channels, cut.chunks, *strides, cut.tokens),
+            (states, _padded(states), rank, _padded_rank(rank), softplus, ends is None, cut.block, _unrolled(states)),
+            num_warps=1,
+        )
 
     starts = None
     if cut.chunks > 1:
@@ -131,8 +139,8 @@ def scan_forward(
 
 
 class Gradients(NamedTuple):
-    """What `scan_backward` returns; `small` is (batch, L, 2 d_state + rank) float32: gradients of B, C and delta (if
-    rank).
+    """What `scan_backward` returns; `small` is (batch, L, rank + 2 d_state) float32: gradients of delta (if rank), B
+    and C.
     """
 
     u: Tensor
@@ -175,12 +183,14 @@ def scan_backward(
     if many:
         ends = torch.empty_like(starts)
         totals = torch.empty(batch, cut.chunks, channels, device=u.device)
-        adjoint_ends[(batch * cut.chunks * triton.cdiv(channels, cut.block),)](
-            grad, delta, A, C, z, weight, bias, ends, totals,
-            length, channels, cut.chunks, *_strides(grad), *_strides(delta), *_strides(C), *_strides(z),
-            cut.tokens, N=states, N_PAD=_padded(states), RANK=rank, SOFTPLUS=softplus, CHANNELS=cut.block,
-            TOKENS=_unrolled(states), num_warps=1,
-        )  # fmt: skip
+        launch(
+            adjoint_ends,
+            (batch * cut.chunks * triton.cdiv(channels, cut.block),),
+            (grad, delta, A, C, z, weight, bias, ends, totals),
+            (length, channels, cut.chunks, *(s for t in (grad, delta, C, z) for s in _strides(t)), cut.tokens),
+            (states, _padded(states), rank, _padded_rank(rank), softplus, cut.block, _unrolled(states)),
+            num_warps=1,
+        )
         adjoints = _carry(ends, totals, A, reverse=True)
         del ends, totals
 
@@ -199,14 +209,19 @@ def scan_backward(
     )
     grad_z = None if z is None else (z if in_place else torch.empty_like(z, memory_format=torch.contiguous_format))
     y = grad if in_place else None
-    gradients[(programs, groups)](
-        grad, u, delta, A, B, C, skip, z, weight, bias, starts if many else None, adjoints, scratch,
-        grad_u, grad_delta, grad_z, small, y, partial,
-        length, channels, items, cut.chunks,
-        *_strides(grad), *_strides(u), *_strides(delta), *_strides(B), *_strides(C), *_strides(z),
-        *_strides(grad_u), *_strides(grad_delta), *_strides(grad_z), *small.stride()[:3], *_strides(y),
-        scratch.stride(0), cut.tokens, N=states, N_PAD=padded, RANK=rank,
-        RANK_PAD=triton.next_power_of_2(max(rank, 1)), SOFTPLUS=softplus, HISTORY=history, CHANNELS=LANES,
+    strides = [s for t in (grad, u, delta, B, C, z, grad_u, grad_delta, grad_z) for s in _strides(t)]
+    launch(
+        gradients,
+        (programs, groups),
+        (
+            grad, u, delta, A, B, C, skip, z, weight, bias, starts if many else None, adjoints, scratch,
+            grad_u, grad_delta, grad_z, small, y, partial,
+        ),
+        (
+            length, channels, items, cut.chunks, *strides, *small.stride()[:3], *_strides(y),
+            scratch.stride(0), cut.tokens,
+        ),
+        (states, padded, rank, _padded_rank(rank), softplus, history, LANES),
         num_warps=1, maxnreg=REGISTERS,
     )  # fmt: skip
     sums = partial.sum(0)

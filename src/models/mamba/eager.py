@@ -1,0 +1,39 @@
+"""Calls in eager mode that pass by torch's dispatcher.
+
+The scan and the block are torch operations for the sake of torch.compile, operation counters and whatever else watches
+or replaces operations. With nobody watching, an autograd function of the same passes saves the dispatcher's tenth of a
+millisecond, which is as long as a short sequence takes on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, chunk states
+Backward = Callable[..., tuple[Tensor | None, ...]]  # gradient, chunk states, inputs -> gradients of the tensor inputs
+
+
+def is_watched(x: Tensor) -> bool:
+    """Whether a compiler, a dispatch mode (operation counter, fake tensors) or a tensor subclass has to see them."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or type(x) is not Tensor
+
+
+def as_function(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+    """An autograd function that keeps its inputs and the chunk states from `forward` for `backward`."""
+
+    def run(ctx: FunctionCtx, *inputs: Tensor | bool | None) -> Tensor:
+        output, starts = forward(*inputs)
+        ctx.save_for_backward(starts, *(i for i in inputs if not isinstance(i, bool)))
+        ctx.flags = [i for i in inputs if isinstance(i, bool)]
+        return output
+
+    @once_differentiable
+    def gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *(None for _ in ctx.flags))
+
+    methods = {"forward": staticmethod(run), "backward": staticmethod(gradients)}
+    return type(name, (torch.autograd.Function,), methods).apply
