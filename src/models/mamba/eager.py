@@ -23,9 +23,9 @@ def is_watched(x: Tensor) -> bool:
 
 
 def as_function(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
-    """An autograd function that keeps its inputs and the chunk states from `forward` for `backward`."""
+    """A differentiable function to the output alone, which keeps inputs and chunk states for `backward`."""
 
-    def run(ctx: FunctionCtx, *inputs: Tensor | bool | None) -> Tensor:
+    def keep(ctx: FunctionCtx, *inputs: Tensor | bool | None) -> Tensor:
         output, starts = forward(*inputs)
         ctx.save_for_backward(starts, *(i for i in inputs if not isinstance(i, bool)))
         ctx.flags = [i for i in inputs if isinstance(i, bool)]
@@ -35,5 +35,10 @@ def as_function(name: str, forward: Forward, backward: Backward) -> Callable[...
     def gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *(None for _ in ctx.flags))
 
-    methods = {"forward": staticmethod(run), "backward": staticmethod(gradients)}
-    return type(name, (torch.autograd.Function,), methods).apply
+    methods = {"forward": staticmethod(keep), "backward": staticmethod(gradients)}
+    function = type(name, (torch.autograd.Function,), methods)
+
+    def run(*inputs: Tensor | bool | None) -> Tensor:
+        return function.apply(*inputs) if torch.is_grad_enabled() else forward(*inputs)[0]
+
+    return run

@@ -21,6 +21,16 @@ MOST_KEPT = 4096  # launches remembered; a process sees a handful for each shape
 _known: dict[tuple, tuple[Callable, int, tuple]] = {}
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b rounded up; Triton's function of this name takes microseconds."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The least power of two that is at least n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
 def launch(
     kernel: triton.JITFunction,
     grid: tuple[int, ...],

@@ -90,24 +90,24 @@ def check_scan_inputs(
     if min(u.shape) < 1:
         raise ValueError(f"u must hold at least one batch entry, token and channel, but its shape is {tuple(u.shape)}.")
     tokens, per_state, per_channel = (batch, length, channels), (batch, length, states), (channels,)
-    arguments = {
-        "delta": (delta, tokens),
-        "A": (A, (channels, states)),
-        "B": (B, per_state),
-        "C": (C, per_state),
-        "D": (D, per_channel),
-        "z": (z, tokens),
-        "delta_bias": (delta_bias, per_channel),
-    }
-    for name, (tensor, shape) in arguments.items():
+    device = u.device
+    for name, tensor, shape in (
+        ("delta", delta, tokens),
+        ("A", A, (channels, states)),
+        ("B", B, per_state),
+        ("C", C, per_state),
+        ("D", D, per_channel),
+        ("z", z, tokens),
+        ("delta_bias", delta_bias, per_channel),
+    ):
         if tensor is None:
             continue
-        if tuple(tensor.shape) != shape:
+        if tensor.shape != shape:
             raise ValueError(
                 f"{name} must have shape {shape} for u of shape {tokens}, but it has {tuple(tensor.shape)}."
             )
-        if tensor.device != u.device:
-            raise ValueError(f"{name} must be on {u.device} like u, but it is on {tensor.device}.")
+        if tensor.device != device:
+            raise ValueError(f"{name} must be on {device} like u, but it is on {tensor.device}.")
 
 
 def _triton_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:

@@ -1,26 +1,28 @@
 """The selective scan in plain torch operations, for the CPU and any other device without a kernel.
 
 The sequence is cut into blocks and each block into `n` chunks of `STEPS` tokens. The chunks of a block advance
-together, one token at a time, from a zero start; a tree over the chunks gives every chunk its true start, whose decayed
-value is then added. Python therefore makes STEPS + log(n) calls per block of thousands of tokens, never one per token.
-No cumulative product is divided by, so long memory and fast decay are as exact as in the recurrence. The backward pass
-keeps one state per block, recomputes the states inside a block and runs the adjoint recurrence with the same code,
-reversed in time.
+together, one step at a time: once from a zero start for their final states, which are joined from chunk to chunk, and
+once more from the true start that this gives each of them. Python thus makes some hundred calls per block of thousands
+of tokens. No cumulative product is divided by, so long memory and fast decay are as exact as in the recurrence. The
+backward pass keeps one state per block, recomputes the states inside a block and runs the adjoint recurrence in the
+same way, backwards in time.
 
-Inside a block, tensors are (STEPS, d_state, batch, d_inner, n): the chunks lie innermost, so that every operation is
-one long vector loop.
+Inside a block, tensors are (STEPS, d_state, batch, n, d_inner): sequences need not be reordered, and what belongs to
+one step fits a core's second-level cache while its operations are done. Decays are powers of two with log2(e) folded
+into A, because torch's exp2 takes a third of the time of its exp on the CPU.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-STEPS = 16  # tokens a chunk; 16 was the fastest of 8, 16, 32, 64 on two cores at (1, 64, 32768)
+STEPS = 16  # tokens a chunk
 BLOCK_ELEMENTS = 1 << 20  # d_state * batch * d_inner * tokens of a block: 4 MiB in float32
 
 
@@ -28,86 +30,98 @@ def _block_length(batch: int, channels: int, states: int) -> int:
     return max(1, BLOCK_ELEMENTS // (batch * channels * states * STEPS)) * STEPS
 
 
+def _buffers(x: Tensor, states: int, count: int) -> list[Tensor]:
+    """Memory for `count` tensors of a block's states; kept from block to block, since fresh pages cost time."""
+    batch, length, channels = x.shape
+    tokens = min(_block_length(batch, channels, states), -(-length // STEPS) * STEPS)
+    return [x.new_empty(states * batch * channels * tokens) for _ in range(count)]
+
+
 def _fold(x: Tensor, steps: int) -> Tensor:
-    """(batch, tokens, channels) -> (steps, batch, channels, n); tokens past the end become zero: no input, no decay."""
+    """(batch, tokens, channels) -> (steps, batch, n, channels); tokens past the end are zero: no input, no decay."""
     batch, tokens, channels = x.shape
-    chunks = -(-tokens // steps)
-    if chunks * steps != tokens:
-        x = F.pad(x, (0, 0, 0, chunks * steps - tokens))
-    return x.reshape(batch, chunks, steps, channels).permute(2, 0, 3, 1).contiguous()
+    if tokens % steps:
+        x = F.pad(x, (0, 0, 0, -tokens % steps))
+    return x.reshape(batch, -1, steps, channels).permute(2, 0, 1, 3)
 
 
-def _unfold(x: Tensor, tokens: int) -> Tensor:
-    """Undo `_fold`."""
-    steps, batch, channels, chunks = x.shape
-    return x.permute(1, 3, 0, 2).reshape(batch, chunks * steps, channels)[:, :tokens]
+def _over_states(x: Tensor) -> Tensor:
+    """(batch, n, d_state) -> (d_state, batch, n, 1)."""
+    return x.movedim(-1, 0).unsqueeze(-1)
 
 
-def _carry(decay: Tensor, state: Tensor) -> Tensor:
-    """Inclusive scan s_k = decay_k s_{k-1} + state_k along the last axis, as a tree of pairs (2n work)."""
-    n = state.shape[-1]
-    if n == 1:
-        return state
-    even, odd = slice(0, n - n % 2, 2), slice(1, None, 2)
-    pair_states = torch.addcmul(state[..., odd], decay[..., odd], state[..., even])
-    pairs = _carry(decay[..., odd] * decay[..., even], pair_states)
-    result = torch.empty_like(state)
-    result[..., odd] = pairs
-    result[..., 0] = state[..., 0]
-    rest = result[..., 2::2]
-    torch.addcmul(state[..., 2::2], decay[..., 2::2], pairs[..., : rest.shape[-1]], out=rest)
-    return result
+def _contract(x: Tensor, tile: Tensor) -> Tensor:
+    """sum over the states of x (batch, n, d_state) times tile (d_state, batch, n, d_inner): (batch, n, d_inner)."""
+    batch, n, states = x.shape
+    product = torch.bmm(x.reshape(batch * n, 1, states), tile.flatten(1, 2).transpose(0, 1))
+    return product.view(batch, n, -1)
 
 
-def _scan_block(decay: Tensor, states: Tensor, start: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Turn the inputs of a block into its states, in place: states_t = decay_t states_{t-1} + inputs_t.
+def _chunk_starts(total: Tensor, ends: Tensor, start: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
+    """The state before each chunk (behind it if `reverse`) from what the chunks end with when started at zero.
 
     Args:
-        decay: (steps, d_state, batch, d_inner, n).
-        states: the inputs, same shape; overwritten by the states.
-        start: state before the first token, (d_state, batch, d_inner).
-        reverse: run from the last token to the first.
+        total: decay over each chunk, (d_state, batch, n, d_inner).
+        ends: final states from a zero start, same shape.
+        start: state before the first chunk (behind the last), (d_state, batch, d_inner).
+        reverse: run from the last chunk to the first.
 
     Returns:
-        The state before each chunk, (d_state, batch, d_inner, n); that after the block, (d_state, batch, d_inner).
+        (d_state, batch, n, d_inner), and the state after all chunks, (d_state, batch, d_inner).
     """
-    order = list(range(decay.shape[0]))[:: -1 if reverse else 1]
-    reach = torch.empty_like(decay)  # decay accumulated since the chunk's beginning
-    reach[order[0]] = decay[order[0]]
-    for previous, t in itertools.pairwise(order):
-        states[t].addcmul_(decay[t], states[previous])
-        torch.mul(decay[t], reach[previous], out=reach[t])
-    total, last = reach[order[-1]], states[order[-1]]
-    if reverse:
-        total, last = total.flip(-1), last.flip(-1)
-    last = torch.cat([torch.addcmul(last[..., :1], total[..., :1], start.unsqueeze(-1)), last[..., 1:]], dim=-1)
-    ends = _carry(total, last)
-    starts = torch.cat([start.unsqueeze(-1), ends[..., :-1]], dim=-1)
-    if reverse:
-        starts = starts.flip(-1)
-    states.addcmul_(reach, starts)
-    return starts, ends[..., -1]
+    starts = torch.empty_like(ends)
+    after = torch.empty_like(start)
+    rows, ends, total = (list(t.unbind(-2))[:: -1 if reverse else 1] for t in (starts, ends, total))
+    rows[0].copy_(start)
+    for before, end, decay, behind in zip(rows, ends, total, [*rows[1:], after], strict=True):
+        torch.addcmul(end, decay, before, out=behind)
+    return starts, after
 
 
-def _states(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Decays and states of one folded block, (steps, d_state, batch, d_inner, n), and what `_scan_block` returns."""
-    decay = (delta.unsqueeze(1) * A.t()[None, :, None, :, None]).exp_()
-    states = x.unsqueeze(1) * B.transpose(1, 2).unsqueeze(3)
-    starts, end = _scan_block(decay, states, start)
-    return decay, states, starts, end
+class _Block:
+    """The states of one block of tokens, in buffers that the blocks of a sequence share.
 
+    Args:
+        x, delta, B: folded inputs, (steps, batch, n, d_inner or d_state).
+        A: (d_inner, d_state).
+        start: the state before the block, (d_state, batch, d_inner).
+        buffers: two of `_buffers`.
 
-def _adjoints(decay: Tensor, grad: Tensor, C: Tensor, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """g_t = dL/dh_t and q_t = decay_t g_t of one folded block, and the first q for the block before it.
-
-    The recurrence g_t = C_t dL/dy_t + q_{t+1} is run on q, which uses each decay at its own token.
+    Attributes:
+        rates: A log2(e), (d_state, 1, 1, d_inner).
+        decay: (steps, d_state, batch, n, d_inner).
+        total: decay over each chunk, (d_state, batch, n, d_inner).
+        starts: the state before each chunk, same shape.
+        end: the state behind the block, (d_state, batch, d_inner).
     """
-    g = grad.unsqueeze(1) * C.transpose(1, 2).unsqueeze(3)
-    q = decay * g
-    starts, end = _scan_block(decay, q, behind, reverse=True)
-    g[:-1] += q[1:]
-    g[-1] += starts
-    return g, q, end
+
+    def __init__(self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor, buffers: list[Tensor]) -> None:
+        self.rates = (A.t() * math.log2(math.e))[:, None, None, :]
+        self.shape = (len(x), A.shape[1], *x.shape[1:])
+        self.decay, self._states = (self.view(b) for b in buffers)
+        ends = x.new_zeros(self.shape[1:])
+        for t in range(len(x)):
+            decay, state = self.decay[t], self._states[t]
+            torch.mul(delta[t], self.rates, out=decay).exp2_()
+            torch.mul(x[t], _over_states(B[t]), out=state)
+            torch.addcmul(state, decay, ends, out=ends)
+        self.total = (delta.sum(0) * self.rates).exp2_()
+        self.starts, self.end = _chunk_starts(self.total, ends, start)
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """`buffer` as the block's (steps, d_state, batch, n, d_inner)."""
+        return buffer[: math.prod(self.shape)].view(self.shape)
+
+    def states(self) -> Iterator[Tensor]:
+        """The states of each step, (d_state, batch, n, d_inner); to be gone through before `before` is called."""
+        state = self.starts
+        for decay, inputs in zip(self.decay, self._states, strict=True):
+            state = inputs.addcmul_(decay, state)
+            yield state
+
+    def before(self, t: int) -> Tensor:
+        """The states before step t."""
+        return self._states[t - 1] if t else self.starts
 
 
 @torch.library.custom_op("umamba::recurrence", mutates_args=())
@@ -121,6 +135,7 @@ def recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tup
     """
     batch, length, channels = x.shape
     size = _block_length(batch, channels, A.shape[1])
+    buffers = _buffers(x, A.shape[1], 2)
     y = x.new_empty(x.shape)
     state = x.new_zeros(A.shape[1], batch, channels)
     starts = []
@@ -129,10 +144,11 @@ def recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tup
         tokens = part.stop - begin
         steps = min(STEPS, tokens)
         starts.append(state)
-        fold = [_fold(t[:, part], steps) for t in (x, delta, B, C)]
-        _, states, _, state = _states(fold[0], fold[1], A, fold[2], state)
-        states.mul_(fold[3].transpose(1, 2).unsqueeze(3))
-        y[:, part] = _unfold(states.sum(1), tokens)
+        xs, deltas, Bs, Cs = (_fold(t[:, part], steps) for t in (x, delta, B, C))
+        block = _Block(xs, deltas, A, Bs, state, buffers)
+        state = block.end
+        out = torch.stack([_contract(c, h) for c, h in zip(Cs, block.states(), strict=True)], dim=2)
+        y[:, part] = out.flatten(1, 2)[:, :tokens]
     return y, torch.stack(starts)
 
 
@@ -140,28 +156,48 @@ def recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tup
 def recurrence_backward(
     grad: Tensor, starts: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, delta, A, B and C from that of y."""
+    """Gradients of x, delta, A, B and C from that of y.
+
+    With g_t = dL/dh_t = C_t dL/dy_t + decay_{t+1} g_{t+1}, whose last term comes from the next chunk at a chunk's end.
+    """
     batch, length, channels = x.shape
     size = _block_length(batch, channels, A.shape[1])
-    grad_x, grad_delta, grad_B, grad_C = (t.new_empty(t.shape) for t in (x, delta, B, C))
+    *buffers, third = _buffers(x, A.shape[1], 3)
+    gradients = tuple(t.new_empty(t.shape) for t in (x, delta, B, C))
     grad_A = A.new_zeros(A.shape)
-    adjoint = torch.zeros_like(starts[0])  # decay_{t+1} dL/dh_{t+1} of the first token behind the block
+    adjoint = torch.zeros_like(starts[0])  # decay_{t+1} g_{t+1} of the first token behind the block
     for index in reversed(range(len(starts))):
         part = slice(index * size, min((index + 1) * size, length))
         tokens = part.stop - part.start
         steps = min(STEPS, tokens)
         xs, deltas, Bs, Cs, grads = (_fold(t[:, part], steps) for t in (x, delta, B, C, grad))
-        decay, states, before, _ = _states(xs, deltas, A, Bs, starts[index])
-        g, q, adjoint = _adjoints(decay, grads, Cs, adjoint)
-        b = Bs.transpose(1, 2).unsqueeze(3)  # (steps, d_state, batch, 1, n)
-        grad_C[:, part] = _unfold((states * grads.unsqueeze(1)).sum(3).transpose(1, 2), tokens)
-        grad_B[:, part] = _unfold((g * xs.unsqueeze(1)).sum(3).transpose(1, 2), tokens)
-        grad_x[:, part] = _unfold((g * b).sum(1), tokens)
-        # dL/d(delta_t A) = q_t h_{t-1}; as g_t (h_t - x_t B_t) it would cancel where the decay is strong
-        q[0] *= before
-        q[1:] *= states[:-1]
-        grad_delta[:, part] = _unfold((q * A.t()[None, :, None, :, None]).sum(1), tokens)
-        grad_A += (q * deltas.unsqueeze(1)).sum((0, 2, 4)).t()
+        block = _Block(xs, deltas, A, Bs, starts[index], buffers)
+        folded = [t.new_empty(batch, t.shape[2], steps, t.shape[3]) for t in (xs, deltas, Bs, Cs)]
+        out_x, out_delta, out_B, out_C = (t.permute(2, 0, 1, 3) for t in folded)
+        g = block.view(third)
+        work = torch.empty_like(block.starts)
+        for t, state in enumerate(block.states()):
+            out_C[t] = torch.mul(state, grads[t], out=work).sum(-1).movedim(0, -1)
+        ends = torch.zeros_like(work)
+        for t in reversed(range(steps)):
+            torch.mul(grads[t], _over_states(Cs[t]), out=g[t])
+            torch.add(g[t], ends, out=ends).mul_(block.decay[t])
+        carried, adjoint = _chunk_starts(block.total, ends, adjoint, reverse=True)
+        sum_A = torch.zeros_like(work)
+        for t in reversed(range(steps)):
+            g_t = g[t].add_(carried)
+            out_x[t] = _contract(Bs[t], g_t)
+            out_B[t] = torch.mul(g_t, xs[t], out=work).sum(-1).movedim(0, -1)
+            carried = block.decay[t].mul_(g_t)
+            # dL/d(delta_t A) = decay_t g_t h_{t-1}; as g_t (h_t - x_t B_t) it would cancel where the decay is strong
+            torch.mul(carried, block.before(t), out=work)
+            sum_A.addcmul_(work, deltas[t])
+            out_delta[t] = work.mul_(block.rates).sum(0)
+        grad_A += sum_A.sum((1, 2)).t()
+        folded[1].mul_(math.log(2))  # the rates carry log2(e)
+        for whole, block_part in zip(gradients, folded, strict=True):
+            whole[:, part] = block_part.flatten(1, 2)[:, :tokens]
+    grad_x, grad_delta, grad_B, grad_C = gradients
     return grad_x, grad_delta, grad_A, grad_B, grad_C
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch
+from .launch import cdiv, launch, next_power_of_2
 
 TOKENS = 32  # a tile of the forward pass
 STEPS = 4  # tokens whose loads are under way together in the backward pass
@@ -147,7 +147,7 @@ def chunk_tokens(batch: int, length: int, channels: int) -> int:
 
 def edge_shape(batch: int, length: int, channels: int, width: int) -> tuple[int, ...]:
     """Shape of the rows of x that `conv_silu` saves for `conv_silu_backward`."""
-    return batch, triton.cdiv(length, chunk_tokens(batch, length, channels)) + 1, 2 * (width - 1), channels
+    return batch, cdiv(length, chunk_tokens(batch, length, channels)) + 1, 2 * (width - 1), channels
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = None) -> Tensor:
@@ -157,10 +157,10 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = No
     """
     batch, length, channels = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = min(64, max(16, triton.next_power_of_2(channels)))
+    block = min(64, max(16, next_power_of_2(channels)))
     tokens = chunk_tokens(batch, length, channels)
-    numbers = (length, channels, triton.cdiv(length, tokens), tokens, *x.stride()[:2], *out.stride()[:2])
-    grid = (batch * triton.cdiv(length, TOKENS) * triton.cdiv(channels, block),)
+    numbers = (length, channels, cdiv(length, tokens), tokens, *x.stride()[:2], *out.stride()[:2])
+    grid = (batch * cdiv(length, TOKENS) * cdiv(channels, block),)
     launch(_forward, grid, (x, weight, bias, out, edges), numbers, (weight.shape[-1], TOKENS, block), num_warps=4)
     return out
 
@@ -175,14 +175,14 @@ def conv_silu_backward(
     """
     batch, length, channels = x.shape
     width = weight.shape[-1]
-    block = min(64, max(32, triton.next_power_of_2(channels)))
+    block = min(64, max(32, next_power_of_2(channels)))
     tokens = chunk_tokens(batch, length, channels)
-    chunks = triton.cdiv(length, tokens)
+    chunks = cdiv(length, tokens)
     partial = torch.empty(batch * chunks, width + 1, channels, device=x.device)
     strides = (*grad.stride()[:2], *x.stride()[:2], *out.stride()[:2])
     launch(
         _backward,
-        (batch * chunks * triton.cdiv(channels, block),),
+        (batch * chunks * cdiv(channels, block),),
         (grad, x, edges, weight, bias, out, partial),
         (length, channels, chunks, tokens, *strides),
         (width, STEPS, block),

@@ -10,12 +10,11 @@ import functools
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from .gluon_chunks import adjoint_ends, replay
 from .gluon_gradients import gradients
-from .launch import launch
+from .launch import cdiv, launch, next_power_of_2
 from .triton_carry import carry
 
 WARPS_PER_PROCESSOR = 8  # resident programs of `gradients`, by its registers
@@ -34,14 +33,15 @@ class Tiling(NamedTuple):
     block: int
 
 
+@functools.lru_cache(maxsize=4096)
 def tile(batch: int, length: int, channels: int) -> Tiling:
     """Chunks as long as possible (fewer carries) while some thousands of programs remain; one for a short sequence."""
     tokens = LONGEST_CHUNK
-    while tokens > 32 and batch * triton.cdiv(channels, 32) * triton.cdiv(length, tokens) < PROGRAMS:
+    while tokens > 32 and batch * cdiv(channels, 32) * cdiv(length, tokens) < PROGRAMS:
         tokens //= 2
     if length <= 2 * tokens:
-        tokens = max(16, triton.next_power_of_2(length))
-    return Tiling(tokens, triton.cdiv(length, tokens), 64 if channels > 32 else 32)
+        tokens = max(16, next_power_of_2(length))
+    return Tiling(tokens, cdiv(length, tokens), 64 if channels > 32 else 32)
 
 
 def state_shape(batch: int, length: int, channels: int, states: int) -> tuple[int, ...]:
@@ -64,11 +64,11 @@ def _processors(device: torch.device) -> int:
 
 
 def _padded(states: int) -> int:
-    return triton.next_power_of_2(max(states, 4))
+    return next_power_of_2(max(states, 4))
 
 
 def _padded_rank(rank: int) -> int:
-    return triton.next_power_of_2(max(rank, 1))
+    return next_power_of_2(max(rank, 1))
 
 
 def _unrolled(states: int) -> int:
@@ -79,9 +79,9 @@ def _unrolled(states: int) -> int:
 def _carry(ends: Tensor, totals: Tensor, A: Tensor, reverse: bool) -> Tensor:
     batch, chunks, states, channels = ends.shape
     starts = torch.empty_like(ends)
-    rows = min(256, triton.next_power_of_2(chunks))
+    rows = min(256, next_power_of_2(chunks))
     block = 2048 // rows if rows > 64 else 32
-    grid = (triton.cdiv(states * channels, block), batch)
+    grid = (cdiv(states * channels, block), batch)
     launch(carry, grid, (ends, totals, A, starts), (channels, chunks), (states, reverse, rows, block), num_warps=4)
     return starts
 
@@ -120,7 +120,7 @@ def scan_forward(
     def run(starts: Tensor | None, ends: Tensor | None, totals: Tensor | None) -> None:
         launch(
             replay,
-            (batch * cut.chunks * triton.cdiv(channels, cut.block),),
+            (batch * cut.chunks * cdiv(channels, cut.block),),
             (u, delta, A, B, C, skip, z, weight, bias, starts, ends, totals, out),
             (length, channels, cut.chunks, *strides, cut.tokens),
             (states, _padded(states), rank, _padded_rank(rank), softplus, ends is None, cut.block, _unrolled(states)),
@@ -185,7 +185,7 @@ def scan_backward(
         totals = torch.empty(batch, cut.chunks, channels, device=u.device)
         launch(
             adjoint_ends,
-            (batch * cut.chunks * triton.cdiv(channels, cut.block),),
+            (batch * cut.chunks * cdiv(channels, cut.block),),
             (grad, delta, A, C, z, weight, bias, ends, totals),
             (length, channels, cut.chunks, *(s for t in (grad, delta, C, z) for s in _strides(t)), cut.tokens),
             (states, _padded(states), rank, _padded_rank(rank), softplus, cut.block, _unrolled(states)),
@@ -195,12 +195,12 @@ def scan_backward(
         del ends, totals
 
     padded, history = _padded(states), min(HISTORY, _unrolled(states))
-    blocks, items = triton.cdiv(channels, LANES), batch * cut.chunks
+    blocks, items = cdiv(channels, LANES), batch * cut.chunks
     resident = _processors(u.device) * WARPS_PER_PROCESSOR
     groups = max(1, min(blocks, resident // items))
     programs = min(items, max(1, resident // groups))
     new = dict(device=u.device, dtype=torch.float32)
-    scratch = torch.empty(programs * groups, triton.cdiv(cut.tokens, history) * padded * LANES, **new)
+    scratch = torch.empty(programs * groups, cdiv(cut.tokens, history) * padded * LANES, **new)
     small = torch.empty(groups, batch, length, 2 * states + rank, **new)
     partial = torch.empty(programs, 2 + states + rank, channels, **new)
     grad_u = u if in_place else torch.empty_like(u, memory_format=torch.contiguous_format)
