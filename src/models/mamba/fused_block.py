@@ -83,19 +83,26 @@ def _gradients(
     y = grad @ out_weight  # gradient of the gated scan output; the scan's backward pass replaces it by that output
     z = xz[..., inner:]
     got = scan_backward(y, u, delta, A, B, C, D, z, dt_bias, True, starts, weight=weight, in_place=True)
-    grad_small = got.small  # (batch, L, [rank +] 2 d_state)
+    grad_u, grad_small = got.u.flatten(0, 1), got.small.flatten(0, 1)  # the latter (tokens, [rank +] 2 d_state)
     if weight is None:
-        grad_dt_weight = got.delta.flatten(0, 1).t() @ small[..., :rank].flatten(0, 1)
-        grad_small = torch.cat([got.delta @ dt_weight, grad_small], dim=-1)
+        grad_delta = got.delta.flatten(0, 1)
+        grad_dt_weight = grad_delta.t() @ small[..., :rank].flatten(0, 1)
+        grad_small = torch.cat([grad_delta @ dt_weight, grad_small], dim=-1)
+        del grad_delta
     else:
         grad_dt_weight = got.weight
-    del B, C, delta, small  # a third of a gigabyte each at full resolution, and the peak lies ahead
+    grad_bias, grad_A_log, grad_D = got.bias, got.A * A, got.skip  # dA / dA_log = A
+    # At full resolution these are a third of a gigabyte to nearly one each, and the peak lies ahead
+    del B, C, delta, small, u, got
     grad_out_weight = grad.flatten(0, 1).t() @ y.flatten(0, 1)
-    grad_small = grad_small.flatten(0, 1)
-    got.u.view(-1, inner).addmm_(grad_small, x_weight)
+    grad_u.addmm_(grad_small, x_weight)
     # u was overwritten by its gradient; it is formed again where y, no longer needed, was
-    grad_conv_weight, grad_conv_bias = conv_silu_backward(got.u, xz[..., :inner], edges, conv_weight, conv_bias, out=y)
+    grad_conv_weight, grad_conv_bias = conv_silu_backward(
+        grad_u.view_as(y), xz[..., :inner], edges, conv_weight, conv_bias, out=y
+    )
+    del grad_u
     grad_x_weight = grad_small.t() @ y.flatten(0, 1)
+    del grad_small, y
     grad_xz = xz.flatten(0, 1)  # both halves hold their gradients by now
     return (
         (grad_xz @ in_weight).view_as(x),
@@ -104,9 +111,9 @@ def _gradients(
         grad_conv_bias,
         grad_x_weight,
         grad_dt_weight,
-        got.bias,
-        got.A * A,  # dA / dA_log = A
-        got.skip,
+        grad_bias,
+        grad_A_log,
+        grad_D,
         grad_out_weight,
     )
 

@@ -6,14 +6,17 @@ and sums the weight gradients per program and then over programs in a fixed orde
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, launch, next_power_of_2
+from .launch import Launch, cdiv, next_power_of_2
 
 TOKENS = 32  # a tile of the forward pass
+LAUNCHES_KEPT = 1024  # of shapes and strides; a process sees a handful
 STEPS = 4  # tokens whose loads are under way together in the backward pass
 
 
@@ -150,18 +153,38 @@ def edge_shape(batch: int, length: int, channels: int, width: int) -> tuple[int,
     return batch, cdiv(length, chunk_tokens(batch, length, channels)) + 1, 2 * (width - 1), channels
 
 
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _forward_launch(shape: tuple[int, int, int], width: int, x: tuple[int, int], out: tuple[int, int]) -> Launch:
+    """Arguments with strides over batch and tokens."""
+    batch, length, channels = shape
+    block = min(64, max(16, next_power_of_2(channels)))
+    tokens = chunk_tokens(*shape)
+    numbers = (length, channels, cdiv(length, tokens), tokens, *x, *out)
+    grid = (batch * cdiv(length, TOKENS) * cdiv(channels, block),)
+    return Launch(_forward, grid, numbers, (width, TOKENS, block), num_warps=4)
+
+
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _backward_launch(
+    shape: tuple[int, int, int], width: int, grad: tuple[int, int], x: tuple[int, int], out: tuple[int, int]
+) -> Launch:
+    batch, length, channels = shape
+    block = min(64, max(32, next_power_of_2(channels)))
+    tokens = chunk_tokens(*shape)
+    chunks = cdiv(length, tokens)
+    grid = (batch * chunks * cdiv(channels, block),)
+    numbers = (length, channels, chunks, tokens, *grad, *x, *out)
+    return Launch(_backward, grid, numbers, (width, STEPS, block), num_warps=1)
+
+
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = None) -> Tensor:
     """silu(causal convolution) of x (batch, L, channels) float32, last axis contiguous; weight (channels, 1, width).
 
     `edges` (see `edge_shape`) receives what `conv_silu_backward` needs to overwrite x.
     """
-    batch, length, channels = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = min(64, max(16, next_power_of_2(channels)))
-    tokens = chunk_tokens(batch, length, channels)
-    numbers = (length, channels, cdiv(length, tokens), tokens, *x.stride()[:2], *out.stride()[:2])
-    grid = (batch * cdiv(length, TOKENS) * cdiv(channels, block),)
-    launch(_forward, grid, (x, weight, bias, out, edges), numbers, (weight.shape[-1], TOKENS, block), num_warps=4)
+    launch = _forward_launch(x.shape, weight.shape[-1], x.stride()[:2], out.stride()[:2])
+    launch(x, weight, bias, out, edges)
     return out
 
 
@@ -173,20 +196,10 @@ def conv_silu_backward(
     Returns:
         gradients of weight and bias.
     """
-    batch, length, channels = x.shape
+    batch, _, channels = x.shape
     width = weight.shape[-1]
-    block = min(64, max(32, next_power_of_2(channels)))
-    tokens = chunk_tokens(batch, length, channels)
-    chunks = cdiv(length, tokens)
-    partial = torch.empty(batch * chunks, width + 1, channels, device=x.device)
-    strides = (*grad.stride()[:2], *x.stride()[:2], *out.stride()[:2])
-    launch(
-        _backward,
-        (batch * chunks * cdiv(channels, block),),
-        (grad, x, edges, weight, bias, out, partial),
-        (length, channels, chunks, tokens, *strides),
-        (width, STEPS, block),
-        num_warps=1,
-    )
+    partial = torch.empty(batch * (edges.shape[1] - 1), width + 1, channels, device=x.device)
+    launch = _backward_launch(x.shape, width, grad.stride()[:2], x.stride()[:2], out.stride()[:2])
+    launch(grad, x, edges, weight, bias, out, partial)
     sums = partial.sum(0)
     return sums[1:].t().unsqueeze(1), sums[0]

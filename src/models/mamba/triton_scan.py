@@ -14,13 +14,15 @@ from torch import Tensor
 
 from .gluon_chunks import adjoint_ends, replay
 from .gluon_gradients import gradients
-from .launch import cdiv, launch, next_power_of_2
+from .launch import Launch, cdiv, next_power_of_2
 from .triton_carry import carry
 
 WARPS_PER_PROCESSOR = 8  # resident programs of `gradients`, by its registers
 HISTORY = 4  # tokens whose states `gradients` keeps in registers, at d_state 16
 LONGEST_CHUNK = 256  # tokens
 PROGRAMS = 8192  # of a pass over the chunks, below which chunks are made shorter
+SHORT = 128  # tokens that one chunk, in one launch, is faster for
+LAUNCHES_KEPT = 1024  # of shapes and strides; a process sees a handful
 LANES = 32  # channels a program of `gradients`
 REGISTERS = 255  # a thread of `gradients`
 
@@ -33,13 +35,12 @@ class Tiling(NamedTuple):
     block: int
 
 
-@functools.lru_cache(maxsize=4096)
 def tile(batch: int, length: int, channels: int) -> Tiling:
-    """Chunks as long as possible (fewer carries) while some thousands of programs remain; one for a short sequence."""
+    """Chunks as long as possible (fewer carries) while thousands of programs remain; one for a short sequence."""
     tokens = LONGEST_CHUNK
     while tokens > 32 and batch * cdiv(channels, 32) * cdiv(length, tokens) < PROGRAMS:
         tokens //= 2
-    if length <= 2 * tokens:
+    if length <= max(2 * tokens, SHORT):
         tokens = max(16, next_power_of_2(length))
     return Tiling(tokens, cdiv(length, tokens), 64 if channels > 32 else 32)
 
@@ -50,12 +51,20 @@ def state_shape(batch: int, length: int, channels: int, states: int) -> tuple[in
     return (batch, chunks, states, channels) if chunks > 1 else (0,)
 
 
+Strides = tuple[tuple[int, int], ...]
+
+
 def _rows(t: Tensor | None) -> Tensor | None:
     return t if t is None or t.stride(-1) == 1 else t.contiguous()
 
 
-def _strides(t: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if t is None else (t.stride(0), t.stride(1))
+def _strides(*tensors: Tensor | None) -> Strides:
+    """Strides over batch and tokens."""
+    return tuple([(0, 0) if t is None else t.stride()[:2] for t in tensors])
+
+
+def _flat(strides: Strides) -> list[int]:
+    return [number for pair in strides for number in pair]
 
 
 @functools.cache
@@ -76,14 +85,30 @@ def _unrolled(states: int) -> int:
     return max(1, min(4, 64 // _padded(states)))
 
 
-def _carry(ends: Tensor, totals: Tensor, A: Tensor, reverse: bool) -> Tensor:
-    batch, chunks, states, channels = ends.shape
-    starts = torch.empty_like(ends)
+def _join(batch: int, chunks: int, channels: int, states: int, reverse: bool) -> Launch:
+    """From what chunks end with when started at zero to the true start of each."""
     rows = min(256, next_power_of_2(chunks))
     block = 2048 // rows if rows > 64 else 32
     grid = (cdiv(states * channels, block), batch)
-    launch(carry, grid, (ends, totals, A, starts), (channels, chunks), (states, reverse, rows, block), num_warps=4)
-    return starts
+    return Launch(carry, grid, (channels, chunks), (states, reverse, rows, block), num_warps=4)
+
+
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _forward_launches(
+    shape: tuple[int, int, int], states: int, rank: int, softplus: bool, strides: Strides, cut: Tiling
+) -> tuple[Launch | None, Launch | None, Launch]:
+    """Replay for the chunks' ends, their join, replay for the output; the last alone for a single chunk."""
+    batch, length, channels = shape
+
+    def replay_launch(output: bool) -> Launch:
+        grid = (batch * cut.chunks * cdiv(channels, cut.block),)
+        numbers = (length, channels, cut.chunks, *_flat(strides), cut.tokens)
+        sizes = (states, _padded(states), rank, _padded_rank(rank))
+        return Launch(replay, grid, numbers, (*sizes, softplus, output, cut.block, _unrolled(states)), num_warps=1)
+
+    if cut.chunks == 1:
+        return None, None, replay_launch(True)
+    return replay_launch(False), _join(batch, cut.chunks, channels, states, reverse=False), replay_launch(True)
 
 
 def scan_forward(
@@ -105,7 +130,9 @@ def scan_forward(
     Args:
         u, delta, A, B, C, skip, z, bias, softplus: as `reference.reference_scan`; A, skip, bias in float32.
         weight: (d_inner, rank) float32; then delta is (batch, L, rank) and delta @ weight.T is formed inside the
-        kernels. out: where to write, (batch, L, d_inner); may be u. tiling: overrides `tile`.
+            kernels.
+        out: where to write, (batch, L, d_inner); may be u.
+        tiling: overrides `tile`.
 
     Returns:
         out, and the state before each chunk for `scan_backward` (empty for a single chunk).
@@ -115,27 +142,19 @@ def scan_forward(
     states, rank = A.shape[1], 0 if weight is None else weight.shape[1]
     cut = tiling or tile(batch, length, channels)
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device) if out is None else out
-    strides = [s for t in (u, delta, B, C, z, out) for s in _strides(t)]
-
-    def run(starts: Tensor | None, ends: Tensor | None, totals: Tensor | None) -> None:
-        launch(
-            replay,
-            (batch * cut.chunks * cdiv(channels, cut.block),),
-            (u, delta, A, B, C, skip, z, weight, bias, starts, ends, totals, out),
-            (length, channels, cut.chunks, *strides, cut.tokens),
-            (states, _padded(states), rank, _padded_rank(rank), softplus, ends is None, cut.block, _unrolled(states)),
-            num_warps=1,
-        )
-
-    starts = None
-    if cut.chunks > 1:
-        ends = torch.empty(batch, cut.chunks, states, channels, device=u.device)
-        totals = torch.empty(batch, cut.chunks, channels, device=u.device)
-        run(None, ends, totals)
-        starts = _carry(ends, totals, A, reverse=False)
-        del ends, totals
-    run(starts, None, None)
-    return out, u.new_empty(0, dtype=torch.float32) if starts is None else starts
+    strides = _strides(u, delta, B, C, z, out)
+    find_ends, join, write = _forward_launches(u.shape, states, rank, softplus, strides, cut)
+    inputs = (u, delta, A, B, C, skip, z, weight, bias)
+    if find_ends is None or join is None:
+        write(*inputs, None, None, None, out)
+        return out, torch.empty(0, device=u.device)
+    ends = torch.empty(batch, cut.chunks, states, channels, device=u.device)
+    totals = torch.empty(batch, cut.chunks, channels, device=u.device)
+    find_ends(*inputs, None, ends, totals, out)
+    starts = torch.empty_like(ends)
+    join(ends, totals, A, starts)
+    write(*inputs, starts, None, None, out)
+    return out, starts
 
 
 class Gradients(NamedTuple):
@@ -151,6 +170,64 @@ class Gradients(NamedTuple):
     z: Tensor | None
     bias: Tensor
     weight: Tensor
+
+
+class _BackwardLaunches(NamedTuple):
+    """The passes over the chunks' ends and their join (None for a single chunk), and that for the gradients with its
+    groups of channel blocks, resident programs, and float32 scratch numbers a program and group.
+    """
+
+    find_ends: Launch | None
+    join: Launch | None
+    write: Launch
+    groups: int
+    programs: int
+    scratch: int
+
+
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _backward_launches(
+    shape: tuple[int, int, int],
+    states: int,
+    rank: int,
+    softplus: bool,
+    inputs: Strides,
+    outputs: Strides,
+    cut: Tiling,
+    device: torch.device,
+) -> _BackwardLaunches:
+    """`inputs`: strides of grad, u, delta, B, C, z; `outputs`: of the gradients of u, delta, z, and of y."""
+    batch, length, channels = shape
+    sizes = (states, _padded(states), rank, _padded_rank(rank))
+    find_ends = join = None
+    if cut.chunks > 1:
+        grad, _, delta, _, C, z = inputs
+        find_ends = Launch(
+            adjoint_ends,
+            (batch * cut.chunks * cdiv(channels, cut.block),),
+            (length, channels, cut.chunks, *grad, *delta, *C, *z, cut.tokens),
+            (*sizes, softplus, cut.block, _unrolled(states)),
+            num_warps=1,
+        )
+        join = _join(batch, cut.chunks, channels, states, reverse=True)
+    history = min(HISTORY, _unrolled(states))
+    blocks, items = cdiv(channels, LANES), batch * cut.chunks
+    resident = _processors(device) * WARPS_PER_PROCESSOR
+    groups = max(1, min(blocks, resident // items))
+    programs = min(items, max(1, resident // groups))
+    scratch = cdiv(cut.tokens, history) * _padded(states) * LANES
+    *grads, y = outputs
+    row = 2 * states + rank
+    small = (batch * length * row, length * row, row)
+    write = Launch(
+        gradients,
+        (programs, groups),
+        (length, channels, items, cut.chunks, *_flat(inputs), *_flat(tuple(grads)), *small, *y, scratch, cut.tokens),
+        (*sizes, softplus, history, LANES),
+        num_warps=1,
+        maxnreg=REGISTERS,
+    )
+    return _BackwardLaunches(find_ends, join, write, groups, programs, scratch)
 
 
 def scan_backward(
@@ -176,60 +253,39 @@ def scan_backward(
     """
     grad, u, delta, B, C, z = (_rows(t) for t in (grad, u, delta, B, C, z))
     batch, length, channels = u.shape
-    states, rank = A.shape[1], 0 if weight is None else weight.shape[1]
+    device, states, rank = u.device, A.shape[1], 0 if weight is None else weight.shape[1]
     cut = tiling or tile(batch, length, channels)
-    many = cut.chunks > 1
-    adjoints = None
-    if many:
-        ends = torch.empty_like(starts)
-        totals = torch.empty(batch, cut.chunks, channels, device=u.device)
-        launch(
-            adjoint_ends,
-            (batch * cut.chunks * cdiv(channels, cut.block),),
-            (grad, delta, A, C, z, weight, bias, ends, totals),
-            (length, channels, cut.chunks, *(s for t in (grad, delta, C, z) for s in _strides(t)), cut.tokens),
-            (states, _padded(states), rank, _padded_rank(rank), softplus, cut.block, _unrolled(states)),
-            num_warps=1,
-        )
-        adjoints = _carry(ends, totals, A, reverse=True)
-        del ends, totals
 
-    padded, history = _padded(states), min(HISTORY, _unrolled(states))
-    blocks, items = cdiv(channels, LANES), batch * cut.chunks
-    resident = _processors(u.device) * WARPS_PER_PROCESSOR
-    groups = max(1, min(blocks, resident // items))
-    programs = min(items, max(1, resident // groups))
-    new = dict(device=u.device, dtype=torch.float32)
-    scratch = torch.empty(programs * groups, cdiv(cut.tokens, history) * padded * LANES, **new)
-    small = torch.empty(groups, batch, length, 2 * states + rank, **new)
-    partial = torch.empty(programs, 2 + states + rank, channels, **new)
-    grad_u = u if in_place else torch.empty_like(u, memory_format=torch.contiguous_format)
-    grad_delta = (
-        None if rank else (delta if in_place else torch.empty_like(delta, memory_format=torch.contiguous_format))
-    )
-    grad_z = None if z is None else (z if in_place else torch.empty_like(z, memory_format=torch.contiguous_format))
+    def room(t: Tensor | None) -> Tensor | None:
+        return t if in_place or t is None else torch.empty(u.shape, dtype=t.dtype, device=device)
+
+    grad_u, grad_delta, grad_z = room(u), None if rank else room(delta), room(z)
     y = grad if in_place else None
-    strides = [s for t in (grad, u, delta, B, C, z, grad_u, grad_delta, grad_z) for s in _strides(t)]
-    launch(
-        gradients,
-        (programs, groups),
-        (
-            grad, u, delta, A, B, C, skip, z, weight, bias, starts if many else None, adjoints, scratch,
-            grad_u, grad_delta, grad_z, small, y, partial,
-        ),
-        (
-            length, channels, items, cut.chunks, *strides, *small.stride()[:3], *_strides(y),
-            scratch.stride(0), cut.tokens,
-        ),
-        (states, padded, rank, _padded_rank(rank), softplus, history, LANES),
-        num_warps=1, maxnreg=REGISTERS,
+    launches = _backward_launches(
+        u.shape, states, rank, softplus, _strides(grad, u, delta, B, C, z), _strides(grad_u, grad_delta, grad_z, y),
+        cut, device,
+    )  # fmt: skip
+    adjoints = None
+    if launches.find_ends is not None and launches.join is not None:
+        ends = torch.empty_like(starts)
+        totals = torch.empty(batch, cut.chunks, channels, device=device)
+        launches.find_ends(grad, delta, A, C, z, weight, bias, ends, totals)
+        adjoints = torch.empty_like(starts)
+        launches.join(ends, totals, A, adjoints)
+        del ends, totals
+    scratch = torch.empty(launches.programs * launches.groups, launches.scratch, device=device)
+    small = torch.empty(launches.groups, batch, length, rank + 2 * states, device=device)
+    partial = torch.empty(launches.programs, 2 + states + rank, channels, device=device)
+    launches.write(
+        grad, u, delta, A, B, C, skip, z, weight, bias, None if adjoints is None else starts, adjoints, scratch,
+        grad_u, grad_delta, grad_z, small, y, partial,
     )  # fmt: skip
     sums = partial.sum(0)
     return Gradients(
         u=grad_u,
         delta=grad_delta,
         A=sums[2 : 2 + states].t(),
-        small=small[0] if groups == 1 else small.sum(0),
+        small=small[0] if launches.groups == 1 else small.sum(0),
         skip=sums[0],
         z=grad_z,
         bias=sums[1],
