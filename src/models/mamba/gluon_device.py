@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
+# Triton 3.8 renamed it
+copy_to_shared = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
 LOG2E = gl.constexpr(1.4426950408889634)
 
 
@@ -96,7 +99,33 @@ def raw_step(rows, shared, w, bias, k: gl.constexpr, RANK: gl.constexpr, RANK_PA
 
 
 @gluon.jit
+def shared_step(shared, w, bias, k: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr):
+    """`raw_step` where rows, too, are in `shared`."""
+    if RANK == 0:
+        CHANNELS: gl.constexpr = bias.shape[0]
+        return shared.slice(k * CHANNELS, CHANNELS).load(bias.type.layout) + bias
+    else:
+        return raw_step(None, shared, w, bias, k, RANK, RANK_PAD)
+
+
+@gluon.jit
 def load_small(pointer, stride, begin, length, row, n, N: gl.constexpr):
     """B or C of some tokens, spread over the lanes."""
     inside = (n < N) & (begin + row < length)
     return gl.load(pointer + (begin + row) * stride + n, mask=inside, other=0.0).to(gl.float32)
+
+
+@gluon.jit
+def fetch(shared, pointer, stride, begin, length, elements, ASYNC: gl.constexpr):
+    """Bring rows begin ... of a (length, columns) matrix to `shared`, zero behind its end.
+
+    `elements` holds the row behind `begin` and the column of every element of `shared`, and whether the column exists.
+    ASYNC copies pass by the registers and are waited for by group; they need elements of 4 bytes.
+    """
+    row, column, inside = elements
+    source = pointer + (begin + row) * stride + column
+    exists = inside & (begin + row < length)
+    if ASYNC:
+        copy_to_shared(shared, source, mask=exists)
+    else:
+        shared.store(gl.load(source, mask=exists, other=0.0).to(gl.float32))

@@ -16,12 +16,11 @@ from triton.experimental.gluon import language as gl
 
 from .gluon_device import (
     LOG2E,
+    async_copy,
+    fetch,
     load_or_zero,
-    load_rows,
-    load_small,
-    load_steps,
     one_minus_exp,
-    raw_step,
+    shared_step,
     sigmoid,
     step_size,
 )
@@ -41,7 +40,7 @@ def gradients(
     L, D, items, chunks, grad_b, grad_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l,
     gu_b, gu_l, gdelta_b, gdelta_l, gz_b, gz_l, small_g, small_b, small_l, y_b, y_l, scratch_p,
     T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
-    SOFTPLUS: gl.constexpr, HISTORY: gl.constexpr, CHANNELS: gl.constexpr,
+    SOFTPLUS: gl.constexpr, HISTORY: gl.constexpr, CHANNELS: gl.constexpr, ASYNC: gl.constexpr,
 ):  # fmt: skip
     """Gradients of the scan; names and shapes as in the forward file, `adjoints` is q behind each chunk like `starts`
     before it.
@@ -62,8 +61,15 @@ def gradients(
     SMALL: gl.constexpr = HISTORY * N_PAD
     flat_l: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     shared_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
-    shared_B = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
-    shared_C = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
+    # what a round of HISTORY tokens reads, and the same for the next one, which travels meanwhile
+    WIDE: gl.constexpr = HISTORY * CHANNELS
+    wide_l: gl.constexpr = gl.BlockedLayout([WIDE // 32], [32], [1], [0])
+    two_u = gl.allocate_shared_memory(gl.float32, [2, WIDE], shared_l)
+    two_grad = gl.allocate_shared_memory(gl.float32, [2, WIDE], shared_l)
+    two_z = gl.allocate_shared_memory(gl.float32, [2, WIDE], shared_l)
+    two_delta = gl.allocate_shared_memory(gl.float32, [2, WIDE if RANK == 0 else HISTORY * RANK_PAD], shared_l)
+    two_B = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
+    two_C = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
     shared_gB = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
     shared_gC = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
     # sums over channels of (token, rank number, channel) products, each shared by PER_SUM lanes
@@ -73,7 +79,6 @@ def gradients(
     )
     sum_l: gl.constexpr = gl.SliceLayout(2, product_l)
     matrix_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[1, 0])
-    shared_dt = gl.allocate_shared_memory(gl.float32, [HISTORY * RANK_PAD], shared_l)
     shared_gstep = gl.allocate_shared_memory(gl.float32, [HISTORY, CHANNELS], matrix_l)
     shared_w = gl.allocate_shared_memory(gl.float32, [RANK_PAD, CHANNELS], matrix_l)
 
@@ -82,9 +87,11 @@ def gradients(
     flat = gl.arange(0, SMALL, layout=flat_l)
     flat_row = flat // N_PAD
     flat_n = flat % N_PAD
-    flat_rank = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
-    rank_row = flat_rank // RANK_PAD
-    rank_r = flat_rank % RANK_PAD
+    copied_l: gl.constexpr = gl.BlockedLayout([max(1, SMALL // 32)], [32], [1], [0])
+    small_element = gl.arange(0, SMALL, layout=copied_l)
+    small = (small_element // N_PAD, small_element % N_PAD, small_element % N_PAD < N)
+    wide_element = gl.arange(0, WIDE, layout=wide_l)
+    rank_element = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
     sum_row = gl.arange(0, HISTORY, layout=gl.SliceLayout(1, sum_l))
     sum_r = gl.arange(0, RANK_PAD, layout=gl.SliceLayout(0, sum_l))
     n_ok = n < N
@@ -96,6 +103,12 @@ def gradients(
         mask = channel < D
         add = block >= gl.num_programs(1)
         both = n_ok[:, None] & mask[None, :]
+        wide_channel = block * CHANNELS + wide_element % CHANNELS
+        wide = (wide_element // CHANNELS, wide_channel, wide_channel < D)
+        if RANK == 0:
+            narrow = wide
+        else:
+            narrow = (rank_element // RANK_PAD, rank_element % RANK_PAD, rank_element % RANK_PAD < RANK)
         decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0)
         w = ()
         sum_w = ()
@@ -138,41 +151,44 @@ def gradients(
                 h = gl.load(starts + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
                 q = gl.load(adjoints + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
             gl.store(scratch + record, h)
-            next_steps = load_steps(delta_c, delta_l, 0, length, channel, mask, rank_row, rank_r, HISTORY, RANK)
-            next_values = load_rows(u_c, u_l, 0, length, channel, mask, HISTORY)
-            next_B = load_small(B_c, B_l, 0, length, flat_row, flat_n, N)
+            fetch(two_u.index(0), u_c, u_l, 0, length, wide, ASYNC)
+            fetch(two_delta.index(0), delta_c, delta_l, 0, length, narrow, ASYNC)
+            fetch(two_B.index(0), B_c, B_l, 0, length, small, ASYNC)
+            async_copy.commit_group()
             for begin in range(0, last, HISTORY):  # the last round leaves what the way back begins with
-                step_rows = next_steps
-                values = next_values
-                shared_B.store(next_B)
-                if RANK > 0:
-                    shared_dt.store(step_rows)
+                now = begin // HISTORY % 2
                 ahead = begin + HISTORY
-                next_steps = load_steps(delta_c, delta_l, ahead, length, channel, mask, rank_row, rank_r, HISTORY, RANK)
-                next_values = load_rows(u_c, u_l, ahead, length, channel, mask, HISTORY)
-                next_B = load_small(B_c, B_l, ahead, length, flat_row, flat_n, N)
+                fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide, ASYNC)
+                fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow, ASYNC)
+                fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small, ASYNC)
+                async_copy.commit_group()
+                async_copy.wait_group(1)
                 for k in gl.static_range(HISTORY):
-                    raw = raw_step(step_rows, shared_dt, w, offset, k, RANK, RANK_PAD)
-                    step = step_size(raw, mask, SOFTPLUS)
-                    b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
-                    h = gl.exp2((step * LOG2E)[None, :] * decay) * h + (step * values[k])[None, :] * b[:, None]
+                    step = step_size(shared_step(two_delta.index(now), w, offset, k, RANK, RANK_PAD), mask, SOFTPLUS)
+                    value = two_u.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
+                    b = two_B.index(now).slice(k * N_PAD, N_PAD).load(state_l)
+                    h = gl.exp2((step * LOG2E)[None, :] * decay) * h + (step * value)[None, :] * b[:, None]
                 gl.store(scratch + (begin // HISTORY + 1) * N_PAD * CHANNELS + record, h)
 
-            next_C = load_small(C_c, C_l, last, length, flat_row, flat_n, N)
-            next_grads = load_rows(grad_c, grad_l, last, length, channel, mask, HISTORY)
+            now = last // HISTORY % 2
+            fetch(two_C.index(now), C_c, C_l, last, length, small, ASYNC)
+            fetch(two_grad.index(now), grad_c, grad_l, last, length, wide, ASYNC)
             if z is not None:
-                next_gates = load_rows(z_c, z_l, last, length, channel, mask, HISTORY)
+                fetch(two_z.index(now), z_c, z_l, last, length, wide, ASYNC)
+            async_copy.commit_group()
             for back in range(0, last + 1, HISTORY):
                 begin = last - back
-                step_rows = next_steps
-                values = next_values
-                grads = next_grads
+                now = begin // HISTORY % 2
+                ahead = gl.maximum(begin - HISTORY, 0)  # the last round fetches in vain
+                fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide, ASYNC)
+                fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow, ASYNC)
+                fetch(two_grad.index(1 - now), grad_c, grad_l, ahead, length, wide, ASYNC)
                 if z is not None:
-                    gates = next_gates
-                shared_B.store(next_B)
-                shared_C.store(next_C)
-                if RANK > 0:
-                    shared_dt.store(step_rows)
+                    fetch(two_z.index(1 - now), z_c, z_l, ahead, length, wide, ASYNC)
+                fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small, ASYNC)
+                fetch(two_C.index(1 - now), C_c, C_l, ahead, length, small, ASYNC)
+                async_copy.commit_group()
+                async_copy.wait_group(1)
                 small_ok = (flat_n < N) & (begin + flat_row < length)
                 small_row = small_c + (begin + flat_row) * small_l + RANK + flat_n
                 before_B = gl.load(small_row, mask=small_ok & add, other=0.0)
@@ -186,21 +202,22 @@ def gradients(
                 decayed = ()
                 for k in gl.static_range(HISTORY):
                     inside = mask & (begin + k < length)
-                    raw = raw_step(step_rows, shared_dt, w, offset, k, RANK, RANK_PAD)
-                    step = step_size(raw, inside, SOFTPLUS)
-                    gy = grads[k]
-                    b = shared_B.slice(k * N_PAD, N_PAD).load(state_l)
-                    c = shared_C.slice(k * N_PAD, N_PAD).load(state_l)
+                    step = step_size(shared_step(two_delta.index(now), w, offset, k, RANK, RANK_PAD), inside, SOFTPLUS)
+                    value = two_u.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
+                    gy = two_grad.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
+                    b = two_B.index(now).slice(k * N_PAD, N_PAD).load(state_l)
+                    c = two_C.index(now).slice(k * N_PAD, N_PAD).load(state_l)
                     e = gl.exp2((step * LOG2E)[None, :] * decay) * h
-                    h = e + (step * values[k])[None, :] * b[:, None]
+                    h = e + (step * value)[None, :] * b[:, None]
                     if (z is not None) or (y_out is not None):
-                        y = direct * values[k] + gl.sum(h * c[:, None], 0)
+                        y = direct * value + gl.sum(h * c[:, None], 0)
                     if z is not None:
-                        sig = sigmoid(gates[k])
-                        gz = gy * y * sig * (1.0 + gates[k] * (1.0 - sig))
+                        gate = two_z.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
+                        sig = sigmoid(gate)
+                        gz = gy * y * sig * (1.0 + gate * (1.0 - sig))
                         gl.store(gz_c + (begin + k) * gz_l + channel, gz, mask=inside)
-                        y *= gates[k] * sig
-                        gy *= gates[k] * sig
+                        y *= gate * sig
+                        gy *= gate * sig
                     if y_out is not None:
                         gl.store(y_c + (begin + k) * y_l + channel, y, mask=inside)
                     steps = steps + (step,)
@@ -209,23 +226,14 @@ def gradients(
                     total = sum_over_channels(h, gy, turned_l)
                     shared_gC.slice(k * N_PAD, N_PAD).store(total)
 
-                # what the next round needs travels while this one runs back; the last round loads in vain
-                ahead = gl.maximum(begin - HISTORY, 0)
-                h = gl.load(scratch + ahead // HISTORY * N_PAD * CHANNELS + record)
-                next_steps = load_steps(delta_c, delta_l, ahead, length, channel, mask, rank_row, rank_r, HISTORY, RANK)
-                next_values = load_rows(u_c, u_l, ahead, length, channel, mask, HISTORY)
-                next_grads = load_rows(grad_c, grad_l, ahead, length, channel, mask, HISTORY)
-                next_B = load_small(B_c, B_l, ahead, length, flat_row, flat_n, N)
-                next_C = load_small(C_c, C_l, ahead, length, flat_row, flat_n, N)
-                if z is not None:
-                    next_gates = load_rows(z_c, z_l, ahead, length, channel, mask, HISTORY)
+                h = gl.load(scratch + ahead // HISTORY * N_PAD * CHANNELS + record)  # for the next round
                 for i in gl.static_range(HISTORY):
                     inside = mask & (begin + HISTORY - 1 - i < length)
                     step = steps[HISTORY - 1 - i]
-                    value = values[HISTORY - 1 - i]
+                    value = two_u.index(now).slice((HISTORY - 1 - i) * CHANNELS, CHANNELS).load(channel_l)
                     gy = gys[HISTORY - 1 - i]
-                    b = shared_B.slice((HISTORY - 1 - i) * N_PAD, N_PAD).load(state_l)
-                    c = shared_C.slice((HISTORY - 1 - i) * N_PAD, N_PAD).load(state_l)
+                    b = two_B.index(now).slice((HISTORY - 1 - i) * N_PAD, N_PAD).load(state_l)
+                    c = two_C.index(now).slice((HISTORY - 1 - i) * N_PAD, N_PAD).load(state_l)
                     g = c[:, None] * gy[None, :] + q
                     gx = gl.sum(g * b[:, None], 0)
                     p = g * decayed[HISTORY - 1 - i]  # dL/d(step A) = g_t decay_t h_{t-1}
@@ -245,7 +253,7 @@ def gradients(
                         shared_gstep.slice(HISTORY - 1 - i, 1).store(gstep[None, :])
                         new_w = ()
                         for r in gl.static_range(RANK):
-                            dt = shared_dt.slice((HISTORY - 1 - i) * RANK_PAD + r, 1).load(channel_l)
+                            dt = two_delta.index(now).slice((HISTORY - 1 - i) * RANK_PAD + r, 1).load(channel_l)
                             new_w = new_w + (sum_w[r] + gstep * dt,)
                         sum_w = new_w
                     else:
@@ -257,6 +265,7 @@ def gradients(
                     w_rows = shared_w.load(gl.SliceLayout(0, product_l))
                     dt_sum = gl.sum(gstep_rows[:, None, :] * w_rows[None, :, :], 2)
                     gl.store(sum_target, before_dt + dt_sum, mask=sum_ok)
+            async_copy.wait_group(0)
         part = partial + gl.program_id(0).to(gl.int64) * (2 + N + RANK) * D
         gl.store(part + channel, sum_skip, mask=mask)
         gl.store(part + D + channel, sum_bias, mask=mask)

@@ -194,9 +194,12 @@ def _backward_launches(
     inputs: Strides,
     outputs: Strides,
     cut: Tiling,
+    asynchronous: bool,
     device: torch.device,
 ) -> _BackwardLaunches:
-    """`inputs`: strides of grad, u, delta, B, C, z; `outputs`: of the gradients of u, delta, z, and of y."""
+    """`inputs`: strides of grad, u, delta, B, C, z; `outputs`: of the gradients of u, delta, z, and of y;
+    `asynchronous`: the inputs' elements have the 4 bytes that asynchronous copies need.
+    """
     batch, length, channels = shape
     sizes = (states, _padded(states), rank, _padded_rank(rank))
     find_ends = join = None
@@ -223,7 +226,7 @@ def _backward_launches(
         gradients,
         (programs, groups),
         (length, channels, items, cut.chunks, *_flat(inputs), *_flat(tuple(grads)), *small, *y, scratch, cut.tokens),
-        (*sizes, softplus, history, LANES),
+        (*sizes, softplus, history, LANES, asynchronous),
         num_warps=1,
         maxnreg=REGISTERS,
     )
@@ -261,9 +264,10 @@ def scan_backward(
 
     grad_u, grad_delta, grad_z = room(u), None if rank else room(delta), room(z)
     y = grad if in_place else None
+    asynchronous = all(t is None or t.dtype == torch.float32 for t in (grad, u, delta, B, C, z))
     launches = _backward_launches(
         u.shape, states, rank, softplus, _strides(grad, u, delta, B, C, z), _strides(grad_u, grad_delta, grad_z, y),
-        cut, device,
+        cut, asynchronous, device,
     )  # fmt: skip
     adjoints = None
     if launches.find_ends is not None and launches.join is not None:
