@@ -44,14 +44,67 @@ def test_agrees_with_float64(shape, kind):
         assert relative(a, b) < 1e-5
 
 
-def test_bfloat16_inputs_keep_a_float32_state():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_keep_a_float32_state(dtype):
     inputs, weight = inputs_and_weight((2, 2000, 64, 16), "trained")
-    rounded = {n: v.bfloat16() if v.dim() == 3 else v.float() for n, v in inputs.items()}
-    expected = value_and_gradients(torch_scan, {n: v.double() for n, v in rounded.items()}, weight.bfloat16().double())
-    got = value_and_gradients(triton, rounded, weight.bfloat16())
-    assert got[0].dtype == torch.bfloat16
+    rounded = {n: v.to(dtype) if v.dim() == 3 else v.float() for n, v in inputs.items()}
+    expected = value_and_gradients(torch_scan, {n: v.double() for n, v in rounded.items()}, weight.to(dtype).double())
+    got = value_and_gradients(triton, rounded, weight.to(dtype))
+    assert got[0].dtype == dtype
     for a, b in zip(got, expected, strict=True):
         assert relative(a, b) < 1e-2
+
+
+def test_tensors_that_begin_anywhere():
+    """Triton compiles other kernels for addresses that are no multiple of 16 bytes."""
+    inputs, weight = inputs_and_weight((2, 300, 32, 16))
+    single = {n: v.float() for n, v in inputs.items()}
+    shifted = {n: torch.cat([v.new_zeros(1), v.flatten()])[1:].view_as(v) for n, v in single.items()}
+    assert shifted["u"].data_ptr() % 16 == 4
+    expected = value_and_gradients(triton, single, weight.float())
+    for again in (single, shifted, single):
+        with torch.no_grad():
+            assert relative(triton(**again, delta_softplus=True), expected[0].double()) < 1e-6
+    leaves = {n: v.requires_grad_() for n, v in shifted.items()}
+    got = torch.autograd.grad((triton(**leaves, delta_softplus=True) * weight.float()).sum(), list(leaves.values()))
+    assert all(relative(a, b.double()) < 1e-6 for a, b in zip(got, expected[1:], strict=True))
+
+
+def test_more_elements_than_32_bits_count():
+    if torch.cuda.mem_get_info()[0] < 100 * 2**30:
+        pytest.skip("needs 100 GiB of GPU memory")
+    channels, tail = 64, 3000
+    length = 2**31 // channels + 5000
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def random(width):
+        return torch.randn(1, length, width, device="cuda", dtype=torch.bfloat16, generator=generator)
+
+    inputs = dict(u=random(channels), delta=random(channels), B=random(4), C=random(4), z=random(channels))
+    A = -torch.arange(1.0, 5.0, device="cuda").repeat(channels, 1)  # memory of some tens of tokens
+    ends = []
+    for part in (inputs, {n: t[:, -tail:].contiguous() for n, t in inputs.items()}):
+        u = part["u"].requires_grad_()
+        out = triton(**{**part, "u": u}, A=A, delta_softplus=True)
+        (gradient,) = torch.autograd.grad(out, u, torch.ones_like(out))
+        ends.append((out[:, -1000:].detach().clone(), gradient[:, -1000:].clone()))
+        del out, gradient, u
+    assert inputs["u"].numel() > 2**31
+    for a, b in zip(*ends, strict=True):
+        assert torch.allclose(a, b, rtol=1e-2, atol=1e-2) and b.abs().max() > 1
+
+
+def test_mamba_ssm_behind_the_same_function():
+    pytest.importorskip("mamba_ssm")
+    inputs, weight = inputs_and_weight((2, 500, 32, 16))
+    expected = value_and_gradients(torch_scan, inputs, weight)
+
+    def official(*arguments, **keywords):
+        return selective_scan(*arguments, **keywords, backend="mamba_ssm")
+
+    got = value_and_gradients(official, {n: v.float() for n, v in inputs.items()}, weight.float())
+    for a, b in zip(got, expected, strict=True):
+        assert relative(a, b) < 1e-4
 
 
 def test_optional_inputs_strides_and_no_softplus():
