@@ -1,8 +1,11 @@
 """Cost of every network at the plans of the paper's five settings (Table 2): a table, a chart and a JSON file.
 
-    python benchmarks/networks.py                       # on a GPU with times, about two and a half minutes
+    python benchmarks/networks.py                       # on a GPU with times, about eight seconds a row
     python benchmarks/networks.py --settings ct_3d mr_2d --precision fp16 --compile
     python benchmarks/networks.py --device cpu          # parameters, operations and kept activations; no times
+
+Each run adds its rows to networks.json, in place of those of the same network, setting, precision and device, and draws
+the tables (.md) and the chart (.png) anew from all of it.
 
 GFLOP is one forward pass of one patch, a multiply-add counted as two. On a GPU a training step is forward, loss,
 backward, clipping and optimiser; activations are its peak memory less what lay on the GPU before it; forward is one
@@ -80,6 +83,7 @@ REFERENCE: dict[tuple[str, str], tuple[float, float, str]] = {
     ("mr_2d", "U-Mamba_Enc repo"): (184, 14.6, "fp16"),
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "32": None}
+ABOUT = ("device", "torch", "commit", "compiled", "date")  # keys of a row that head its table
 COLUMNS = {  # key of a row -> heading
     "setting": "setting",
     "network": "network",
@@ -120,14 +124,24 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    rows = []
+    path = args.output / "networks.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    measured = []
     for pair in track(pairs, "Measuring", console=console):
-        rows.append(measure(*pair, args))  # written after every row: a benchmark cut short keeps what it has
-        (args.output / "networks.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-        (args.output / "networks.md").write_text(markdown(rows, about))
-    console.print(rich_table(rows))
-    draw(rows, args.output / "networks.png")
+        measured.append(about | measure(*pair, args))
+        rows = [row for row in rows if identity(row) != identity(measured[-1])] + measured[-1:]
+        temporary = path.with_suffix(".tmp")  # after every row: a benchmark cut short keeps what it has
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        os.replace(temporary, path)
+    console.print(rich_table(measured))
+    write_report(rows, args.output)
     console.print(f"Wrote networks.json, networks.md and networks.png to {args.output}")
+
+
+def identity(row: dict[str, Any]) -> tuple:
+    """What a row measures: a second measurement of it replaces the first."""
+    kind = "cpu" if row["device"].startswith("CPU") else row["device"]
+    return kind, row["compiled"], row["precision"], row["setting"], row["network"]
 
 
 def measure(setting: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -240,27 +254,49 @@ def rich_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def markdown(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    compiled = ", torch.compile" if about["compiled"] else ", eager"
+def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Tables in networks.md, one for each machine, commit and precision, and the chart networks.png."""
+    order = {name: index for index, name in enumerate((*SETTINGS, *NETWORKS))}
+    rows = sorted(rows, key=lambda row: (order[row["setting"]], order[row["network"]]))
     lines = [
         "# Cost of the networks",
         "",
-        f"{about['device']}, torch {about['torch']}{compiled}, commit {about['commit']}, {about['date']}; "
-        "`python benchmarks/networks.py`, whose head says what is measured.",
-        "Reference: the original implementations on one H100 80 GB, eager.",
+        "`python benchmarks/networks.py`, whose head says what is measured. Reference: the original implementations on "
+        "one H100 80 GB, eager.",
         "",
-        "| " + " | ".join(COLUMNS.values()) + " |",
-        "|" + "---|" * len(COLUMNS),
+        "![Cost of the networks](networks.png)",
     ]
-    lines += ["| " + " | ".join(str(row.get(key, "")) for key in COLUMNS) + " |" for row in rows]
-    return "\n".join([*lines, "", "![Cost of the networks](networks.png)", ""])
+    tables: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(tuple(row[key] for key in ABOUT), []).append(row)
+    for (device, torch_version, commit, compiled, date), table in sorted(
+        tables.items(), key=lambda item: item[0][0].startswith("CPU")
+    ):
+        mode = "torch.compile" if compiled else "eager"
+        lines += ["", f"## {device}, torch {torch_version}, {mode}, commit {commit}, {date}", ""]
+        columns = {key: heading for key, heading in COLUMNS.items() if any(key in row for row in table)}
+        if "step_ms" not in columns:
+            del columns["reference"]
+        lines += ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in table]
+    (folder / "networks.md").write_text("\n".join([*lines, ""]))
+    draw(rows, folder / "networks.png")
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars per network and setting: parameters, operations, activations, and the step where it was timed."""
+    """Bars per network and setting: parameters, operations, activations, and the step where it was timed.
+
+    One row each: a timed one before one from a CPU, whose activations are then left out, and bf16 before fp16.
+    """
+    chosen: dict[tuple, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: ("step_ms" not in row, row["precision"] == "fp16")):
+        chosen.setdefault((row["setting"], row["network"]), row)
+    if any("step_ms" in row for row in rows):
+        chosen = {k: r if "step_ms" in r else {**r, "activations_gib": None} for k, r in chosen.items()}
+    rows = list(chosen.values())
     keys = [key for key in ("million_parameters", "gflop", "activations_gib", "step_ms") if any(key in r for r in rows)]
-    networks = list(dict.fromkeys(row["network"] for row in rows))
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    networks = [name for name in NETWORKS if any(row["network"] == name for row in rows)]
+    settings = [name for name in SETTINGS if any(row["setting"] == name for row in rows)]
     figure, axes = plt.subplots(
         1, len(keys), figsize=(4 * len(keys), 1 + 0.5 * len(networks)), sharey=True, layout="constrained"
     )
