@@ -94,13 +94,19 @@ def _markdown(results: dict) -> str:
     if "cpu" in results:
         cpu = results["cpu"]
         rows = [
-            [party, f"{cpu[party]['seconds']:.2f}", f"{cpu[party]['peak_gib']:.2f}"]
+            [
+                party,
+                *(f"{cpu[party][threads][clock]:.2f}" for threads, clock in (("one", "processor"), ("all", "wall"))),
+                f"{cpu['reference']['one']['processor'] / cpu[party]['one']['processor']:.1f}",
+                f"{cpu[party]['one']['peak_gib']:.2f}",
+            ]
             for party in ("torch", "reference", "mambapy")
             if party in cpu
         ]
         shape = ", ".join(map(str, cpu["shape"]))
-        parts += [f"## CPU, forward + backward at ({shape}), float32", _versions(cpu)]
-        parts += [_table(["implementation", "processor seconds", "peak memory added, GiB"], rows)]
+        parts += [f"## CPU, forward + backward at ({shape}), float32, seconds", _versions(cpu)]
+        header = ["implementation", "one thread (processor time)", "all cores (wall)", "times the recurrence's speed"]
+        parts += [_table([*header, "peak memory added, GiB"], rows)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,0 +1,71 @@
+"""What the parts of the scan's benchmark share: shapes, inputs, passes, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from src.models.mamba import scan
+from src.run import git_revision
+
+STATES = 16
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+def make_inputs(shape: tuple[int, int, int], device: str, kind: str = "random", seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs; "trained": A = -1 ... -16 and step sizes from 1e-5 (memory of 1e5 tokens) to 10 (none)."""
+    batch, channels, length = shape
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    inputs = dict(
+        u=normal(batch, length, channels),
+        delta=0.5 * normal(batch, length, channels),
+        A=-torch.arange(1.0, STATES + 1, device=device).repeat(channels, 1),
+        B=normal(batch, length, STATES),
+        C=normal(batch, length, STATES),
+        D=normal(channels),
+        z=normal(batch, length, channels),
+        delta_bias=normal(channels) - 4,
+    )
+    if kind == "random":
+        inputs["A"] = -torch.exp(normal(channels, STATES))
+    else:
+        inputs["delta_bias"] = torch.linspace(-11.5, 10, channels, device=device)
+    return inputs
+
+
+def forward_and_backward(scan_function: Callable[..., Tensor], inputs: dict[str, Tensor]) -> dict[str, Callable]:
+    """Closures that run the forward pass without gradients, and both passes."""
+    leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+    weight = torch.randn_like(inputs["u"])
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return scan_function(**inputs)
+
+    def both() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(scan_function(**leaves), list(leaves.values()), weight)
+
+    return {"forward": forward, "both": both}
+
+
+def ours(backend: str) -> Callable[..., Tensor]:
+    return lambda **inputs: scan.selective_scan(**inputs, delta_softplus=True, backend=backend)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, torch and those of `packages` that are installed, and the commit of the code."""
+    found = {
+        name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name.replace("-", "_"))
+    }
+    commit = os.environ.get("BENCHMARK_COMMIT") or git_revision() or "unknown"  # the former where there is no checkout
+    return {"python": platform.python_version(), "torch": torch.__version__, **found, "commit": commit}
