@@ -46,8 +46,8 @@ def _fold(x: Tensor, steps: int) -> Tensor:
 
 
 def _over_states(x: Tensor) -> Tensor:
-    """(batch, n, d_state) -> (d_state, batch, n, 1)."""
-    return x.movedim(-1, 0).unsqueeze(-1)
+    """(steps, batch, n, d_state) -> (steps, d_state, batch, n, 1)."""
+    return x.movedim(-1, 1).unsqueeze(-1)
 
 
 def _contract(x: Tensor, tile: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _Block:
 
     Attributes:
         rates: A log2(e), (d_state, 1, 1, d_inner).
-        decay: (steps, d_state, batch, n, d_inner).
+        decay: for each step, (d_state, batch, n, d_inner).
         total: decay over each chunk, (d_state, batch, n, d_inner).
         starts: the state before each chunk, same shape.
         end: the state behind the block, (d_state, batch, d_inner).
@@ -98,19 +98,18 @@ class _Block:
     def __init__(self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor, buffers: list[Tensor]) -> None:
         self.rates = (A.t() * math.log2(math.e))[:, None, None, :]
         self.shape = (len(x), A.shape[1], *x.shape[1:])
-        self.decay, self._states = (self.view(b) for b in buffers)
+        self.decay, self._states = (self.steps(b) for b in buffers)
         ends = x.new_zeros(self.shape[1:])
-        for t in range(len(x)):
-            decay, state = self.decay[t], self._states[t]
-            torch.mul(delta[t], self.rates, out=decay).exp2_()
-            torch.mul(x[t], _over_states(B[t]), out=state)
+        for x_t, delta_t, B_t, decay, state in zip(x, delta, _over_states(B), self.decay, self._states, strict=True):
+            torch.mul(delta_t, self.rates, out=decay).exp2_()
+            torch.mul(x_t, B_t, out=state)
             torch.addcmul(state, decay, ends, out=ends)
         self.total = (delta.sum(0) * self.rates).exp2_()
         self.starts, self.end = _chunk_starts(self.total, ends, start)
 
-    def view(self, buffer: Tensor) -> Tensor:
-        """`buffer` as the block's (steps, d_state, batch, n, d_inner)."""
-        return buffer[: math.prod(self.shape)].view(self.shape)
+    def steps(self, buffer: Tensor) -> tuple[Tensor, ...]:
+        """`buffer` as a (d_state, batch, n, d_inner) for each step."""
+        return buffer[: math.prod(self.shape)].view(self.shape).unbind(0)
 
     def states(self) -> Iterator[Tensor]:
         """The states of each step, (d_state, batch, n, d_inner); to be gone through before `before` is called."""
@@ -174,17 +173,18 @@ def recurrence_backward(
         block = _Block(xs, deltas, A, Bs, starts[index], buffers)
         folded = [t.new_empty(batch, t.shape[2], steps, t.shape[3]) for t in (xs, deltas, Bs, Cs)]
         out_x, out_delta, out_B, out_C = (t.permute(2, 0, 1, 3) for t in folded)
-        g = block.view(third)
+        g = block.steps(third)
         work = torch.empty_like(block.starts)
-        for t, state in enumerate(block.states()):
-            out_C[t] = torch.mul(state, grads[t], out=work).sum(-1).movedim(0, -1)
+        for state, grad_t, out in zip(block.states(), grads, out_C, strict=True):
+            out.copy_(torch.mul(state, grad_t, out=work).sum(-1).movedim(0, -1))
         ends = torch.zeros_like(work)
-        for t in reversed(range(steps)):
-            torch.mul(grads[t], _over_states(Cs[t]), out=g[t])
-            torch.add(g[t], ends, out=ends).mul_(block.decay[t])
-        carried, adjoint = _chunk_starts(block.total, ends, adjoint, reverse=True)
+        backwards = range(steps - 1, -1, -1)
+        for t, C_t in zip(backwards, _over_states(Cs).flip(0), strict=True):
+            torch.mul(grads[t], C_t, out=g[t])
+            torch.addcmul(g[t], block.decay[min(t + 1, steps - 1)], ends, out=ends)  # ends is zero at first
+        carried, adjoint = _chunk_starts(block.total, ends.mul_(block.decay[0]), adjoint, reverse=True)
         sum_A = torch.zeros_like(work)
-        for t in reversed(range(steps)):
+        for t in backwards:
             g_t = g[t].add_(carried)
             out_x[t] = _contract(Bs[t], g_t)
             out_B[t] = torch.mul(g_t, xs[t], out=work).sum(-1).movedim(0, -1)
