@@ -13,10 +13,10 @@ import argparse
 import json
 
 import torch
-from batches import OUT, build, load_rules, make_subject, run_peer
-from batches_peer import describe, make_sample
 from scipy import stats
 
+from batches import OUT, build, load_rules, make_subject, run_peer
+from batches_peer import describe, make_sample
 from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
 
 SETTINGS = {"3D": ((24, 28, 24), 1), "3D anisotropic": ((8, 40, 40), 1), "2D, three channels": ((64, 64), 3)}

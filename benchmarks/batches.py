@@ -26,10 +26,10 @@ import matplotlib
 import numpy as np
 import torch
 import torchio as tio
-from batches_peer import make_sample
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from batches_peer import make_sample
 from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
 from src.datamodules.patches import PatchDataset
 from src.planning.store import storage_shapes

@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py
 
-DSC, NSD and HD95 of a 512 x 512 x 200 case, one core, in the same run; both programs' scores are compared. Writes
-docs/benchmarks/evaluation.json; peaks of memory are of processes of their own.
+DSC, NSD and HD95 of a 512 x 512 x 200 case, one core, in the same run; both programs' scores are compared. Peaks of
+memory are of processes of their own. Writes docs/benchmarks/evaluation.json, .md and .png; needs surface-distance 0.1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from common import draw_bars, processor, versions
 from src.evaluation.paper import ABDOMEN_TOLERANCES
 from src.evaluation.standard import score_instances, score_semantic
 
@@ -117,7 +117,7 @@ def main() -> None:
     """Measure, compare and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "evaluation.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks", help="folder of the results")
     arguments = parser.parse_args()
     runs = {
         "ours": measure(make_case, ours, arguments.repeats),
@@ -127,16 +127,40 @@ def main() -> None:
     difference = float(np.abs(np.subtract(runs["ours"].pop("scores"), runs["deepmind"].pop("scores"))).max())
     runs["cells"]["scores"] = {key: value for key, value in runs["cells"].pop("scores")[0].items() if key != "class"}
     runs["largest_difference_of_a_score"] = difference
-    runs["machine"] = {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(runs, indent=1) + "\n")
-    print(json.dumps(runs, indent=1))
+    runs["machine"] = {"processor": processor(), **versions("numpy", "scipy", "surface-distance")}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "evaluation.json").write_text(json.dumps(runs, indent=1) + "\n")
+    (arguments.output / "evaluation.md").write_text(report(runs))
+    seconds = {"this project": [runs["ours"], runs["cells"]], "surface-distance": [runs["deepmind"], None]}
+    chart = {who: [None if run is None else run["cpu_seconds"] for run in parts] for who, parts in seconds.items()}
+    draw_bars(arguments.output / "evaluation.png", ["13 organs", "1,024 cells"], {"processor seconds": chart})
+    print(report(runs))
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.is_file() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor()
+def report(runs: dict[str, Any]) -> str:
+    """The table."""
+    rows = [
+        ("13 organs, 512 x 512 x 200: DSC, NSD, HD95", "this project", runs["ours"]),
+        ("", "surface-distance", runs["deepmind"]),
+        ("1,024 cells, 2048 x 2048: F1 and kin at ten thresholds", "this project", runs["cells"]),
+    ]
+    lines = [
+        "# Scoring, timed",
+        "",
+        "`python benchmarks/evaluation.py`: processor seconds of one core, fastest of several, imports left out; peak "
+        "memory of the process, the maps included.",
+        "",
+        ", ".join(f"{key} {value}" for key, value in runs["machine"].items()) + ".",
+        "",
+        "| task | program | seconds | peak GiB |",
+        "|---|---|---|---|",
+        *(f"| {task} | {who} | {run['cpu_seconds']} | {run['peak_gib']} |" for task, who, run in rows),
+        "",
+        f"Largest difference of a score between the two: {runs['largest_difference_of_a_score']:.1e}.",
+        "",
+        "![Scoring, timed](evaluation.png)",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

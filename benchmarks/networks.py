@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from common import versions
 from src.models.cost import activation_bytes, count_flops, count_parameters
 from src.models.losses import DeepSupervision, DiceCELoss
-from src.run import git_revision
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -119,7 +119,7 @@ def main() -> None:
     about = {
         "device": name,
         "torch": torch.__version__,
-        "commit": os.environ.get("BENCHMARK_COMMIT") or git_revision(),  # the former where there is no checkout
+        "commit": versions()["commit"],
         "compiled": args.compile,
         "date": time.strftime("%Y-%m-%d"),
     }

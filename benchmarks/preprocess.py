@@ -4,7 +4,7 @@ python benchmarks/preprocess.py [NNUNET_PYTHON] [--sets ct mr large] [--workers 
 
 NNUNET_PYTHON is the python of an environment with nnunetv2. Both sides get as many processes, one thread each.
 
-Writes docs/benchmarks/preprocess.md.
+Each run adds its sets to docs/benchmarks/preprocess.json and draws table (.md) and chart (.png) anew from all of it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+
+from common import draw_bars, processor, versions
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SETS = {
@@ -151,6 +152,50 @@ def compare(name: str, workers: int, nnunet_python: str | None) -> tuple[Measure
         return ours, measure([nnunet_python, str(root / "theirs.py"), "900", str(workers)], environment)
 
 
+HEAD = """# Fingerprint and preprocessing, timed
+
+`python benchmarks/preprocess.py <python with nnunetv2>`: from raw files to fingerprint, plan and preprocessed 3d_fullres
+of generated int16 NIfTI volumes, imports included. Both sides get the same number of processes, one thread each, and run
+one after the other. Memory: largest sum over all processes of a side (proportional set size, sampled every 50 ms),
+interpreters included. `large` shows what one worker needs for a large CT.
+
+| set | cases | shape | classes | processes | this project, s | nnunetv2, s | this project, GiB | nnunetv2, GiB |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = [HEAD]
+    for row in rows:
+        cases, shape, _, classes = SETS[row["set"]]
+        theirs = row["nnunetv2"]
+        numbers = [
+            row["ours"]["seconds"],
+            theirs and theirs["seconds"],
+            row["ours"]["memory"],
+            theirs and theirs["memory"],
+        ]
+        cells = [row["set"], cases, " x ".join(map(str, shape)), classes, row["processes"]]
+        cells += ["not run" if number is None else f"{number:.2f}" for number in numbers]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines.append("")
+    for about in dict.fromkeys(row["about"] for row in rows):
+        lines.append(f"{', '.join(row['set'] for row in rows if row['about'] == about)}: {about}.")
+    return "\n".join([*lines, "", "![Fingerprint and preprocessing, timed](preprocess.png)"]) + "\n"
+
+
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "preprocess.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "preprocess.md").write_text(report(rows))
+    parties = {"this project": "ours", "nnunetv2": "nnunetv2"}
+    charts = {
+        title: {party: [row[key] and row[key][what] for row in rows] for party, key in parties.items()}
+        for title, what in (("seconds", "seconds"), ("peak memory, GiB", "memory"))
+    }
+    draw_bars(folder / "preprocess.png", [row["set"] for row in rows], charts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -160,40 +205,27 @@ def main() -> None:
     )
     parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=["ct", "mr"])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/preprocess.md"))
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"), help="folder of the results")
     options = parser.parse_args()
-    query = "from importlib.metadata import version; print(version('nnunetv2'))"
-    release = "not run"
+    about = {"processor": processor(), **versions("numpy")}
     if options.nnunet_python:
-        release = subprocess.check_output([options.nnunet_python, "-c", query], text=True).strip()
-    lines = [
-        "# Fingerprint and preprocessing, timed",
-        "",
-        f"`python benchmarks/preprocess.py <python with nnunetv2> --sets {' '.join(options.sets)} --workers "
-        f"{options.workers}`",
-        f"on {platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
-        f"{version('numpy')}; "
-        f"nnunetv2 {release}.",
-        "From raw files to fingerprint, plan and preprocessed 3d_fullres; one thread per process, imports "
-        "included. Memory:",
-        "largest sum over all processes of a side (proportional set size), interpreters included.",
-        "",
-        "| set | cases | shape | classes | processes | this project, s | nnunetv2, s | this project, GiB | "
-        "nnunetv2, GiB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+        query = "from importlib.metadata import version; print(version('nnunetv2'))"
+        about["nnunetv2"] = subprocess.check_output([options.nnunet_python, "-c", query], text=True).strip()
+    path = options.output / "preprocess.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
     for name in options.sets:
         ours, theirs = compare(name, options.workers, options.nnunet_python)
-        cases, shape, _, classes = SETS[name]
-        other = ("-", "-") if theirs is None else (f"{theirs.seconds:.1f}", f"{theirs.memory:.2f}")
-        size = " x ".join(map(str, shape))
-        lines.append(
-            f"| {name} | {cases} | {size} | {classes} | {options.workers} | {ours.seconds:.1f} | {other[0]} | "
-            f"{ours.memory:.2f} | {other[1]} |"
-        )
-        sys.stdout.write(lines[-1] + "\n")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text("\n".join(lines) + "\n")
+        row = {
+            "set": name,
+            "processes": options.workers,
+            "ours": asdict(ours),
+            "nnunetv2": theirs and asdict(theirs),
+            "about": ", ".join(f"{key} {value}" for key, value in about.items()),
+        }
+        rows = [*(other for other in rows if other["set"] != name), row]
+        rows.sort(key=lambda row: list(SETS).index(row["set"]))
+        write(rows, options.output)
+        sys.stdout.write(f"{json.dumps(row)}\n")
 
 
 if __name__ == "__main__":

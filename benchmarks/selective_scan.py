@@ -15,12 +15,11 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from scan.cpu import PARTIES, cpu_part, cpu_run
+from scan.gpu import gpu_part
+from scan.report import write_report
 
-from benchmarks.scan.cpu import PARTIES, cpu_part, cpu_run  # noqa: E402
-from benchmarks.scan.gpu import gpu_part  # noqa: E402
-from benchmarks.scan.report import write_report  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:

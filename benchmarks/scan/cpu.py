@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -15,7 +14,8 @@ import time
 import torch
 from torch import Tensor
 
-from benchmarks.scan.inputs import forward_and_backward, make_inputs, ours, versions
+from common import processor, versions
+from scan.inputs import forward_and_backward, make_inputs, ours
 
 log = logging.getLogger("selective_scan")
 
@@ -59,8 +59,8 @@ def cpu_part() -> dict:
     """Every party on one thread and on all of the machine's."""
     cores = os.cpu_count() or 1
     result = {
-        "machine": f"{platform.machine()} CPU, {cores} cores",
-        "versions": versions("mambapy"),
+        "machine": processor(),
+        "versions": versions("torch", "mambapy"),
         "shape": SHAPE,
     }
     for party in PARTIES:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.scan.inputs import NAMES, STATES, forward_and_backward, make_inputs, ours, versions
+from common import versions
+from scan.inputs import NAMES, STATES, forward_and_backward, make_inputs, ours
 from src.models.mamba import block
 
 log = logging.getLogger("selective_scan")
@@ -165,7 +166,7 @@ def gpu_part() -> dict:
     device = torch.cuda.get_device_properties(0)
     result = {
         "machine": f"{device.name}, {device.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}",
-        "versions": versions("triton", "mamba-ssm", "causal-conv1d"),
+        "versions": versions("torch", "triton", "mamba-ssm", "causal-conv1d"),
         "copy_bandwidth": copy_bandwidth(),
         "errors": [],
     }

@@ -1,18 +1,13 @@
-"""What the parts of the scan's benchmark share: shapes, inputs, passes, versions."""
+"""What the parts of the scan's benchmark share: inputs and passes."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import platform
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from src.models.mamba import scan
-from src.run import git_revision
 
 STATES = 16
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -60,12 +55,3 @@ def forward_and_backward(scan_function: Callable[..., Tensor], inputs: dict[str,
 
 def ours(backend: str) -> Callable[..., Tensor]:
     return lambda **inputs: scan.selective_scan(**inputs, delta_softplus=True, backend=backend)
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of Python, torch and those of `packages` that are installed, and the commit of the code."""
-    found = {
-        name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name.replace("-", "_"))
-    }
-    commit = os.environ.get("BENCHMARK_COMMIT") or git_revision() or "unknown"  # the former where there is no checkout
-    return {"python": platform.python_version(), "torch": torch.__version__, **found, "commit": commit}
