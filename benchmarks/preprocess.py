@@ -154,10 +154,10 @@ def compare(name: str, workers: int, nnunet_python: str | None) -> tuple[Measure
 
 HEAD = """# Fingerprint and preprocessing, timed
 
-`python benchmarks/preprocess.py <python with nnunetv2>`: from raw files to fingerprint, plan and preprocessed 3d_fullres
-of generated int16 NIfTI volumes, imports included. Both sides get the same number of processes, one thread each, and run
-one after the other. Memory: largest sum over all processes of a side (proportional set size, sampled every 50 ms),
-interpreters included. `large` shows what one worker needs for a large CT.
+`python benchmarks/preprocess.py <python with nnunetv2>`: from raw files to fingerprint, plan and preprocessed
+3d_fullres of generated int16 NIfTI volumes, imports included. Both sides get the same number of processes, one thread
+each, and run one after the other. Memory: largest sum over all processes of a side (proportional set size, sampled
+every 50 ms), interpreters included. `large` shows what one worker needs for a large CT.
 
 | set | cases | shape | classes | processes | this project, s | nnunetv2, s | this project, GiB | nnunetv2, GiB |
 |---|---|---|---|---|---|---|---|---|"""

@@ -6,16 +6,14 @@ from pathlib import Path
 
 from src.datamodules.base import SegmentationDataModule
 from src.datamodules.prepare import flare
-
-# mm, of the FLARE 2022 evaluation, which the paper uses
-NSD_TOLERANCE = dict(zip(flare.ORGANS, (5.0, 3.0, 3.0, 5.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 5.0, 7.0, 3.0), strict=True))
+from src.evaluation.paper import ABDOMEN_TOLERANCES
 
 
 class AbdomenCTDataModule(SegmentationDataModule):
     """Thirteen organs in CT: 50 training and 50 test scans."""
 
     folder_name = "Dataset701_AbdomenCT"
-    nsd_tolerance = NSD_TOLERANCE
+    nsd_tolerance = ABDOMEN_TOLERANCES
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
         """Prepare FLARE 2022 from `source`; without one, say what to get where."""

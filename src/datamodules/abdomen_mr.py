@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.datamodules.abdomen_ct import NSD_TOLERANCE
 from src.datamodules.base import SegmentationDataModule
 from src.datamodules.prepare import amos
+from src.evaluation.paper import ABDOMEN_TOLERANCES
 
 
 class AbdomenMRDataModule(SegmentationDataModule):
     """The organs of the CT set in MR: 60 training scans; `configuration=2d` trains on their slices."""
 
     folder_name = "Dataset702_AbdomenMR"
-    nsd_tolerance = NSD_TOLERANCE
+    nsd_tolerance = ABDOMEN_TOLERANCES
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
         """Prepare the MRI of AMOS 2022 from `source`; without one, say what to get where."""

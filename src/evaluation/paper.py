@@ -15,7 +15,7 @@ import numpy as np
 from src.evaluation.instances import match_instances
 from src.evaluation.surface import surface_distances
 
-ABDOMEN_TOLERANCES = {  # mm, in the order of the paper's labels 1 to 13
+ABDOMEN_TOLERANCES = {  # mm, FLARE 2022's, in the order of the paper's labels 1 to 13
     "liver": 5.0,
     "right kidney": 3.0,
     "spleen": 3.0,
