@@ -4,20 +4,26 @@
 
 Each patch is described by grey values, roughness along each axis and shares of the labels; every number's distribution
 over the patches is compared by a two-sample Kolmogorov-Smirnov test. Of k tests of equal distributions the smallest
-p-value is about 1/k. Writes docs/benchmarks/augmentation.{json,md}.
+p-value is about 1/k. Writes docs/benchmarks/augmentation.{json,md,png}.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
+import matplotlib
+import numpy as np
 import torch
 from scipy import stats
 
 from batches import OUT, build, load_rules, make_subject, run_peer
 from batches_peer import describe, make_sample
 from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
 
 SETTINGS = {"3D": ((24, 28, 24), 1), "3D anisotropic": ((8, 40, 40), 1), "2D, three channels": ((64, 64), 3)}
 LABELS = 3
@@ -39,6 +45,20 @@ def describe_ours(entries: dict, patch_size: tuple[int, ...], channels: int, cou
         )
         descriptions.append(describe(*patch))
     return descriptions
+
+
+def draw(p_values: dict[str, dict[str, float]], path: Path) -> None:
+    """The p-values in order against those of equal distributions, which lie on the diagonal."""
+    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+    axis.plot([0, 1], [0, 1], "k--", linewidth=1, label="equal distributions")
+    for name, entry in p_values.items():
+        values = np.sort(list(entry.values()))
+        axis.plot((np.arange(len(values)) + 0.5) / len(values), values, "o-", markersize=4, label=name)
+    axis.set_xlabel("share of the tests with a smaller p-value")
+    axis.set_ylabel("p-value")
+    axis.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -74,6 +94,8 @@ def main() -> None:
     for name, entry in p_values.items():
         cells = [f"{entry[key]:.2f}" if key in entry else "" for key in next(iter(p_values.values()))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "![p-values in order](augmentation.png)"]
+    draw(p_values, OUT / "augmentation.png")
     (OUT / "augmentation.md").write_text("\n".join(lines) + "\n")
 
 

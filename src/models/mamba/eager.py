@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, chunk states
 Backward = Callable[..., tuple[Tensor | None, ...]]  # gradient, chunk states, inputs -> gradients of the tensor inputs
@@ -31,8 +31,11 @@ def as_function(name: str, forward: Forward, backward: Backward) -> Callable[...
         ctx.flags = [i for i in inputs if isinstance(i, bool)]
         return output
 
-    @once_differentiable
     def gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # torch's once_differentiable would leave out what goes through the inputs
+            raise RuntimeError(
+                f"{name} has no second derivative, which create_graph=True asks for; use backend 'reference' for it."
+            )
         return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *(None for _ in ctx.flags))
 
     methods = {"forward": staticmethod(keep), "backward": staticmethod(gradients)}
