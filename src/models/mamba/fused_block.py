@@ -8,6 +8,8 @@ they belong to.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
@@ -19,102 +21,86 @@ from .triton_scan import scan_backward, scan_forward, state_shape
 MAX_FUSED_RANK = 4  # above, one read of delta per channel costs less than projecting it again in every pass
 
 
-def _prepare(
-    x: Tensor,
-    in_weight: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    edges: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class _Weights(NamedTuple):
+    """The block's weights in the order of the operations' arguments."""
+
+    in_proj: Tensor
+    conv: Tensor
+    conv_bias: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: Tensor
+    A_log: Tensor
+    D: Tensor
+    out_proj: Tensor
+
+
+def _prepare(x: Tensor, w: _Weights, edges: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """xz (batch, L, 2 d_inner), u, rows of step input, B and C, and what the scan reads as delta."""
     batch, length, _ = x.shape
-    inner, rank = dt_weight.shape
-    xz = x @ in_weight.t()
-    u = conv_silu(xz[..., :inner], conv_weight, conv_bias, edges)
-    used = x_weight.shape[0]
+    inner, rank = w.dt_proj.shape
+    xz = x @ w.in_proj.t()
+    u = conv_silu(xz[..., :inner], w.conv, w.conv_bias, edges)
+    used = w.x_proj.shape[0]
     small = x.new_empty(batch * length, -(-used // 4) * 4)[:, :used]  # rows of 16-byte multiples, for the product
-    small = torch.mm(u.view(-1, inner), x_weight.t(), out=small).view(batch, length, used)
+    small = torch.mm(u.view(-1, inner), w.x_proj.t(), out=small).view(batch, length, used)
     delta = small[..., :rank]
-    return xz, u, small, delta if rank <= MAX_FUSED_RANK else delta @ dt_weight.t()
+    return xz, u, small, delta if rank <= MAX_FUSED_RANK else delta @ w.dt_proj.t()
 
 
-def _forward(
-    x: Tensor,
-    in_weight: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-) -> tuple[Tensor, Tensor]:
-    inner, rank = dt_weight.shape
-    xz, u, small, delta = _prepare(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, None)
-    _, B, C = small.split([rank, *2 * A_log.shape[1:]], dim=-1)
-    A, weight = -torch.exp(A_log), dt_weight if rank <= MAX_FUSED_RANK else None
-    y, starts = scan_forward(u, delta, A, B, C, D, xz[..., inner:], dt_bias, True, weight=weight, out=u)
-    return y @ out_weight.t(), starts
+def _forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    w = _Weights(*weights)
+    inner, rank = w.dt_proj.shape
+    xz, u, small, delta = _prepare(x, w, None)
+    _, B, C = small.split([rank, *2 * w.A_log.shape[1:]], dim=-1)
+    A, projection = -torch.exp(w.A_log), w.dt_proj if rank <= MAX_FUSED_RANK else None
+    y, starts = scan_forward(u, delta, A, B, C, w.D, xz[..., inner:], w.dt_bias, True, weight=projection, out=u)
+    return y @ w.out_proj.t(), starts
 
 
-def _gradients(
-    grad: Tensor,
-    starts: Tensor,
-    x: Tensor,
-    in_weight: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-) -> tuple[Tensor, ...]:
+def _gradients(grad: Tensor, starts: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """Gradients of x and the nine weights in their order, some of them views of one another."""
-    inner, rank = dt_weight.shape
-    edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, conv_weight.shape[-1]))
-    xz, u, small, delta = _prepare(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, edges)
-    _, B, C = small.split([rank, *2 * A_log.shape[1:]], dim=-1)
-    A, weight = -torch.exp(A_log), dt_weight if rank <= MAX_FUSED_RANK else None
-    y = grad @ out_weight  # gradient of the gated scan output; the scan's backward pass replaces it by that output
+    w = _Weights(*weights)
+    inner, rank = w.dt_proj.shape
+    edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, w.conv.shape[-1]))
+    xz, u, small, delta = _prepare(x, w, edges)
+    _, B, C = small.split([rank, *2 * w.A_log.shape[1:]], dim=-1)
+    A, projection = -torch.exp(w.A_log), w.dt_proj if rank <= MAX_FUSED_RANK else None
+    y = grad @ w.out_proj  # gradient of the gated scan output; the scan's backward pass replaces it by that output
     z = xz[..., inner:]
-    got = scan_backward(y, u, delta, A, B, C, D, z, dt_bias, True, starts, weight=weight, in_place=True)
+    got = scan_backward(y, u, delta, A, B, C, w.D, z, w.dt_bias, True, starts, weight=projection, in_place=True)
     grad_u, grad_small = got.u.flatten(0, 1), got.small.flatten(0, 1)  # the latter (tokens, [rank +] 2 d_state)
-    if weight is None:
+    if projection is None:
         grad_delta = got.delta.flatten(0, 1)
-        grad_dt_weight = grad_delta.t() @ small[..., :rank].flatten(0, 1)
-        grad_small = torch.cat([grad_delta @ dt_weight, grad_small], dim=-1)
+        grad_dt_proj = grad_delta.t() @ small[..., :rank].flatten(0, 1)
+        grad_small = torch.cat([grad_delta @ w.dt_proj, grad_small], dim=-1)
         del grad_delta
     else:
-        grad_dt_weight = got.weight
-    grad_bias, grad_A_log, grad_D = got.bias, got.A * A, got.skip  # dA / dA_log = A
+        grad_dt_proj = got.weight
+    grad_dt_bias, grad_A_log, grad_D = got.bias, got.A * A, got.skip  # dA / dA_log = A
     # At full resolution these are a third of a gigabyte to nearly one each, and the peak lies ahead
     del B, C, delta, small, u, got
-    grad_out_weight = grad.flatten(0, 1).t() @ y.flatten(0, 1)
-    grad_u.addmm_(grad_small, x_weight)
+    grad_out_proj = grad.flatten(0, 1).t() @ y.flatten(0, 1)
+    grad_u.addmm_(grad_small, w.x_proj)
     # u was overwritten by its gradient; it is formed again where y, no longer needed, was
-    grad_conv_weight, grad_conv_bias = conv_silu_backward(
-        grad_u.view_as(y), xz[..., :inner], edges, conv_weight, conv_bias, out=y
+    grad_conv, grad_conv_bias = conv_silu_backward(
+        grad_u.view_as(y), xz[..., :inner], edges, w.conv, w.conv_bias, out=y
     )
     del grad_u
-    grad_x_weight = grad_small.t() @ y.flatten(0, 1)
+    grad_x_proj = grad_small.t() @ y.flatten(0, 1)
     del grad_small, y
     grad_xz = xz.flatten(0, 1)  # both halves hold their gradients by now
-    return (
-        (grad_xz @ in_weight).view_as(x),
-        grad_xz.t() @ x.flatten(0, 1),
-        grad_conv_weight,
-        grad_conv_bias,
-        grad_x_weight,
-        grad_dt_weight,
-        grad_bias,
-        grad_A_log,
-        grad_D,
-        grad_out_weight,
+    grad_x, grad_in_proj = (grad_xz @ w.in_proj).view_as(x), grad_xz.t() @ x.flatten(0, 1)
+    return grad_x, *_Weights(
+        in_proj=grad_in_proj,
+        conv=grad_conv,
+        conv_bias=grad_conv_bias,
+        x_proj=grad_x_proj,
+        dt_proj=grad_dt_proj,
+        dt_bias=grad_dt_bias,
+        A_log=grad_A_log,
+        D=grad_D,
+        out_proj=grad_out_proj,
     )
 
 
