@@ -17,11 +17,10 @@ TOLERANCE = 1e-5  # relative, float32 kernel against the float64 recurrence; cor
 
 
 def _inputs(device: torch.device) -> list[Tensor]:
-    """Two sequences of 100 tokens and 40 channels: four chunks, of which the last is short, and a partly filled
-    block.
-    """
+    """Two sequences of 300 tokens and 40 channels: ten chunks, of which the last is short, and a partly filled block."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 100, 40), (2, 100, 40), (40, 16), (2, 100, 16), (2, 100, 16), (40,), (2, 100, 40), (40,)]
+    tokens, states = (2, 300, 40), (2, 300, 16)
+    shapes = [tokens, tokens, (40, 16), states, states, (40,), tokens, (40,)]
     u, delta, A, B, C, D, z, bias = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
     return [t.to(device) for t in (u, delta, -torch.exp(A), B, C, D, z, bias - 2)]
 
@@ -32,7 +31,7 @@ def relative_errors(device: torch.device) -> dict[str, float]:
 
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
     exact = [t.requires_grad_() for t in _inputs(device)]
-    weight = torch.randn((2, 100, 40), generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
+    weight = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
     single = [t.detach().float().requires_grad_() for t in exact]
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         expected = reference_scan(*exact, delta_softplus=True)
