@@ -17,7 +17,7 @@ TOLERANCE = 1e-5  # relative, float32 kernel against the float64 recurrence; cor
 
 
 def _inputs(device: torch.device) -> list[Tensor]:
-    """Two sequences of 300 tokens and 40 channels: ten chunks, of which the last is short, and a partly filled block."""
+    """Two sequences of 300 tokens and 40 channels: ten chunks, the last of them short, and a partly filled block."""
     generator = torch.Generator().manual_seed(0)
     tokens, states = (2, 300, 40), (2, 300, 16)
     shapes = [tokens, tokens, (40, 16), states, states, (40,), tokens, (40,)]
