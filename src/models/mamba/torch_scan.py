@@ -50,13 +50,6 @@ def _over_states(x: Tensor) -> Tensor:
     return x.movedim(-1, 1).unsqueeze(-1)
 
 
-def _contract(x: Tensor, tile: Tensor) -> Tensor:
-    """sum over the states of x (batch, n, d_state) times tile (d_state, batch, n, d_inner): (batch, n, d_inner)."""
-    batch, n, states = x.shape
-    product = torch.bmm(x.reshape(batch * n, 1, states), tile.flatten(1, 2).transpose(0, 1))
-    return product.view(batch, n, -1)
-
-
 def _chunk_starts(total: Tensor, ends: Tensor, start: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
     """The state before each chunk (behind it if `reverse`) from what the chunks end with when started at zero.
 
@@ -146,7 +139,9 @@ def recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tup
         xs, deltas, Bs, Cs = (_fold(t[:, part], steps) for t in (x, delta, B, C))
         block = _Block(xs, deltas, A, Bs, state, buffers)
         state = block.end
-        out = torch.stack([_contract(c, h) for c, h in zip(Cs, block.states(), strict=True)], dim=2)
+        work = torch.empty_like(block.starts)
+        products = zip(block.states(), _over_states(Cs), strict=True)  # a product and a sum: bmm is slow at 16 x 16
+        out = torch.stack([torch.mul(h, c, out=work).sum(0) for h, c in products], dim=2)
         y[:, part] = out.flatten(1, 2)[:, :tokens]
     return y, torch.stack(starts)
 
@@ -184,9 +179,9 @@ def recurrence_backward(
             torch.addcmul(g[t], block.decay[min(t + 1, steps - 1)], ends, out=ends)  # ends is zero at first
         carried, adjoint = _chunk_starts(block.total, ends.mul_(block.decay[0]), adjoint, reverse=True)
         sum_A = torch.zeros_like(work)
-        for t in backwards:
+        for t, B_t in zip(backwards, _over_states(Bs).flip(0), strict=True):
             g_t = g[t].add_(carried)
-            out_x[t] = _contract(Bs[t], g_t)
+            out_x[t] = torch.mul(g_t, B_t, out=work).sum(0)
             out_B[t] = torch.mul(g_t, xs[t], out=work).sum(-1).movedim(0, -1)
             carried = block.decay[t].mul_(g_t)
             # dL/d(delta_t A) = decay_t g_t h_{t-1}; as g_t (h_t - x_t B_t) it would cancel where the decay is strong
