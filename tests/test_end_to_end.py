@@ -15,7 +15,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "trainer=cpu", "trainer.max_epochs=2", "data.iterations_per_epoch=4", "data.val_iterations=2", "data.num_workers=2",
-    "data.planning.base_features=4",
+    "data.planning.base_features=4", "trainer.check_val_every_n_epoch=1",
 ]  # fmt: skip
 
 
