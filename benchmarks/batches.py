@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import tempfile
@@ -30,6 +29,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from batches_peer import make_sample
+from common import processor
 from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
 from src.datamodules.patches import PatchDataset
 from src.planning.store import storage_shapes
@@ -202,10 +202,9 @@ def main() -> None:
             "patch_size": patch_size, "channels": channels, "labels": labels, "budget": budget,
             "samples": samples, "transforms": transforms,
         }  # fmt: skip
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "an unknown CPU")
     write_report(
         {
-            "machine": f"{cpu} ({os.cpu_count()} cores)",
+            "machine": processor(),
             "versions": f"Python {platform.python_version()}, torch {torch.__version__}, torchio {tio.__version__}",
             "command": "python benchmarks/batches.py" + "".join(f' --peer "{peer}=..."' for peer in peers),
             "patches": count,

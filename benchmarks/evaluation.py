@@ -9,7 +9,6 @@ memory are of processes of their own. Writes docs/benchmarks/evaluation.json, .m
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
@@ -22,6 +21,7 @@ import numpy as np
 from common import draw_bars, processor, versions
 from src.evaluation.paper import ABDOMEN_TOLERANCES
 from src.evaluation.standard import score_instances, score_semantic
+from src.planning.plan import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE, SPACING = (200, 512, 512), (2.5, 0.8, 0.8)  # z, y, x; mm
@@ -129,7 +129,7 @@ def main() -> None:
     runs["largest_difference_of_a_score"] = difference
     runs["machine"] = {"processor": processor(), **versions("numpy", "scipy", "surface-distance")}
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "evaluation.json").write_text(json.dumps(runs, indent=1) + "\n")
+    write_json(runs, arguments.output / "evaluation.json")
     (arguments.output / "evaluation.md").write_text(report(runs))
     seconds = {"this project": [runs["ours"], runs["cells"]], "surface-distance": [runs["deepmind"], None]}
     chart = {who: [None if run is None else run["cpu_seconds"] for run in parts] for who, parts in seconds.items()}

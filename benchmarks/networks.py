@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
@@ -36,6 +35,7 @@ from rich.table import Table
 from common import versions
 from src.models.cost import activation_bytes, count_flops, count_parameters
 from src.models.losses import DeepSupervision, DiceCELoss
+from src.planning.plan import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -130,9 +130,7 @@ def main() -> None:
     for pair in track(pairs, "Measuring", console=console):
         measured.append(about | measure(*pair, args))
         rows = [row for row in rows if identity(row) != identity(measured[-1])] + measured[-1:]
-        temporary = path.with_suffix(".tmp")  # after every row: a benchmark cut short keeps what it has
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_json(rows, path)  # after every row: a benchmark cut short keeps what it has
     console.print(rich_table(measured))
     write_report(rows, args.output)
     console.print(f"Wrote networks.json, networks.md and networks.png to {args.output}")

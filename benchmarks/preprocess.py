@@ -26,6 +26,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from common import draw_bars, processor, versions
+from src.planning.plan import write_json
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SETS = {
@@ -186,7 +187,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "preprocess.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(rows, folder / "preprocess.json")
     (folder / "preprocess.md").write_text(report(rows))
     parties = {"this project": "ours", "nnunetv2": "nnunetv2"}
     charts = {

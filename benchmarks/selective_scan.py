@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
 from scan.cpu import PARTIES, cpu_part, cpu_run
 from scan.gpu import gpu_part
 from scan.report import write_report
+from src.planning.plan import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,9 +38,7 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     if arguments.part != "report":
         results[arguments.part] = {"gpu": gpu_part, "cpu": cpu_part}[arguments.part]()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_json(results, path)
     write_report(results, arguments.output)
 
 

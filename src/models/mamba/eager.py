@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+Operation = Callable[..., tuple[Tensor, Tensor]]  # what `Forward` is, through the dispatcher
 Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, chunk states
 Backward = Callable[..., tuple[Tensor | None, ...]]  # gradient, chunk states, inputs -> gradients of the tensor inputs
 
@@ -22,8 +23,11 @@ def is_watched(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or type(x) is not Tensor
 
 
-def as_function(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
-    """A differentiable function to the output alone, which keeps inputs and chunk states for `backward`."""
+def as_function(name: str, operation: Operation, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+    """A differentiable function to the output alone: `operation` if it is watched, else the same passes directly.
+
+    The direct way keeps inputs and chunk states from `forward` for `backward`.
+    """
 
     def keep(ctx: FunctionCtx, *inputs: Tensor | bool | None) -> Tensor:
         output, starts = forward(*inputs)
@@ -42,6 +46,8 @@ def as_function(name: str, forward: Forward, backward: Backward) -> Callable[...
     function = type(name, (torch.autograd.Function,), methods)
 
     def run(*inputs: Tensor | bool | None) -> Tensor:
+        if is_watched(inputs[0]):
+            return operation(*inputs)[0]
         return function.apply(*inputs) if torch.is_grad_enabled() else forward(*inputs)[0]
 
     return run

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .eager import as_function, is_watched
+from .eager import as_function
 from .triton_conv import conv_silu, conv_silu_backward, edge_shape
 from .triton_scan import scan_backward, scan_forward, state_shape
 
@@ -35,8 +35,12 @@ class _Weights(NamedTuple):
     out_proj: Tensor
 
 
-def _prepare(x: Tensor, w: _Weights, edges: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """xz (batch, L, 2 d_inner), u, rows of step input, B and C, and what the scan reads as delta."""
+def _prepare(
+    x: Tensor, w: _Weights, edges: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """xz (batch, L, 2 d_inner), u, the step input, what the scan reads as delta, A, B, C, and dt_proj if the scan is to
+    project it.
+    """
     batch, length, _ = x.shape
     inner, rank = w.dt_proj.shape
     xz = x @ w.in_proj.t()
@@ -44,42 +48,39 @@ def _prepare(x: Tensor, w: _Weights, edges: Tensor | None) -> tuple[Tensor, Tens
     used = w.x_proj.shape[0]
     small = x.new_empty(batch * length, -(-used // 4) * 4)[:, :used]  # rows of 16-byte multiples, for the product
     small = torch.mm(u.view(-1, inner), w.x_proj.t(), out=small).view(batch, length, used)
-    delta = small[..., :rank]
-    return xz, u, small, delta if rank <= MAX_FUSED_RANK else delta @ w.dt_proj.t()
+    step_input, B, C = small.split([rank, *2 * w.A_log.shape[1:]], dim=-1)
+    fused = rank <= MAX_FUSED_RANK
+    delta = step_input if fused else step_input @ w.dt_proj.t()
+    return xz, u, step_input, delta, -torch.exp(w.A_log), B, C, w.dt_proj if fused else None
 
 
 def _forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     w = _Weights(*weights)
-    inner, rank = w.dt_proj.shape
-    xz, u, small, delta = _prepare(x, w, None)
-    _, B, C = small.split([rank, *2 * w.A_log.shape[1:]], dim=-1)
-    A, projection = -torch.exp(w.A_log), w.dt_proj if rank <= MAX_FUSED_RANK else None
-    y, starts = scan_forward(u, delta, A, B, C, w.D, xz[..., inner:], w.dt_bias, True, weight=projection, out=u)
+    xz, u, _, delta, A, B, C, projection = _prepare(x, w, None)
+    y, starts = scan_forward(u, delta, A, B, C, w.D, xz[..., w.D.shape[0] :], w.dt_bias, True, weight=projection, out=u)
     return y @ w.out_proj.t(), starts
 
 
 def _gradients(grad: Tensor, starts: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """Gradients of x and the nine weights in their order, some of them views of one another."""
     w = _Weights(*weights)
-    inner, rank = w.dt_proj.shape
+    inner = w.D.shape[0]
     edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, w.conv.shape[-1]))
-    xz, u, small, delta = _prepare(x, w, edges)
-    _, B, C = small.split([rank, *2 * w.A_log.shape[1:]], dim=-1)
-    A, projection = -torch.exp(w.A_log), w.dt_proj if rank <= MAX_FUSED_RANK else None
+    xz, u, step_input, delta, A, B, C, projection = _prepare(x, w, edges)
     y = grad @ w.out_proj  # gradient of the gated scan output; the scan's backward pass replaces it by that output
     z = xz[..., inner:]
     got = scan_backward(y, u, delta, A, B, C, w.D, z, w.dt_bias, True, starts, weight=projection, in_place=True)
     grad_u, grad_small = got.u.flatten(0, 1), got.small.flatten(0, 1)  # the latter (tokens, [rank +] 2 d_state)
     if projection is None:
         grad_delta = got.delta.flatten(0, 1)
-        grad_dt_proj = grad_delta.t() @ small[..., :rank].flatten(0, 1)
+        grad_dt_proj = grad_delta.t() @ step_input.flatten(0, 1)
         grad_small = torch.cat([grad_delta @ w.dt_proj, grad_small], dim=-1)
         del grad_delta
     else:
         grad_dt_proj = got.weight
     grad_dt_bias, grad_A_log, grad_D = got.bias, got.A * A, got.skip  # dA / dA_log = A
     # At full resolution these are a third of a gigabyte to nearly one each, and the peak lies ahead
-    del B, C, delta, small, u, got
+    del B, C, delta, step_input, u, got
     grad_out_proj = grad.flatten(0, 1).t() @ y.flatten(0, 1)
     grad_u.addmm_(grad_small, w.x_proj)
     # u was overwritten by its gradient; it is formed again where y, no longer needed, was
@@ -164,20 +165,9 @@ def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
 
 operation.register_autograd(_backward, setup_context=_setup)
 
-_eager = as_function("MambaBlock", _forward, lambda grad, *saved: _gradients(grad.contiguous(), *saved))
-
-
-def mamba_block(x: Tensor, *weights: Tensor) -> Tensor:
-    """The block of `block.Mamba` on x (batch, L, d_model), contiguous float32 on a CUDA device.
-
-    Args:
-        x: the sequence.
-        weights: in_proj, conv1d's weight and bias, x_proj, dt_proj's weight and bias, A_log, D, out_proj; float32.
-
-    Returns:
-        (batch, L, d_model).
-    """
-    return operation(x, *weights)[0] if is_watched(x) else _eager(x, *weights)
+# The block of `block.Mamba` on x (batch, L, d_model), contiguous float32 on a CUDA device, and float32 weights in the
+# order of `_Weights`; returns (batch, L, d_model)
+mamba_block = as_function("MambaBlock", operation, _forward, lambda grad, *saved: _gradients(grad.contiguous(), *saved))
 
 
 def block_flops(x_shape, in_shape, conv_shape, x_proj_shape, dt_shape, A_shape, out_shape) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .eager import as_function, is_watched
+from .eager import as_function
 from .triton_scan import scan_backward, scan_forward, state_shape
 
 
@@ -108,20 +108,5 @@ def _(grad, starts, u, delta, A, *args, out_shape=None, **kwargs) -> int:
     return 2 * scan_flops(u, delta, A)
 
 
-_eager = as_function("SelectiveScan", scan_forward, _gradients)
-
-
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> Tensor:
-    """`scan.selective_scan` with A, D and delta_bias in float32, on a CUDA device."""
-    inputs = (u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    return operation(*inputs)[0] if is_watched(u) else _eager(*inputs)
+# `scan.selective_scan` with A, D and delta_bias in float32, all arguments by position, on a CUDA device
+selective_scan = as_function("SelectiveScan", operation, scan_forward, _gradients)

@@ -20,7 +20,7 @@ def backward(grad, starts, a, b, double):
 
 
 def test_gradients_pass_through_the_function():
-    function = as_function("Product", forward, backward)
+    function = as_function("Product", forward, forward, backward)
     a, b = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     for double in (False, True):
         assert torch.autograd.gradcheck(lambda a, b, d=double: function(a, b, d), (a, b))
@@ -29,7 +29,7 @@ def test_gradients_pass_through_the_function():
 
 
 def test_second_derivatives_are_refused_rather_than_wrong():
-    function = as_function("Product", forward, backward)
+    function = as_function("Product", forward, forward, backward)
     a = torch.randn(3, requires_grad=True)
     with pytest.raises(RuntimeError, match="Product has no second derivative.*backend 'reference'"):
         torch.autograd.grad(function(a, torch.ones(3), False).sum(), a, create_graph=True)
