@@ -14,25 +14,34 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 Operation = Callable[..., tuple[Tensor, Tensor]]  # what `Forward` is, through the dispatcher
-Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, chunk states
-Backward = Callable[..., tuple[Tensor | None, ...]]  # gradient, chunk states, inputs -> gradients of the tensor inputs
+Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, what backward needs besides
+Backward = Callable[..., tuple[Tensor | None, ...]]  # gradient, the latter, inputs -> gradients of the tensor inputs
 
 
 def is_watched(x: Tensor) -> bool:
-    """Whether a compiler, a dispatch mode (operation counter, fake tensors) or a tensor subclass has to see them."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or type(x) is not Tensor
+    """Whether a compiler, a dispatch mode (operation counter, fake tensors), a transform of torch.func or a tensor
+    subclass has to see them.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or type(x) is not Tensor
+    )
 
 
-def as_function(name: str, operation: Operation, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+def as_function(
+    name: str, operation: Operation, forward: Forward, backward: Backward, tensors: int
+) -> Callable[..., Tensor]:
     """A differentiable function to the output alone: `operation` if it is watched, else the same passes directly.
 
-    The direct way keeps inputs and chunk states from `forward` for `backward`.
+    Of its inputs, all by position, the first `tensors` are tensors or None and the others are flags.
     """
 
     def keep(ctx: FunctionCtx, *inputs: Tensor | bool | None) -> Tensor:
-        output, starts = forward(*inputs)
-        ctx.save_for_backward(starts, *(i for i in inputs if not isinstance(i, bool)))
-        ctx.flags = [i for i in inputs if isinstance(i, bool)]
+        output, kept = forward(*inputs)
+        ctx.save_for_backward(kept, *inputs[:tensors])
+        ctx.flags = inputs[tensors:]
         return output
 
     def gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -40,14 +49,15 @@ def as_function(name: str, operation: Operation, forward: Forward, backward: Bac
             raise RuntimeError(
                 f"{name} has no second derivative, which create_graph=True asks for; use backend 'reference' for it."
             )
-        return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *(None for _ in ctx.flags))
+        return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *[None] * len(ctx.flags))
 
     methods = {"forward": staticmethod(keep), "backward": staticmethod(gradients)}
     function = type(name, (torch.autograd.Function,), methods)
+    apply = super(torch.autograd.Function, function).apply  # what Function.apply comes to outside torch.func
 
     def run(*inputs: Tensor | bool | None) -> Tensor:
         if is_watched(inputs[0]):
             return operation(*inputs)[0]
-        return function.apply(*inputs) if torch.is_grad_enabled() else forward(*inputs)[0]
+        return apply(*inputs) if torch.is_grad_enabled() else forward(*inputs)[0]
 
     return run

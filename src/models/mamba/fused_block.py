@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .eager import as_function
+from .tiling import kept_size
+from .triton_backward import scan_backward
 from .triton_conv import conv_silu, conv_silu_backward, edge_shape
-from .triton_scan import scan_backward, scan_forward, state_shape
+from .triton_forward import scan_forward
 
 MAX_FUSED_RANK = 4  # above, one read of delta per channel costs less than projecting it again in every pass
 
@@ -33,6 +35,13 @@ class _Weights(NamedTuple):
     A_log: Tensor
     D: Tensor
     out_proj: Tensor
+
+
+# Their names in `block.Mamba`
+WEIGHTS = (
+    "in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D",
+    "out_proj.weight",
+)  # fmt: skip
 
 
 def _prepare(
@@ -54,22 +63,23 @@ def _prepare(
     return xz, u, step_input, delta, -torch.exp(w.A_log), B, C, w.dt_proj if fused else None
 
 
-def _forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+def block_forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The block's output, and what `block_backward` needs besides the inputs."""
     w = _Weights(*weights)
     xz, u, _, delta, A, B, C, projection = _prepare(x, w, None)
-    y, starts = scan_forward(u, delta, A, B, C, w.D, xz[..., w.D.shape[0] :], w.dt_bias, True, weight=projection, out=u)
-    return y @ w.out_proj.t(), starts
+    y, kept = scan_forward(u, delta, A, B, C, w.D, xz[..., w.D.shape[0] :], w.dt_bias, True, weight=projection, out=u)
+    return y @ w.out_proj.t(), kept
 
 
-def _gradients(grad: Tensor, starts: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of x and the nine weights in their order, some of them views of one another."""
+def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of x and the nine weights in their order, some of them views of one another; `grad` is contiguous."""
     w = _Weights(*weights)
     inner = w.D.shape[0]
     edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, w.conv.shape[-1]))
     xz, u, step_input, delta, A, B, C, projection = _prepare(x, w, edges)
     y = grad @ w.out_proj  # gradient of the gated scan output; the scan's backward pass replaces it by that output
     z = xz[..., inner:]
-    got = scan_backward(y, u, delta, A, B, C, w.D, z, w.dt_bias, True, starts, weight=projection, in_place=True)
+    got = scan_backward(y, u, delta, A, B, C, w.D, z, w.dt_bias, True, kept, weight=projection, in_place=True)
     grad_u, grad_small = got.u.flatten(0, 1), got.small.flatten(0, 1)  # the latter (tokens, [rank +] 2 d_state)
     if projection is None:
         grad_delta = got.delta.flatten(0, 1)
@@ -118,14 +128,14 @@ def operation(
     D: Tensor,
     out_weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """`mamba_block`, and the chunk states that its backward pass needs."""
-    return _forward(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
+    """`mamba_block`, and what its backward pass needs of the chunks."""
+    return block_forward(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
 
 
 @torch.library.custom_op("umamba::mamba_block_backward", mutates_args=(), device_types="cuda")
 def operation_backward(
     grad: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     x: Tensor,
     in_weight: Tensor,
     conv_weight: Tensor,
@@ -139,19 +149,19 @@ def operation_backward(
 ) -> list[Tensor]:
     """Gradients of x and the nine weights, in the order of the arguments."""
     weights = (in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
-    grad_x, *others = _gradients(grad, starts, x, *weights)
+    grad_x, *others = block_backward(grad, kept, x, *weights)
     # operations may not return views of one another
     return [grad_x, *(t.clone(memory_format=torch.contiguous_format) for t in others)]
 
 
 @operation.register_fake
 def _(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight):
-    starts = state_shape(x.shape[0], x.shape[1], *A_log.shape)
-    return x.new_empty(x.shape), x.new_empty(starts, dtype=torch.float32)
+    kept = kept_size(x.shape[0], x.shape[1], *A_log.shape)
+    return x.new_empty(x.shape), x.new_empty(kept, dtype=torch.float32)
 
 
 @operation_backward.register_fake
-def _(grad, starts, *inputs):
+def _(grad, kept, *inputs):
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
 
 
@@ -167,7 +177,9 @@ operation.register_autograd(_backward, setup_context=_setup)
 
 # The block of `block.Mamba` on x (batch, L, d_model), contiguous float32 on a CUDA device, and float32 weights in the
 # order of `_Weights`; returns (batch, L, d_model)
-mamba_block = as_function("MambaBlock", operation, _forward, lambda grad, *saved: _gradients(grad.contiguous(), *saved))
+mamba_block = as_function(
+    "MambaBlock", operation, block_forward, lambda grad, *saved: block_backward(grad.contiguous(), *saved), tensors=10
+)
 
 
 def block_flops(x_shape, in_shape, conv_shape, x_proj_shape, dt_shape, A_shape, out_shape) -> int:
@@ -186,5 +198,5 @@ def _(x, in_w, conv_w, conv_b, x_w, dt_w, dt_b, A_log, D, out_w, *args, out_shap
 
 
 @register_flop_formula(torch.ops.umamba.mamba_block_backward)
-def _(grad, starts, x, in_w, conv_w, conv_b, x_w, dt_w, dt_b, A_log, D, out_w, *args, out_shape=None, **kwargs) -> int:
+def _(grad, kept, x, in_w, conv_w, conv_b, x_w, dt_w, dt_b, A_log, D, out_w, *args, out_shape=None, **kwargs) -> int:
     return 2 * block_flops(x, in_w, conv_w, x_w, dt_w, A_log, out_w)

@@ -2,8 +2,8 @@
 
 L is cut into chunks of T tokens. `replay` without outputs runs each chunk from a zero start, `carry`
 (triton_carry.py) scans over the chunks and gives each its true start, and `replay` with outputs runs each chunk again
-from there. Nothing larger than one state per chunk is written besides the output. The next TOKENS tokens are loaded
-while the present ones are worked on.
+from there; where the chunks are few, it finds the start itself from the ends. Nothing larger than one state per chunk
+is written besides the output. The next TOKENS tokens are loaded while the present ones are worked on.
 
 Names: u, delta, z, out (batch, L, channels) with any batch and row stride; B, C (batch, L, d_state) likewise; A
 (channels, d_state) float32; ends, starts (batch, chunks, d_state, channels) float32; totals (batch, chunks, channels)
@@ -16,7 +16,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from .gluon_device import LOG2E, load_or_zero, load_rows, load_small, load_steps, raw_step, sigmoid, step_size
+from .gluon_device import LOG2E, join, load_or_zero, load_rows, load_small, load_steps, raw_step, sigmoid, step_size
 
 
 @gluon.jit
@@ -26,10 +26,11 @@ def replay(
     T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
     SOFTPLUS: gl.constexpr, OUTPUT: gl.constexpr, CHANNELS: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
-    """Run one chunk of one channel block from `starts` (zero if None).
+    """Run one chunk of one channel block.
 
-    With OUTPUT write out = (<C, h> + skip u) silu(z), which may be `u` or `z` itself; without, write the state behind
-    the chunk to `ends` and the sum of delta to `totals`.
+    Without OUTPUT run it from zero and write the state behind it to `ends` and the sum of delta to `totals`. With, run
+    it from `starts`, or from what the `ends` of earlier chunks come to, or if both are None from zero, and write out =
+    (<C, h> + skip u) silu(z), which may be `u` or `z` itself.
     """
     TWO: gl.constexpr = CHANNELS // 32  # channels a lane
     tile_l: gl.constexpr = gl.BlockedLayout([N_PAD, TWO], [1, 32], [1, 1], [0, 1])
@@ -66,10 +67,12 @@ def replay(
     for r in gl.static_range(RANK):
         w = w + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
     offset = load_or_zero(bias, channel, mask, CHANNELS)
-    if starts is None:
-        h = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
-    else:
+    if starts is not None:
         h = gl.load(starts + state, mask=both, other=0.0)
+    elif OUTPUT and (ends is not None):
+        h = join(ends, totals, decay, batch * chunks, chunk.to(gl.int32), 1, D, N, n, channel, mask)
+    else:
+        h = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
     next_steps = load_steps(delta, delta_l, 0, length, channel, mask, rank_row, rank_r, TOKENS, RANK)
     next_values = load_rows(u, u_l, 0, length, channel, mask, TOKENS)
     next_B = load_small(B, B_l, 0, length, flat_row, flat_n, N)
@@ -118,7 +121,7 @@ def replay(
 
 @gluon.jit
 def adjoint_ends(
-    grad, delta, A, C, z, weight, bias, ends, totals,
+    grad, delta, A, C, z, weight, bias, ends,
     L, D, chunks, grad_b, grad_l, delta_b, delta_l, C_b, C_l, z_b, z_l,
     T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
     SOFTPLUS: gl.constexpr, CHANNELS: gl.constexpr, TOKENS: gl.constexpr,
@@ -161,7 +164,6 @@ def adjoint_ends(
         w = w + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
     offset = load_or_zero(bias, channel, mask, CHANNELS)
     q = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
-    total = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
     begin = (length - 1) // TOKENS * TOKENS
     next_steps = load_steps(delta, delta_l, begin, length, channel, mask, rank_row, rank_r, TOKENS, RANK)
     next_grads = load_rows(grad, grad_l, begin, length, channel, mask, TOKENS)
@@ -191,7 +193,4 @@ def adjoint_ends(
                 gy *= gates[TOKENS - 1 - i] * sigmoid(gates[TOKENS - 1 - i])
             c = shared_C.slice((TOKENS - 1 - i) * N_PAD, N_PAD).load(state_l)
             q = gl.exp2(step[None, :] * decay) * (c[:, None] * gy[None, :] + q)
-            total += step
-    slot = batch * chunks + chunk
-    gl.store(ends + slot * N * D + n[:, None] * D + channel[None, :], q, mask=both)
-    gl.store(totals + slot * D + channel, total, mask=mask)
+    gl.store(ends + (batch * chunks + chunk) * N * D + n[:, None] * D + channel[None, :], q, mask=both)

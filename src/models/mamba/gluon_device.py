@@ -129,3 +129,25 @@ def fetch(shared, pointer, stride, begin, length, elements, ASYNC: gl.constexpr)
         copy_to_shared(shared, source, mask=exists)
     else:
         shared.store(gl.load(source, mask=exists, other=0.0).to(gl.float32))
+
+
+@gluon.jit
+def join(ends, totals, decay, first, count, step: gl.constexpr, D, N: gl.constexpr, n, channel, mask):
+    """The state at a boundary, of all that `count` chunks end with when started at zero: those of slots `first`, first
+    + step, ..., the farthest first. `decay` includes log2(e). A few chunks are loaded together.
+    """
+    TOGETHER: gl.constexpr = 4
+    both = (n < N)[:, None] & mask[None, :]
+    state = gl.full([n.shape[0], channel.shape[0]], 0.0, gl.float32, decay.type.layout)
+    for begin in range(0, count, TOGETHER):
+        sums = ()
+        ends_here = ()
+        for i in gl.static_range(TOGETHER):
+            slot = first + step * (begin + i)
+            there = begin + i < count
+            sums = sums + (gl.load(totals + slot * D + channel, mask=mask & there, other=0.0),)
+            place = ends + slot * N * D + n[:, None] * D + channel[None, :]
+            ends_here = ends_here + (gl.load(place, mask=both & there, other=0.0),)
+        for i in gl.static_range(TOGETHER):
+            state = gl.exp2(sums[i][None, :] * decay) * state + ends_here[i]
+    return state

@@ -18,6 +18,7 @@ from .gluon_device import (
     LOG2E,
     async_copy,
     fetch,
+    join,
     load_or_zero,
     one_minus_exp,
     shared_step,
@@ -35,7 +36,7 @@ def sum_over_channels(tile, factor, turned_l: gl.constexpr):
 
 @gluon.jit
 def gradients(
-    grad, u, delta, A, B, C, skip, z, weight, bias, starts, adjoints, scratch,
+    grad, u, delta, A, B, C, skip, z, weight, bias, starts, adjoints, totals, scratch,
     grad_u, grad_delta, grad_z, grad_small, y_out, partial,
     L, D, items, chunks, grad_b, grad_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l,
     gu_b, gu_l, gdelta_b, gdelta_l, gz_b, gz_l, small_g, small_b, small_l, y_b, y_l, scratch_p,
@@ -43,7 +44,7 @@ def gradients(
     SOFTPLUS: gl.constexpr, HISTORY: gl.constexpr, CHANNELS: gl.constexpr, ASYNC: gl.constexpr,
 ):  # fmt: skip
     """Gradients of the scan; names and shapes as in the forward file, `adjoints` is q behind each chunk like `starts`
-    before it.
+    before it. With `totals`, the two are what chunks end with when started at zero; None if there is one chunk.
 
     Program (p, group) handles chunks p, p + P, ... for channel blocks group, group + G, ... in this order, so that it
     alone adds up its rows of `grad_small` (G, batch, L, RANK + 2 d_state: of step input, B, C) and writes partial (P,
@@ -147,6 +148,11 @@ def gradients(
             if starts is None:
                 h = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
                 q = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
+            elif totals is not None:
+                zero = batch * chunks
+                final = zero + chunks - 1
+                h = join(starts, totals, decay * LOG2E, zero, chunk, 1, D, N, n, channel, mask)
+                q = join(adjoints, totals, decay * LOG2E, final, chunks - 1 - chunk, -1, D, N, n, channel, mask)
             else:
                 h = gl.load(starts + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
                 q = gl.load(adjoints + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)

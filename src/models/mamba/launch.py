@@ -1,13 +1,11 @@
-"""Kernel launches that cost the host a dictionary lookup.
+"""Kernel launches that cost the host little more than the driver's part.
 
 Triton describes every argument of a launch (type, alignment, whether it is 1) to find the kernel compiled for it. With
-forty arguments that takes longer than a short sequence takes on the device, so the kernel found is remembered here and
-launched directly the next time.
+forty arguments that takes longer than a short sequence takes on the device. Here a pass describes its tensors once
+(`describe`), finds its launches by that description, and gives them bare addresses.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import triton
@@ -17,65 +15,114 @@ from triton.runtime import driver
 # How a compiled kernel is called directly is no public interface of Triton; other versions take its own, slower way.
 DIRECT = triton.__version__.startswith(("3.6.", "3.7.", "3.8."))
 ALIGNMENT = 16  # bytes; Triton compiles another kernel for tensors that begin elsewhere
+LAUNCHES_KEPT = 1024  # of descriptions; a process sees a handful
+
+Address = int | None  # of the first element of a tensor, None for a tensor that is not there
+Type = torch.dtype | None
 
 
-def cdiv(a: int, b: int) -> int:
-    """a / b rounded up; Triton's function of this name takes microseconds."""
-    return -(-a // b)
+class Description(tuple):
+    """What a pass has to know of its tensors, hashable: device, whether all are aligned, and (shape, strides, dtype)
+    or None of each.
+    """
+
+    __slots__ = ()
+
+    @property
+    def device(self) -> int:
+        return self[0]
+
+    @property
+    def aligned(self) -> bool:
+        return self[1]
+
+    def shape(self, i: int) -> torch.Size | None:
+        """Of the i-th tensor."""
+        found = self[2 + i]
+        return None if found is None else found[0]
+
+    def strides(self, *order: int) -> list[int]:
+        """Strides over batch and tokens of the tensors with these indices, zero where there is none."""
+        found = [self[2 + i] for i in order]
+        return [number for t in found for number in ((0, 0) if t is None else t[1][:2])]
+
+    def types(self, *order: int) -> list[Type]:
+        found = [self[2 + i] for i in order]
+        return [None if t is None else t[2] for t in found]
 
 
-def next_power_of_2(n: int) -> int:
-    """The least power of two that is at least n >= 1."""
-    return 1 << (n - 1).bit_length()
+def describe(*tensors: Tensor | None) -> tuple[Description, list[Address]]:
+    """Description and addresses of tensors on one device, the first of which is there."""
+    addresses = [None if t is None else t.data_ptr() for t in tensors]
+    bits = 0
+    for address in addresses:
+        bits |= address or 0
+    seen = [None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
+    return Description((tensors[0].get_device(), bits % ALIGNMENT == 0, *seen)), addresses
+
+
+class _Pointer:
+    """As much of a tensor as Triton looks at."""
+
+    def __init__(self, dtype: torch.dtype, address: int) -> None:
+        self.dtype = dtype
+        self.address = address
+
+    def data_ptr(self) -> int:
+        return self.address
 
 
 class Launch:
-    """A kernel with all arguments fixed but its tensors.
+    """A kernel with all arguments fixed but the addresses of its tensors.
 
     Args:
         kernel: a Triton or Gluon kernel whose parameters stand in this order: tensors, numbers, constants.
+        device: index of the CUDA device.
         grid: one or two numbers of programs.
+        types: of the tensors.
         numbers: run-time integers.
         constants: values of the kernel's constexpr parameters.
+        aligned: whether all tensors begin at multiples of ALIGNMENT.
         options: num_warps and the like.
     """
 
     def __init__(
         self,
         kernel: triton.JITFunction,
+        device: int,
         grid: tuple[int, ...],
-        numbers: tuple[int, ...],
+        types: list[Type],
+        numbers: list[int],
         constants: tuple,
+        aligned: bool = True,
         **options: int,
     ) -> None:
         self.kernel = kernel
+        self.device = device
         self.grid = (*grid, 1, 1)[:3]
+        self.types = types
         self.fixed = (*numbers, *constants)
+        self.aligned = aligned
         self.options = options
-        self._known: dict[tuple, tuple[Callable, int, tuple]] = {}  # by device and types of the tensors
+        self._compiled: tuple | None = None  # how to call it, the function, and what the call wants to know of it
 
-    def __call__(self, *tensors: Tensor | None) -> None:
-        """Run on the device of the first tensor; all are on it, or None."""
-        device = tensors[0].device.index
-        if device != driver.active.get_current_device():
-            with torch.cuda.device(device):
-                return self(*tensors)
-        key: list = [device]
-        pointers: list[int | None] = []  # Triton would ask the driver about every tensor that it is given
-        bits = 0
-        for t in tensors:
-            pointer = None if t is None else t.data_ptr()
-            bits |= pointer or 0
-            pointers.append(pointer)
-            key.append(t if t is None else t.dtype)
-        known = self._known.get(tuple(key))
+    def __call__(self, *addresses: Address) -> None:
+        """Run on the current stream of the device."""
+        if self.device != torch.cuda.current_device():
+            with torch.cuda.device(self.device):
+                return self(*addresses)
         hook = triton.knobs.runtime.launch_enter_hook  # a profiler's, which wants to be told more than is known here
-        if known is None or bits % ALIGNMENT or getattr(hook, "calls", hook):
-            compiled = self.kernel[self.grid](*tensors, *self.fixed, **self.options)
-            if DIRECT and not bits % ALIGNMENT:
-                self._known[tuple(key)] = (compiled.run, compiled.function, compiled.packed_metadata)
-            return None
-        run, function, metadata = known
-        stream = driver.active.get_current_stream(device)
-        run(*self.grid, stream, function, metadata, None, None, None, *pointers, *self.fixed)
+        if self._compiled is None or getattr(hook, "calls", hook):
+            return self._slowly(addresses)
+        run, function, metadata = self._compiled
+        stream = driver.active.get_current_stream(self.device)
+        run(*self.grid, stream, function, metadata, None, None, None, *addresses, *self.fixed)
         return None
+
+    def _slowly(self, addresses: tuple[Address, ...]) -> None:
+        """Triton's way, which compiles the kernel if need be."""
+        pairs = zip(self.types, addresses, strict=True)
+        pointers = [None if t is None or a is None else _Pointer(t, a) for t, a in pairs]
+        compiled = self.kernel[self.grid](*pointers, *self.fixed, **self.options)
+        if DIRECT and self.aligned:
+            self._compiled = (compiled.run, compiled.function, compiled.packed_metadata)

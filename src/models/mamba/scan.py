@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 
@@ -15,7 +16,6 @@ BACKENDS = ("auto", "triton", "mamba_ssm", "torch", "reference")
 MAX_STATE = 64
 
 log = logging.getLogger(__name__)
-_announced: set[tuple[str, str]] = set()
 
 
 def check_backend_name(backend: str) -> None:
@@ -30,13 +30,19 @@ def check_backend_name(backend: str) -> None:
 def choose_backend(backend: str, device_type: str, device_index: int | None, double: bool) -> str:
     """The backend that runs: `backend` itself, or for "auto" triton on a CUDA device that passes its check, else torch.
 
-    The device is given as plain values so that torch.compile can take the answer as a constant.
+    The device is given as plain values so that torch.compile can take the answer as a constant; a CUDA device has an
+    index.
 
     Raises:
         ValueError: for an unknown name, or a backend that cannot run on this device or in float64.
         RuntimeError: if "triton" was asked for and fails its check on this device.
         ImportError: if "mamba_ssm" was asked for and is not installed.
     """
+    return _choice(backend, device_type, device_index, double)
+
+
+@functools.cache  # so that it is said once
+def _choice(backend: str, device_type: str, device_index: int | None, double: bool) -> str:
     check_backend_name(backend)
     cuda = device_type == "cuda"
     if backend in ("triton", "mamba_ssm") and (not cuda or double):
@@ -52,15 +58,13 @@ def choose_backend(backend: str, device_type: str, device_index: int | None, dou
     if chosen == "triton":
         from .selfcheck import check  # imports Triton, which a CPU installation need not have
 
-        fault = check(torch.device(device_type, torch.cuda.current_device() if device_index is None else device_index))
+        fault = check(torch.device(device_type, device_index))
         if fault and backend == "triton":
             raise RuntimeError(f"Scan backend 'triton' refused: {fault}. Use backend 'torch', or 'auto' to fall back.")
         if fault:
             log.warning("The scan falls back to the slower torch backend: %s.", fault)
             chosen = "torch"
-    if (chosen, device_type) not in _announced:
-        _announced.add((chosen, device_type))
-        log.info("Selective scan on %s: backend %s (asked for: %s).", device_type, chosen, backend)
+    log.info("Selective scan on %s: backend %s (asked for: %s).", device_type, chosen, backend)
     return chosen
 
 
@@ -113,7 +117,8 @@ def check_scan_inputs(
 def _triton_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
     from .scan_ops import selective_scan as launch_scan  # imports Triton, which a CPU installation need not have
 
-    D, delta_bias = (None if t is None else t.float() for t in (D, delta_bias))
+    D = None if D is None else D.float()
+    delta_bias = None if delta_bias is None else delta_bias.float()
     return launch_scan(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus)
 
 

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .eager import as_function
-from .triton_scan import scan_backward, scan_forward, state_shape
+from .tiling import kept_size
+from .triton_backward import scan_backward
+from .triton_forward import scan_forward
 
 
 def _gradients(
     grad: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -28,9 +30,12 @@ def _gradients(
     delta_softplus: bool,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the tensors in their order, some of them views of one another."""
-    got = scan_backward(grad, u, delta, A, B, C, D, z, delta_bias, delta_softplus, starts)
-    grad_B, grad_C = (part.to(B.dtype) for part in got.small.split(A.shape[1], dim=-1))
-    grad_D, grad_bias = (None if t is None else g for t, g in ((D, got.skip), (delta_bias, got.bias)))
+    got = scan_backward(grad, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept)
+    grad_B, grad_C = got.small.chunk(2, -1)
+    if B.dtype != grad_B.dtype or C.dtype != grad_C.dtype:
+        grad_B, grad_C = grad_B.to(B.dtype), grad_C.to(C.dtype)
+    grad_D = None if D is None else got.skip
+    grad_bias = None if delta_bias is None else got.bias
     return got.u, got.delta, got.A, grad_B, grad_C, grad_D, got.z, grad_bias
 
 
@@ -46,14 +51,14 @@ def operation(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`scan.selective_scan` with A, D and delta_bias in float32; also returns the states that backward needs."""
+    """`scan.selective_scan` with A, D and delta_bias in float32; also returns what backward needs of the chunks."""
     return scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
 
 @torch.library.custom_op("umamba::selective_scan_backward", mutates_args=(), device_types="cuda")
 def operation_backward(
     grad: Tensor,
-    starts: Tensor,
+    kept: Tensor,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -65,7 +70,7 @@ def operation_backward(
     delta_softplus: bool,
 ) -> list[Tensor]:
     """Gradients of those tensors that are given, in their order."""
-    got = _gradients(grad, starts, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    got = _gradients(grad, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     fresh = (0, 1, 6)  # of u, delta and z; operations may not return views of one another, as the others are
     return [
         t if i in fresh else t.clone(memory_format=torch.contiguous_format) for i, t in enumerate(got) if t is not None
@@ -74,12 +79,12 @@ def operation_backward(
 
 @operation.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    starts = state_shape(u.shape[0], u.shape[1], *A.shape)
-    return u.new_empty(u.shape), u.new_empty(starts, dtype=torch.float32)
+    kept = kept_size(u.shape[0], u.shape[1], *A.shape)
+    return u.new_empty(u.shape), u.new_empty(kept, dtype=torch.float32)
 
 
 @operation_backward.register_fake
-def _(grad, starts, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+def _(grad, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     return [t.new_empty(t.shape) for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None]
 
 
@@ -89,8 +94,8 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    starts, *tensors = ctx.saved_tensors
-    got = iter(operation_backward(grad, starts, *tensors, ctx.delta_softplus))
+    kept, *tensors = ctx.saved_tensors
+    got = iter(operation_backward(grad, kept, *tensors, ctx.delta_softplus))
     return *(None if t is None else next(got) for t in tensors), None
 
 
@@ -104,9 +109,9 @@ def scan_flops(u, delta, A, *args, out_shape=None, **kwargs) -> int:
 
 
 @register_flop_formula(torch.ops.umamba.selective_scan_backward)
-def _(grad, starts, u, delta, A, *args, out_shape=None, **kwargs) -> int:
+def _(grad, kept, u, delta, A, *args, out_shape=None, **kwargs) -> int:
     return 2 * scan_flops(u, delta, A)
 
 
 # `scan.selective_scan` with A, D and delta_bias in float32, all arguments by position, on a CUDA device
-selective_scan = as_function("SelectiveScan", operation, scan_forward, _gradients)
+selective_scan = as_function("SelectiveScan", operation, scan_forward, _gradients, tensors=8)

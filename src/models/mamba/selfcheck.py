@@ -1,56 +1,99 @@
 """A check of the Triton kernels against the recurrence, run once per device before they are first used.
 
-A kernel that a new GPU or compiler gets wrong is silent: training goes on and is worse. This takes well under a
-second once the kernels are compiled (they are compiled at the first use ever, and kept in Triton's cache on disk).
+A kernel that a new GPU or compiler gets wrong is silent: training goes on and is worse. This takes about a second once
+the kernels are compiled (they are compiled at the first use ever, and kept in Triton's cache on disk).
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 
 import torch
 from torch import Tensor
 
 from .reference import reference_scan
 
-TOLERANCE = 1e-5  # relative, float32 kernel against the float64 recurrence; correct kernels stay below 1e-6
+TOLERANCE = 1e-5  # relative, float32 kernel against the float64 recurrence; correct kernels stay below 2e-6
+BATCH, LENGTH, STATES = 2, 300, 16  # the last chunk of tokens is short
+CHANNELS = 40  # a full block of them and a partly filled one
+
+log = logging.getLogger(__name__)
 
 
-def _inputs(device: torch.device) -> list[Tensor]:
-    """Two sequences of 300 tokens and 40 channels: ten chunks, the last of them short, and a partly filled block."""
-    generator = torch.Generator().manual_seed(0)
-    tokens, states = (2, 300, 40), (2, 300, 16)
-    shapes = [tokens, tokens, (40, 16), states, states, (40,), tokens, (40,)]
-    u, delta, A, B, C, D, z, bias = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
-    return [t.to(device) for t in (u, delta, -torch.exp(A), B, C, D, z, bias - 2)]
+def _relative(got: Tensor, expected: Tensor) -> float:
+    return ((got.cpu().double() - expected).norm() / expected.norm()).item()
+
+
+def _random(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _scan_errors(device: torch.device) -> dict[str, float]:
+    """Of the scan with chunks as they are chosen, and with so many that they are joined by a kernel of its own."""
+    from .tiling import Tiling, cdiv, tile
+    from .triton_backward import scan_backward
+    from .triton_forward import scan_forward
+
+    tokens, states = (BATCH, LENGTH, CHANNELS), (BATCH, LENGTH, STATES)
+    shapes = [tokens, tokens, (CHANNELS, STATES), states, states, (CHANNELS,), tokens, (CHANNELS,)]
+    u, delta, A, B, C, D, z, bias = (_random(shape, i) for i, shape in enumerate(shapes))
+    exact = [t.requires_grad_() for t in (u, delta, -torch.exp(A), B, C, D, z, bias - 2)]
+    weight = _random(tokens, len(shapes))
+    out = reference_scan(*exact, delta_softplus=True)
+    names = ("output", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+    expected = dict(zip(names, (out, *torch.autograd.grad(out, exact, weight)), strict=True))
+    single = [t.detach().float().to(device) for t in exact]
+    grad = weight.float().to(device)
+    errors = {}
+    for cut in (tile(*tokens), Tiling(8, cdiv(LENGTH, 8), 64)):
+        y, kept = scan_forward(*single, True, tiling=cut)
+        got = scan_backward(grad, *single, True, kept, tiling=cut)
+        got_B, got_C = got.small.chunk(2, -1)
+        results = (y, got.u, got.delta, got.A, got_B, got_C, got.skip, got.z, got.bias)
+        for name, result in zip(names, results, strict=True):
+            errors[f"{name} ({cut.chunks} chunks)"] = _relative(result, expected[name])
+    return errors
+
+
+def _block_errors(device: torch.device) -> dict[str, float]:
+    """Of the fused block: convolution, step sizes projected inside the scan, gradients in place."""
+    from .block import Mamba
+    from .fused_block import WEIGHTS, block_backward, block_forward
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # that of the CPU alone; torch.manual_seed would set the device's, too
+        exact = Mamba(CHANNELS, d_state=STATES, backend="reference").double()
+    x, weight = (_random((BATCH, LENGTH, CHANNELS), seed) for seed in range(2))
+    leaves = {"x": x.requires_grad_()} | {name: exact.get_parameter(name) for name in WEIGHTS}
+    expected = exact(x)
+    gradients = torch.autograd.grad(expected, list(leaves.values()), weight)
+    single = [t.detach().float().to(device) for t in leaves.values()]
+    got, kept = block_forward(*single)
+    got_gradients = block_backward(weight.float().to(device), kept, *single)
+    errors = {"block output": _relative(got, expected)}
+    for name, a, b in zip(leaves, got_gradients, gradients, strict=True):
+        errors[f"block {name}"] = _relative(a, b)
+    return errors
 
 
 def relative_errors(device: torch.device) -> dict[str, float]:
-    """Relative error of the output and of each gradient of the Triton scan on `device`."""
-    from .scan_ops import selective_scan
-
-    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-    exact = [t.requires_grad_() for t in _inputs(device)]
-    weight = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
-    single = [t.detach().float().requires_grad_() for t in exact]
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        expected = reference_scan(*exact, delta_softplus=True)
-        got = selective_scan(*single, True)
-        expected_gradients = torch.autograd.grad((expected * weight).sum(), exact)
-        gradients = torch.autograd.grad((got * weight.float()).sum(), single)
-    pairs = {
-        "output": (got, expected),
-        **dict(zip(names, zip(gradients, expected_gradients, strict=True), strict=True)),
-    }
-    return {name: ((a.double() - b).norm() / b.norm()).item() for name, (a, b) in pairs.items()}
+    """Relative error of outputs and gradients of the Triton scan and the fused block on `device`."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # what the check is for are the kernels, not the products' rounding
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            return _scan_errors(device) | _block_errors(device)
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 @functools.cache
 def check(device: torch.device) -> str | None:
     """Why the Triton kernels must not be used on `device`, or None if they may."""
+    log.info("Checking the Triton kernels on %s (half a minute where they have never been compiled).", device)
     try:
-        with torch.inference_mode(False):
-            errors = relative_errors(device)
+        errors = relative_errors(device)
     except ImportError as error:
         return f"Triton with Gluon is not installed ({error}); it comes with torch 2.10 or later (Triton 3.6)"
     except Exception as error:  # a compiler or driver that cannot build the kernels: any exception type

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, cdiv, next_power_of_2
+from .launch import LAUNCHES_KEPT, Description, Launch, describe
+from .tiling import cdiv, next_power_of_2
 
 TOKENS = 32  # a tile of the forward pass
-LAUNCHES_KEPT = 1024  # of shapes and strides; a process sees a handful
 STEPS = 4  # tokens whose loads are under way together in the backward pass
 
 
@@ -154,27 +153,32 @@ def edge_shape(batch: int, length: int, channels: int, width: int) -> tuple[int,
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _forward_launch(shape: tuple[int, int, int], width: int, x: tuple[int, int], out: tuple[int, int]) -> Launch:
-    """Arguments with strides over batch and tokens."""
+def _forward_launch(tensors: Description) -> Launch:
+    """For x, weight, bias, out, edges."""
+    shape, (*_, width) = tensors.shape(0), tensors.shape(1)
     batch, length, channels = shape
     block = min(64, max(16, next_power_of_2(channels)))
     tokens = chunk_tokens(*shape)
-    numbers = (length, channels, cdiv(length, tokens), tokens, *x, *out)
+    numbers = [length, channels, cdiv(length, tokens), tokens, *tensors.strides(0, 3)]
     grid = (batch * cdiv(length, TOKENS) * cdiv(channels, block),)
-    return Launch(_forward, grid, numbers, (width, TOKENS, block), num_warps=4)
+    constants = (width, TOKENS, block)
+    types = tensors.types(*range(5))
+    return Launch(_forward, tensors.device, grid, types, numbers, constants, tensors.aligned, num_warps=4)
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _backward_launch(
-    shape: tuple[int, int, int], width: int, grad: tuple[int, int], x: tuple[int, int], out: tuple[int, int]
-) -> Launch:
+def _backward_launch(tensors: Description) -> Launch:
+    """For grad, x, edges, weight, bias, out, partial."""
+    shape, (*_, width) = tensors.shape(1), tensors.shape(3)
     batch, length, channels = shape
     block = min(64, max(32, next_power_of_2(channels)))
     tokens = chunk_tokens(*shape)
     chunks = cdiv(length, tokens)
     grid = (batch * chunks * cdiv(channels, block),)
-    numbers = (length, channels, chunks, tokens, *grad, *x, *out)
-    return Launch(_backward, grid, numbers, (width, STEPS, block), num_warps=1)
+    numbers = [length, channels, chunks, tokens, *tensors.strides(0, 1, 5)]
+    constants = (width, STEPS, block)
+    types = tensors.types(*range(7))
+    return Launch(_backward, tensors.device, grid, types, numbers, constants, tensors.aligned, num_warps=1)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = None) -> Tensor:
@@ -182,9 +186,9 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = No
 
     `edges` (see `edge_shape`) receives what `conv_silu_backward` needs to overwrite x.
     """
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    launch = _forward_launch(x.shape, weight.shape[-1], x.stride()[:2], out.stride()[:2])
-    launch(x, weight, bias, out, edges)
+    out = x.new_empty(x.shape)
+    tensors, addresses = describe(x, weight, bias, out, edges)
+    _forward_launch(tensors)(*addresses)
     return out
 
 
@@ -197,9 +201,8 @@ def conv_silu_backward(
         gradients of weight and bias.
     """
     batch, _, channels = x.shape
-    width = weight.shape[-1]
-    partial = torch.empty(batch * (edges.shape[1] - 1), width + 1, channels, device=x.device)
-    launch = _backward_launch(x.shape, width, grad.stride()[:2], x.stride()[:2], out.stride()[:2])
-    launch(grad, x, edges, weight, bias, out, partial)
+    partial = x.new_empty(batch * (edges.shape[1] - 1), weight.shape[-1] + 1, channels)
+    tensors, addresses = describe(grad, x, edges, weight, bias, out, partial)
+    _backward_launch(tensors)(*addresses)
     sums = partial.sum(0)
     return sums[1:].t().unsqueeze(1), sums[0]

@@ -20,7 +20,7 @@ def backward(grad, starts, a, b, double):
 
 
 def test_gradients_pass_through_the_function():
-    function = as_function("Product", forward, forward, backward)
+    function = as_function("Product", forward, forward, backward, tensors=2)
     a, b = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     for double in (False, True):
         assert torch.autograd.gradcheck(lambda a, b, d=double: function(a, b, d), (a, b))
@@ -29,7 +29,7 @@ def test_gradients_pass_through_the_function():
 
 
 def test_second_derivatives_are_refused_rather_than_wrong():
-    function = as_function("Product", forward, forward, backward)
+    function = as_function("Product", forward, forward, backward, tensors=2)
     a = torch.randn(3, requires_grad=True)
     with pytest.raises(RuntimeError, match="Product has no second derivative.*backend 'reference'"):
         torch.autograd.grad(function(a, torch.ones(3), False).sum(), a, create_graph=True)
@@ -43,6 +43,7 @@ def test_operations_are_seen_by_whoever_watches():
         with mode:
             assert is_watched(x)
     assert not is_watched(x)
+    assert torch.func.vmap(lambda row: row.new_tensor(is_watched(row)))(torch.zeros(2, 3)).all()
     seen = []
 
     @torch.compile(backend="eager", fullgraph=True)

@@ -52,7 +52,14 @@ def test_gpu_backends_refuse_the_cpu(backend):
         scan.selective_scan(**make_inputs(1, 20, 3, 4), backend=backend)
 
 
-def test_a_failed_check_refuses_triton_and_makes_auto_fall_back(monkeypatch, caplog):
+@pytest.fixture
+def nothing_chosen():
+    scan._choice.cache_clear()
+    yield
+    scan._choice.cache_clear()
+
+
+def test_a_failed_check_refuses_triton_and_makes_auto_fall_back(monkeypatch, caplog, nothing_chosen):
     from src.models.mamba import selfcheck
 
     monkeypatch.setattr(selfcheck, "check", lambda device: "the kernels are wrong on this GPU")

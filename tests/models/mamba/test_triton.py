@@ -34,8 +34,10 @@ def inputs_and_weight(shape, kind="random"):
 
 @pytest.mark.parametrize("kind", ["random", "trained"])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 16), (3, 1, 40, 16), (1, 5000, 33, 16), (2, 777, 96, 16), (1, 100, 7, 5), (1, 150, 8, 64)]
-)
+    "shape",  # one chunk; few chunks; many; one and two channels a lane
+    [(1, 1, 1, 16), (3, 1, 40, 16), (1, 30, 7, 5), (1, 150, 8, 64), (2, 840, 640, 16), (2, 777, 96, 16),
+     (1, 5000, 33, 16), (2, 60000, 64, 16)],
+)  # fmt: skip
 def test_agrees_with_float64(shape, kind):
     inputs, weight = inputs_and_weight(shape, kind)
     expected = value_and_gradients(torch_scan, inputs, weight)
@@ -144,6 +146,36 @@ def test_fused_block_agrees_with_float64(d_model, length):
     assert relative(out, expected) < 1e-5 and relative(x.grad, y.grad) < 1e-5
     for (name, a), b in zip(fused.named_parameters(), exact.parameters(), strict=True):
         assert relative(a.grad, b.grad) < 1e-5, name
+
+
+def test_matrices_need_not_be_contiguous():
+    inputs, weight = inputs_and_weight((2, 300, 32, 16))
+    single = {n: v.float() for n, v in inputs.items()}
+    expected = value_and_gradients(triton, single, weight.float())
+    turned = {n: single[n].t().contiguous().t() if n == "A" else single[n] for n in single}
+    assert not turned["A"].is_contiguous()
+    for a, b in zip(value_and_gradients(triton, turned, weight.float()), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_self_check_passes_and_names_what_is_wrong(monkeypatch):
+    from src.models.mamba import selfcheck, triton_forward
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    state, matmul = torch.cuda.get_rng_state(), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    assert selfcheck.check.__wrapped__(device) is None
+    assert torch.get_float32_matmul_precision() == "high" and torch.equal(torch.cuda.get_rng_state(), state)
+    torch.set_float32_matmul_precision(matmul)
+    correct = triton_forward.scan_forward
+
+    def wrong(*arguments, **keywords):
+        out, kept = correct(*arguments, **keywords)
+        return out * 1.0001, kept
+
+    monkeypatch.setattr(triton_forward, "scan_forward", wrong)
+    assert "are wrong on NVIDIA" in (fault := selfcheck.check.__wrapped__(device))
+    assert "output (19 chunks) by 1.0e-04" in fault and "u (" not in fault
 
 
 def test_operations_are_registered_as_torch_expects():
