@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,7 @@ SHAPES = [
     (30, 1024, 100),
 ]
 BLOCKS = [(32, 1720320), (64, 430080), (128, 53760), (256, 6720), (320, 840), (320, 210)]  # d_model, L; batch 2
+ROUNDS = 3  # in each of which the parties take turns, since the host's speed drifts
 
 
 def median_ms(function: Callable[[], object], seconds: float = 0.15) -> float:
@@ -37,7 +39,7 @@ def median_ms(function: Callable[[], object], seconds: float = 0.15) -> float:
     torch.cuda.synchronize()
     times = []
     begin = time.perf_counter()
-    while len(times) < 5 or (time.perf_counter() - begin < seconds and len(times) < 50):
+    while len(times) < 5 or (time.perf_counter() - begin < seconds and len(times) < 200):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         function()
@@ -45,6 +47,16 @@ def median_ms(function: Callable[[], object], seconds: float = 0.15) -> float:
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop))
     return statistics.median(times)
+
+
+def streamed_ms(function: Callable[[], object], repeats: int = 100) -> float:
+    """Time of `function` when it is called again and again without waiting for the device."""
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / repeats * 1e3
 
 
 def graph_ms(function: Callable[[], object], repeats: int = 20) -> float:
@@ -83,11 +95,18 @@ def time_scans(shape: tuple[int, int, int], with_official: bool) -> dict:
     if with_official:
         turned = {n: (t.transpose(1, 2).contiguous() if t.dim() == 3 else t) for n, t in inputs.items()}
         parties["mamba_ssm"] = (official, turned)
-    for name, (function, given) in parties.items():
-        runs = forward_and_backward(function, given)
-        row[name] = {what: median_ms(run) for what, run in runs.items()}
+    runs = {name: forward_and_backward(function, given) for name, (function, given) in parties.items()}
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, passes in runs.items():
+            for what, run in passes.items():
+                times[name, what].append(median_ms(run))
+                if small:
+                    times[name, f"{what}_streamed"].append(streamed_ms(run))
+    for name, passes in runs.items():
+        row[name] = {what: statistics.median(values) for (party, what), values in times.items() if party == name}
         if small:
-            row[name] |= {f"{what}_graph": graph_ms(run) for what, run in runs.items()}
+            row[name] |= {f"{what}_graph": graph_ms(run) for what, run in passes.items()}
     batch, channels, length = shape
     row["floor_bytes"] = 4 * batch * length * (4 * channels + 2 * STATES)  # u, delta, z, out; B, C
     log.info("%s", row)
