@@ -93,8 +93,10 @@ class Mamba(nn.Module):
     def _fused(self, x: Tensor) -> Tensor:
         from .fused_block import mamba_block  # imports Triton, which a CPU installation need not have
 
-        projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
+        return mamba_block(x.contiguous(), *self.weights())
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """All parameters in the order of `fused_block.Weights`."""
         conv = self.conv1d.weight, self.conv1d.bias
-        return mamba_block(
-            x.contiguous(), self.in_proj.weight, *conv, *projections, self.A_log, self.D, self.out_proj.weight
-        )
+        projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
+        return self.in_proj.weight, *conv, *projections, self.A_log, self.D, self.out_proj.weight

@@ -23,8 +23,8 @@ from .triton_forward import scan_forward
 MAX_FUSED_RANK = 4  # above, one read of delta per channel costs less than projecting it again in every pass
 
 
-class _Weights(NamedTuple):
-    """The block's weights in the order of the operations' arguments."""
+class Weights(NamedTuple):
+    """The block's weights in the order of the operations' arguments and of `block.Mamba.weights`."""
 
     in_proj: Tensor
     conv: Tensor
@@ -37,15 +37,8 @@ class _Weights(NamedTuple):
     out_proj: Tensor
 
 
-# Their names in `block.Mamba`
-WEIGHTS = (
-    "in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D",
-    "out_proj.weight",
-)  # fmt: skip
-
-
 def _prepare(
-    x: Tensor, w: _Weights, edges: Tensor | None
+    x: Tensor, w: Weights, edges: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """xz (batch, L, 2 d_inner), u, the step input, what the scan reads as delta, A, B, C, and dt_proj if the scan is to
     project it.
@@ -65,7 +58,7 @@ def _prepare(
 
 def block_forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     """The block's output, and what `block_backward` needs besides the inputs."""
-    w = _Weights(*weights)
+    w = Weights(*weights)
     xz, u, _, delta, A, B, C, projection = _prepare(x, w, None)
     y, kept = scan_forward(u, delta, A, B, C, w.D, xz[..., w.D.shape[0] :], w.dt_bias, True, weight=projection, out=u)
     return y @ w.out_proj.t(), kept
@@ -73,7 +66,7 @@ def block_forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """Gradients of x and the nine weights in their order, some of them views of one another; `grad` is contiguous."""
-    w = _Weights(*weights)
+    w = Weights(*weights)
     inner = w.D.shape[0]
     edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, w.conv.shape[-1]))
     xz, u, step_input, delta, A, B, C, projection = _prepare(x, w, edges)
@@ -102,7 +95,7 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     del grad_small, y
     grad_xz = xz.flatten(0, 1)  # both halves hold their gradients by now
     grad_x, grad_in_proj = (grad_xz @ w.in_proj).view_as(x), grad_xz.t() @ x.flatten(0, 1)
-    return grad_x, *_Weights(
+    return grad_x, *Weights(
         in_proj=grad_in_proj,
         conv=grad_conv,
         conv_bias=grad_conv_bias,
@@ -176,7 +169,7 @@ def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
 operation.register_autograd(_backward, setup_context=_setup)
 
 # The block of `block.Mamba` on x (batch, L, d_model), contiguous float32 on a CUDA device, and float32 weights in the
-# order of `_Weights`; returns (batch, L, d_model)
+# order of `Weights`; returns (batch, L, d_model)
 mamba_block = as_function(
     "MambaBlock", operation, block_forward, lambda grad, *saved: block_backward(grad.contiguous(), *saved), tensors=10
 )

@@ -41,7 +41,7 @@ def choose_backend(backend: str, device_type: str, device_index: int | None, dou
     return _choice(backend, device_type, device_index, double)
 
 
-@functools.cache  # so that it is said once
+@functools.cache  # so that it is said once; torch.compile would look through a cache around `choose_backend` itself
 def _choice(backend: str, device_type: str, device_index: int | None, double: bool) -> str:
     check_backend_name(backend)
     cuda = device_type == "cuda"

@@ -59,20 +59,20 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
 def _block_errors(device: torch.device) -> dict[str, float]:
     """Of the fused block: convolution, step sizes projected inside the scan, gradients in place."""
     from .block import Mamba
-    from .fused_block import WEIGHTS, block_backward, block_forward
+    from .fused_block import Weights, block_backward, block_forward
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # that of the CPU alone; torch.manual_seed would set the device's, too
         exact = Mamba(CHANNELS, d_state=STATES, backend="reference").double()
     x, weight = (_random((BATCH, LENGTH, CHANNELS), seed) for seed in range(2))
-    leaves = {"x": x.requires_grad_()} | {name: exact.get_parameter(name) for name in WEIGHTS}
+    leaves = [x.requires_grad_(), *exact.weights()]
     expected = exact(x)
-    gradients = torch.autograd.grad(expected, list(leaves.values()), weight)
-    single = [t.detach().float().to(device) for t in leaves.values()]
+    gradients = torch.autograd.grad(expected, leaves, weight)
+    single = [t.detach().float().to(device) for t in leaves]
     got, kept = block_forward(*single)
     got_gradients = block_backward(weight.float().to(device), kept, *single)
     errors = {"block output": _relative(got, expected)}
-    for name, a, b in zip(leaves, got_gradients, gradients, strict=True):
+    for name, a, b in zip(("x", *Weights._fields), got_gradients, gradients, strict=True):
         errors[f"block {name}"] = _relative(a, b)
     return errors
 

@@ -6,7 +6,8 @@ import functools
 from typing import NamedTuple
 
 LANES = 32  # channels a program of the backward pass
-RESIDENT = 8 * 132  # programs of the backward pass that run at a time, by its registers, on an H100
+WARPS_PER_PROCESSOR = 8  # programs of the backward pass that run at a time, by its registers
+RESIDENT = WARPS_PER_PROCESSOR * 132  # of them on an H100
 CHUNKS = range(16, 257, 4)  # tokens a chunk may have
 ALONE = 512  # tokens that may be one chunk
 FEW = 32  # chunks that the kernels join themselves, without a launch for it

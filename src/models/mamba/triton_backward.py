@@ -11,11 +11,22 @@ from torch import Tensor
 from .gluon_chunks import adjoint_ends
 from .gluon_gradients import gradients
 from .launch import LAUNCHES_KEPT, Description, Launch, describe
-from .tiling import LANES, Tiling, cdiv, constants, kept_sizes, padded, padded_states, spread, tile, unrolled
+from .tiling import (
+    LANES,
+    WARPS_PER_PROCESSOR,
+    Tiling,
+    cdiv,
+    constants,
+    kept_sizes,
+    padded,
+    padded_states,
+    spread,
+    tile,
+    unrolled,
+)
 from .triton_collect import collect
 from .triton_forward import FLOAT, join_launch, whole_rows, with_whole_rows
 
-WARPS_PER_PROCESSOR = 8  # resident programs of `gradients`, by its registers
 HISTORY = 4  # tokens whose states `gradients` keeps in registers, at d_state 16
 REGISTERS = 255  # a thread of `gradients`
 PARTIAL, PARTS = 32, 256  # columns a program of `collect`: of a table with many rows, and of one with few
