@@ -1,0 +1,71 @@
+"""Files that are whole or absent: written beside their place, then renamed, which the file system does in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".writing-"  # how the name of a file begins until it is whole
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Path to write to; it becomes `path` when the block ends, and is removed if the block raises.
+
+    The name beside ends like `path`, for writers that choose the format by it, and is no other writer's: of two
+    processes that write the same file the last one wins, whole. A writer that does not report a full disk (SimpleITK)
+    needs a check of its own before the block ends.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; the error names `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield beside
+        _sync(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        if error.filename in (None, str(beside)) and error.errno is not None:  # say the name that the user knows
+            raise type(error)(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file (UTF-8) whole or not at all."""
+    with atomic_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(content: object, path: Path | str) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes were writing into a folder; only for one who holds the folder's lock."""
+    for beside in folder.glob(f"{UNFINISHED}*"):
+        if beside.is_file():
+            beside.unlink(missing_ok=True)
+
+
+def content_hash(content: object) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the content's canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has the file; only now does a network file system say that it is full."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

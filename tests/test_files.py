@@ -1,0 +1,57 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from src.files import UNFINISHED, atomic_file, content_hash, remove_unfinished, write_json, write_text
+
+
+def test_the_old_file_stays_when_writing_fails(tmp_path):
+    path = tmp_path / "a" / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="midway"), atomic_file(path) as beside:
+        beside.write_text("half")
+        raise ValueError("midway")
+    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_the_name_beside_keeps_the_ending(tmp_path):
+    with atomic_file(tmp_path / "map.nii.gz") as beside:
+        beside.write_bytes(b"x")
+        assert beside.name.endswith(".nii.gz") and beside.parent == tmp_path
+
+
+def test_a_full_disk_names_the_file_the_user_knows(tmp_path):
+    with pytest.raises(OSError, match="last.ckpt") as caught, atomic_file(tmp_path / "last.ckpt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.errno == errno.ENOSPC and UNFINISHED not in str(caught.value)
+
+
+def test_a_writer_that_wrote_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="map.nii"), atomic_file(tmp_path / "map.nii"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_writers_of_one_file_leave_one_whole_file(tmp_path):
+    path = tmp_path / "plan.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_json({"n": [i] * 1000}, path), range(40)))
+    assert len(set(json.loads(path.read_text())["n"])) == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path):
+    (tmp_path / f"{UNFINISHED}99-ab-last.ckpt").write_bytes(b"half")
+    (tmp_path / "last.ckpt").write_bytes(b"whole")
+    remove_unfinished(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_hash_ignores_the_order_of_keys():
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 2, "b": 1})
