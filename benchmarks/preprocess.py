@@ -26,7 +26,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from common import draw_bars, processor, versions
-from src.planning.plan import write_json
+from src.files import write_json
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SETS = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+
+from src.files import write_json
 
 
 class Cost(L.Callback):
@@ -47,6 +47,4 @@ class Cost(L.Callback):
                 "epoch_seconds": self.epoch_seconds,
                 "peak_vram_gib": peak,
             }
-            beside = self.path.with_name("cost.json.part")
-            beside.write_text(json.dumps(cost, indent=1))
-            os.replace(beside, self.path)
+            write_json(cost, self.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.patches import Patch
 from src.datamodules.prepare.cells import classes_to_instances
 from src.evaluation.pairs import Pair
 from src.evaluation.tables import METRIC_TITLES, case_means, metrics_of
+from src.files import atomic_file
 from src.planning.readers import read_images, read_label
 
 OPACITY = 0.55
@@ -133,11 +133,8 @@ def loss_figure(metrics_csv: Path | str, path: Path | str) -> None:
 
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Write a figure whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    figure.savefig(beside, dpi=FIGURE_DPI)
-    os.replace(beside, path)
+    with atomic_file(path) as beside:
+        figure.savefig(beside, dpi=FIGURE_DPI)
 
 
 def fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> int:

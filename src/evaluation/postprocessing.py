@@ -19,7 +19,7 @@ from rich.progress import track
 
 from src.evaluation.overlap import count_overlap
 from src.evaluation.pairs import Pair, read_pair
-from src.evaluation.tables import write_text
+from src.files import write_text
 from src.planning.readers import read_label, write_label
 
 

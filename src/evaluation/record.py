@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from src.evaluation.pairs import Pair
-from src.evaluation.tables import write_text
+from src.files import write_text
 from src.models.cost import count_flops, count_parameters
 
 

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from src.evaluation import gather, html, report_tables
 from src.evaluation.figures import overlay_figure
 from src.evaluation.report_figures import box_figure, cost_figure, rank_figure
-from src.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown, write_text
+from src.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown
+from src.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ organs (U-Mamba's way); paper/endoscopy over an image's classes, then over image
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from src.evaluation.standard import INSTANCE_METRICS, SEMANTIC_METRICS
+from src.files import atomic_file, write_text
 
 METRICS = (*SEMANTIC_METRICS, *INSTANCE_METRICS)
 METRIC_TITLES = {
@@ -130,12 +130,13 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     protocol, table, cases = protocol_of(scores), class_table(scores), case_means(scores)
-    _write(folder / "scores.csv", lambda path: scores.to_csv(path, index=False))
+    write_text(folder / "scores.csv", scores.to_csv(index=False))
     if parquet:
-        _write(folder / "scores.parquet", lambda path: scores.to_parquet(path, index=False))
+        with atomic_file(folder / "scores.parquet") as path:
+            scores.to_parquet(path, index=False)
     for frame, name in ((cases, "per_case"), (table, "per_class"), (in_all(table), "summary")):
         numbers = frame.assign(protocol=protocol)
-        _write(folder / f"{name}.csv", lambda path, numbers=numbers: numbers.to_csv(path, index=False))
+        write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
     texts = {"per_case": _format_cases(cases), "per_class": format_table(table), "summary": format_table(in_all(table))}
     caption = describe(scores)
     for name, text in texts.items():
@@ -174,17 +175,6 @@ def to_latex(text: pd.DataFrame, caption: str) -> str:
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
     lines += [rf"\begin{{tabular}}{{{'l' * escaped.shape[1]}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    _write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    beside = path.with_name(f"{path.name}.part")
-    write(beside)
-    os.replace(beside, path)
 
 
 def _run(table: pd.DataFrame) -> list[str]:

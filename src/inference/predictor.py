@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from src.files import write_json
 from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
 from src.inference.sliding_window import predict_sliding_window
 from src.planning.plan import Plan
@@ -169,9 +168,7 @@ class Predictor:
     def _save_costs(self, path: Path, seconds: dict[str, float]) -> None:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else None
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(json.dumps({"device": device, "peak_vram_gib": peak, "seconds": seconds}, indent=1))
-        os.replace(beside, path)
+        write_json({"device": device, "peak_vram_gib": peak, "seconds": seconds}, path)
 
 
 def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[RawCase]:

@@ -31,6 +31,7 @@ from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from src.files import atomic_file
 from src.models.build import build_network
 from src.models.unet import UNet
 from src.planning.nnunet_plans import load_plan
@@ -228,10 +229,8 @@ def import_checkpoint(
         },
     }
     output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.name}.tmp")
-    torch.save(content, beside)
-    os.replace(beside, output)
+    with atomic_file(output) as beside:
+        torch.save(content, beside)
     log.info("%s: %s, %s, %d tensors.", output, type(network).__name__, configuration, len(weights))
     return output
 

@@ -7,14 +7,13 @@ configuration in the JSON file may hold ``"inherits_from": "<other configuration
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from src.files import content_hash, write_json
 from src.planning.plan_checks import PlanError, check_configuration, check_plan
 
 
@@ -210,21 +209,6 @@ class Plan:
     def hash(self) -> str:
         """Hexadecimal SHA-256 of the plan's content (first 16 digits): equal plans have equal hashes."""
         return content_hash(self.to_dict())
-
-
-def content_hash(content: object) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the content's canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_json(content: object, path: Path) -> None:
-    """Write JSON beside the target and move it into place, so that a reader sees the old file or the new one."""
-    beside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    try:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from src.files import content_hash, write_json
 from src.planning.checks import Finding, load_and_check, raise_errors
 from src.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from src.planning.intensities import samples_per_case
 from src.planning.locking import disk_errors, locked
 from src.planning.nnunet_plans import load_plan
 from src.planning.parallel import fitting_workers, map_cases, track
-from src.planning.plan import Configuration, Plan, content_hash, write_json
+from src.planning.plan import Configuration, Plan
 from src.planning.plan_checks import PlanError
 from src.planning.planner import PlannerOptions, plan_dataset, resampled_shape
 from src.planning.preprocess import preprocess_case, target_of

@@ -7,7 +7,6 @@ without physical size gets spacing (999, 1, 1), as nnU-Net's readers give it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import SimpleITK as sitk
 import tifffile
 from skimage import io as skio
 
+from src.files import atomic_file
 from src.planning.description import PICTURE_ENDINGS, DatasetError
 
 _FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
@@ -142,9 +142,7 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
         )
     dtype = np.uint8 if label.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
     array = np.ascontiguousarray(label, dtype=dtype)
-    # The ending stays last, it is what the writers choose the format by.
-    beside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    try:
+    with atomic_file(path) as beside:
         if is_picture(path):
             picture = array if geometry.dimension == 3 else array[0]
             if path.suffix.lower() in (".tif", ".tiff"):
@@ -157,9 +155,6 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
             image.SetOrigin(geometry.origin)
             image.SetDirection(geometry.direction)
             sitk.WriteImage(image, str(beside), True)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:

@@ -19,7 +19,8 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from src.planning.plan import Plan, write_json
+from src.files import write_json
+from src.planning.plan import Plan
 from src.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
 from src.planning.readers import Geometry
 

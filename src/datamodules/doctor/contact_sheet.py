@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from skimage.transform import resize
 
 from src.datamodules.doctor.case import CaseFacts
 from src.datamodules.doctor.report import Report
+from src.files import atomic_file
 from src.planning.raw import DatasetDescription, DatasetError, RawCase
 from src.planning.readers import read_images, read_label
 
@@ -57,9 +57,8 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
     names = [(name, value) for name, value in report.description.labels.items() if value]
     handles = [Patch(color=class_colour(value), label=name) for name, value in names[:20]]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), fontsize=7)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(beside, dpi=90)
-    os.replace(beside, path)
+    with atomic_file(path) as beside:
+        figure.savefig(beside, dpi=90)
 
 
 def choose(severities: Sequence[set[str]], number: int = TILES) -> list[int]:

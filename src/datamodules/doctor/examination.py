@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
@@ -14,6 +13,7 @@ from src.datamodules.doctor.across import compare_cases
 from src.datamodules.doctor.case import GEOMETRY_KINDS, CaseFacts, case_key, examine
 from src.datamodules.doctor.repair import repair_label
 from src.datamodules.doctor.report import Report
+from src.files import atomic_file
 from src.planning.checks import Finding
 from src.planning.parallel import map_cases, track
 from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset, pair_files, test_split
@@ -154,11 +154,9 @@ def read_facts(path: Path) -> dict[tuple[str, str, str], CaseFacts]:
 
 def rewrite_facts(path: Path, facts: list[CaseFacts]) -> None:
     """Start the file anew with the facts that still hold."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    with beside.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as beside, beside.open("w", encoding="utf-8") as file:
         for case in facts:
             write_facts(file, case)
-    os.replace(beside, path)
 
 
 def write_facts(file: TextIO, facts: CaseFacts) -> None:

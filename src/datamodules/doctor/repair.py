@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from src.files import atomic_file
 from src.planning.raw import DatasetError, RawCase
 from src.planning.readers import is_picture
 
@@ -52,14 +52,10 @@ def repair_label(case: RawCase, how: str) -> Path:
             )
     original = path.parent.with_name(path.parent.name + "_original") / path.name
     original.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with atomic_file(path) as beside:
         sitk.WriteImage(repaired, beside, useCompression=True)
         if not original.exists():
             shutil.copy2(path, original)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     return original
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from src.datamodules.doctor.case import CaseFacts
+from src.files import write_json
 from src.planning.checks import Finding
 from src.planning.raw import DatasetDescription
 
@@ -77,9 +77,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write report.json."""
-        beside = path.with_name(f".{os.getpid()}.{path.name}")
-        beside.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
-        os.replace(beside, path)
+        write_json(self.to_dict(), path)
 
     def print(self, console: Console) -> None:
         """Show the report on a terminal."""

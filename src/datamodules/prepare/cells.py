@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.exposure import rescale_intensity
 from skimage.segmentation import expand_labels, find_boundaries
 
-from src.datamodules.prepare.raw_layout import atomic_file
+from src.files import atomic_file
 from src.planning.raw import DatasetError
 
 CLASSES = ("interior", "boundary")

@@ -12,9 +12,10 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from src.datamodules.prepare.raw_layout import atomic_file, build_dataset, dataset_json, for_each
+from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from src.datamodules.prepare.sources import check_count, find_files, opened
 from src.datamodules.prepare.volumes import copy_file
+from src.files import atomic_file
 from src.planning.raw import DatasetError
 
 INSTRUMENTS = (

@@ -10,29 +10,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from src.files import atomic_file, write_json
 from src.planning.parallel import map_cases, track
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes `path`'s name only once the block has ended without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the extension: writers choose the format by it
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def is_raw_dataset(folder: Path) -> bool:
@@ -71,8 +59,7 @@ def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe:
         if partial.exists() and (not stamp.is_file() or json.loads(stamp.read_text()) != recipe):
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        with atomic_file(stamp) as path:
-            path.write_text(json.dumps(recipe))
+        write_json(recipe, stamp)
 
         dataset = write(partial)
         with atomic_file(partial / "dataset.json") as path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tarfile
 import zipfile
@@ -13,6 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from rich.progress import track
+
+from src.files import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,8 @@ def _extract(sizes: dict[str, int], open_member: Callable, folder: Path, wanted:
         if path.is_file() and path.stat().st_size == sizes[name]:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        with open_member(name) as member, beside.open("wb") as file:
+        with atomic_file(path) as beside, open_member(name) as member, beside.open("wb") as file:
             shutil.copyfileobj(member, file, 1 << 20)
-        os.replace(beside, path)
 
 
 @contextmanager

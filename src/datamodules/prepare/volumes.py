@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from src.datamodules.prepare.raw_layout import atomic_file
+from src.files import atomic_file
 from src.planning.checks import check_case, raise_errors
 from src.planning.nifti import count_nonfinite
 from src.planning.raw import DatasetDescription, DatasetError, RawCase
