@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import lzma
 import re
 import subprocess
 import sys
@@ -21,20 +21,13 @@ from src.models.import_weights import convert_state_dict, import_checkpoint, mai
 from src.models.umamba import UMamba
 from src.models.unet import PlainConvUNet, ResidualEncoderUNet
 
-GOLDEN = Path(os.environ.get("UMAMBA_TEST_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
-OWN = Path(__file__).parents[1] / "golden"  # made for this project; each file says by what
+GOLDEN = Path(__file__).parents[1] / "golden"  # networks.md there says what made each file
 FILES = ("resenc_a3", "nnunet_a3", "paper_bot_a2", "paper_enc_a3", "repo_bot_a2", "repo_enc_a2", "repo_enc_a3")
 
 
 def load_golden(name: str) -> dict:
-    path = OWN / f"{name}.pt"
-    if not path.exists():
-        path = GOLDEN / f"{name}.pt"
-    if not path.exists():
-        pytest.skip(
-            f"{path} is absent (golden outputs of the original implementations; UMAMBA_TEST_GOLDEN names their folder)"
-        )
-    return torch.load(path, weights_only=True)
+    with lzma.open(GOLDEN / f"{name}.pt.xz") as file:
+        return torch.load(io.BytesIO(file.read()), weights_only=True)
 
 
 def build(golden: dict) -> nn.Module:
