@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from src.machine import usable_cpus
+
+log = logging.getLogger(__name__)
+
 
 def auto_precision(accelerator: str, wanted: str | None) -> str:
-    """Precision for the trainer: what the model asks for, else bf16-mixed on a GPU and 32-true on a CPU."""
-    if accelerator == "auto":
-        import torch  # here, because tools that only plan or read data do without it
+    """Precision for the trainer: what the model asks for, else what suits the device.
 
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    on_gpu = accelerator in ("gpu", "cuda")
-    return wanted or ("bf16-mixed" if on_gpu else "32-true")
+    bf16-mixed on a GPU that computes in bfloat16, 16-mixed on an older one (V100, T4, RTX 20), 32-true on a CPU. Asking
+    the GPU sets CUDA up in this process, so it happens where the value is used: composing alone does not ask.
+    """
+    if wanted:
+        return wanted
+    precision, reason = _device_precision(accelerator)
+    _say_once(f"Precision {precision}: {reason}. trainer.precision=... sets another.")
+    return precision
+
+
+def _device_precision(accelerator: str) -> tuple[str, str]:
+    if accelerator not in ("auto", "gpu", "cuda"):
+        return "32-true", f"trainer.accelerator={accelerator}"
+    import torch  # here, because tools that only plan or read data do without it
+
+    if not torch.cuda.device_count():
+        return ("32-true", "no GPU was found") if accelerator == "auto" else ("bf16-mixed", "no GPU to ask was found")
+    cards = range(torch.cuda.device_count())
+    old = [card for card in cards if torch.cuda.get_device_capability(card) < (8, 0)]  # below Ampere it is emulated
+    if torch.version.hip is None and old:
+        return "16-mixed", f"{torch.cuda.get_device_name(old[0])} has no bfloat16 arithmetic"
+    return "bf16-mixed", f"{torch.cuda.get_device_name(cards[0])} computes in bfloat16"
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.info(message)
 
 
 def register_resolvers() -> None:
     """Make the configs' own resolvers known: ``auto_precision``, ``basename``, ``cpu_count`` and ``cwd``."""
     OmegaConf.register_new_resolver("auto_precision", auto_precision, replace=True)
-    OmegaConf.register_new_resolver("cpu_count", lambda most: min(len(os.sched_getaffinity(0)), most), replace=True)
+    OmegaConf.register_new_resolver("cpu_count", lambda most: min(usable_cpus(), most), replace=True)
     # Not Hydra's runtime.cwd, which is unknown while the folder of a sweep is decided.
     OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from rich.progress import Progress
 from src.datamodules.prepare.cells import classes_to_instances
 from src.evaluation import paper, standard
 from src.evaluation.pairs import Pair, read_pair
+from src.machine import usable_cpus
 from src.planning.raw import PICTURE_ENDINGS
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _results(pairs: list[Pair], score: Callable[[Pair], list[dict]], workers: in
             if done == 1:
                 started = time.perf_counter()  # the first case pays for imports
             elif (time.perf_counter() - started) / (done - 1) * (len(pairs) - done) > WORTH_PROCESSES:
-                workers = min(len(os.sched_getaffinity(0)), len(pairs) - done)
+                workers = min(usable_cpus(), len(pairs) - done)
                 break
         pairs = pairs[done:]
     if workers <= 1:

@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from src.machine import usable_cpus
 from src.planning.description import DatasetError
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,7 @@ def fitting_workers(wanted: int | None, bytes_each: int) -> int:
         wanted: None means one per core, at most 8.
         bytes_each: Memory that one process may need.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = wanted or min(cores, _MAX_WORKERS)
+    wanted = wanted or min(usable_cpus(), _MAX_WORKERS)
     fitting = _free_memory() // max(bytes_each, 1)
     if fitting < wanted:
         log.info(
