@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".writing-"  # how the name of a file begins until it is whole
+_PROBE_BYTES = 1 << 20  # more than the last blocks of a full disk take by chance
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
     The name beside ends like `path`, for writers that choose the format by it, and is no other writer's: of two
     processes that write the same file the last one wins, whole. A writer that does not report a full disk (SimpleITK)
-    needs a check of its own before the block ends.
+    needs a check of its own before the block ends; one that reports it in words of its own (torch, NumPy) does not.
 
     Raises:
         OSError: the disk is full or cannot be written to; the error names `path`.
@@ -31,9 +32,10 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         yield beside
         _sync(beside)
         os.replace(beside, path)
-    except OSError as error:
-        if error.filename in (None, str(beside)) and error.errno is not None:  # say the name that the user knows
-            raise type(error)(error.errno, os.strerror(error.errno), str(path)) from error
+    except (OSError, RuntimeError) as error:
+        refusal = error if getattr(error, "errno", None) is not None else _refusal(beside)
+        if refusal is not None and refusal.filename in (None, str(beside)):  # say the name that the user knows
+            raise type(refusal)(refusal.errno, os.strerror(refusal.errno), str(path)) from error
         raise
     finally:
         beside.unlink(missing_ok=True)
@@ -60,6 +62,20 @@ def remove_unfinished(folder: Path) -> None:
 def content_hash(content: object) -> str:
     """First 16 hexadecimal digits of the SHA-256 of the content's canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Why the disk takes no more, if it does not: torch, NumPy and SimpleITK fail without saying so.
+
+    More is written to the end of a file that is given up anyway; quotas refuse that too, which no free space shows.
+    """
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(_PROBE_BYTES))
+        _sync(path)
+    except OSError as error:
+        return error
+    return None
 
 
 def _sync(path: Path) -> None:

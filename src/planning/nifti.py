@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from src.planning.description import DatasetError
 
 _CHUNK = 1 << 24  # bytes read at a time
 _HEADER_BYTES = 540  # of NIfTI-2; the 348 of NIfTI-1 are less
+_TRAILING = 1 << 24  # bytes after the last voxel that are read; a file that goes on for ever is not followed
+_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
 _FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI datatype codes
 
 
@@ -37,34 +40,82 @@ def count_nonfinite(path: Path) -> int:
     Raises:
         DatasetError: The file ends before its last voxel, or its compressed data are damaged.
     """
-    opener = gzip.open if path.name.endswith(".gz") else open
+    dtype, offset, expected = _layout_of(path)
+    if dtype is None and _has_length(path, offset + expected):
+        return 0
+    return _read_through(path, dtype, offset, expected)
+
+
+def check_length(path: Path) -> None:
+    """See that a NIfTI file holds all its voxels; without reading them where its length says so.
+
+    Raises:
+        DatasetError: The file ends before its last voxel, or it is no NIfTI file.
+    """
+    _, offset, expected = _layout_of(path)
+    if not _has_length(path, offset + expected):
+        _read_through(path, None, offset, expected)
+
+
+def check_every_byte(path: Path) -> None:
+    """Read a NIfTI file that was just written: a compressed one to its checksum, another one's length.
+
+    Raises:
+        DatasetError: It is not what was to be written.
+    """
+    _, offset, expected = _layout_of(path)
+    if path.name.endswith(".gz"):
+        _read_through(path, None, offset, expected)
+    else:
+        check_length(path)
+
+
+def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
     try:
-        with opener(path, "rb") as file:
-            dtype, offset, expected = _read_layout(file.read(_HEADER_BYTES))
-            if dtype is None and _has_length(path, offset + expected):
-                return 0
+        with _opened(path) as file:
+            return _read_layout(file.read(_HEADER_BYTES))
+    except (*_DAMAGES, struct.error) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_through(path: Path, dtype: np.dtype | None, offset: int, expected: int) -> int:
+    """Read all voxels; return how many are not finite, if they are of a floating type."""
+    count = size = 0
+    try:
+        with _opened(path) as file:
             file.seek(offset)
-            count = size = 0
-            while block := file.read(_CHUNK):
+            while (block := file.read(_CHUNK)) and size <= expected + _TRAILING:
                 size += len(block)
                 if dtype is not None:
                     values = np.frombuffer(block, dtype=dtype, count=len(block) // dtype.itemsize)
                     count += int(np.count_nonzero(~np.isfinite(values)))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = f"{path} cannot be read ({error}): it is damaged or cut off. Copy it again."
-        raise DatasetError(reason) from error
+    except _DAMAGES as error:
+        raise _damaged(path, error) from error
     if size < expected:
         raise DatasetError(f"{path} holds {size} of {expected} bytes of voxels: it is cut off. Copy it again.")
     return count
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path} cannot be read ({error}): it is damaged or cut off. Copy it again.")
 
 
 def _has_length(path: Path, expected: int) -> bool:
     """Whether the file says it holds so many bytes uncompressed; a gzip file of several members never does."""
     if not path.name.endswith(".gz"):
         return path.stat().st_size >= expected
+    return gzip_length(path) == expected % 2**32
+
+
+def gzip_length(path: Path) -> int:
+    """Bytes modulo 2^32 that a gzip file's last member says it holds uncompressed."""
     with open(path, "rb") as file:
         file.seek(-4, os.SEEK_END)
-        return struct.unpack("<I", file.read(4))[0] == expected % 2**32
+        return struct.unpack("<I", file.read(4))[0]
 
 
 def _read_layout(header: bytes) -> tuple[np.dtype | None, int, int]:

@@ -16,8 +16,9 @@ import SimpleITK as sitk
 import tifffile
 from skimage import io as skio
 
-from src.files import atomic_file
 from src.planning.description import PICTURE_ENDINGS, DatasetError
+from src.planning.pictures import write_picture
+from src.planning.volume_files import write_volume
 
 _FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
 
@@ -134,6 +135,7 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
 
     Raises:
         ValueError: The label has another shape than the geometry.
+        OSError: The disk is full or cannot be written to; names `path`, which is not there or as it was.
     """
     path = Path(path)
     if tuple(label.shape) != tuple(geometry.shape):
@@ -142,19 +144,14 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
         )
     dtype = np.uint8 if label.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
     array = np.ascontiguousarray(label, dtype=dtype)
-    with atomic_file(path) as beside:
-        if is_picture(path):
-            picture = array if geometry.dimension == 3 else array[0]
-            if path.suffix.lower() in (".tif", ".tiff"):
-                tifffile.imwrite(beside, picture, compression="zlib")
-            else:
-                skio.imsave(beside, picture, check_contrast=False)
-        else:
-            image = sitk.GetImageFromArray(array[0] if geometry.dimension == 2 else array)
-            image.SetSpacing([float(s) for s in geometry.spacing[::-1][: geometry.dimension]])
-            image.SetOrigin(geometry.origin)
-            image.SetDirection(geometry.direction)
-            sitk.WriteImage(image, str(beside), True)
+    if is_picture(path):
+        write_picture(array if geometry.dimension == 3 else array[0], path)
+        return
+    image = sitk.GetImageFromArray(array[0] if geometry.dimension == 2 else array)
+    image.SetSpacing([float(s) for s in geometry.spacing[::-1][: geometry.dimension]])
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    write_volume(image, path)
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:

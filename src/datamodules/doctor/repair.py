@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from src.files import atomic_file
 from src.planning.raw import DatasetError, RawCase
 from src.planning.readers import is_picture
+from src.planning.volume_files import write_volume
 
 MIN_KEPT = 0.5  # share of the foreground's volume that resampling must keep
 
@@ -51,11 +52,10 @@ def repair_label(case: RawCase, how: str) -> Path:
                 "cannot be right. Try geometry=copy_header, or correct it by hand."
             )
     original = path.parent.with_name(path.parent.name + "_original") / path.name
-    original.parent.mkdir(exist_ok=True)
-    with atomic_file(path) as beside:
-        sitk.WriteImage(repaired, beside, useCompression=True)
-        if not original.exists():
-            shutil.copy2(path, original)
+    if not original.exists():
+        with atomic_file(original) as beside:
+            shutil.copy2(path, beside)
+    write_volume(repaired, path)
     return original
 
 

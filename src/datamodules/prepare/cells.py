@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
-import tifffile
 from scipy import ndimage
 from skimage.exposure import rescale_intensity
 from skimage.segmentation import expand_labels, find_boundaries
 
-from src.files import atomic_file
+from src.planning.pictures import write_picture
 from src.planning.raw import DatasetError
 
 CLASSES = ("interior", "boundary")
@@ -110,10 +108,7 @@ def write_cells(folder: Path, split: str, name: str, rgb: np.ndarray, instances:
     if instances is not None:
         if instances.shape != rgb.shape[:2]:
             raise DatasetError(f"{name}: the image is {rgb.shape[:2]} px, its instance map {instances.shape}")
-        with atomic_file(folder / f"instances{split}" / f"{name}.tif") as path:
-            tifffile.imwrite(path, instances.astype(np.int32), compression="zlib")
-        with atomic_file(folder / f"labels{split}" / f"{name}.png") as path:
-            iio.imwrite(path, instances_to_classes(instances))
+        write_picture(instances.astype(np.int32), folder / f"instances{split}" / f"{name}.tif")
+        write_picture(instances_to_classes(instances), folder / f"labels{split}" / f"{name}.png")
     # the image last: a case whose image is there is complete
-    with atomic_file(folder / f"images{split}" / f"{name}_0000.png") as path:
-        iio.imwrite(path, rgb)
+    write_picture(rgb, folder / f"images{split}" / f"{name}_0000.png")

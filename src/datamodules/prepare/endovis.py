@@ -16,6 +16,7 @@ from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_
 from src.datamodules.prepare.sources import check_count, find_files, opened
 from src.datamodules.prepare.volumes import copy_file
 from src.files import atomic_file
+from src.planning.pictures import write_picture
 from src.planning.raw import DatasetError
 
 INSTRUMENTS = (
@@ -184,6 +185,5 @@ def _write_case(folder: Path, job: tuple[str, Path, Path | None]) -> None:
         size = iio.improps(frame).shape[:2]
         if types.shape != size:
             raise DatasetError(f"{label or frame}: label {types.shape} px, frame {size} px")
-        with atomic_file(folder / f"labels{split}" / f"{name}.png") as beside:
-            iio.imwrite(beside, types)
+        write_picture(types, folder / f"labels{split}" / f"{name}.png")
     copy_file(frame, image)

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.files import atomic_file
+from src.planning import volume_files
 
 ORGANS = ("liver", "spleen", "kidney", "aorta", "gallbladder")
 SHAPE = (16, 56, 56)  # voxels (z, y, x)
@@ -129,8 +129,7 @@ def write_volume(folder: Path, seed: int, num_training: int, case: int) -> None:
         volume = sitk.GetImageFromArray(array)
         volume.SetSpacing(tuple(float(step) for step in spacing[::-1]))
         volume.SetOrigin((-150.0, -115.0, float(-100 + 7 * case)))
-        with atomic_file(folder / path) as beside:
-            sitk.WriteImage(volume, beside, useCompression=True)
+        volume_files.write_volume(volume, folder / path)
 
 
 def prepare(

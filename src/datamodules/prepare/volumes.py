@@ -15,6 +15,7 @@ from src.files import atomic_file
 from src.planning.checks import check_case, raise_errors
 from src.planning.nifti import count_nonfinite
 from src.planning.raw import DatasetDescription, DatasetError, RawCase
+from src.planning.volume_files import write_volume
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -50,8 +51,7 @@ def split_channels(source: Path, targets: Sequence[Path]) -> None:
     if found != len(targets):
         raise DatasetError(f"{source}: expected {len(targets)} channels as dataset.json says, found {found}")
     for channel, target in enumerate(targets):
-        with atomic_file(target) as beside:
-            sitk.WriteImage(volume[:, :, :, channel], beside, useCompression=True)
+        write_volume(volume[:, :, :, channel], target)
 
 
 def renumber_labels(source: Path, target: Path, numbers: Mapping[int, int]) -> None:
@@ -75,8 +75,7 @@ def renumber_labels(source: Path, target: Path, numbers: Mapping[int, int]) -> N
     table[list(known)] = list(known.values())
     renumbered = sitk.GetImageFromArray(table[labels.astype(np.int64)])
     renumbered.CopyInformation(volume)
-    with atomic_file(target) as beside:
-        sitk.WriteImage(renumbered, beside, useCompression=True)
+    write_volume(renumbered, target)
 
 
 def describe(channel_names: Sequence[str], labels: Sequence[str]) -> DatasetDescription:
