@@ -79,7 +79,13 @@ def score_folders(cfg: DictConfig) -> None:
     if cfg.references is None:
         raise ValueError("predictions=... needs references=..., a folder with a file of the same name for each.")
     predictions, references = Path(cfg.predictions), Path(cfg.references)
-    description = DatasetDescription.read(Path(cfg.dataset_json or references.parent / "dataset.json"))
+    dataset_json = Path(cfg.dataset_json or references.parent / "dataset.json")
+    description = DatasetDescription.read(dataset_json)
+    if description.regions:
+        raise ValueError(
+            f"{dataset_json} declares regions ({', '.join(description.regions)}: lists of label values), which are not "
+            "scored yet. Give every label one number in a dataset.json of its own and name that with dataset_json=..."
+        )
     check_label_sets(predictions, description.labels)
     pairs: list[Pair] = pair_folders(
         predictions,

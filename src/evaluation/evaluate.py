@@ -12,12 +12,13 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.progress import Progress
 
 from src.datamodules.prepare.cells import classes_to_instances
 from src.evaluation import paper, standard
-from src.evaluation.pairs import Pair, read_pair
+from src.evaluation.pairs import GridError, Pair, read_pair
 from src.machine import usable_cpus
 from src.planning.raw import PICTURE_ENDINGS
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOLS = ("standard", "paper")
 TASKS = ("semantic", "instances")
+FAULTS_SHOWN = 50
 WORTH_PROCESSES = 20.0  # s of work left: a process takes up to 10 s to start (it imports what the script imports)
 
 
@@ -75,36 +77,41 @@ def evaluate(
 
     Raises:
         ValueError: No pairs, a case twice, an unknown protocol or task, a tolerance missing or negative, labels that
-            the protocol does not know; and whatever is wrong with a file, which is named.
-        FileNotFoundError: A file is missing.
+            the protocol does not know; or files are missing, cannot be read, or do not fit each other: all of them are
+            looked at first and named.
         RuntimeError: A process was killed.
     """
     pairs = list(pairs)
     scoring = _check(pairs, labels, task, tolerance, ignore_label, protocol, instance_predictions, grow)
     score = partial(score_pair, scoring=scoring)
     with Progress(transient=True, disable=not progress) as bar:
-        results = []
-        for result in bar.track(_results(pairs, score, workers), total=len(pairs), description="Scoring"):
-            results.append(result)
+        results = list(bar.track(_results(pairs, score, workers), total=len(pairs), description="Scoring"))
+    faults = [result for result in results if isinstance(result, str)]
+    if faults:
+        more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
+        listing = "\n  ".join([*faults[:FAULTS_SHOWN], *more])
+        raise ValueError(f"{len(faults)} of {len(pairs)} case(s) cannot be scored:\n  {listing}")
     rows = [row for result in results for row in result]
     if not rows:
         raise ValueError(f"Protocol {protocol} left out each of the {len(pairs)} case(s); the warnings say why.")
     return pd.DataFrame(rows)
 
 
-def score_pair(pair: Pair, scoring: Scoring) -> list[dict[str, Any]]:
+def score_pair(pair: Pair, scoring: Scoring) -> list[dict[str, Any]] | str:
     """Read and score one pair.
 
-    Raises:
-        ValueError, FileNotFoundError: See `evaluate`; the message names the file.
+    Returns:
+        A row per class, or what is wrong with the files, naming them.
     """
-    if (scoring.protocol, scoring.task) == ("paper", "instances"):
-        try:
-            return _score_pair(pair, scoring)
-        except ValueError as error:  # as the paper's script does
-            log.warning("Protocol paper: case %s dropped. %s", pair.case, error)
-            return []
-    return _score_pair(pair, scoring)
+    try:
+        return _score_pair(pair, scoring)
+    except GridError as error:
+        if (scoring.protocol, scoring.task) != ("paper", "instances"):
+            return str(error)
+        log.warning("Protocol paper: case %s dropped. %s", pair.case, error)  # as the paper's script does
+        return []
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def _score_pair(pair: Pair, scoring: Scoring) -> list[dict[str, Any]]:
@@ -118,10 +125,13 @@ def _score_pair(pair: Pair, scoring: Scoring) -> list[dict[str, Any]]:
     return [{"protocol": variant, "case": pair.case} | row for row in rows]
 
 
-def _score(reference: Any, prediction: Any, spacing: Sequence[float], scoring: Scoring) -> tuple[str, list[dict]]:
+def _score(
+    reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], scoring: Scoring
+) -> tuple[str, list[dict]]:
     if scoring.protocol == "paper":
         if scoring.task == "instances":
             return "paper/cells", paper.score_cells(reference, prediction)
+        _check_values(reference, prediction, max(scoring.labels.values()))
         if reference.ndim == 2:
             return "paper/endoscopy", paper.score_endoscopy(reference, prediction, scoring.labels)
         labels = abdomen_labels(scoring.labels)
@@ -130,6 +140,14 @@ def _score(reference: Any, prediction: Any, spacing: Sequence[float], scoring: S
         return "standard", standard.score_instances(reference, prediction)
     arguments = (scoring.labels, scoring.tolerances, scoring.ignore_label)
     return "standard", standard.score_semantic(reference, prediction, spacing, *arguments)
+
+
+def _check_values(reference: np.ndarray, prediction: np.ndarray, highest: int) -> None:
+    """See that no label map holds a value of no class; the paper's scripts would take it for background."""
+    for what, label in (("reference", reference), ("prediction", prediction)):
+        for value in (int(label.min(initial=0)), int(label.max(initial=0))):
+            if not 0 <= value <= highest:
+                raise ValueError(f"The {what} holds label {value}; expected labels 0 to {highest}.")
 
 
 def check_protocol(protocol: str, labels: Mapping[str, int], task: str, file_ending: str) -> None:
@@ -171,7 +189,7 @@ def _organ(name: str) -> str:
     return aliases.get(name, name)
 
 
-def _to_instances(prediction: Any, pair: Pair, scoring: Scoring) -> Any:
+def _to_instances(prediction: np.ndarray, pair: Pair, scoring: Scoring) -> np.ndarray:
     highest = max(scoring.labels.values())
     if prediction.max(initial=0) > highest or prediction.min(initial=0) < 0:
         raise ValueError(
@@ -181,7 +199,9 @@ def _to_instances(prediction: Any, pair: Pair, scoring: Scoring) -> Any:
     return classes_to_instances(prediction, grow=scoring.grow)
 
 
-def _results(pairs: list[Pair], score: Callable[[Pair], list[dict]], workers: int | None) -> Iterator[list[dict]]:
+def _results(
+    pairs: list[Pair], score: Callable[[Pair], list[dict] | str], workers: int | None
+) -> Iterator[list[dict] | str]:
     """The rows of each pair, in order, made by processes if there are to be several."""
     if workers is None:
         workers, started = 0, time.perf_counter()

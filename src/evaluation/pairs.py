@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.planning.raw import RawCase
+from src.planning.nifti import count_nonfinite, is_nifti
+from src.planning.raw import DatasetError, RawCase
 from src.planning.readers import Geometry, read_label
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 _TOLERANCE_MM = 1e-2  # of spacing and origin: float32 headers of NIfTI are off by less, a shifted case by more
 _TOLERANCE_COSINE = 1e-3
 _SHOWN = 10  # files listed one by one before "and N more"
+
+
+class GridError(ValueError):
+    """A prediction does not lie on the grid of its reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +95,17 @@ def check_label_sets(predictions: Path, labels: dict[str, int]) -> None:
     """Compare the label set with the dataset.json that nnU-Net and others leave beside predictions, if there is one.
 
     Raises:
-        ValueError: The two name different classes or number them differently.
+        ValueError: The two name different classes or number them differently, or the file is no such JSON.
     """
     path = predictions / "dataset.json"
     if not path.is_file():
         return
-    other = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
-    other = {name: value for name, value in other.items() if name != "ignore"}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8")).get("labels", {}).items()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no dataset.json ({error}). Correct it or remove it.") from error
+    other = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in entries}
+    other.pop("ignore", None)
     if other != labels:
         raise ValueError(
             f"{path} has the labels {other}, the references have {labels}. Score predictions of the same classes, or "
@@ -105,26 +114,34 @@ def check_label_sets(predictions: Path, labels: dict[str, int]) -> None:
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Read both label maps of a pair and check that they lie on one grid.
+    """Read both label maps of a pair and check that they are whole and lie on one grid.
 
     Returns:
         Reference and prediction, (Z, Y, X) or for 2D images (Y, X), and the spacing in their axis order.
 
     Raises:
-        FileNotFoundError, DatasetError: As `src.planning.readers.read_label`, naming the file.
-        ValueError: Shape, spacing, origin or direction differ.
+        FileNotFoundError, DatasetError: As `src.planning.readers.read_label`, naming the file; also for a NIfTI file
+            that is cut off or holds NaN, which SimpleITK reads as if it were not.
+        GridError: Shape, spacing, origin or direction differ.
     """
-    reference, geometry = read_label(pair.reference)
-    prediction, other = read_label(pair.prediction)
+    reference, geometry = _read_whole(pair.reference)
+    prediction, other = _read_whole(pair.prediction)
     difference = _difference(geometry, other)
     if difference:
-        raise ValueError(
+        raise GridError(
             f"{pair.prediction} does not lie on the grid of {pair.reference}: {difference}. Predict in the geometry of "
             "the original image, or resample the prediction with nearest-neighbour interpolation."
         )
     if geometry.dimension == 2:
         return reference[0], prediction[0], tuple(geometry.spacing[1:])
     return reference, prediction, tuple(geometry.spacing)
+
+
+def _read_whole(path: Path) -> tuple[np.ndarray, Geometry]:
+    label, geometry = read_label(path)
+    if is_nifti(path) and count_nonfinite(path):
+        raise DatasetError(f"{path} holds NaN or infinite values; a label map holds whole numbers. Correct the file.")
+    return label, geometry
 
 
 def _difference(expected: Geometry, found: Geometry) -> str | None:
@@ -156,7 +173,7 @@ def _reference(label: Path, file_ending: str, task: str) -> Path:
 def _visible(folder: Path, ending: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist.")
-    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file() and p.name[0] != ".")
     if not files:
         raise FileNotFoundError(f"{folder} holds no file that ends in {ending}.")
     return {path.name.removesuffix(ending): path for path in files}

@@ -56,6 +56,14 @@ def test_a_label_set_that_differs_is_an_error(folders):
         script.score_folders(stored(folders, "nsd_tolerance=1"))
 
 
+def test_regions_are_refused_before_a_file_is_read(folders):
+    content = json.loads((folders / "dataset.json").read_text())
+    content["labels"] = {"background": 0, "whole": [1, 2], "core": 2}
+    (folders / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"dataset\.json declares regions \(whole: lists of label values\), which are"):
+        script.score_folders(stored(folders, "nsd_tolerance=1"))
+
+
 def test_what_is_missing_is_named(folders):
     with pytest.raises(ValueError, match="Set nsd_tolerance to a number"):
         script.score_folders(stored(folders))

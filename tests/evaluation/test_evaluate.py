@@ -153,6 +153,56 @@ def test_faulty_predictions_are_named(tmp_path):
         faulty(tmp_path, good * 7)
 
 
+def cut(path: Path) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif"])
+@pytest.mark.parametrize("side", ["prediction", "reference"])
+def test_a_file_that_is_cut_off_is_no_label_map(tmp_path, ending, side):
+    label = np.random.default_rng(0).integers(0, 3, (6, 40, 40)).astype(np.uint8)
+    paths = {name: tmp_path / f"{name}{ending}" for name in ("prediction", "reference")}
+    for path in paths.values():
+        if ending == ".tif":
+            tifffile.imwrite(path, label[0], compression="zlib")
+        elif ending == ".png":
+            skio.imsave(path, label[0], check_contrast=False)
+        else:
+            save(path, label)
+    assert score(Pair(case="a", **paths))["liver"]["dsc"] == 1
+    cut(paths[side])
+    with pytest.raises(ValueError, match=rf"{side}{ending}.* (cannot be read|is cut off)"):
+        score(Pair(case="a", **paths))
+
+
+def test_nan_that_simpleitk_reads_as_zero(tmp_path):
+    good = volume((1, slice(2, 6)))
+    pair = pair_of(tmp_path, good, np.where(good == 1, np.float32("nan"), 0).astype(np.float32))
+    with pytest.raises(ValueError, match=r"predictions/a\.nii\.gz holds NaN"):
+        score(pair)
+    save(pair.reference, np.where(good == 1, np.float32("inf"), 0).astype(np.float32))
+    save(pair.prediction, good)
+    with pytest.raises(ValueError, match=r"references/a\.nii\.gz holds NaN or infinite"):
+        score(pair)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_faulty_files_are_named_at_once(tmp_path, workers):
+    good = volume((1, slice(2, 6)))
+    pairs = [pair_of(tmp_path, good, good, case=name) for name in ("a", "b", "c", "d", "e")]
+    cut(pairs[1].prediction)
+    cut(pairs[2].reference)
+    save(pairs[3].prediction, good[:9])
+    save(pairs[4].prediction, good * 7)
+    with pytest.raises(ValueError, match=r"4 of 5 case\(s\) cannot be scored") as caught:
+        evaluate(pairs, LABELS, tolerance=1.0, progress=False, workers=workers)
+    lines = str(caught.value).splitlines()[1:]
+    named = ("predictions/b.nii.gz", "references/c.nii.gz", "predictions/d.nii.gz", "predictions/e.nii.gz")
+    assert len(lines) == 4 and all(name in line for name, line in zip(named, lines, strict=True))
+
+
 def test_folders_that_do_not_match(tmp_path):
     pair_of(tmp_path, volume(), volume(), case="a")
     pair_of(tmp_path, volume(), volume(), case="b")
@@ -178,6 +228,11 @@ def test_label_sets_are_compared(tmp_path):
     check_label_sets(tmp_path, LABELS)
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 2, "spleen": 1}}')
     with pytest.raises(ValueError, match=r"dataset\.json has the labels .*'liver': 2"):
+        check_label_sets(tmp_path, LABELS)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": [1], "spleen": 2, "ignore": 3}}')
+    check_label_sets(tmp_path, LABELS)
+    (tmp_path / "dataset.json").write_text('{"labels": ')
+    with pytest.raises(ValueError, match=r"dataset\.json is no dataset\.json .*remove it"):
         check_label_sets(tmp_path, LABELS)
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import tifffile
+from skimage import io as skio
 
 from src.evaluation.evaluate import abdomen_labels, evaluate
 from src.evaluation.instances import match_instances
@@ -157,3 +158,24 @@ def test_an_image_of_cells_that_cannot_be_scored_is_dropped(tmp_path, caplog):
         evaluate(pairs, {"background": 0, "interior": 1}, **options)
     with pytest.raises(ValueError, match="left out each of the 1 case"):
         evaluate(pairs[1:], {"background": 0, "interior": 1}, protocol="paper", **options)
+
+
+def test_a_damaged_image_of_cells_is_an_error_and_not_dropped(tmp_path):
+    for name in ("reference", "prediction"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", squares((20, 20)))
+    content = (tmp_path / "prediction.tif").read_bytes()
+    (tmp_path / "prediction.tif").write_bytes(content[: len(content) // 2])
+    pair = Pair(case="a", prediction=tmp_path / "prediction.tif", reference=tmp_path / "reference.tif")
+    with pytest.raises(ValueError, match=r"prediction\.tif cannot be read"):
+        evaluate([pair], {"background": 0, "cell": 1}, task="instances", protocol="paper", instance_predictions=True)
+
+
+@pytest.mark.parametrize("side", ["prediction", "reference"])
+def test_values_of_no_class_are_refused(tmp_path, side):
+    label = np.zeros((20, 20), np.uint8)
+    label[5:10, 5:10] = 1
+    for name in ("prediction", "reference"):
+        skio.imsave(tmp_path / f"{name}.png", label * (255 if name == side else 1), check_contrast=False)
+    pair = Pair(case="a", prediction=tmp_path / "prediction.png", reference=tmp_path / "reference.png")
+    with pytest.raises(ValueError, match=rf"The {side} holds label 255; expected labels 0 to 1"):
+        evaluate([pair], {"background": 0, "scissors": 1}, protocol="paper", progress=False)
