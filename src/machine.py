@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 def usable_cpus() -> int:
@@ -20,24 +22,71 @@ def usable_cpus() -> int:
     return max(1, math.ceil(min(cpus, _cpu_quota())))
 
 
+def free_memory() -> int:
+    """Bytes of main memory that this process may still take without swapping, within its container's limit.
+
+    Only Linux tells; elsewhere it is more than anything needs.
+    """
+    try:
+        lines = _MEMORY.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 1 << 50
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return max(0, min(free, *(_room_in(group) for group in _own_groups("memory")), 1 << 50))
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse what cannot fit before any of it is taken.
+
+    Args:
+        needed: Bytes.
+        what: What does not fit and what to do, for the message.
+
+    Raises:
+        MemoryError: More than `free_memory` is needed.
+    """
+    free = free_memory()
+    if needed > free:
+        raise MemoryError(f"{what} ({needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free)")
+
+
 def _cpu_quota() -> float:
-    """CPUs' worth of time that the control groups of this process allow (cgroup v2, else v1); infinite if unlimited."""
+    """CPUs' worth of time that the control groups of this process allow; infinite if unlimited."""
+    return min((_quota_of(group) for group in _own_groups("cpu")), default=math.inf)
+
+
+def _own_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups of this process (cgroup v2, else v1): its own, and those that hold it."""
     try:
         lines = _OWN_CGROUP.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return math.inf
-    quota = math.inf
+        return
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         root = _CGROUPS / controllers if controllers else _CGROUPS
         own = root / name.lstrip("/")
         for folder in (own, *own.parents):  # a group's limit holds for those below it; a container sees its own as root
-            quota = min(quota, _quota_of(folder))
+            yield folder
             if folder == root:
                 break
-    return quota
+
+
+def _room_in(folder: Path) -> int:
+    """Bytes that a memory group may still take; files that it only caches are given up for it."""
+    for limit, usage, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        try:
+            allowed, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+            statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+        counts = dict(zip(statistics[::2], map(int, statistics[1::2]), strict=True))
+        return allowed - used + sum(counts.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active"))
+    return 1 << 50
 
 
 def _quota_of(folder: Path) -> float:

@@ -59,3 +59,55 @@ def test_nothing_else_asks_for_what_only_linux_has() -> None:
     assert [str(file) for file in files if "sched_getaffinity" in file.read_text(encoding="utf-8")] == [
         machine.__file__
     ]
+
+
+@pytest.fixture
+def memory(cgroups: Path, monkeypatch) -> Path:
+    """A machine with 8 GiB free; no limit so far."""
+    monkeypatch.setattr(machine, "_MEMORY", cgroups.parent / "meminfo")
+    (cgroups.parent / "meminfo").write_text(f"MemTotal: {16 << 20} kB\nMemAvailable: {8 << 20} kB\n")
+    return cgroups
+
+
+def limit(folder: Path, allowed: object, used: int, cached: int = 0) -> None:
+    (folder / "memory.max").write_text(f"{allowed}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon {used - cached}\ninactive_file {cached}\nactive_file 0\n")
+
+
+def test_without_a_limit_the_machine_decides(memory: Path) -> None:
+    limit(memory / "user" / "job", "max", 1 << 30)
+    assert machine.free_memory() == 8 << 30
+
+
+@pytest.mark.parametrize("folder", ["user/job", "user", "."])
+def test_a_limit_of_the_group_or_of_one_above_counts_but_not_cached_files(memory: Path, folder: str) -> None:
+    limit(memory / folder, 4 << 30, 3 << 30, cached=1 << 30)
+    assert machine.free_memory() == 2 << 30
+
+
+def test_a_group_over_its_limit_has_nothing_left(memory: Path) -> None:
+    limit(memory / "user", 1 << 30, 2 << 30)
+    assert machine.free_memory() == 0
+
+
+@pytest.mark.parametrize(("allowed", "free"), [(3 << 30, 2 << 30), (9223372036854771712, 8 << 30)])
+def test_version_1_limits_memory_too(memory: Path, allowed: int, free: int) -> None:
+    (memory.parent / "own").write_text("5:memory:/job\n4:cpu,cpuacct:/\n")
+    folder = memory / "memory" / "job"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text(f"{allowed}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{2 << 30}\n")
+    (folder / "memory.stat").write_text(f"cache {1 << 30}\ntotal_inactive_file {1 << 30}\ntotal_active_file 0\n")
+    assert machine.free_memory() == free
+
+
+def test_a_system_that_does_not_tell_has_enough(memory: Path, monkeypatch) -> None:
+    monkeypatch.setattr(machine, "_MEMORY", memory / "absent")
+    assert machine.free_memory() > 1 << 49
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(memory: Path) -> None:
+    machine.require_memory(8 << 30, "It does not fit")
+    with pytest.raises(MemoryError, match=r"It does not fit \(9.0 GiB needed, 8.0 GiB free\)"):
+        machine.require_memory(9 << 30, "It does not fit")

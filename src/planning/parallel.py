@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import blosc2
@@ -20,7 +19,7 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.machine import usable_cpus
+from src.machine import free_memory, usable_cpus
 from src.planning.description import DatasetError
 
 log = logging.getLogger(__name__)
@@ -42,22 +41,14 @@ def fitting_workers(wanted: int | None, bytes_each: int) -> int:
         bytes_each: Memory that one process may need.
     """
     wanted = wanted or min(usable_cpus(), _MAX_WORKERS)
-    fitting = _free_memory() // max(bytes_each, 1)
+    free = free_memory()
+    fitting = free // max(bytes_each, 1)
     if fitting < wanted:
         log.info(
             "Using %d of %d processes: each may need %.1f GB of the %.1f GB that are free.",
-            max(1, fitting), wanted, bytes_each / 1e9, _free_memory() / 1e9,
+            max(1, fitting), wanted, bytes_each / 1e9, free / 1e9,
         )  # fmt: skip
     return max(1, min(wanted, fitting))
-
-
-def _free_memory() -> int:
-    """Bytes that can be used without swapping; where the system does not tell, more than any case needs."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 1 << 50
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def map_cases(

@@ -366,7 +366,7 @@ def test_workers_fit_the_memory(tmp_path, monkeypatch, caplog):
     raw = RawDataset.open(make_dataset(tmp_path, channels=("T1", "T2")))
     assert module.bytes_per_worker(raw) == 20 * 24 * 28 * (2 * 8 + 20)
     monkeypatch.setattr(parallel, "usable_cpus", lambda: 16)
-    monkeypatch.setattr(parallel, "_free_memory", lambda: 10_000_000_000)
+    monkeypatch.setattr(parallel, "free_memory", lambda: 10_000_000_000)
     assert fitting_workers(None, 1_000) == 8
     assert fitting_workers(12, 1_000) == 12
     with caplog.at_level(logging.INFO):
