@@ -41,7 +41,14 @@ def trained(folder: Path) -> Path:
 
 
 def test_a_run_leaves_what_a_researcher_needs(trained: Path) -> None:
-    for name in ("config.yaml", "overrides.txt", "provenance.json", "metrics.csv", "cost.json", "inference.json"):
+    for name in (
+        "config.yaml",
+        "overrides.txt",
+        "provenance.json",
+        "metrics.csv",
+        "cost.json",
+        "predictions/inference.json",
+    ):
         assert (trained / name).is_file(), name
     for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "figures/loss.png"):
         assert (trained / name).stat().st_size > 1000, name
@@ -116,10 +123,11 @@ def test_a_wrong_key_is_refused_before_any_work(folder: Path) -> None:
 
 def test_images_with_another_number_of_channels_are_refused(trained: Path, folder: Path, tmp_path: Path) -> None:
     image = next((folder / "data" / "raw" / "Dataset900_Phantom" / "imagesTs").glob("*_0000.nii.gz"))
+    (tmp_path / "images").mkdir()
     for channel in range(2):
-        (tmp_path / f"case_{channel:04d}.nii.gz").write_bytes(image.read_bytes())
+        (tmp_path / "images" / f"case_{channel:04d}.nii.gz").write_bytes(image.read_bytes())
     output = run(
-        "predict.py", f"checkpoint={trained / 'checkpoints' / 'last.ckpt'}", f"input={tmp_path}",
+        "predict.py", f"checkpoint={trained / 'checkpoints' / 'last.ckpt'}", f"input={tmp_path / 'images'}",
         f"output={tmp_path / 'out'}", folder=folder, ok=False,
     )  # fmt: skip
     assert "case case has 2 file(s), the network needs 1 channels" in output

@@ -46,7 +46,7 @@ def predict_and_score(
     Args:
         checkpoints: One, or several whose logits are averaged.
         datamodule: With its raw data open; gives cases, task and NSD tolerance.
-        folder: Gets predictions/, tables/ (with run.json), figures/overlays.png and inference.json.
+        folder: Gets predictions/, tables/ (with run.json) and figures/overlays.png.
         loggers: Of Lightning; W&B gets the means and the table with overlays.
         cases: "test", or "validation" for the validation cases of the data module's fold.
         protocol, grow, workers: See `evaluate`.
@@ -59,6 +59,7 @@ def predict_and_score(
 
     Raises:
         ValueError, FileNotFoundError: See `check_protocol`, `Predictor` and `evaluate`.
+        CasesFailedError: Cases could not be predicted; the others were, but nothing was scored.
     """
     predictor = Predictor.from_checkpoint(checkpoints, device=device, mirror=mirror)
     plan, task = predictor.plan, datamodule.task
@@ -86,7 +87,9 @@ def predict_and_score(
         task=task,
         labels=plan.labels,
         options={"cases": cases, "mirror": mirror, "grow": grow, "postprocessing": postprocessing is not None},
-        cost=run_cost(predictor.networks, shape, Path(checkpoints[0]).parent.parent, folder / "inference.json"),
+        cost=run_cost(
+            predictor.networks, shape, Path(checkpoints[0]).parent.parent, folder / "predictions" / "inference.json"
+        ),
         pairs=pairs,
     )
     save_record(record, folder / "tables")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +19,84 @@ from torch import Tensor, nn
 
 from src.files import write_json
 from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
-from src.inference.sliding_window import predict_sliding_window
+from src.inference.folders import check_not_an_input
+from src.inference.mirroring import trained_mirror_axes
+from src.inference.precision import autocast_dtype, trained_precision
+from src.inference.sliding_window import accumulator_bytes, ensemble, mirrored, predict_sliding_window
+from src.machine import free_memory, require_memory
+from src.planning.checks import read_sound_images
 from src.planning.plan import Plan
-from src.planning.preprocess import PreprocessedCase, invert_logits, preprocess_case
-from src.planning.raw import PICTURE_ENDINGS, DatasetError, RawCase
-from src.planning.readers import Geometry, read_images, write_label
+from src.planning.preprocess import CaseProperties, PreprocessedCase, invert_logits, preprocess_case
+from src.planning.raw import DatasetError, RawCase
+from src.planning.readers import Geometry, write_label
 
 log = logging.getLogger(__name__)
 
-MAX_PENDING_EXPORTS = 2  # each holds one case's logits in memory
+# What is wrong with one case and not with the next one; a full disk is not among them, see `_noted`.
+_FAULTS_OF_A_CASE = (DatasetError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OSError)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CasesFailedError(RuntimeError):
+    """Some cases could not be predicted; the others were.
+
+    Attributes:
+        failures: Name of the case -> what was wrong.
+        written: Label maps of the other cases.
+    """
+
+    def __init__(self, failures: Mapping[str, str], written: Sequence[Path], stale: Sequence[Path]) -> None:
+        self.failures, self.written = dict(failures), list(written)
+        lines = [f"  {name}: {reason}" for name, reason in failures.items()]
+        lines += [f"  {path} is of an earlier prediction." for path in stale]
+        total = len(failures) + len(written)
+        super().__init__("\n".join([f"{len(failures)} of {total} case(s) could not be predicted:", *lines]))
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of an ensemble, and how its training says that it predicts.
+
+    Attributes:
+        network: In eval mode, deep supervision off.
+        autocast: Of its convolutions, None for float32.
+        mirror_axes: Axes of the patch over whose flips its logits are averaged; none for no mirroring.
+    """
+
+    network: nn.Module
+    autocast: torch.dtype | None = None
+    mirror_axes: tuple[int, ...] = ()
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """(B, C, *patch) -> logits (B, K, *patch)."""
+        with torch.autocast(patches.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            return mirrored(self.network, self.mirror_axes)(patches)
 
 
 class Predictor:
     """Preprocess, predict by sliding window, export.
 
     Args:
-        networks: one or more networks in eval mode, deep supervision off; several are averaged as logits.
-        plan, configuration: how images are preprocessed; ``configuration`` is a name in the plan.
-        config: the resolved configuration the (first) checkpoint was trained with, for callers.
-        device: "auto" takes the first GPU, else the CPU. On a GPU the convolutions run in bfloat16 unless the
-            model's config asks for float32.
-        mirror: average over mirrored inputs.
+        members: One or more networks; several are averaged as logits.
+        plan, configuration: How images are preprocessed; ``configuration`` is a name in the plan.
+        config: The resolved configuration the (first) checkpoint was trained with, for callers.
+        device: Where the networks run.
     """
 
     def __init__(
         self,
-        networks: Sequence[nn.Module],
+        members: Sequence[Member],
         plan: Plan,
         configuration: str,
         config: dict[str, Any],
-        device: str | torch.device = "auto",
-        mirror: bool = False,
+        device: torch.device,
     ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.networks = [network.to(self.device) for network in networks]
+        self.device = device
+        self.members = list(members)
+        self.networks = [member.network.to(device) for member in self.members]
         self.plan, self.configuration = plan, plan.configuration(configuration)
         self.patch_size = self.configuration.patch_size
-        self.config, self.mirror = config, mirror
-        precision = config["model"].get("precision") or "bf16-mixed"
-        self.autocast = self.device.type == "cuda" and precision.startswith("bf16")
+        self.config = config
 
     @classmethod
     def from_checkpoint(
@@ -65,135 +104,168 @@ class Predictor:
     ) -> Predictor:
         """Load one checkpoint, or several whose logits are averaged.
 
+        Each network predicts in the precision that it was trained in (in float32 on a CPU), see `autocast_dtype`.
+
+        Args:
+            path: Of the checkpoint, or several.
+            device: "auto" takes the first GPU, else the CPU.
+            mirror: Average over the flips of the axes that the training mirrored.
+
         Raises:
-            FileNotFoundError, ValueError: see `load_checkpoint`.
-            ValueError: the checkpoints of an ensemble were trained with different plans or configurations.
+            FileNotFoundError, ValueError: See `load_checkpoint`.
+            ValueError: The checkpoints of an ensemble were trained with different plans or configurations, one holds
+                weights that are not finite, or was trained without mirroring and ``mirror`` is set.
         """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(device)
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         checkpoints = [load_checkpoint(one) for one in paths]
         loaded = [network_from_checkpoint(checkpoint) for checkpoint in checkpoints]
         plan, name = loaded[0][1], checkpoints[0]["configuration"]
-        for one, checkpoint, (_, other) in zip(paths, checkpoints, loaded, strict=True):
+        members = []
+        for one, checkpoint, (network, other) in zip(paths, checkpoints, loaded, strict=True):
             if (other.hash(), checkpoint["configuration"]) != (plan.hash(), name):
                 raise ValueError(
                     f"{one} was trained with another plan or configuration ({checkpoint['configuration']}, plan "
                     f"{other.hash()}) than {paths[0]} ({name}, plan {plan.hash()}); their logits cannot be averaged."
                 )
-        return cls([network for network, _ in loaded], plan, name, checkpoints[0]["config"], device, mirror)
+            _check_weights(network, one)
+            axes = trained_mirror_axes(checkpoint["config"], plan.configuration(name).spatial_dims) if mirror else ()
+            if mirror and not axes:
+                raise ValueError(
+                    f"{one} was trained without mirroring (no transform of data.augmentation mirrors an axis of its "
+                    "patch): averaging over mirrored inputs would show it what it never saw. Use mirror=false."
+                )
+            autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
+            members.append(Member(network, autocast, axes))
+        return cls(members, plan, name, checkpoints[0]["config"], device)
 
     def predict(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         """Segment one case.
 
         Args:
-            images: one file per channel, in the plan's channel order.
+            images: One file per channel, in the plan's channel order.
 
         Returns:
             (Z, Y, X) label map on the grid of the images, and that grid.
 
         Raises:
-            DatasetError: a file cannot be read, or the number of channels is not the plan's.
+            DatasetError: A file cannot be read, is cut off or holds NaN, or the number of channels is not the plan's.
+            FloatingPointError: The network's logits are not finite.
+            MemoryError: The case does not fit into memory.
         """
-        case, geometry = self._preprocess(images)
-        return self._export(self._logits(case.data), case), geometry
+        case = self._preprocess(images)
+        return self._export(self._logits(case.data), case.properties), case.properties.geometry
 
     def predict_cases(self, cases: Sequence[RawCase], output_dir: Path) -> list[Path]:
         """Segment cases and write ``<output_dir>/<identifier><file ending of the data set>``.
 
-        Reading and exporting overlap with the network. Seconds per case go to ``inference.json`` beside the folder.
+        Reading and exporting overlap with the network; at most one case's logits are held beside those that are being
+        computed. Seconds per case go to ``inference.json`` in the folder.
+
+        Raises:
+            CasesFailedError: Some cases have files that cannot be used, logits that are not finite or too large for the
+                memory; raised when the others are written.
+            ValueError: A label map would replace one of the images.
+            OSError: The disk is full.
         """
+        paths = {case.identifier: output_dir / f"{case.identifier}{self.plan.file_ending}" for case in cases}
+        check_not_an_input(cases, paths)
         output_dir.mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
+        failures: dict[str, str] = {}
         seconds: dict[str, float] = {}
-        pending: deque[Future[None]] = deque()
-        with (
-            Progress(transient=True) as progress,
-            ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(1) as writer,
-        ):
+        with Progress(transient=True) as progress, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             task = progress.add_task("Predicting", total=len(cases))
-            upcoming = reader.submit(self._preprocess, cases[0].images) if cases else None
-            for index, raw in enumerate(cases):
-                started = time.perf_counter()
-                case, geometry = upcoming.result()
-                if index + 1 < len(cases):
-                    upcoming = reader.submit(self._preprocess, cases[index + 1].images)
-                logits = self._logits(case.data)
-                path = output_dir / f"{raw.identifier}{self.plan.file_ending}"
-                while len(pending) >= MAX_PENDING_EXPORTS:
-                    pending.popleft().result()
-                pending.append(writer.submit(self._write, logits, case, geometry, path))
-                written.append(path)
-                seconds[raw.identifier] = time.perf_counter() - started
+            export = writer.submit(lambda: None)  # of the case before
+            for raw, reading in self._read_ahead(cases, reader):
+                name, started = raw.identifier, time.perf_counter()
+                with _noted(failures, name):
+                    case = reading.result()
+                    if self._logit_bytes(case) > free_memory():
+                        export.result()
+                    logits = self._logits(case.data)
+                    export.result()
+                    export = writer.submit(self._write, logits, case.properties, paths[name], name, failures)
+                    del logits, case, reading  # the writer alone holds them, while it needs them
+                    seconds[name] = time.perf_counter() - started
                 progress.advance(task)
-            for future in pending:
-                future.result()
-        self._save_costs(output_dir.parent / "inference.json", seconds)
+            export.result()
+        self._save_costs(output_dir / "inference.json", seconds, failures)
+        written = [path for name, path in paths.items() if name not in failures]
+        if failures:
+            raise CasesFailedError(failures, written, [paths[name] for name in failures if paths[name].exists()])
         return written
 
-    def _preprocess(self, images: Sequence[Path]) -> tuple[PreprocessedCase, Geometry]:
-        image, geometry = read_images(images)
-        expected = self.plan.channel_names
-        if image.shape[0] != len(expected):
-            raise DatasetError(
-                f"{images[0]}: the network was trained on {len(expected)} channel(s) ({', '.join(expected)}), "
-                f"this case has {image.shape[0]}. Give one file per channel, NAME_0000 to NAME_{len(expected) - 1:04d}."
-            )
-        return preprocess_case(image, geometry, None, self.plan, self.configuration), geometry
+    def _read_ahead(
+        self, cases: Sequence[RawCase], reader: ThreadPoolExecutor
+    ) -> Iterator[tuple[RawCase, Future[PreprocessedCase]]]:
+        """Each case with its preprocessing, which begins one case ahead."""
+        waiting = [reader.submit(self._preprocess, case.images) for case in cases[:1]]
+        for case, following in zip(cases, [*cases[1:], None], strict=True):
+            if following is not None:
+                waiting.append(reader.submit(self._preprocess, following.images))
+            yield case, waiting.pop(0)
+
+    def _preprocess(self, images: Sequence[Path]) -> PreprocessedCase:
+        image, geometry = read_sound_images(images, self.plan.channel_names)
+        return preprocess_case(image, geometry, None, self.plan, self.configuration)
+
+    def _logit_bytes(self, case: PreprocessedCase) -> int:
+        return accumulator_bytes(case.data.shape[1:], self.patch_size, self.plan.num_classes)
 
     @torch.inference_mode()
     def _logits(self, data: np.ndarray) -> Tensor:
         """(C, Z, Y, X) preprocessed image -> (K, Z, Y, X) mean logits of the networks, on the CPU."""
-        image = torch.from_numpy(np.ascontiguousarray(data))
-        total: Tensor | None = None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for network in self.networks:
-                logits = predict_sliding_window(
-                    network,
-                    image,
-                    self.patch_size,
-                    self.plan.num_classes,
-                    device=self.device,
-                    mirror=self.mirror,
-                    window_batch=self.configuration.batch_size if self.configuration.spatial_dims == 2 else 1,
-                ).cpu()
-                total = logits if total is None else total + logits
-        return total / len(self.networks)
+        shape, classes = data.shape[1:], self.plan.num_classes
+        size = " x ".join(map(str, shape))
+        require_memory(
+            accumulator_bytes(shape, self.patch_size, classes),
+            f"{classes} classes at {size} voxels, as the image is after resampling to "
+            f"{self.configuration.spacing} mm, do not fit into memory: crop the image, correct its spacing if that is "
+            "wrong, or predict where there is more",
+        )
+        return predict_sliding_window(
+            ensemble(self.members),
+            torch.from_numpy(np.ascontiguousarray(data)),
+            self.patch_size,
+            classes,
+            device=self.device,
+            window_batch=self.configuration.batch_size if self.configuration.spatial_dims == 2 else 1,
+        ).cpu()
 
-    def _export(self, logits: Tensor, case: PreprocessedCase) -> np.ndarray:
-        return invert_logits(logits.numpy(), case.properties, self.plan, self.configuration)
+    def _export(self, logits: Tensor, properties: CaseProperties) -> np.ndarray:
+        return invert_logits(logits.numpy(), properties, self.plan, self.configuration)
 
-    def _write(self, logits: Tensor, case: PreprocessedCase, geometry: Geometry, path: Path) -> None:
-        write_label(self._export(logits, case), path, geometry)
+    def _write(
+        self, logits: Tensor, properties: CaseProperties, path: Path, name: str, failures: dict[str, str]
+    ) -> None:
+        with _noted(failures, name):
+            write_label(self._export(logits, properties), path, properties.geometry)
 
-    def _save_costs(self, path: Path, seconds: dict[str, float]) -> None:
+    def _save_costs(self, path: Path, seconds: dict[str, float], failures: dict[str, str]) -> None:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else None
-        write_json({"device": device, "peak_vram_gib": peak, "seconds": seconds}, path)
+        write_json({"device": device, "peak_vram_gib": peak, "seconds": seconds, "failed": failures}, path)
 
 
-def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[RawCase]:
-    """Group the images of a plain folder into cases, by nnU-Net's ``NAME_0000`` suffixes where they are used.
+@contextmanager
+def _noted(failures: dict[str, str], name: str) -> Iterator[None]:
+    """Note what is wrong with one case and go on; a full disk, and faults of the program, end the prediction."""
+    try:
+        yield
+    except _FAULTS_OF_A_CASE as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise
+        failures[name] = str(error)
+        log.error("Case %s: %s", name, error)
 
-    Raises:
-        FileNotFoundError: the folder is missing or holds no file with this ending.
-        DatasetError: a case lacks channels.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"No folder {folder} to read images from.")
-    files = sorted(p for p in folder.iterdir() if p.name.endswith(file_ending) and not p.name.startswith("."))
-    if not files:
-        found = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
-        raise FileNotFoundError(f"{folder} holds no *{file_ending} file; it holds: {', '.join(found) or 'nothing'}.")
-    groups: dict[str, list[Path]] = {}
-    for path in files:
-        name = path.name.removesuffix(file_ending)
-        stem, _, suffix = name.rpartition("_")
-        numbered = len(suffix) == 4 and suffix.isdigit() and stem
-        groups.setdefault(stem if numbered else name, []).append(path)
-    for name, images in groups.items():
-        if len(images) != num_channels and not (file_ending in PICTURE_ENDINGS and len(images) == 1):
-            raise DatasetError(
-                f"{folder}: case {name} has {len(images)} file(s), the network needs {num_channels} channels: "
-                f"{name}_0000{file_ending} to {name}_{num_channels - 1:04d}{file_ending}."
-            )
-    return [RawCase(identifier=name, images=tuple(images), label=None) for name, images in groups.items()]
+
+def _check_weights(network: nn.Module, path: str | Path) -> None:
+    bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{path} holds NaN or infinite weights ({bad[0]}{more}): its training diverged, or the file is damaged. "
+            "Take an earlier checkpoint, such as best.ckpt."
+        )

@@ -20,7 +20,6 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 SIGMA_SCALE = 1 / 8  # Gaussian sigma in units of the patch edge
-HALF_PRECISION_BYTES = 4 * 2**30  # logits of a case larger than this are accumulated in float16, as nnU-Net always does
 
 
 def window_starts(size: int, patch: int, step: float = 0.5) -> list[int]:
@@ -69,50 +68,96 @@ def predict_sliding_window(
     *,
     device: torch.device | str = "cpu",
     step: float = 0.5,
-    mirror: bool = False,
     window_batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Logits of a whole preprocessed case.
 
+    Sums and weights are float32 whatever their size: the weights at a patch's corners (4e-11) vanish in float16.
+
     Args:
-        network: (B, C, *patch) float32 on ``device`` -> logits (B, K, *patch).
+        network: (B, C, *patch) float32 on ``device`` -> logits (B, K, *patch); see `ensemble`.
         image: (C, Z, Y, X) float32. A two-dimensional patch is moved over every slice along Z.
         patch_size: (z, y, x) or (y, x), voxels.
         num_classes: K.
         device: where the network runs. Accumulation happens there if it fits, else in main memory.
         step: largest distance between windows, as a share of the patch.
-        mirror: average over all flips of the spatial axes (test-time augmentation; off in the paper).
         window_batch: windows per forward pass.
         progress: called with (windows done, windows in all).
 
     Returns:
-        (K, Z, Y, X) float32 (float16 above 4 GiB), on the CPU or ``device``.
+        (K, Z, Y, X) float32, on the CPU or ``device``.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite; the message says in which window and voxel.
     """
     device = torch.device(device)
     patch_size = tuple(patch_size)
+    needed = accumulator_bytes(image.shape[1:], patch_size, num_classes)
     image, inner = pad_to_patch(image, patch_size)
     windows = list(_windows(image.shape[1:], patch_size, step))
-    weights = gaussian_weights(patch_size)
-
-    num_values = num_classes * math.prod(image.shape[1:])
-    dtype = torch.float16 if 4 * num_values > HALF_PRECISION_BYTES else torch.float32
-    store = _accumulation_device(device, num_values * dtype.itemsize + 8 * image.numel())
+    store = _accumulation_device(device, needed + 4 * image.numel())
     image = image.to(store)
-    weights = weights.to(store)
-    logits = torch.zeros((num_classes, *image.shape[1:]), dtype=dtype, device=store)
-    weight_sum = torch.zeros(image.shape[1:], dtype=torch.float32, device=store)
+    weights = gaussian_weights(patch_size).to(store)
+    logits = torch.zeros((num_classes, *image.shape[1:]), device=store)
+    weight_sum = torch.zeros(image.shape[1:], device=store)
+    finite = torch.ones(len(windows), dtype=torch.bool, device=store)  # looked at once, for every look stops the GPU
     for start in range(0, len(windows), window_batch):
         batch = windows[start : start + window_batch]
         patches = torch.stack([image[(slice(None), *window)] for window in batch]).to(device)
-        for window, output in zip(batch, _forward(network, patches, mirror).to(store), strict=True):
-            logits[(slice(None), *window)] += (output.float() * weights).to(dtype)
+        for number, output in enumerate(network(patches).float().to(store), start):
+            window = windows[number]
+            finite[number] = output.isfinite().all()
+            logits[(slice(None), *window)] += output * weights
             weight_sum[window] += weights
         if progress is not None:
             progress(min(start + window_batch, len(windows)), len(windows))
-    logits /= weight_sum.to(dtype)
+    if not finite.all():
+        window = windows[int((~finite).nonzero()[0])]
+        raise FloatingPointError(_where_not_finite(image, logits, window, inner, int((~finite).sum()), len(windows)))
+    logits /= weight_sum
     crop = (slice(None),) * (logits.ndim - len(inner)) + inner
     return logits[crop]
+
+
+def ensemble(networks: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Mean of the logits of several networks, patch by patch: no case's logits are held twice."""
+    if len(networks) == 1:
+        return networks[0]
+
+    def forward(patches: Tensor) -> Tensor:
+        total = networks[0](patches).float()
+        for network in networks[1:]:
+            total = total + network(patches).float()
+        return total / len(networks)
+
+    return forward
+
+
+def mirrored(network: Callable[[Tensor], Tensor], axes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Mean of a network's logits over all flips of some axes of the patch (test-time augmentation; off in the paper).
+
+    Args:
+        network: (B, C, *patch) -> (B, K, *patch).
+        axes: Of the patch, 0 for its first.
+    """
+    spatial = [axis + 2 for axis in axes]
+    flips = [flipped for n in range(len(spatial) + 1) for flipped in itertools.combinations(spatial, n)]
+
+    def forward(patches: Tensor) -> Tensor:
+        total = network(patches).float()
+        for flipped in flips[1:]:
+            total = total + network(patches.flip(flipped)).flip(flipped).float()
+        return total / len(flips)
+
+    return forward
+
+
+def accumulator_bytes(shape: Sequence[int], patch_size: Sequence[int], num_classes: int) -> int:
+    """Bytes of the sums of logits and of weights for an image of this shape (Z, Y, X), padded to the patch."""
+    lead = len(shape) - len(patch_size)
+    padded = [*shape[:lead], *map(max, shape[lead:], patch_size)]
+    return 4 * (num_classes + 1) * math.prod(padded)
 
 
 def _windows(shape: Sequence[int], patch_size: tuple[int, ...], step: float) -> Iterator[tuple[int | slice, ...]]:
@@ -126,14 +171,29 @@ def _windows(shape: Sequence[int], patch_size: tuple[int, ...], step: float) -> 
     return itertools.product(*axes)
 
 
-def _forward(network: Callable[[Tensor], Tensor], patches: Tensor, mirror: bool) -> Tensor:
-    """(B, K, *patch) logits, averaged over all flips of the spatial axes where ``mirror``."""
-    spatial = range(2, patches.ndim)
-    flips = [axes for n in range(len(spatial) + 1) for axes in itertools.combinations(spatial, n)] if mirror else [()]
-    total = network(patches.flip(flips[0]) if flips[0] else patches).float()
-    for axes in flips[1:]:
-        total += network(patches.flip(axes)).flip(axes).float()
-    return total / len(flips)
+def _where_not_finite(
+    image: Tensor, logits: Tensor, window: tuple[int | slice, ...], inner: tuple[slice, ...], bad: int, windows: int
+) -> str:
+    """The message about the first window with a logit that is not finite; voxels in the image before it was padded."""
+    region = logits[(slice(None), *window)]
+    k, *voxel = (int(index) for index in (~region.isfinite()).nonzero()[0])
+    starts = [part.start if isinstance(part, slice) else part for part in window]
+    if len(voxel) < len(starts):
+        voxel.insert(0, 0)
+    offsets = [0] * (len(starts) - len(inner)) + [part.start for part in inner]
+    start, voxel = (
+        tuple(place)
+        for place in (
+            [s - o for s, o in zip(starts, offsets, strict=True)],
+            [s - o + v for s, o, v in zip(starts, offsets, voxel, strict=True)],
+        )
+    )
+    kind = "holds only finite values" if image[(slice(None), *window)].isfinite().all() else "is itself not finite"
+    return (
+        f"the network's logits are NaN or infinite in {bad} of {windows} window(s), first in the one at {start}, for "
+        f"class {k} at voxel {voxel} (z, y, x of the preprocessed image, whose part there {kind}). Look at the image's "
+        "values there, or predict in float32 if the network was trained in half precision"
+    )
 
 
 def _accumulation_device(device: torch.device, needed_bytes: int) -> torch.device:

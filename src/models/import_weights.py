@@ -32,6 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.files import atomic_file
+from src.inference.mirroring import MIRROR
 from src.models.build import build_network
 from src.models.unet import UNet
 from src.planning.nnunet_plans import load_plan
@@ -173,6 +174,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def trained_with_mirroring(source: Mapping[str, Any]) -> tuple[int, ...]:
+    """Axes of the patch that nnU-Net's training mirrored, as its checkpoint records them; none if it does not.
+
+    Raises:
+        ValueError: they are no axes.
+    """
+    axes = source.get("inference_allowed_mirroring_axes") or ()
+    if not isinstance(axes, (list, tuple)) or not set(axes) <= {0, 1, 2}:
+        raise ValueError(f"inference_allowed_mirroring_axes must be among 0, 1 and 2, the checkpoint has {axes!r}.")
+    return tuple(sorted(axes))
+
+
 def import_checkpoint(
     checkpoint: str | Path,
     plans: str | Path,
@@ -210,6 +223,9 @@ def import_checkpoint(
     if data == "custom":
         config.data.dataset_dir = str(Path(dataset_json).absolute().parent)
         config.data.prepared_dir = str(Path(output).absolute().parent / "prepared")
+    mirrored = trained_with_mirroring(source)
+    if mirrored:
+        config.data.augmentation = {"mirror": {"_target_": MIRROR, "axes": list(mirrored)}}
     model, data_config = (OmegaConf.to_container(part, resolve=True) for part in (config.model, config.data))
     with torch.device("meta"):
         network = build_network(instantiate(model["network"]), plan, configuration, model["deep_supervision"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,7 +65,7 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
 
     try:
         image, geometry = read_images(case.images)
-        for kind, message in _image_faults(case, image, geometry, dataset):
+        for kind, message in _image_faults(case.images, image, geometry, dataset.channel_names):
             report(kind, message)
     except (DatasetError, FileNotFoundError) as error:
         report("unreadable", str(error))
@@ -97,6 +97,27 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
     return LoadedCase(image=image, geometry=geometry, label=label), findings
 
 
+def read_sound_images(paths: Sequence[Path], channel_names: Sequence[str]) -> tuple[np.ndarray, Geometry]:
+    """Read the images of a case to be predicted.
+
+    Args:
+        paths: One file per channel, or one picture with all of them.
+        channel_names: What the channels are to be.
+
+    Returns:
+        The image (C, Z, Y, X) as float32, and the geometry of the first file.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        DatasetError: A file cannot be read or is cut off, holds NaN or infinite voxels, or the channels differ.
+    """
+    image, geometry = read_images(paths)
+    faults = [message for _, message in _image_faults(paths, image, geometry, channel_names)]
+    if faults:
+        raise DatasetError(" ".join(faults))
+    return image, geometry
+
+
 def raise_errors(findings: list[Finding], shown: int = 10) -> None:
     """Raise one DatasetError that lists the errors among the findings, if there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
@@ -108,34 +129,34 @@ def raise_errors(findings: list[Finding], shown: int = 10) -> None:
 
 
 def _image_faults(
-    case: RawCase, image: np.ndarray, geometry: Geometry, dataset: DatasetDescription
+    paths: Sequence[Path], image: np.ndarray, geometry: Geometry, channel_names: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     """Kind and message of each."""
-    if image.shape[0] != len(dataset.channel_names):
+    if image.shape[0] != len(channel_names):
         yield (
             "channels",
-            f"{case.images[0]} and its siblings give {image.shape[0]} channels; dataset.json names "
-            f"{len(dataset.channel_names)} ({', '.join(dataset.channel_names)}). Correct channel_names or the files.",
+            f"{paths[0]} and its siblings give {image.shape[0]} channel(s); expected are "
+            f"{len(channel_names)} ({', '.join(channel_names)}). Give one file per channel, NAME_0000, NAME_0001, ...",
         )
     if not all(math.isfinite(s) and s > 0 for s in geometry.spacing):
         yield (
             "spacing",
-            f"{case.images[0]} has spacing {geometry.spacing} mm (z, y, x); expected numbers > 0. Correct its header.",
+            f"{paths[0]} has spacing {geometry.spacing} mm (z, y, x); expected numbers > 0. Correct its header.",
         )
-    for path, bad in _nonfinite(case, image):
+    for path, bad in _nonfinite(paths, image):
         yield (
             "values",
             f"{path} has {bad} NaN or infinite voxels. Replace them, for instance by the background's value.",
         )
-    for path in case.images[1:]:
+    for path in paths[1:]:
         other = read_geometry(path)
         if not _close(other.spacing, geometry.spacing, SPACING_TOLERANCE):
             yield (
                 "spacing",
-                f"{path} has spacing {other.spacing} mm, {case.images[0]} has {geometry.spacing} (z, y, x).",
+                f"{path} has spacing {other.spacing} mm, {paths[0]} has {geometry.spacing} (z, y, x).",
             )
         elif not _close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
-            yield "direction", f"{path} has direction {other.direction}, {case.images[0]} has {geometry.direction}."
+            yield "direction", f"{path} has direction {other.direction}, {paths[0]} has {geometry.direction}."
 
 
 def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator[tuple[str, str]]:
@@ -172,12 +193,12 @@ def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float, *, rela
     )
 
 
-def _nonfinite(case: RawCase, image: np.ndarray) -> list[tuple[Path, int]]:
+def _nonfinite(paths: Sequence[Path], image: np.ndarray) -> list[tuple[Path, int]]:
     """Files with NaN or infinite voxels, and how many."""
-    if len(case.images) != len(image):  # pictures hold whole numbers, but a float TIFF may not
-        counts = [(case.images[0], int(np.count_nonzero(~np.isfinite(image))))]
+    if len(paths) != len(image):  # pictures hold whole numbers, but a float TIFF may not
+        counts = [(paths[0], int(np.count_nonzero(~np.isfinite(image))))]
     else:
-        pairs = zip(case.images, image, strict=True)
+        pairs = zip(paths, image, strict=True)
         counts = [(path, count_nonfinite(path) if is_nifti(path) else _bad_voxels(channel)) for path, channel in pairs]
     return [(path, bad) for path, bad in counts if bad]
 

@@ -1,43 +1,230 @@
-"""Which files of a plain folder are one case."""
+"""What a prediction writes, what it refuses, and that one bad case does not touch the others."""
 
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 
-from src.inference.predictor import cases_in_folder
-from src.planning.raw import DatasetError
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).touch()
-    return folder
-
-
-def test_numbered_channels_are_one_case(tmp_path: Path) -> None:
-    touch(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "._a_0000.nii.gz", "notes.txt")
-    cases = cases_in_folder(tmp_path, ".nii.gz", 2)
-    assert [case.identifier for case in cases] == ["a", "b"]
-    assert [path.name for path in cases[0].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+from src.inference import predictor as module
+from src.inference.folders import cases_in_folder
+from src.inference.predictor import CasesFailedError, Member, Predictor
+from src.machine import free_memory
+from src.planning.raw import RawCase
+from src.run import ROOT
+from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
 
 
-def test_single_channel_files_may_have_any_name(tmp_path: Path) -> None:
-    touch(tmp_path, "scan.nii.gz", "2024_03.nii.gz", "x_0000.nii.gz")
-    assert [case.identifier for case in cases_in_folder(tmp_path, ".nii.gz", 1)] == ["2024_03", "scan", "x"]
+class Constant(torch.nn.Module):
+    """Says one class everywhere, or something that is no number."""
+
+    def __init__(self, classes: int, value: float = 1.0) -> None:
+        super().__init__()
+        self.classes, self.value = classes, value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(x), self.classes, *x.shape[2:])
+        logits[:, 1] = self.value
+        return logits
 
 
-def test_a_picture_holds_all_its_channels(tmp_path: Path) -> None:
-    assert len(cases_in_folder(touch(tmp_path, "cell.png"), ".png", 3)) == 1
+def constant(value: float = 1.0, **plan) -> Predictor:
+    plan = make_plan(**plan)
+    (name,) = plan.configurations
+    return Predictor([Member(Constant(plan.num_classes, value))], plan, name, {}, torch.device("cpu"))
 
 
-def test_a_missing_channel_is_named(tmp_path: Path) -> None:
-    touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
-    with pytest.raises(DatasetError, match="case b has 1 file.*needs 2 channels: b_0000.nii.gz to b_0001.nii.gz"):
-        cases_in_folder(tmp_path, ".nii.gz", 2)
+def folder_of(path: Path, names: tuple[str, ...] = ("a", "b", "c", "d")) -> Path:
+    for number, name in enumerate(names):
+        write_image(path / f"{name}_0000.nii.gz", seed=number)
+    return path
 
 
-def test_an_empty_folder_says_what_it_holds_instead(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no \*.nii.gz file; it holds: .png"):
-        cases_in_folder(touch(tmp_path, "a.png"), ".nii.gz", 1)
-    with pytest.raises(FileNotFoundError, match="No folder"):
-        cases_in_folder(tmp_path / "none", ".nii.gz", 1)
+def corrupt_nan(path: Path) -> None:
+    array = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    array[2, 3, 4] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(array), path)
+
+
+def corrupt_inf(path: Path) -> None:
+    array = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    array[2, 3, 4] = np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(array), path)
+
+
+DAMAGES = {
+    "truncated": lambda path: cut(path, 0.6),
+    "header only": lambda path: cut(path, 0.02),
+    "empty": lambda path: path.write_bytes(b""),
+    "no image": lambda path: path.write_bytes(b"not an image" * 100),
+    "NaN": corrupt_nan,
+    "Inf": corrupt_inf,
+    "two dimensions too many": lambda path: sitk.WriteImage(sitk.JoinSeries([sitk.Image(4, 4, 4, 2)] * 3), path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_image_is_named_and_the_others_are_predicted(tmp_path: Path, damage: str) -> None:
+    images = folder_of(tmp_path / "images")
+    DAMAGES[damage](images / "b_0000.nii.gz")
+    out = tmp_path / "out"
+    with pytest.raises(CasesFailedError, match=r"1 of 4 case.*\n  b: .*b_0000\.nii\.gz") as caught:
+        constant().predict_cases(cases_in_folder(images, ".nii.gz", 1), out)
+    assert [path.name for path in caught.value.written] == ["a.nii.gz", "c.nii.gz", "d.nii.gz"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "c.nii.gz", "d.nii.gz", "inference.json"]
+    record = json.loads((out / "inference.json").read_text())
+    assert sorted(record["seconds"]) == ["a", "c", "d"] and list(record["failed"]) == ["b"]
+    for path in caught.value.written:
+        assert (sitk.GetArrayFromImage(sitk.ReadImage(path)) == 1).all()
+
+
+def test_a_label_map_of_an_earlier_prediction_is_pointed_out(tmp_path: Path) -> None:
+    images, out = folder_of(tmp_path / "images"), tmp_path / "out"
+    cases = cases_in_folder(images, ".nii.gz", 1)
+    constant().predict_cases(cases, out)
+    cut(images / "b_0000.nii.gz", 0.5)
+    with pytest.raises(CasesFailedError, match=r"b\.nii\.gz is of an earlier prediction"):
+        constant().predict_cases(cases, out)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_no_numbers_are_an_error_with_case_and_place(tmp_path: Path, value: float) -> None:
+    images = folder_of(tmp_path / "images", ("a",))
+    with pytest.raises(CasesFailedError, match=r"a: the network's logits.*class 1 at voxel \(0, 0, 0\).*only finite"):
+        constant(value).predict_cases(cases_in_folder(images, ".nii.gz", 1), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_a_full_disk_ends_the_prediction(small_disk: Path, tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "images")
+    (small_disk / "filling").write_bytes(bytes(60 * 1024))
+
+    class Noise(Constant):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.rand(len(x), 2, *x.shape[2:])
+
+    predictor = constant()
+    predictor.members = [Member(Noise(2))]
+    for name in "abcd":
+        write_image(images / f"{name}_0000.nii.gz", (40, 80, 80))
+    predictor.patch_size = (40, 80, 80)
+    with pytest.raises(OSError, match="No space left.*a.nii.gz"):
+        predictor.predict_cases(cases_in_folder(images, ".nii.gz", 1), small_disk)
+    assert [path.name for path in small_disk.iterdir()] == ["filling"]
+
+
+def test_no_image_is_replaced_by_a_label_map(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "scan.nii.gz")
+    before = image.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "scan.nii.gz").symlink_to(image)
+    for case, out in [(image, tmp_path), (image, tmp_path / "link"), (tmp_path / "images" / "scan.nii.gz", tmp_path)]:
+        with pytest.raises(ValueError, match="would replace the image"):
+            constant().predict_cases([RawCase(identifier="scan", images=(case,), label=None)], out)
+    assert image.read_bytes() == before
+
+
+def test_at_most_one_case_waits_beside_the_one_that_is_computed(tmp_path: Path, monkeypatch) -> None:
+    """The export of a case blocks: the next one is computed meanwhile, but not the one after."""
+    images, blocked, computed = folder_of(tmp_path / "images"), threading.Event(), []
+    predictor = constant()
+    logits, write = predictor._logits, predictor._write
+    monkeypatch.setattr(predictor, "_logits", lambda data: computed.append(len(computed)) or logits(data))
+    monkeypatch.setattr(predictor, "_write", lambda *rest: blocked.wait(60) and write(*rest))
+    run = threading.Thread(target=predictor.predict_cases, args=(cases_in_folder(images, ".nii.gz", 1), tmp_path / "o"))
+    run.start()
+    run.join(1.5)
+    assert run.is_alive() and computed == [0, 1]
+    blocked.set()
+    run.join(60)
+    assert computed == [0, 1, 2, 3] and len(list((tmp_path / "o").glob("*.nii.gz"))) == 4
+
+
+def test_a_case_that_does_not_fit_is_refused_before_memory_is_taken(tmp_path: Path, monkeypatch) -> None:
+    images = folder_of(tmp_path / "images", ("a",))
+    monkeypatch.setattr(module, "require_memory", lambda needed, what: _refuse(needed, what))
+    with pytest.raises(CasesFailedError, match="a: 2 classes at 9 x 10 x 11 voxels.*crop the image"):
+        constant().predict_cases(cases_in_folder(images, ".nii.gz", 1), tmp_path / "out")
+
+
+def _refuse(needed: int, what: str) -> None:
+    assert 0 < needed < free_memory()
+    raise MemoryError(what)
+
+
+def test_a_mean_of_members_is_the_mean_of_their_logits(tmp_path: Path) -> None:
+    paths = [save_checkpoint(tmp_path / f"{seed}.ckpt", make_plan(), seed=seed) for seed in range(3)]
+    data = torch.randn(1, 12, 13, 14).numpy()
+    expected = sum(Predictor.from_checkpoint(path, "cpu")._logits(data).double() for path in paths) / 3
+    torch.testing.assert_close(
+        Predictor.from_checkpoint(paths, "cpu")._logits(data).double(), expected, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_weights_that_are_no_numbers_is_refused(tmp_path: Path, value: float) -> None:
+    path = save_checkpoint(tmp_path / "a [1] ä.ckpt", make_plan())
+    content = torch.load(path, weights_only=True)
+    name = next(name for name in content["state_dict"] if name.endswith("weight"))
+    content["state_dict"][name].view(-1)[0] = value
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"a \[1\] ä\.ckpt holds NaN or infinite weights \(.*weight\)"):
+        Predictor.from_checkpoint(path, "cpu")
+
+
+def test_mirroring_goes_over_the_axes_of_the_training(tmp_path: Path) -> None:
+    config = {"data": {"augmentation": {"mirror": MIRROR | {"axes": [0, 2]}}}}
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan(), config=config)
+    plain, mirrored = (Predictor.from_checkpoint(path, "cpu", mirror=mirror) for mirror in (False, True))
+    assert mirrored.members[0].mirror_axes == (0, 2)
+    patch = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        expected = sum(plain.networks[0](patch.flip(f)).flip(f) for f in ((), (2,), (4,), (2, 4))) / 4
+        torch.testing.assert_close(mirrored.members[0](patch), expected)
+
+
+@pytest.mark.parametrize("augmentation", [{}, [], None, {"mirror": MIRROR | {"axis_p": 0}}])
+def test_mirroring_that_the_training_did_not_do_is_refused(tmp_path: Path, augmentation) -> None:
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan(), config={"data": {"augmentation": augmentation}})
+    with pytest.raises(ValueError, match=r"a\.ckpt was trained without mirroring.*mirror=false"):
+        Predictor.from_checkpoint(path, "cpu", mirror=True)
+
+
+def test_a_channel_too_many_is_named(tmp_path: Path) -> None:
+    images = tuple(write_image(tmp_path / f"a_{i:04d}.nii.gz") for i in range(2))
+    with pytest.raises(CasesFailedError, match="give 2 channel.*expected are 1 "):
+        constant().predict_cases([RawCase(identifier="a", images=images, label=None)], tmp_path / "out")
+
+
+def predict(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "predict.py", "device=cpu", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_script_ends_with_1_and_the_list_of_what_failed(tmp_path: Path) -> None:
+    checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images")
+    cut(images / "b_0000.nii.gz", 0.5)
+    corrupt_nan(images / "d_0000.nii.gz")
+    result = predict(f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}")
+    assert result.returncode == 1 and "Traceback" not in result.stderr + result.stdout
+    output = result.stdout + result.stderr
+    assert "Wrote 2 label map(s)" in output and "2 of 4 case(s) could not be predicted" in output
+    assert "  b: " in output and "  d: " in output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz", "inference.json"]
+    assert not list(tmp_path.glob("inference.json"))
+
+
+def test_the_script_refuses_to_write_into_its_input(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "images" / "scan.nii.gz")
+    before = image.read_bytes()
+    result = predict("checkpoint=absent.ckpt", f"input={image.parent}", f"output={image.parent}")
+    assert result.returncode == 1 and "is the folder of the images" in result.stdout + result.stderr
+    assert image.read_bytes() == before

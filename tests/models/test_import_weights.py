@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
+from src.inference.mirroring import trained_mirror_axes
 from src.models.import_weights import convert_state_dict, import_checkpoint, main, read_checkpoint, recognize
 from src.models.umamba import UMamba
 from src.models.unet import PlainConvUNet, ResidualEncoderUNet
@@ -200,6 +201,17 @@ def test_command_writes_a_checkpoint_that_gives_the_same_network(trained: Path) 
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert network(torch.zeros(1, 3, 64, 48)).shape == (1, 3, 64, 48)
+
+
+@pytest.mark.parametrize(("recorded", "axes"), [((0, 1), (0, 1)), ((1,), (1,)), (None, ()), ((), ()), ("absent", ())])
+def test_prediction_may_mirror_what_the_training_mirrored(trained: Path, recorded: object, axes: tuple) -> None:
+    files = [trained / name for name in ("checkpoint_final.pth", "plans.json", "dataset.json", "bot.ckpt")]
+    content = torch.load(files[0], weights_only=False)
+    content["inference_allowed_mirroring_axes"] = recorded
+    if recorded == "absent":
+        del content["inference_allowed_mirroring_axes"]
+    torch.save(content, files[0])
+    assert trained_mirror_axes(load_checkpoint(import_checkpoint(*files))["config"], 2) == axes
 
 
 def test_scored_as_a_named_data_set(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

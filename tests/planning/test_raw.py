@@ -222,7 +222,7 @@ def test_channels_must_share_shape_and_spacing(tmp_path, case):
     assert "a_0001.nii.gz has spacing (2.0, 1.0, 3.0) mm" in errors_of(both, two)
     write_volume(second, image, (2.0, 1.0, 1.5))
     assert errors_of(both, two) == ""
-    assert "give 2 channels; dataset.json names 1 (MR)" in errors_of(both)
+    assert "give 2 channel(s); expected are 1 (MR)" in errors_of(both)
 
 
 @pytest.mark.parametrize("spacing", [0.0, -1.5, float("nan")])

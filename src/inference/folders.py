@@ -1,0 +1,80 @@
+"""A plain folder of images in, a folder of label maps out: which files are one case, and what must not be replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from src.planning.raw import PICTURE_ENDINGS, DatasetError, RawCase
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[RawCase]:
+    """Group the images of a plain folder into cases, by nnU-Net's ``NAME_0000`` suffixes where they are used.
+
+    Four digits at the end of a name are a channel's number only if the files of that name begin with ``_0000``: of one
+    channel, amos_0507 and patient_2023 are names of cases.
+
+    Raises:
+        FileNotFoundError: The folder is missing or holds no file with this ending.
+        DatasetError: A case lacks channels or has too many, or two files would be one case.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder {folder} to read images from.")
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(file_ending) and not p.name.startswith("."))
+    if not files:
+        found = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
+        raise FileNotFoundError(f"{folder} holds no *{file_ending} file; it holds: {', '.join(found) or 'nothing'}.")
+    names = {path.name.removesuffix(file_ending): path for path in files}
+    groups: dict[str, list[Path]] = {}
+    for name, path in names.items():
+        match = _CHANNEL.fullmatch(name)
+        numbered = match is not None and f"{match['case']}_0000" in names
+        groups.setdefault(match["case"] if numbered else name, []).append(path)
+    for name, images in groups.items():
+        if name in names and len(images) > 1:
+            others = ", ".join(path.name for path in images if path != names[name])
+            raise DatasetError(f"{folder}: {names[name].name} and {others} would both be case {name}. Rename one.")
+        if file_ending in PICTURE_ENDINGS and len(images) == 1:
+            continue  # one picture may hold all channels
+        found = [path.name.removesuffix(file_ending) for path in images]
+        expected = [f"{name}_{channel:04d}" for channel in range(num_channels)]
+        if found != expected and not (num_channels == 1 and found == [name]):
+            raise DatasetError(
+                f"{folder}: case {name} has {len(images)} file(s), the network needs {num_channels} channels: "
+                f"{expected[0]}{file_ending} to {expected[-1]}{file_ending}; found {', '.join(found[:5])}"
+                f"{', ...' if len(found) > 5 else ''}. (Numbers that are no channels must not end in _0000.)"
+            )
+    return [RawCase(identifier=name, images=tuple(images), label=None) for name, images in groups.items()]
+
+
+def check_apart(images: Path, output: Path) -> None:
+    """See that label maps do not go where the images are, through links neither.
+
+    Raises:
+        ValueError: One folder is the other, or lies in it.
+    """
+    source, target = images.resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        relation = "is" if source == target else "lies in" if source in target.parents else "holds"
+        raise ValueError(
+            f"output={output} {relation} the folder of the images, input={images} ({source}): label maps there could "
+            "replace images, or be taken for some. Give a folder of its own, such as output=predictions."
+        )
+
+
+def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) -> None:
+    """See that no label map replaces an image that is to be read.
+
+    Raises:
+        ValueError: One would.
+    """
+    images = {path.resolve() for case in cases for path in case.images}
+    images |= {path.parent.resolve() / path.name for case in cases for path in case.images}
+    for name, path in outputs.items():
+        if path.parent.resolve() / path.name in images:
+            raise ValueError(
+                f"The label map of case {name} would replace the image {path}. Give another output folder."
+            )

@@ -1,0 +1,69 @@
+"""The precision of a prediction: that of the training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+# Lightning's names of trainer.precision; the dtype of the convolutions, None for float32 throughout.
+_AUTOCAST = {
+    "32-true": None,
+    "32": None,
+    "64-true": None,
+    "64": None,
+    "16-mixed": torch.float16,
+    "16": torch.float16,
+    "16-true": torch.float16,
+    "bf16-mixed": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+}
+_APPROXIMATED = {
+    "64-true": "in float32",
+    "64": "in float32",
+    "16-true": "in mixed float16, its weights and norms in float32",
+    "bf16-true": "in mixed bfloat16, its weights and norms in float32",
+}
+
+
+def trained_precision(config: Mapping[str, Any]) -> str:
+    """Lightning's name of the precision that a checkpoint was trained with.
+
+    An imported network has no trainer: it counts as trained in the mixed precision of its model here, bf16-mixed if
+    that names none.
+    """
+    trainer, model = config.get("trainer") or {}, config.get("model") or {}
+    return str(trainer.get("precision") or model.get("precision") or "bf16-mixed")
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """What the convolutions of a network of this training are computed in; None for float32.
+
+    A CPU always predicts in float32, for half precision is slow there. A GPU without bfloat16 arithmetic does so too,
+    with a warning: float16 could overflow where the training did not.
+
+    Raises:
+        ValueError: A precision that a prediction cannot follow.
+    """
+    if precision not in _AUTOCAST:
+        raise ValueError(
+            f"The network was trained with trainer.precision={precision}; a prediction can follow "
+            f"{', '.join(_AUTOCAST)}. Train it with one of these."
+        )
+    if precision in _APPROXIMATED:
+        log.warning("Trained with precision %s; predicting %s.", precision, _APPROXIMATED[precision])
+    dtype = _AUTOCAST[precision]
+    if dtype is None or device.type != "cuda":
+        if dtype is not None:
+            log.info("Trained with precision %s; predicting on the CPU in float32.", precision)
+        return None
+    if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        log.warning("Trained with precision %s, but %s has no bfloat16: predicting in float32.", precision, name)
+        return None
+    return dtype

@@ -1,0 +1,92 @@
+"""Which files of a plain folder are one case."""
+
+from pathlib import Path
+
+import pytest
+
+from src.inference.folders import cases_in_folder, check_apart
+from src.planning.raw import DatasetError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_numbered_channels_are_one_case(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "._a_0000.nii.gz", "notes.txt")
+    cases = cases_in_folder(tmp_path, ".nii.gz", 2)
+    assert [case.identifier for case in cases] == ["a", "b"]
+    assert [path.name for path in cases[0].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+
+
+def test_single_channel_files_may_have_any_name(tmp_path: Path) -> None:
+    touch(tmp_path, "scan.nii.gz", "2024_03.nii.gz", "x_0000.nii.gz")
+    assert [case.identifier for case in cases_in_folder(tmp_path, ".nii.gz", 1)] == ["2024_03", "scan", "x"]
+
+
+def test_four_digits_are_a_channel_only_beside_the_first_channel(tmp_path: Path) -> None:
+    touch(tmp_path, "amos_0507.nii.gz", "amos_0508.nii.gz", "patient_2023.nii.gz", "x_0000.nii.gz", "1234.nii.gz")
+    names = [case.identifier for case in cases_in_folder(tmp_path, ".nii.gz", 1)]
+    assert names == ["1234", "amos_0507", "amos_0508", "patient_2023", "x"]
+
+
+def test_numbered_pictures_are_names(tmp_path: Path) -> None:
+    touch(tmp_path, "frame_0507.png", "frame_0508.png")
+    assert [case.identifier for case in cases_in_folder(tmp_path, ".png", 3)] == ["frame_0507", "frame_0508"]
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "message"),
+    [
+        (("a_0000", "a"), 1, "a.nii.gz and a_0000.nii.gz would both be case a"),
+        (("a_0000", "a"), 2, "a.nii.gz and a_0000.nii.gz would both be case a"),
+        (("amos_0000", "amos_0507"), 1, r"case amos has 2 file\(s\).*found amos_0000, amos_0507"),
+        (("a_0000", "a_0002"), 2, r"case a .*needs 2 channels.*found a_0000, a_0002"),
+        (("a_0000", "a_0001", "a_0002"), 2, r"case a has 3 file\(s\), the network needs 2"),
+        (("a_0001",), 1, None),
+        (("a_0001",), 2, r"case a_0001 has 1 file\(s\), the network needs 2"),
+        (("a", "b_0000", "b_0001"), 2, r"case a has 1 file\(s\), the network needs 2"),
+    ],
+)
+def test_what_is_not_clear_is_refused(tmp_path: Path, names: tuple, channels: int, message: str | None) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in names))
+    if message is None:
+        assert [case.identifier for case in cases_in_folder(tmp_path, ".nii.gz", channels)] == list(names)
+        return
+    with pytest.raises(DatasetError, match=message):
+        cases_in_folder(tmp_path, ".nii.gz", channels)
+
+
+def test_images_and_label_maps_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    images = tmp_path / "images [1] ä"
+    (images / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(images)
+    check_apart(images, tmp_path / "predictions")
+    check_apart(images, tmp_path / "images [1] ä 2")
+    for output, relation in [
+        (images, "is"), (tmp_path / "link", "is"), (images / ".." / images.name, "is"),
+        (images / "below", "lies in"), (tmp_path / "link" / "new", "lies in"), (tmp_path, "holds"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"{relation} the folder of the images"):
+            check_apart(images, output)
+
+
+def test_a_picture_holds_all_its_channels(tmp_path: Path) -> None:
+    assert len(cases_in_folder(touch(tmp_path, "cell.png"), ".png", 3)) == 1
+
+
+def test_a_missing_channel_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
+    with pytest.raises(
+        DatasetError, match="case b has 1 file.*needs 2 channels: b_0000.nii.gz to b_0001.nii.gz; found b_0000"
+    ):
+        cases_in_folder(tmp_path, ".nii.gz", 2)
+
+
+def test_an_empty_folder_says_what_it_holds_instead(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no \*.nii.gz file; it holds: .png"):
+        cases_in_folder(touch(tmp_path, "a.png"), ".nii.gz", 1)
+    with pytest.raises(FileNotFoundError, match="No folder"):
+        cases_in_folder(tmp_path / "none", ".nii.gz", 1)
