@@ -23,6 +23,7 @@ from src.planning.planner import PlannerOptions
 from src.planning.prepare import prepare
 from src.planning.raw import RawCase, RawDataset
 from src.planning.store import Store
+from src.processes import become_worker
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class SegmentationDataModule(L.LightningDataModule):
             sampler=sampler,
             batch_size=self.plan_configuration.batch_size // world_size,
             num_workers=workers,
-            worker_init_fn=_limit_threads,
+            worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             prefetch_factor=3 if workers > 0 else None,
@@ -263,7 +264,8 @@ def _planner_options(values: Mapping[str, Any]) -> PlannerOptions:
     return PlannerOptions(**values)
 
 
-def _limit_threads(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """One thread per worker process: workers are the parallelism, and more threads only get in each other's way."""
+    become_worker()
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from src.evaluation import paper, standard
 from src.evaluation.pairs import GridError, Pair, read_pair
 from src.machine import usable_cpus
 from src.planning.raw import PICTURE_ENDINGS
+from src.processes import worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -216,17 +215,14 @@ def _results(
     if workers <= 1:
         yield from map(score, pairs)
         return
-    # Not forked: the parent may hold CUDA and OpenMP threads, with which a forked child hangs.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
+    try:
+        with worker_pool(workers) as pool:
             yield from pool.map(score, pairs)
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"One of {workers} scoring processes was killed, most likely for want of memory. Use fewer workers "
-                "(0 scores in the main process)."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"One of {workers} scoring processes was killed, most likely for want of memory. Use fewer workers "
+            "(0 scores in the main process)."
+        ) from error
 
 
 def _check(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
@@ -21,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from src.machine import free_memory, usable_cpus
 from src.planning.description import DatasetError
+from src.processes import worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -79,22 +78,20 @@ def map_cases(
     waiting = deque(cases)
     while waiting:
         under_way: deque = deque()
-        pool = _pool(min(workers, len(waiting)))
         try:
-            while waiting or under_way:
-                while waiting and len(under_way) < 2 * workers:
-                    with _light_start():
-                        under_way.append((waiting[0], pool.submit(function, waiting[0])))
-                    waiting.popleft()
-                case, future = under_way[0]
-                with _named(name(case)):
-                    result = future.result()
-                under_way.popleft()
-                yield result
+            with worker_pool(min(workers, len(waiting)), _one_thread_each) as pool:
+                while waiting or under_way:
+                    while waiting and len(under_way) < 2 * workers:
+                        with _light_start():
+                            under_way.append((waiting[0], pool.submit(function, waiting[0])))
+                        waiting.popleft()
+                    case, future = under_way[0]
+                    with _named(name(case)):
+                        result = future.result()
+                    under_way.popleft()
+                    yield result
         except BrokenProcessPool:
             pass  # the lost cases are still under way
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
         if under_way:
             lost = [case for case, _ in under_way]
             log.warning("A worker was killed at one of %s; trying them one at a time.", [name(case) for case in lost])
@@ -124,24 +121,17 @@ def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]
 def _one_at_a_time(
     function: Callable[[Case], Result], cases: Sequence[Case], name: Callable[[Case], str]
 ) -> Iterator[Result]:
-    pool = _pool(1)
     try:
-        for case in cases:
-            with _named(name(case)), _light_start():
-                result = pool.submit(function, case).result()
-            yield result
+        with worker_pool(1, _one_thread_each) as pool:
+            for case in cases:
+                with _named(name(case)), _light_start():
+                    result = pool.submit(function, case).result()
+                yield result
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"The process that worked on case {name(case)} was killed by the system, alone too. Most likely it needs "
             "more memory than there is (the system's log would say so): close other programs, or crop this case."
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Fresh processes: forking one that has loaded BLAS or ITK with running threads can hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread_each)
 
 
 def _one_thread_each() -> None:

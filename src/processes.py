@@ -1,0 +1,94 @@
+"""Processes that belong to another: they end with it, and leave its signals to it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+_POLL_SECONDS = 1.0
+
+
+def become_worker() -> None:
+    """Make this process of `multiprocessing` one that ends when the process that made it is gone, killed included.
+
+    Signals to stop are ignored here: a terminal and a scheduler send them to every process of the program, and it is
+    the main process that decides what is finished first and then ends its workers. Its own SIGTERM does end them.
+    """
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody says who sent a signal, and SIGTERM keeps its meaning
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        _exit_after(lambda: _wait_for_sigterm_of(parent.pid))
+    _exit_after(lambda: multiprocessing.connection.wait([parent.sentinel]))
+
+
+def follow(parent: int, gone: Callable[[], None]) -> None:
+    """Call `gone`, in a thread, once the process that started this one is gone.
+
+    Args:
+        parent: its id.
+        gone: what to do. On Windows, where a process keeps its parent's id for good, it is never called.
+    """
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        gone()
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
+
+
+@contextmanager
+def worker_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `become_worker` processes; if the program is told to stop they are ended in the middle of their work.
+
+    Fresh processes: forking one that has loaded BLAS, ITK or CUDA with running threads can hang.
+
+    Args:
+        workers: how many.
+        prepare: picklable; called in each process before its first task.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(prepare,))
+    try:
+        yield pool
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):  # the last: nobody takes the results any more
+        for process in list((pool._processes or {}).values()):  # public from Python 3.14 on, as kill_workers
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(prepare: Callable[[], None] | None) -> None:
+    become_worker()
+    if prepare is not None:
+        prepare()
+
+
+def _wait_for_sigterm_of(sender: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+
+
+def _exit_after(wait: Callable[[], object]) -> None:
+    """End this process as soon as `wait` returns."""
+
+    def run() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=run, name="parent-watch", daemon=True).start()

@@ -1,0 +1,122 @@
+"""No process outlives the one that it works for, and a program told to stop does not wait for its workers' work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+
+
+def start(code: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and is not yet collected does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def wait_until_gone(*pids: int, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < end, f"still there: {[pid for pid in pids if is_alive(pid)]}"
+        time.sleep(0.05)
+
+
+POOL = """
+import os, time
+from src.processes import worker_pool
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        pids = set()
+        while len(pids) < 2:  # both have started
+            pids |= {future.result() for future in [pool.submit(os.getpid) for _ in range(100)]}
+        print(*pids, flush=True)
+        list(pool.map(time.sleep, [60, 60]))
+"""
+
+LOADER = """
+import torch, time, os
+from torch.utils.data import DataLoader
+from src.datamodules.base import _start_worker
+class Slow(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i):
+        if i > 1: time.sleep(60)
+        return os.getpid()
+loader = iter(DataLoader(Slow(), batch_size=None, num_workers=2, worker_init_fn=_start_worker))
+print(next(loader), next(loader), flush=True)
+next(loader)
+"""
+
+
+@pytest.mark.parametrize("code", [POOL, LOADER], ids=["pool", "loader"])
+def test_workers_end_when_their_main_process_is_killed(code: str) -> None:
+    process = start(code)
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2 and all(map(is_alive, workers))
+    time.sleep(0.3)  # into the long work
+    process.kill()
+    process.wait()
+    wait_until_gone(*workers)
+
+
+def test_a_pool_ends_at_once_when_the_program_is_told_to_stop() -> None:
+    process = start(POOL)
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    time.sleep(0.3)
+    for pid in (*workers, process.pid):  # as a terminal does, to all
+        os.kill(pid, signal.SIGINT)
+    process.wait(timeout=10)
+    wait_until_gone(*workers)
+
+
+def test_a_worker_leaves_signals_to_the_main_process() -> None:
+    process = start(POOL)
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    for pid in workers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(pid, number)
+    time.sleep(0.3)
+    assert all(map(is_alive, workers))
+    process.kill()
+    process.wait()
+    wait_until_gone(*workers)
+
+
+FOLLOWER = """
+import os, subprocess, sys, time
+code = "import os, time; from src.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_a_program_can_follow_the_one_that_started_it() -> None:
+    process = start(FOLLOWER)
+    child = int(process.stdout.readline())
+    time.sleep(0.5)
+    assert is_alive(child)
+    process.kill()
+    process.wait()
+    wait_until_gone(child)
+
+
+LEFT_OPEN = LOADER.replace("time.sleep(60)", "pass").replace("num_workers=2", "num_workers=2, persistent_workers=True")
+
+
+def test_a_program_that_ends_with_a_loader_open_ends_its_workers() -> None:
+    process = start(LEFT_OPEN + "sys = __import__('sys'); sys.modules['kept'] = loader")  # not collected before the end
+    assert process.wait(timeout=20) == 0
