@@ -173,8 +173,7 @@ def selective_scan(
 
     Raises:
         ValueError: for an unknown or unusable backend, a shape or device that does not fit u, d_state outside 1 to
-        64, and
-            NaN in A if `check_values`.
+            64, and NaN in A if `check_values`.
         RuntimeError, ImportError: see `choose_backend`.
     """
     check_scan_inputs(u, delta, A, B, C, D, z, delta_bias)
