@@ -1,5 +1,6 @@
 # make demo   trains, applies and scores U-Mamba on generated volumes
 # make test   runs the test suite; make test-all the slow and GPU tests too
+# make docs   builds the documentation into site/
 # make peer   compares planning and preprocessing with nnunetv2, in environments of its own, and writes docs/peer.md
 # Needs Python >= 3.11 and a network; everything is installed into .venv.
 PYTHON ?= python3
@@ -10,7 +11,7 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
-.PHONY: install demo test test-all peer lint clean
+.PHONY: install demo test test-all peer lint docs clean
 
 install: $(VENV)/installed
 
@@ -49,6 +50,12 @@ lint: install
 	$(RUN) -m pip install --quiet ruff
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# mkdocstrings reads the source without importing it; the link gives the folder its import name.
+docs: install
+	$(RUN) -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt "$(TORCH)" --editable ".[docs]"
+	mkdir -p build/api && ln -sfn ../../src build/api/umamba
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV)
