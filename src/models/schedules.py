@@ -1,16 +1,78 @@
-"""Learning-rate schedules of the benchmark, stepped once per epoch."""
+"""Learning-rate schedules of the benchmark: the rate is a function of the epoch and of the run's present length."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
+from torch.optim.lr_scheduler import LRScheduler
 
 
-def poly(optimizer: Optimizer, *, max_epochs: int, power: float = 0.9) -> PolynomialLR:
-    """lr0 * (1 - epoch / max_epochs) ** power (nnU-Net: power 0.9)."""
-    return PolynomialLR(optimizer, total_iters=max_epochs, power=power)
+class EpochSchedule(LRScheduler):
+    """Learning rate ``rate(epoch, lr0)``, stepped once per epoch.
+
+    torch's own schedules keep their length and the rate of the epoch before in the checkpoint: a run resumed with
+    another ``max_epochs`` goes on with the old one's rates, or with none at all after its end. Of a checkpoint this
+    one takes the epoch alone, also of one that a torch schedule wrote.
+
+    Args:
+        optimizer: whose parameter groups' learning rates at this moment are their lr0.
+        rate: (epoch, lr0) -> learning rate of that epoch.
+    """
+
+    def __init__(self, optimizer: Optimizer, rate: Callable[[int, float], float]) -> None:
+        self.rate = rate
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Learning rate of the present epoch, one per parameter group."""
+        return [self.rate(self.last_epoch, base) for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch; everything else follows from the configuration."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a checkpoint's epoch; the optimizer gets that epoch's learning rate."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
 
 
-def cosine(optimizer: Optimizer, *, max_epochs: int, min_lr: float = 1e-6) -> CosineAnnealingLR:
-    """Half a cosine from lr0 to `min_lr` over all epochs."""
-    return CosineAnnealingLR(optimizer, T_max=max_epochs, eta_min=min_lr)
+def poly(optimizer: Optimizer, *, max_epochs: int, power: float = 0.9) -> EpochSchedule:
+    """lr0 * (1 - epoch / max_epochs) ** power (nnU-Net: power 0.9), 0 from `max_epochs` on.
+
+    Raises:
+        ValueError: `max_epochs` is no length.
+    """
+    _check_length(max_epochs)
+    return EpochSchedule(optimizer, lambda epoch, lr0: lr0 * (1 - _done(epoch, max_epochs)) ** power)
+
+
+def cosine(optimizer: Optimizer, *, max_epochs: int, min_lr: float = 1e-6) -> EpochSchedule:
+    """Half a cosine from lr0 to `min_lr` over all epochs, `min_lr` from `max_epochs` on.
+
+    Raises:
+        ValueError: `max_epochs` is no length.
+    """
+    _check_length(max_epochs)
+
+    def rate(epoch: int, lr0: float) -> float:
+        return min_lr + (lr0 - min_lr) * (1 + math.cos(math.pi * _done(epoch, max_epochs))) / 2
+
+    return EpochSchedule(optimizer, rate)
+
+
+def _done(epoch: int, max_epochs: int) -> float:
+    return min(epoch / max(max_epochs, 1), 1.0)
+
+
+def _check_length(max_epochs: int | None) -> None:
+    if max_epochs is None or max_epochs < 0:
+        raise ValueError(
+            f"The learning rate falls from the first epoch to the last, so trainer.max_epochs must be their number; it "
+            f"is {max_epochs}. To stop at a number of steps, set trainer.max_steps beside it."
+        )
