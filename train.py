@@ -17,13 +17,14 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from src.callbacks.last_checkpoint import is_finished
 from src.evaluation.figures import loss_figure
 from src.evaluation.test_set import predict_and_score
 from src.models.segmentation_module import SegmentationModule
 from src.planning.fingerprint import Fingerprint
 from src.resolvers import register_resolvers
 from src.run import is_sweep_job, run_in_own_process, save_run
+from src.trainer import check_last_checkpoint, entries, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -37,6 +38,13 @@ def main(cfg: DictConfig) -> None:
     run_dir = Path(cfg.run_dir)
     metadata = save_run(cfg, run_dir)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    callbacks = entries(cfg.callbacks)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    check_last_checkpoint(last, cfg, callbacks)
+    fast_dev_run = bool(cfg.trainer.fast_dev_run)
+    resume = cfg.train and cfg.resume and last.is_file() and not fast_dev_run
+    finished = resume and is_finished(last, max_epochs=cfg.trainer.max_epochs, max_steps=cfg.trainer.max_steps)
 
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
@@ -54,21 +62,26 @@ def main(cfg: DictConfig) -> None:
     )
 
     fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")
-    loggers = list(instantiate(cfg.logger).values())
-    callbacks = list(instantiate(cfg.callbacks).values())
-    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
+    loggers = entries(cfg.logger)
+    trainer = make_trainer(cfg.trainer, loggers, callbacks)
     for logger in loggers:
         logger.log_hyperparams({**metadata, "plan": datamodule.plan.to_dict(), "fingerprint": fingerprint.to_dict()})
 
-    last = run_dir / "checkpoints" / "last.ckpt"
-    if cfg.train:
-        resume_from = last if cfg.resume and last.is_file() else None
-        if resume_from:
-            log.info("Resuming from %s.", resume_from)
-        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-        if trainer.is_global_zero:
-            loss_figure(run_dir / "metrics.csv", run_dir / "figures" / "loss.png")
-    if cfg.test and trainer.is_global_zero:
+    if finished:
+        log.info("%s has been trained to its end; nothing is trained again.", run_dir)
+    elif cfg.train:
+        if resume:
+            log.info("Resuming from %s.", last)
+        trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
+    if fast_dev_run:
+        log.info("trainer.fast_dev_run writes nothing: no loss figure, no checkpoint to test.")
+        return
+    if cfg.train and trainer.is_global_zero and (run_dir / "metrics.csv").is_file():
+        loss_figure(run_dir / "metrics.csv", run_dir / "figures" / "loss.png")
+    overlays = run_dir / "figures" / "overlays.png"  # the last that a test leaves
+    if finished and overlays.is_file() and overlays.stat().st_mtime > last.stat().st_mtime:
+        log.info("It has been tested too; eval.py tests it again, with other options if you like.")
+    elif cfg.test and trainer.is_global_zero:
         predict_and_score([last], datamodule, run_dir, loggers)
 
 

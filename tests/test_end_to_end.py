@@ -136,7 +136,7 @@ def test_images_with_another_number_of_channels_are_refused(trained: Path, folde
 @pytest.mark.slow
 def test_two_processes_share_a_batch(folder: Path, trained: Path) -> None:
     output = run(
-        "train.py", "experiment=demo", *TINY, "trainer.devices=2", "+trainer.strategy=ddp", "trainer.max_epochs=1",
+        "train.py", "experiment=demo", *TINY, "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1",
         f"run_dir={folder / 'ddp'}", folder=folder,
     )  # fmt: skip
     checkpoint = torch.load(folder / "ddp" / "checkpoints" / "last.ckpt", weights_only=True)

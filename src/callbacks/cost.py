@@ -22,12 +22,20 @@ class Cost(L.Callback):
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / "cost.json"
         self.epoch_seconds: list[float] = []
+        self._started: float | None = None  # of the epoch under way, as if it had not been interrupted
+        self._before_resume = 0.0  # seconds of that epoch up to the checkpoint that is resumed
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch_seconds": self.epoch_seconds}
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return {"epoch_seconds": list(self.epoch_seconds), "running_seconds": running}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch_seconds = list(state_dict["epoch_seconds"])
+        self._before_resume = state_dict.get("running_seconds", 0.0)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # A run resumed within an epoch does not start that epoch again: its seconds before the checkpoint count.
+        self._started = time.perf_counter() - self._before_resume
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -35,6 +43,7 @@ class Cost(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Validation of the epoch has already run here, as in nnU-Net's epoch times.
         self.epoch_seconds.append(time.perf_counter() - self._started)
+        self._started = None
         on_gpu = module.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(module.device) / 2**30 if on_gpu else None
         module.log("cost/epoch_seconds", self.epoch_seconds[-1])

@@ -12,11 +12,18 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 
+MIN_LOSS_SCALE = 1e-4  # fairseq's default of min_loss_scale: below it gradients vanish in float16
+
+
 class FiniteWatch(L.Callback):
     """Skips optimizer steps whose gradients are not finite and names the first layer that produced such a value.
 
     NaN losses are the best-known complaint about U-Mamba under fp16. A skipped step leaves weights and momentum as
-    they were, so training goes on with the next batch.
+    they were, so training goes on with the next batch. Under fp16 single overflows of the scaled gradients are part of
+    the method (the gradient scaler lowers its scale) and are not reported, but they are counted: a run in which no step
+    succeeds any more ends whatever the precision.
+
+    The host waits for the gradients once per step, as a gradient scaler does anyway.
 
     Args:
         patience: consecutive non-finite steps after which training stops with an error.
@@ -25,42 +32,55 @@ class FiniteWatch(L.Callback):
     def __init__(self, patience: int = 20) -> None:
         self.patience = patience
         self.consecutive = 0
-        self._image: Tensor | None = None
+        self._images: list[Tensor] = []  # of the batches since the last optimizer step
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        self._image = batch["image"]
+        self._images.append(batch["image"])
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        images, self._images = self._images, []
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if torch.isfinite(norm):
+        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             self.consecutive = 0
             return
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # under fp16 the gradient scaler meets overflows by design, and skips those steps itself
         self.consecutive += 1
-        where = (
-            first_non_finite(module.network, self._image) or "the loss or its gradient (every layer's output is finite)"
-        )
-        log.warning(
-            "Step %d: non-finite gradients, first seen in %s; the step is skipped (%d in a row).",
-            trainer.global_step, where, self.consecutive,
-        )  # fmt: skip
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        with trainer.precision_plugin.forward_context():
+            found = next(filter(None, (first_non_finite(module.network, image) for image in images)), None)
+        where = found or "the loss or its gradient (every layer's output is finite)"
+        if found or scaler is None:
+            log.warning(
+                "Step %d: non-finite gradients, first seen in %s; the step is skipped (%d in a row).",
+                trainer.global_step, where, self.consecutive,
+            )  # fmt: skip
+        scale = scaler.get_scale() if scaler is not None else None
         if self.consecutive >= self.patience:
-            raise RuntimeError(
-                f"{self.patience} steps in a row had non-finite gradients, first seen in {where}. Train with "
-                "trainer.precision=32-true or a lower model.optimizer.lr, or look at the data with the doctor."
-            )
-        optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer leaves weights and momentum alone
+            reason = f"{self.patience} steps in a row had non-finite gradients"
+        elif scale is not None and scale < MIN_LOSS_SCALE:
+            reason = "too many steps had non-finite gradients, and the loss scale has collapsed"
+        else:
+            optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer leaves weights and momentum alone
+            return
+        scaled = "" if scale is None else f"; the loss scale is down to {scale:g}"
+        raise RuntimeError(
+            f"{reason}, first seen in {where}{scaled}. Train with trainer.precision=32-true or a lower "
+            "model.optimizer.lr, or look at the data with the doctor."
+        )
 
 
 @torch.no_grad()
 def first_non_finite(network: nn.Module, image: Tensor) -> str | None:
-    """Name of the first leaf layer whose output is not finite for this input, "input" or None."""
+    """Name of the first place that is not finite for this input: the input, a weight, a leaf layer's output, or None.
+
+    To be called under the training step's own autocast: float16 overflows where float32 does not.
+    """
     if not torch.isfinite(image).all():
         return "the input image"
+    for name, weight in network.named_parameters():
+        if not torch.isfinite(weight).all():
+            return f"weight {name!r}"
     found: list[str] = []
 
     def check(name: str, output: Any) -> None:
@@ -73,9 +93,14 @@ def first_non_finite(network: nn.Module, image: Tensor) -> str | None:
         for name, layer in network.named_modules()
         if not any(layer.children())
     ]
+    devices = [image.device] if image.device.type == "cuda" else []
     try:
-        network(image)
+        with torch.random.fork_rng(devices=devices):  # a layer that draws (dropout) must not change the next step
+            output = network.forward(image)  # not through __call__, where a compiled network has no layers
     finally:
         for hook in hooks:
             hook.remove()
-    return f"layer {found[0]!r}" if found else None
+    check("", output)  # what the network computes outside of its layers
+    if not found:
+        return None
+    return f"layer {found[0]!r}" if found[0] else "the network's output"

@@ -43,8 +43,8 @@ class SegmentationDataModule(L.LightningDataModule):
         configuration: Of the plan: "2d", "3d_fullres" or "3d_lowres".
         planning: Options of the planner.
         fold: Fold of the cross-validation, or "all": train on every case and validate with the same ones.
-        augmentation: Transforms in order, or a mapping of named ones. An entry that still needs to know the patch
-            is a partial, called with ``patch_size``.
+        augmentation: Transforms in order, or a mapping of named ones; null for none, also as an entry. An entry that
+            still needs to know the patch is a partial, called with ``patch_size``.
         num_workers: Processes that prepare cases and make batches; 0 works in the main process.
         iterations_per_epoch: Training batches per epoch.
         val_iterations: Validation batches per epoch, the same ones in every epoch.
@@ -84,7 +84,7 @@ class SegmentationDataModule(L.LightningDataModule):
         configuration: str = "3d_fullres",
         planning: PlannerOptions | Mapping[str, Any] | None = None,
         fold: int | Literal["all"] = 0,
-        augmentation: Sequence[Any] | Mapping[str, Any] = (),
+        augmentation: Sequence[Any] | Mapping[str, Any] | None = (),
         num_workers: int = 0,
         iterations_per_epoch: int = 250,
         val_iterations: int = 50,
@@ -100,7 +100,9 @@ class SegmentationDataModule(L.LightningDataModule):
         self.configuration = configuration
         self.planning = planning if isinstance(planning, PlannerOptions) else _planner_options(planning or {})
         self.fold = fold
-        self.augmentation = list(augmentation.values() if isinstance(augmentation, Mapping) else augmentation)
+        named = isinstance(augmentation, Mapping)
+        chosen = augmentation.values() if named else augmentation or ()
+        self.augmentation = [transform for transform in chosen if transform is not None]
         self.num_workers = num_workers
         self.iterations_per_epoch = iterations_per_epoch
         self.val_iterations = val_iterations

@@ -36,6 +36,8 @@ class PseudoDice(Metric):
         self.actual += torch.bincount(label, minlength=self.num_classes)
 
     def compute(self) -> Tensor:
-        """(K-1,) float32: Dice of the foreground classes in [0, 1], NaN where a class was never seen."""
-        total = (self.predicted + self.actual)[1:].float()
-        return 2 * self.true_positive[1:].float() / total  # 0 / 0 is the NaN of an absent class
+        """(K,) float32: Dice of every class in [0, 1], the background's first, NaN where a class was never seen.
+
+        With the background it has at least two elements: torchmetrics makes a scalar of a result with one.
+        """
+        return 2 * self.true_positive.float() / (self.predicted + self.actual).float()  # 0 / 0 is an absent class's NaN

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from src.callbacks.csv_log import ResumableCSVLogger
 from src.models.build import build_network
 from src.models.losses import DeepSupervision, DiceCELoss
 from src.models.pseudo_dice import PseudoDice
 from src.planning.plan import Plan
 
-EMA_DECAY = 0.9  # nnU-Net: new = 0.9 * old + 0.1 * epoch
+EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.9 * old + 0.1 * epoch
 
 
 class SegmentationModule(L.LightningModule):
@@ -56,15 +57,35 @@ class SegmentationModule(L.LightningModule):
         self.pseudo_dice = PseudoDice(plan.num_classes, plan.ignore_label)
         self.class_names = [name for name, value in sorted(plan.labels.items(), key=lambda item: item[1])][1:]
         self.register_buffer("dice_ema", torch.tensor(float("nan")))
+        self._last_validation: float | None = None  # epochs trained when the EMA was last updated
+        self._step_losses: list[Tensor] = []  # of the batches since the last optimizer step
+        self._train_loss = TrainLoss()
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """(B, C, *S) float -> logits (B, K, *S), or a list of them, highest resolution first."""
         return self.network(image)
 
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, ResumableCSVLogger):
+                logger.rewind(self.global_step)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.loss(self(batch["image"]), batch["label"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        self._step_losses.append(loss.detach())
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # FiniteWatch, which runs before, takes the gradients away from a step that is to be skipped.
+        skipped = all(parameter.grad is None for parameter in self.network.parameters())
+        self._train_loss.update(self._step_losses, skipped)
+        self._step_losses = []
+
+    def on_train_epoch_end(self) -> None:
+        if self._train_loss.steps:  # as many on every rank, which skip the same steps
+            self.log("train/loss", self._train_loss.mean(), prog_bar=True, sync_dist=True)
+        self.log("train/skipped_steps", float(self._train_loss.skipped))
+        self._train_loss = TrainLoss()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         outputs = self(batch["image"])
@@ -73,12 +94,11 @@ class SegmentationModule(L.LightningModule):
         self.pseudo_dice.update(outputs if isinstance(outputs, Tensor) else outputs[0], batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        dice = self.pseudo_dice.compute()
+        dice = self.pseudo_dice.compute()[1:]  # (K-1,), the foreground classes
         self.pseudo_dice.reset()
         mean = dice.nanmean()
         if not self.trainer.sanity_checking and mean.isfinite():
-            ema = mean if self.dice_ema.isnan() else EMA_DECAY * self.dice_ema + (1 - EMA_DECAY) * mean
-            self.dice_ema.copy_(ema)
+            self._update_ema(mean)
         self.log("val/dice", mean, prog_bar=True)
         self.log("val/dice_ema", self.dice_ema.clone())
         self.log_dict({f"val/dice_{name}": value for name, value in zip(self.class_names, dice, strict=True)})
@@ -90,4 +110,50 @@ class SegmentationModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(self.metadata, plan=self.plan.to_dict(), configuration=self.configuration)
+        progress = {"last_validation": self._last_validation, "train_loss": self._train_loss.state_dict()}
+        checkpoint.update(self.metadata, plan=self.plan.to_dict(), configuration=self.configuration, progress=progress)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint.get("progress")  # checkpoints of earlier versions have none
+        if progress is not None:
+            self._last_validation = progress["last_validation"]
+            self._train_loss = TrainLoss(**progress["train_loss"])
+
+    def _update_ema(self, dice: Tensor) -> None:
+        loop = self.trainer.fit_loop
+        now = loop.epoch_progress.current.processed + loop.epoch_loop.batch_progress.current.ready / loop.max_batches
+        epochs = 1.0 if self._last_validation is None else now - self._last_validation
+        decay = EMA_DECAY**epochs
+        self.dice_ema.copy_(dice if self.dice_ema.isnan() else decay * self.dice_ema + (1 - decay) * dice)
+        self._last_validation = now
+
+
+class TrainLoss:
+    """Mean loss of the optimizer steps that an epoch has taken, on this rank; skipped steps are counted apart.
+
+    Args:
+        total: sum over the steps taken of the mean loss of a step's batches.
+        steps: number of steps taken.
+        skipped: number of steps skipped.
+    """
+
+    def __init__(self, total: float = 0.0, steps: int = 0, skipped: int = 0) -> None:
+        self.total: Tensor | float = total
+        self.steps = steps
+        self.skipped = skipped
+
+    def update(self, losses: Sequence[Tensor], skipped: bool) -> None:
+        """Count one step, of one batch or (with accumulated gradients) several; stays on the losses' device."""
+        if skipped:
+            self.skipped += 1
+        else:
+            self.total = self.total + torch.stack(list(losses)).float().mean()
+            self.steps += 1
+
+    def mean(self) -> Tensor | float:
+        """Mean loss of the steps taken, of which there must be one."""
+        return self.total / self.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, the arguments of the constructor."""
+        return {"total": float(self.total), "steps": self.steps, "skipped": self.skipped}

@@ -91,7 +91,14 @@ def test_pseudo_dice_counts_over_batches_and_marks_absent_classes() -> None:
     predicted = [torch.tensor([[0, 1, 2, 3]]), torch.tensor([[2, 0, 0, 1]])]
     for label, prediction in zip((first, second), predicted, strict=True):
         metric.update(torch.nn.functional.one_hot(prediction, 4).movedim(-1, 1).float(), label)
-    dice = metric.compute()
+    dice = metric.compute()[1:]
     # class 1: 2 hits, 2 predicted, 3 actual; class 2: 1 hit, 2 predicted, 2 actual; class 3: only where ignored
     assert dice[:2].tolist() == pytest.approx([2 * 2 / 5, 2 * 1 / 4])
     assert dice[2].isnan()
+
+
+def test_pseudo_dice_of_one_class_is_not_squeezed() -> None:
+    metric = PseudoDice(num_classes=2)
+    label = torch.tensor([[0, 1, 1, 0]])
+    metric.update(torch.nn.functional.one_hot(torch.tensor([[0, 1, 0, 0]]), 2).movedim(-1, 1).float(), label)
+    assert metric.compute().tolist() == pytest.approx([2 * 2 / 5, 2 * 1 / 3])

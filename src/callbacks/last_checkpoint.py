@@ -1,0 +1,69 @@
+"""last.ckpt: the state after the last epoch that was trained, whatever else is monitored or validated."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` at the end of every epoch.
+
+    Lightning's ModelCheckpoint with a monitor writes its last checkpoint only where the monitored value has improved
+    or was measured; a run is resumed and scored from here, so this one is written always. What was logged in the
+    epoch reaches the loggers first: a run killed right after the checkpoint has no gap in its metrics.
+
+    Args:
+        dirpath: the run's folder of checkpoints.
+    """
+
+    def __init__(self, dirpath: str | Path) -> None:
+        self.path = Path(dirpath) / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
+        _log_epoch(trainer)
+        trainer.save_checkpoint(self.path)
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Of a run of no epochs: the network as it was made."""
+        if not trainer.fast_dev_run and not self.path.is_file():
+            trainer.save_checkpoint(self.path)
+
+
+def _log_epoch(trainer: L.Trainer) -> None:
+    """Write what was logged in this epoch now, as Lightning does after the hooks of the epoch's end."""
+    connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
+    connector.on_epoch_end()
+    loop._batches_that_stepped -= 1  # the row has the number of the epoch's last step
+    connector.update_train_epoch_metrics()
+    loop._batches_that_stepped += 1
+
+
+def is_finished(checkpoint: str | Path, *, max_epochs: int | None, max_steps: int = -1) -> bool:
+    """Whether the run that wrote a checkpoint has trained as long as it should.
+
+    Args:
+        checkpoint: written by Lightning.
+        max_epochs, max_steps: of the trainer; None or -1 for no limit.
+
+    Raises:
+        ValueError: it has trained longer than that, so that neither its weights nor its learning rates are those of a
+            run of this length.
+    """
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if max_epochs is not None and 0 <= max_epochs < epochs:
+        raise ValueError(
+            f"{checkpoint} was trained for {epochs} epochs, more than trainer.max_epochs={max_epochs}. Set "
+            f"trainer.max_epochs to {epochs} or more to go on with it, or train anew in another run_dir."
+        )
+    return epochs == max_epochs or 0 <= max_steps <= state["global_step"]
