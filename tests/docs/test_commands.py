@@ -11,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from pages import PAGES, ROOT, blocks, commands, name_of
+from omegaconf import DictConfig, OmegaConf
+from pages import PAGES, ROOT, blocks, commands, inline_code, name_of
 
 from src.models.import_weights import ARGUMENTS
 from src.resolvers import register_resolvers
@@ -96,6 +97,43 @@ def test_commands_run_what_exists_with_what_it_knows(page: Path, tmp_path: Path)
         else:
             options = [word.partition("=")[0] for word in rest if word.startswith("--")]
             assert all(f'"{option}"' in text for option in options), words
+
+
+PROGRAMS = ("train", "predict", "eval", "planning", "prepare", "doctor", "report")
+
+
+@pytest.fixture(scope="module")
+def composed() -> list[DictConfig]:
+    """The configurations of all programs, with the data sets that have keys of their own."""
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        data_sets = [compose("train", [f"data={name}"]) for name in ("custom", "decathlon")]
+        others = [compose(name, ["data=phantom"] if name in ("prepare", "doctor") else []) for name in PROGRAMS]
+    return data_sets + others
+
+
+def knows(config: DictConfig, key: str) -> bool:
+    parent, _, child = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and child in list(node.keys())  # also where the value is still to be given
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_arguments_in_backquotes_exist(page: Path, composed: list[DictConfig]) -> None:
+    """`key=value` in the text: a key of one of the programs, or a choice of a group."""
+    arguments = [code for code in inline_code(page) if re.fullmatch(r"[+~]?[a-z_]+(\.[\w]+)*=\S*", code)]
+    arguments = [a for a in arguments if a != "key=value" and not a.endswith(("=True", "=False"))]  # Python's
+    unknown = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        choices = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
+        if choices and re.fullmatch(r"\w+", value):
+            written = {Path(b.title).stem for b in blocks(page) if b.title.startswith(f"configs/{key}/")}
+            if value not in {*choices, *written, "null"}:
+                unknown.append(argument)
+        elif not key.startswith("+") and not choices and not any(knows(config, key) for config in composed):
+            unknown.append(argument)
+    assert not unknown
 
 
 def test_the_commands_of_a_page_are_found(tmp_path: Path) -> None:

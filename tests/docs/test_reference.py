@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pages import ROOT
@@ -32,6 +34,21 @@ def test_the_reference_names_every_experiment() -> None:
     networks = [name for name in named if name.startswith("_")]
     expected = {setting + network for setting in settings for network in networks} | {"demo"}
     assert expected == {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+
+
+API = [
+    (page.name, name)
+    for page in sorted((DOCS / "reference" / "api").glob("*.md"))
+    for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("page", "name"), API)
+def test_the_api_pages_name_what_is_defined_there(page: str, name: str) -> None:
+    module, _, child = name.rpartition(".")
+    described = getattr(importlib.import_module(module), child)
+    assert isinstance(described, ModuleType) or described.__module__ == module
+    assert described.__doc__
 
 
 def quoted() -> list[str]:
