@@ -76,8 +76,6 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
         return LoadedCase(image=image, geometry=geometry, label=None), findings
     try:
         label, label_geometry = read_label(case.label)
-        if is_nifti(case.label) and count_nonfinite(case.label):
-            report("labels", f"{case.label} holds NaN or infinite values; a label map holds whole numbers. Correct it.")
     except (DatasetError, FileNotFoundError) as error:
         report("unreadable", str(error))
         return None, findings

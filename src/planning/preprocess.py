@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.machine import require_memory
 from src.planning.cropping import crop_to_nonzero
 from src.planning.normalization import SCHEMES
 from src.planning.plan import Configuration, Plan
@@ -74,6 +75,7 @@ def preprocess_case(
 
     Raises:
         ValueError: The image has another number of channels than the plan, or label and image differ in shape.
+        MemoryError: The resampled image does not fit into memory; none was taken.
     """
     if image.shape[0] != len(plan.channel_names):
         raise ValueError(
@@ -90,6 +92,12 @@ def preprocess_case(
 
     target = target_of(configuration, spacing)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
+    require_memory(
+        4 * image.shape[0] * math.prod(shape),
+        f"The image has {_by(cropped.shape[1:])} voxels of {_by(spacing)} mm and would become {_by(shape)} voxels of "
+        f"{_by(target)} mm. Correct the spacing in its header if it is wrong; else crop it, or work where there is "
+        "more memory",
+    )
     channels = []
     for i, scheme in enumerate(configuration.normalization):
         # A copy: normalisation works in place.
@@ -104,6 +112,10 @@ def preprocess_case(
     if label is not None:
         resampled = resample_label(np.ascontiguousarray(mask), shape, spacing, target).astype(np.int16, copy=False)
     return PreprocessedCase(data=data, label=resampled, properties=properties)
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
 
 
 def target_of(configuration: Configuration, spacing: Sequence[float]) -> tuple[float, ...]:

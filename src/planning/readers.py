@@ -7,18 +7,20 @@ without physical size gets spacing (999, 1, 1), as nnU-Net's readers give it.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import tifffile
-from skimage import io as skio
 
+from src.files import write_json
 from src.planning.description import PICTURE_ENDINGS, DatasetError
-from src.planning.pictures import write_picture
-from src.planning.volume_files import write_volume
+from src.planning.nifti import count_nonfinite, is_nifti
+from src.planning.pictures import is_tiff, read_picture, write_picture
+from src.planning.volume_files import open_volume, read_voxels, write_volume
 
 _FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
 
@@ -105,6 +107,10 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
                 f"{path} holds values that are no whole numbers (such as {worst:.6g}); was it resampled as an image? "
                 "Make it again with nearest-neighbour interpolation."
             )
+        if is_nifti(path) and count_nonfinite(path):  # SimpleITK reads them as 0
+            raise DatasetError(
+                f"{path} holds NaN or infinite values; a label map holds whole numbers. Correct the file."
+            )
         array = rounded
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     fits = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
@@ -116,13 +122,7 @@ def read_geometry(path: Path | str) -> Geometry:
     path = Path(path)
     if is_picture(path) or not path.is_file():
         return _read(path)[1]
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    return _volume_geometry(reader, path)
+    return _volume_geometry(open_volume(path), path)
 
 
 def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None:
@@ -130,7 +130,8 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
 
     Args:
         label: (Z, Y, X), whole numbers >= 0; 2D images have Z = 1. Written as uint8 if all values fit, else uint16.
-        path: Target; its ending decides the format. Written beside the target and then moved into place.
+        path: Target; its ending decides the format. Written beside the target and then moved into place. A 3D TIFF
+            gets a NAME.json with its spacing, as nnU-Net's have.
         geometry: As returned by `read_images`.
 
     Raises:
@@ -145,13 +146,28 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
     dtype = np.uint8 if label.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
     array = np.ascontiguousarray(label, dtype=dtype)
     if is_picture(path):
-        write_picture(array if geometry.dimension == 3 else array[0], path)
+        if geometry.dimension == 3:
+            _write_stack(array, path, geometry.spacing)
+        else:
+            write_picture(array[0], path)
         return
     image = sitk.GetImageFromArray(array[0] if geometry.dimension == 2 else array)
     image.SetSpacing([float(s) for s in geometry.spacing[::-1][: geometry.dimension]])
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
     write_volume(image, path)
+
+
+def _write_stack(array: np.ndarray, path: Path, spacing: tuple[float, ...]) -> None:
+    """A 3D TIFF and its spacing; that goes first, so that a TIFF that is there can be read."""
+    beside = path.with_suffix(".json")
+    write_json({"spacing": list(spacing)}, beside)
+    try:
+        write_picture(array, path)
+    except OSError:
+        if not path.exists():
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -162,10 +178,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
-    try:
-        array = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else skio.imread(path)
-    except Exception as error:  # the decoders raise kinds of their own for damaged files
-        raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
+    array = read_picture(path)
     spacing, dimension = (_FLAT_SPACING, 1.0, 1.0), 2
     if array.ndim == 2:
         array = array[None, None]
@@ -173,7 +186,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
         array = np.moveaxis(array[..., :3], -1, 0)[:, None]
     elif array.ndim == 3 and array.shape[-1] == 2:  # grey with alpha
         array = np.moveaxis(array[..., :1], -1, 0)[:, None]
-    elif array.ndim == 3 and path.suffix.lower() in (".tif", ".tiff"):
+    elif array.ndim == 3 and is_tiff(path):
         array, spacing, dimension = array[None], _stack_spacing(path), 3
     else:
         raise DatasetError(f"{path} has an array of shape {array.shape}; expected (y, x), (y, x, 3) or (y, x, 4).")
@@ -187,13 +200,18 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
 def _stack_spacing(path: Path) -> tuple[float, ...]:
     """Spacing of a 3D TIFF from the NAME.json beside it, which nnU-Net asks for too."""
     name = path.name.removesuffix(path.suffix)
-    candidates = [path.with_name(f"{name}.json"), path.with_name(f"{name[:-5]}.json")]  # NAME.json for NAME_0000.tif
+    candidates = [path.with_name(f"{name}.json")]
+    if re.fullmatch(r".+_\d{4}", name):
+        candidates.append(path.with_name(f"{name[:-5]}.json"))  # NAME.json for NAME_0000.tif
     for file in candidates:
         if file.is_file():
-            spacing = json.loads(file.read_text(encoding="utf-8")).get("spacing", ())
-            if len(spacing) == 3:
-                return tuple(abs(float(s)) for s in spacing)
-            raise DatasetError(f'{file} must hold {{"spacing": [z, y, x]}} in mm.')
+            try:
+                spacing = tuple(abs(float(value)) for value in json.loads(file.read_text(encoding="utf-8"))["spacing"])
+            except (ValueError, TypeError, KeyError):
+                spacing = ()
+            if len(spacing) == 3 and all(math.isfinite(value) and value > 0 for value in spacing):
+                return spacing
+            raise DatasetError(f'{file} must hold {{"spacing": [z, y, x]}} in mm, numbers > 0.')
     raise DatasetError(
         f"{path} is a 3D TIFF, which has no voxel size of its own. Put {candidates[-1].name} beside it with "
         '{"spacing": [z, y, x]} in mm, or convert the set to .nii.gz.'
@@ -201,31 +219,14 @@ def _stack_spacing(path: Path) -> tuple[float, ...]:
 
 
 def _read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    geometry = _volume_geometry(image, path)
-    array = sitk.GetArrayFromImage(image)
+    reader = open_volume(path)
+    geometry = _volume_geometry(reader, path)  # before any voxel is read
+    array = sitk.GetArrayFromImage(read_voxels(reader))
     return array.reshape(1, *geometry.shape), geometry
 
 
-def _unreadable(path: Path, error: RuntimeError) -> DatasetError:
-    reason = str(error).strip().splitlines()[-1]
-    hint = (
-        "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
-        if "orthonormal" in reason
-        else "Is the file damaged or cut off? Copy it again."
-    )
-    return DatasetError(f"{path} cannot be read ({reason}). {hint}")
-
-
-def _components(image: sitk.Image | sitk.ImageFileReader) -> int:
-    return image.GetNumberOfComponentsPerPixel() if isinstance(image, sitk.Image) else image.GetNumberOfComponents()
-
-
-def _volume_geometry(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
-    dimension, components = image.GetDimension(), _components(image)
+def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
+    dimension, components = image.GetDimension(), image.GetNumberOfComponents()
     if dimension not in (2, 3) or components != 1:
         raise DatasetError(
             f"{path} has {dimension} dimensions of size {tuple(image.GetSize())} and {components} values per voxel; "

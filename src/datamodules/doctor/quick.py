@@ -1,4 +1,4 @@
-"""The doctor's quick part, run before every training: headers and file lists alone, 5 to 10 ms a case."""
+"""The doctor's quick part, run before every training: headers, lengths and file lists alone, 5 to 10 ms a case."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from src.planning.checks import Finding, geometry_faults, raise_errors
+from src.planning.pictures import check_picture_whole
 from src.planning.raw import DatasetError, RawCase, RawDataset
 from src.planning.readers import is_picture, read_geometry
+from src.planning.volume_files import check_volume_whole
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +19,8 @@ log = logging.getLogger(__name__)
 def quick_check(dataset: RawDataset | Path | str) -> list[Finding]:
     """Check what can be checked without reading a voxel.
 
-    Pairs and names of the files, empty files, the grids of image and label as their headers state them (volumes), and
-    files that are in training and test, byte by byte.
+    Pairs and names of the files, empty files and files that are cut off, by their lengths, the grids of image and label
+    as their headers state them (volumes), and files that are in training and test, byte by byte.
 
     Args:
         dataset: Raw data set, opened or its folder.
@@ -40,7 +42,7 @@ def quick_check(dataset: RawDataset | Path | str) -> list[Finding]:
 
 
 def header_faults(case: RawCase) -> list[Finding]:
-    """Empty files, headers that cannot be read, and grids that differ."""
+    """Empty files, files that are cut off, headers that cannot be read, and grids that differ."""
 
     def error(kind: str, message: str) -> Finding:
         return Finding(case=case.identifier, kind=kind, severity="error", message=message)
@@ -49,9 +51,11 @@ def header_faults(case: RawCase) -> list[Finding]:
     empty = [path for path in files if path.stat().st_size == 0]
     if empty:
         return [error("unreadable", f"{path} is empty (0 bytes). Copy it again.") for path in empty]
-    if any(is_picture(path) for path in files):
-        return []
     try:
+        for path in files:
+            (check_picture_whole if is_picture(path) else check_volume_whole)(path)
+        if any(is_picture(path) for path in files):
+            return []
         image, *others = (read_geometry(path) for path in case.images)
         label = None if case.label is None else read_geometry(case.label)
     except DatasetError as fault:

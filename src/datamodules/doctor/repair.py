@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from src.files import atomic_file
 from src.planning.raw import DatasetError, RawCase
 from src.planning.readers import is_picture
-from src.planning.volume_files import write_volume
+from src.planning.volume_files import open_volume, read_voxels, write_volume
 
 MIN_KEPT = 0.5  # share of the foreground's volume that resampling must keep
 
@@ -28,13 +28,13 @@ def repair_label(case: RawCase, how: str) -> Path:
         Where the original is kept.
 
     Raises:
-        DatasetError: pictures, which have no geometry; another number of voxels (copy_header); grids that hardly
-            overlap (resample_label).
+        DatasetError: a file that is cut off; pictures, which have no geometry; another number of voxels (copy_header);
+            grids that hardly overlap (resample_label).
     """
     path = case.label
     if path is None or is_picture(path):
         raise DatasetError(f"{path}: a picture has no position to be resampled by; make the label anew.")
-    image, label = sitk.ReadImage(case.images[0]), sitk.ReadImage(path)
+    image, label = (read_voxels(open_volume(file)) for file in (case.images[0], path))
     if how == "copy_header":
         if image.GetSize() != label.GetSize():
             raise DatasetError(

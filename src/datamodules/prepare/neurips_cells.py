@@ -8,12 +8,12 @@ from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
-import tifffile
 
 from src.datamodules.prepare.cells import CLASSES, to_rgb8, write_cells
 from src.datamodules.prepare.download import download_from_zenodo, verify
 from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from src.datamodules.prepare.sources import check_count, find_files, opened
+from src.planning.pictures import is_tiff, read_picture
 from src.planning.raw import DatasetError
 
 ZENODO_RECORD = 10719375
@@ -95,7 +95,7 @@ def read_image(path: Path) -> np.ndarray:
         DatasetError: the file is damaged.
     """
     try:
-        return tifffile.imread(path) if path.suffix.startswith(".tif") else iio.imread(path)
+        return read_picture(path) if is_tiff(path) else iio.imread(path)
     except Exception as error:  # the decoders raise kinds of their own for damaged files
         raise DatasetError(f"{path} cannot be read ({error}): fetch it again") from error
 

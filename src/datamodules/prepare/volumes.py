@@ -13,9 +13,8 @@ import SimpleITK as sitk
 
 from src.files import atomic_file
 from src.planning.checks import check_case, raise_errors
-from src.planning.nifti import count_nonfinite
 from src.planning.raw import DatasetDescription, DatasetError, RawCase
-from src.planning.volume_files import write_volume
+from src.planning.volume_files import open_volume, read_voxels, write_volume
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -28,13 +27,9 @@ def read_volume(path: Path) -> sitk.Image:
     """Read a NIfTI volume.
 
     Raises:
-        DatasetError: the file is truncated or no image.
+        DatasetError: the file is truncated, no image, or does not fit into memory.
     """
-    count_nonfinite(path)  # SimpleITK is silent about a truncated file
-    try:
-        return sitk.ReadImage(path)
-    except RuntimeError as error:
-        raise DatasetError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}): fetch it again") from error
+    return read_voxels(open_volume(path))
 
 
 def split_channels(source: Path, targets: Sequence[Path]) -> None:
