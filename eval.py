@@ -15,7 +15,6 @@ from pathlib import Path
 
 import hydra
 import pandas as pd
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.evaluation.evaluate import evaluate
@@ -23,7 +22,7 @@ from src.evaluation.pairs import Pair, check_label_sets, pair_folders
 from src.evaluation.postprocessing import fit_rules, save_rules
 from src.evaluation.tables import describe, write_tables
 from src.evaluation.test_set import predict_and_score, show_table
-from src.inference.checkpoint import load_checkpoint
+from src.inference.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from src.planning.raw import DatasetDescription
 
 log = logging.getLogger(__name__)
@@ -52,11 +51,14 @@ def score_checkpoints(cfg: DictConfig) -> None:
         variants += [(f"{name}_mirrored", members, True) for name, members in runs]
 
     output, frames, pairs = Path(cfg.output), [], []
-    overrides = {key: value for key, value in cfg.data.items() if value is not None} | {"augmentation": []}
-    options = {key: cfg[key] for key in ("cases", "protocol", "postprocessing", "grow", "device", "workers", "parquet")}
+    overrides = {key: value for key, value in cfg.data.items() if value is not None}
+    options = {
+        key: cfg[key]
+        for key in ("cases", "protocol", "postprocessing", "grow", "device", "workers", "parquet", "trusted")
+    }
     for name, members, mirror in variants:
-        checkpoint = load_checkpoint(members[0])
-        datamodule = instantiate({**checkpoint["config"]["data"], **overrides})
+        checkpoint = load_checkpoint(members[0], cfg.trusted)
+        datamodule = datamodule_from_checkpoint(checkpoint, overrides)
         labels, ignore_label = checkpoint["plan"]["labels"], checkpoint["plan"].get("ignore_label")
         del checkpoint
         datamodule.open_raw()

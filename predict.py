@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     check_apart(Path(cfg.input), Path(cfg.output))
     checkpoints = list(cfg.checkpoint) if isinstance(cfg.checkpoint, ListConfig) else cfg.checkpoint
-    predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror)
+    predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted)
     ending = cfg.file_ending or predictor.plan.file_ending
     cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names))
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 import lightning as L
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.last_checkpoint import is_finished
 from src.evaluation.figures import loss_figure
@@ -24,6 +24,7 @@ from src.models.segmentation_module import SegmentationModule
 from src.planning.fingerprint import Fingerprint
 from src.resolvers import register_resolvers
 from src.run import is_sweep_job, run_in_own_process, save_run
+from src.targets import check_config
 from src.trainer import check_last_checkpoint, entries, make_trainer
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def main(cfg: DictConfig) -> None:
         run_in_own_process(__file__)
         return
     run_dir = Path(cfg.run_dir)
+    check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
     metadata = save_run(cfg, run_dir)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
@@ -82,7 +84,7 @@ def main(cfg: DictConfig) -> None:
     if finished and overlays.is_file() and overlays.stat().st_mtime > last.stat().st_mtime:
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:
-        predict_and_score([last], datamodule, run_dir, loggers)
+        predict_and_score([last], datamodule, run_dir, loggers, trusted=cfg.trusted)
 
 
 if __name__ == "__main__":

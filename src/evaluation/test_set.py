@@ -40,6 +40,7 @@ def predict_and_score(
     device: str = "auto",
     workers: int | None = None,
     parquet: bool = False,
+    trusted: str | Sequence[str] = (),
 ) -> tuple[pd.DataFrame, list[Pair]]:
     """Predict and score a data module's test cases.
 
@@ -50,7 +51,7 @@ def predict_and_score(
         loggers: Of Lightning; W&B gets the means and the table with overlays.
         cases: "test", or "validation" for the validation cases of the data module's fold.
         protocol, grow, workers: See `evaluate`.
-        mirror, device: See `Predictor`.
+        mirror, device, trusted: See `Predictor.from_checkpoint`.
         postprocessing: File of rules; the scores then hold both, apart by "run": "plain" and "post-processed".
         parquet: See `write_tables`.
 
@@ -61,7 +62,7 @@ def predict_and_score(
         ValueError, FileNotFoundError: See `check_protocol`, `Predictor` and `evaluate`.
         CasesFailedError: Cases could not be predicted; the others were, but nothing was scored.
     """
-    predictor = Predictor.from_checkpoint(checkpoints, device=device, mirror=mirror)
+    predictor = Predictor.from_checkpoint(checkpoints, device=device, mirror=mirror, trusted=trusted)
     plan, task = predictor.plan, datamodule.task
     check_protocol(protocol, plan.labels, task, plan.file_ending)
     chosen = _choose(datamodule, cases)

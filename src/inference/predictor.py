@@ -100,9 +100,13 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path | Sequence[str | Path], device: str | torch.device = "auto", mirror: bool = False
+        cls,
+        path: str | Path | Sequence[str | Path],
+        device: str | torch.device = "auto",
+        mirror: bool = False,
+        trusted: str | Sequence[str] = (),
     ) -> Predictor:
-        """Load one checkpoint, or several whose logits are averaged.
+        """Load one checkpoint, or several whose logits are averaged; `trusted` as for `load_checkpoint`.
 
         Each network predicts in the precision that it was trained in (in float32 on a CPU), see `autocast_dtype`.
 
@@ -120,7 +124,7 @@ class Predictor:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
         paths = [path] if isinstance(path, (str, Path)) else list(path)
-        checkpoints = [load_checkpoint(one) for one in paths]
+        checkpoints = [load_checkpoint(one, trusted) for one in paths]
         loaded = [network_from_checkpoint(checkpoint) for checkpoint in checkpoints]
         plan, name = loaded[0][1], checkpoints[0]["configuration"]
         members = []

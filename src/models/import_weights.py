@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 import re
 import sys
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.files import atomic_file
+from src.inference.checkpoint import load_plain
 from src.inference.mirroring import MIRROR
 from src.models.build import build_network
 from src.models.unet import UNet
@@ -159,13 +159,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     scalar = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
     allowed = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     allowed += [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as plain data (it is damaged, or holds other objects): {error}"
-        ) from error
+    checkpoint = load_plain(path, allowed)
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         keys = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(

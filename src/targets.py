@@ -1,0 +1,210 @@
+"""What a checkpoint may make others build: an exact list, for a checkpoint may come from anybody.
+
+Predicting and scoring build two things of the configuration inside a checkpoint, ``model.network`` and ``data``; all
+else in it (optimiser, schedule, augmentation, callbacks, logger, trainer) is only read. train.py asks the same question
+before it begins, so that no run ends with a checkpoint that cannot be loaded.
+
+Code of the user's own is not in the list. Whoever runs it names it on the command line, ``trusted=[mymix]``: a package
+or module, or one class or function by its full name. Nothing in a file can add to that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.utils import get_object
+from torch import nn
+
+NETWORKS = (
+    "src.models.umamba.UMamba",
+    "src.models.unet.PlainConvUNet",
+    "src.models.unet.ResidualEncoderUNet",
+    "src.models.baselines.segresnet",
+    "src.models.baselines.unetr",
+    "src.models.baselines.swinunetr",
+)
+# Inside a network, beside every module class that torch.nn exports
+PARTS = (
+    "src.models.mamba.block.Mamba",
+    "src.models.mamba.ssd.SSD",
+    "src.models.mamba.gated_conv.GatedConv",
+    "src.models.mamba.orders.raster",
+    "src.models.mamba.orders.bidirectional",
+    "src.models.mamba.orders.tri_oriented",
+)
+DATA_MODULES = (
+    "src.datamodules.abdomen_ct.AbdomenCTDataModule",
+    "src.datamodules.abdomen_mr.AbdomenMRDataModule",
+    "src.datamodules.cells.CellDataModule",
+    "src.datamodules.custom.CustomDataModule",
+    "src.datamodules.decathlon.DecathlonDataModule",
+    "src.datamodules.endoscopy.EndoscopyDataModule",
+    "src.datamodules.nuclei.NucleiDataModule",
+    "src.datamodules.phantom.PhantomDataModule",
+    "src.datamodules.phantom.PhantomCellsDataModule",
+)
+# Keys of `data` that only training needs; scoring leaves them out.
+TRAINING_ONLY = (
+    "planning", "augmentation", "num_workers", "iterations_per_epoch", "val_iterations", "oversample", "seed",
+    "patch_size", "patch_multiple", "batch_size",
+)  # fmt: skip
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_HYDRA = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
+# More than any published network asks for; they keep a crafted configuration from exhausting time or memory.
+_MAX_NUMBER = 16_384  # of a network's arguments: channels, blocks, heads, edges
+_MAX_ENTRIES, _MAX_DEPTH, _MAX_TEXT = 10_000, 16, 4_096
+
+
+def check_config(config: object, trusted: str | Sequence[str] | None = ()) -> None:
+    """Refuse a resolved training configuration of which predicting or scoring would build other code than is allowed.
+
+    Args:
+        config: plain data; its ``model.network`` and, if there is one, ``data`` are looked at.
+        trusted: what the user vouches for.
+
+    Raises:
+        ValueError: a target that is not allowed, a value of a wrong type or out of bounds; the message has the key.
+    """
+    trusted = trusted_names(trusted)
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"model must be an object, it is {_shown(model)}.")
+    network, deep_supervision = model.get("network"), model.get("deep_supervision")
+    if not isinstance(network, dict) or "_target_" not in network or network.get("_partial_") is not True:
+        raise ValueError(f"model.network must be an object with _target_ and _partial_: true; it is {_shown(network)}.")
+    if not isinstance(deep_supervision, bool):
+        raise ValueError(f"model.deep_supervision must be true or false, it is {_shown(deep_supervision)}.")
+    check = _Check(trusted)
+    check.node(network, "model.network", NETWORKS, PARTS, largest=_MAX_NUMBER)
+    if config.get("data") is not None:
+        check.node(scoring_data(config), "data", DATA_MODULES, ())
+
+
+def scoring_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``data`` that scoring needs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    data = config.get("data")
+    if not isinstance(data, dict):
+        raise ValueError(f"data must be an object, it is {_shown(data)}.")
+    return {key: value for key, value in data.items() if key not in TRAINING_ONLY}
+
+
+def trusted_names(trusted: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What the user gave as ``trusted=``, one name or a list, as a tuple.
+
+    Raises:
+        ValueError: an entry is no dotted name.
+    """
+    names = (trusted,) if isinstance(trusted, str) else tuple(trusted or ())
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"trusted={name!r}: expected the name of a package, module, class or function.")
+    return names
+
+
+class _Check:
+    """Walks plain data; counts what it sees, for lists that hold each other can be endless."""
+
+    def __init__(self, trusted: Sequence[str]) -> None:
+        self.trusted = trusted
+        self.seen = 0
+
+    def node(
+        self,
+        node: object,
+        where: str,
+        allowed: Sequence[str],
+        inside: Sequence[str],
+        *,
+        largest: float | None = None,
+        depth: int = 0,
+    ) -> None:
+        """Check one value and all below it.
+
+        Args:
+            node: the value.
+            where: its key.
+            allowed: targets that it may name itself.
+            inside: targets that what it holds may name.
+            largest: bound of the numbers, if any.
+            depth: of `node`.
+        """
+        self.seen += 1
+        if self.seen > _MAX_ENTRIES or depth > _MAX_DEPTH:
+            raise ValueError(f"{where} has more than {_MAX_ENTRIES} entries or is nested over {_MAX_DEPTH} deep.")
+        if isinstance(node, dict):
+            for key, value in node.items():
+                place = f"{where}.{key!s:.100}"
+                if not isinstance(key, str):
+                    raise ValueError(f"{place}: a key must be text, it is a {type(key).__name__}.")
+                self._scalar(key, place, None)
+                if key == "_target_":
+                    self._target(value, place, allowed)
+                elif key in _HYDRA:
+                    if not isinstance(value, _HYDRA[key]):
+                        raise ValueError(f"{place} must be a {_HYDRA[key].__name__}, it is {_shown(value)}.")
+                elif key.startswith("_") and key.endswith("_"):
+                    raise ValueError(f"{place}: only {', '.join(_HYDRA)} may stand between underscores.")
+                self.node(value, place, inside, inside, largest=largest, depth=depth + 1)
+        elif isinstance(node, list):
+            for index, value in enumerate(node):
+                self.node(value, f"{where}[{index}]", inside, inside, largest=largest, depth=depth + 1)
+        else:
+            self._scalar(node, where, largest)
+
+    @staticmethod
+    def _scalar(value: object, where: str, largest: float | None) -> None:
+        if not isinstance(value, (str, bool, int, float, type(None))):
+            raise ValueError(f"{where} must be text, a number, true, false or null; it is a {type(value).__name__}.")
+        if isinstance(value, str) and ("${" in value or len(value) > _MAX_TEXT):
+            raise ValueError(f"{where} must be text of at most {_MAX_TEXT} characters without ${{...}}: {value!r:.80}")
+        if largest is not None and isinstance(value, (int, float)) and not abs(value) <= largest:
+            raise ValueError(f"{where} is {value}; expected a number from {-largest} to {largest}.")
+
+    def _target(self, target: object, where: str, allowed: Sequence[str]) -> None:
+        if not isinstance(target, str) or not _NAME.fullmatch(target):
+            raise ValueError(f"{where} must be a dotted name, it is {_shown(target)}.")
+        if target in allowed or (allowed is PARTS and _is_layer(target)) or target in self.trusted:
+            return
+        root = next((name for name in self.trusted if target.startswith(f"{name}.")), None)
+        if root is not None:
+            _check_defined_below(target, root, where)
+            return
+        layers = ", torch.nn.<layer>" if allowed is PARTS else ""
+        raise ValueError(
+            f"{where} is {target!r}, which is not among what a checkpoint may have built "
+            f"({', '.join(allowed) or 'nothing here'}{layers}). If it is code of yours, or of somebody you trust, say "
+            f"trusted=[{target.split('.')[0] if target.split('.')[0] != 'src' else target}] on the command line: of "
+            "train.py, and again of predict.py and eval.py, for everybody who uses the checkpoint runs that code."
+        )
+
+
+def _shown(value: object) -> str:
+    """A value for a message; of what holds others the type alone, for it may be endless."""
+    return f"{value!r:.200}" if isinstance(value, (str, bool, int, float, type(None))) else type(value).__name__
+
+
+def _is_layer(target: str) -> bool:
+    """Whether a target is a module class that torch.nn itself exports; nothing is imported, no further dot followed."""
+    package, _, name = target.rpartition(".")
+    found = getattr(nn, name, None) if package == "torch.nn" else None
+    return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _check_defined_below(target: str, root: str, where: str) -> None:
+    """A trusted package vouches for what it defines, not for what it imports (``mymix.os.system``)."""
+    try:
+        module = getattr(get_object(target), "__module__", None) or ""
+    except Exception as error:  # the import runs the user's own code, which may raise anything
+        raise ValueError(f"{where} is {target!r}, which cannot be imported: {error}") from error
+    if module != root and not module.startswith(f"{root}."):
+        raise ValueError(
+            f"{where} is {target!r}, which {root} does not define itself (it comes from {module or 'elsewhere'}). To "
+            f"allow it all the same, give its full name: trusted=[{target}]."
+        )
