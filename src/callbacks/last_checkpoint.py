@@ -31,12 +31,12 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:
             return
         _log_epoch(trainer)
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Of a run of no epochs: the network as it was made."""
         if not trainer.fast_dev_run and not self.path.is_file():
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def _log_epoch(trainer: L.Trainer) -> None:
