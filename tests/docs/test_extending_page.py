@@ -17,11 +17,12 @@ import torch
 import torchio as tio
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
-from pages import ROOT, blocks
+from omegaconf import DictConfig, OmegaConf
+from pages import ROOT, blocks, commands
 
 from src.planning.raw import RawDataset
 from src.resolvers import register_resolvers
+from src.targets import check_config
 
 FILES = {block.title: block.text for block in blocks(ROOT / "docs" / "extending.md") if block.title}
 
@@ -49,6 +50,22 @@ def compose_with(path: str, folder: Path, *overrides: str) -> DictConfig:
         return compose("train", chosen)
 
 
+def printed_trust(path: str) -> list[str]:
+    """What the page's commands trust of a printed file."""
+    name = path.removesuffix(".py").replace("/", ".")
+    found = [words for words in commands(ROOT / "docs" / "extending.md") if f"trusted=[{name}]" in words]
+    assert len(found) == 1, f"no command of the page trusts {name}"
+    return [name]
+
+
+def check_trust(config: DictConfig, code: str) -> None:
+    """train.py and predict.py take the configuration with the page's ``trusted``, and refuse it without."""
+    plain = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("model", "data")}
+    check_config(plain, printed_trust(code))
+    with pytest.raises(ValueError, match="trusted="):
+        check_config(plain)
+
+
 def test_every_printed_file_is_tried() -> None:
     assert set(FILES) == {
         "src/models/mamba/running_mean.py", "configs/model/umamba_mean.yaml",
@@ -61,7 +78,9 @@ def test_every_printed_file_is_tried() -> None:
 
 def test_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_code("src/models/basic_unet.py", monkeypatch)
-    model = instantiate(compose_with("configs/model/basic_unet.yaml", tmp_path).model)
+    config = compose_with("configs/model/basic_unet.yaml", tmp_path)
+    check_trust(config, "src/models/basic_unet.py")
+    model = instantiate(config.model)
     network = model.network(
         spatial_dims=2, in_channels=1, out_channels=3, features_per_stage=(4, 6), kernel_sizes=(3, 3), strides=(1, 2),
         patch_size=(30, 34), deep_supervision=model.deep_supervision,
@@ -70,6 +89,12 @@ def test_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert logits.shape == (1, 3, 30, 34)
     logits.mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_mixer_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_code("src/models/mamba/running_mean.py", monkeypatch)
+    config = compose_with("configs/model/umamba_mean.yaml", tmp_path)
+    check_trust(config, "src/models/mamba/running_mean.py")
 
 
 def test_an_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +117,7 @@ def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             sitk.WriteImage(image, str(source / f"{name}{ending}.nii.gz"))
     target = tmp_path / "raw" / "Dataset201_Lungs"
     config = compose_with("configs/data/lungs.yaml", tmp_path / "configs", f"data.dataset_dir={target}")
+    check_trust(config, "src/datamodules/lungs.py")
     datamodule = instantiate(config.data)
     with pytest.raises(FileNotFoundError, match="data=lungs source="):
         datamodule.make_raw()
