@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -37,7 +37,7 @@ def locked(prepared_dir: Path) -> Iterator[None]:
             log.info("Waiting for another process that prepares %s", prepared_dir)
             lock.acquire()
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno not in READ_ONLY:
                 raise
             log.info("%s cannot be locked (%s); it is read-only.", prepared_dir, error.strerror)
         try:
@@ -59,7 +59,7 @@ def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> 
     except DiskError:
         raise
     except OSError as error:
-        if error.errno not in _READ_ONLY + _FULL:
+        if error.errno not in READ_ONLY + _FULL:
             raise
         existing = next(path for path in (prepared_dir, *prepared_dir.resolve().parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e9

@@ -1,6 +1,6 @@
 """From a raw data set to a plan and a store that can be trained on: made if missing, kept if fresh, remade if stale.
 
-Layout: ``<prepared_dir>/{fingerprint.json, plan.json, state.json, <data_identifier>/<case>/...}``. Everything is
+Layout: ``<prepared_dir>/{fingerprint.json, plan.json, state.json, <data_identifier>-<key>/<case>/...}``. Everything is
 written beside its place and moved there, so a preparation that was interrupted is picked up where it stopped.
 
 Memory per worker: see `bytes_per_worker`.
@@ -22,7 +22,7 @@ from src.files import content_hash, write_json
 from src.planning.checks import Finding, load_and_check, raise_errors
 from src.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from src.planning.intensities import samples_per_case
-from src.planning.locking import disk_errors, locked
+from src.planning.locking import READ_ONLY, disk_errors, locked
 from src.planning.nnunet_plans import load_plan
 from src.planning.parallel import fitting_workers, map_cases, track
 from src.planning.plan import Configuration, Plan
@@ -31,7 +31,8 @@ from src.planning.planner import PlannerOptions, plan_dataset, resampled_shape
 from src.planning.preprocess import preprocess_case, target_of
 from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset
 from src.planning.readers import read_geometry, read_images, read_label
-from src.planning.store import VERSION, Store, read_meta, remove_case, write_case
+from src.planning.store import VERSION, Store, remove_unfinished_cases, write_case
+from src.planning.stores import link_known_cases, missing_cases, name_others, store_folder
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,8 @@ def prepare(
         workers = fitting_workers(workers, bytes_per_worker(raw))
         plan = _fresh_plan(raw, prepared_dir, options, workers)
         entry = plan.configuration(configuration)
-        folder = prepared_dir / entry.data_identifier
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
-            _fresh_store(raw, folder, plan, entry, workers)
+            folder = _fresh_store(raw, prepared_dir, plan, entry, workers)
     return plan, Store.open(folder)
 
 
@@ -108,15 +108,17 @@ def bytes_per_worker(raw: RawDataset) -> int:
 
 def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, workers: int) -> Plan:
     """The plan of these data and options, or the user's edited one."""
-    fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers)
     path, state_path = prepared_dir / "plan.json", prepared_dir / "state.json"
+    state = _read_json(state_path) or {}
+    dataset = _identity(raw)
+    _check_owner(dataset, state.get("dataset"), prepared_dir)
+    fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers)
     source = {
         "fingerprint": content_hash(fingerprint.to_dict()),
         "description": content_hash(dataclasses.asdict(_description(raw))),
         "options": dataclasses.asdict(options),
         "plans_file": _file_key(Path(options.plans)) if options.plans else None,
     }
-    state = _read_json(state_path) or {}
     if path.is_file():
         plan = Plan.load(path)
         edited = plan.hash() != state.get("plan")
@@ -125,7 +127,9 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
                 log.info("Using %s, which differs from what was planned.", path)
             _check_fits(plan, raw, path)
             if not state:
-                write_json({"source": source, "plan": None}, state_path)
+                write_json({"dataset": dataset, "source": source, "plan": None}, state_path)
+            elif state.get("dataset") != dataset:
+                _record({**state, "dataset": dataset}, state_path)
             return plan
         if edited:
             raise PlanError(
@@ -137,7 +141,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
     _check_fits(plan, raw, Path(options.plans) if options.plans else path)
     # In this order a kill at any point leaves no plan, and the next run plans anew.
     path.unlink(missing_ok=True)
-    write_json({"source": source, "plan": plan.hash()}, state_path)
+    write_json({"dataset": dataset, "source": source, "plan": plan.hash()}, state_path)
     plan.save(path)
     return plan
 
@@ -183,34 +187,43 @@ class _Job:
     folder: Path
     plan: Plan
     configuration: Configuration
-    key: str
-
-    def key_of(self, case: RawCase) -> str:
-        return content_hash([self.key, _case_key(case)])
+    keys: dict[str, str]
 
     def __call__(self, case: RawCase) -> None:
         image, geometry = read_images(case.images)
         label, _ = read_label(case.label)
         done = preprocess_case(image, geometry, label, self.plan, self.configuration)
         del image, label
-        write_case(self.folder, case.identifier, done, self.plan, self.configuration.patch_size, self.key_of(case))
+        write_case(
+            self.folder, case.identifier, done, self.plan, self.configuration.patch_size, self.keys[case.identifier]
+        )
 
 
-def _fresh_store(raw: RawDataset, folder: Path, plan: Plan, configuration: Configuration, workers: int) -> None:
-    """Preprocess the cases that are missing or stale, and remove those that are no longer in the raw data."""
-    job = _Job(folder=folder, plan=plan, configuration=configuration, key=_store_key(plan, configuration))
+def _fresh_store(raw: RawDataset, prepared_dir: Path, plan: Plan, configuration: Configuration, workers: int) -> Path:
+    """Preprocess the cases that no store has yet.
+
+    Returns:
+        The folder of the store.
+    """
+    key = _store_key(plan, configuration)
+    keys = {case.identifier: content_hash([key, _case_key(case)]) for case in raw.training_cases}
+    folder = store_folder(prepared_dir, configuration.data_identifier, keys)
+    if not missing_cases(folder, keys):
+        return folder
     folder.mkdir(exist_ok=True)
-    wanted = {case.identifier for case in raw.training_cases}
-    for entry in folder.iterdir():
-        if entry.is_dir() and entry.name not in wanted:
-            remove_case(folder, entry.name)  # a case that is gone, or what an interrupted run left
-    stale = [c for c in raw.training_cases if (read_meta(folder / c.identifier) or {}).get("key") != job.key_of(c)]
-    if not stale:
-        return
-    log.info("Preprocessing %d of %d cases for %s into %s", len(stale), len(wanted), configuration.name, folder)
-    results = map_cases(job, stale, lambda case: case.identifier, workers)
-    for _ in track(results, len(stale), f"Preprocessing {raw.name}"):
+    remove_unfinished_cases(folder)
+    name_others(folder)
+    link_known_cases(folder, keys)
+    missing = set(missing_cases(folder, keys))
+    if not missing:
+        return folder
+    log.info("Preprocessing %d of %d cases for %s into %s", len(missing), len(keys), configuration.name, folder)
+    job = _Job(folder=folder, plan=plan, configuration=configuration, keys=keys)
+    cases = [case for case in raw.training_cases if case.identifier in missing]
+    results = map_cases(job, cases, lambda case: case.identifier, workers)
+    for _ in track(results, len(cases), f"Preprocessing {raw.name}"):
         pass
+    return folder
 
 
 def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -> int:
@@ -252,6 +265,37 @@ def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
             raise PlanError(
                 f"{path}: {key} is {found}, but {raw.folder / 'dataset.json'} has {expected}. Correct one of them."
             )
+
+
+def _identity(raw: RawDataset) -> dict[str, str]:
+    """Which raw data set this is: where it lies, and what its training files are called, how large and how old."""
+    keys = [_case_key(case) for case in raw.training_cases]
+    sizes = [[entry[:2] if isinstance(entry, list) else entry for entry in key] for key in keys]
+    return {"folder": str(raw.folder.resolve()), "files": content_hash(keys), "sizes": content_hash(sizes)}
+
+
+def _record(state: dict[str, Any], path: Path) -> None:
+    """Note where a data set lies now; what is finished on a read-only disk serves without."""
+    try:
+        write_json(state, path)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        log.info("%s is not brought up to date (%s).", path, error.strerror)
+
+
+def _check_owner(dataset: dict[str, str], recorded: dict[str, str] | None, prepared_dir: Path) -> None:
+    """Two data sets of one name must not share a prepared folder; one that was moved or copied keeps it."""
+    if recorded is None or recorded["folder"] == dataset["folder"] or recorded["files"] == dataset["files"]:
+        return
+    gone = not (Path(recorded["folder"]) / "dataset.json").is_file()
+    if gone and recorded["sizes"] == dataset["sizes"]:
+        return
+    raise DatasetError(
+        f"{prepared_dir} holds what was prepared of the data set in {recorded['folder']}"
+        f"{' (which is no longer there)' if gone else ''}; the one in {dataset['folder']} has other files. Give it a "
+        "folder of its own with data.prepared_dir=..., or delete the prepared folder if its data set is not needed."
+    )
 
 
 def _case_key(case: RawCase) -> list[Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +19,13 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from src.files import write_json
+from src.files import UNFINISHED, write_json
+from src.names import name_fault
 from src.planning.plan import Plan
 from src.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
 from src.planning.readers import Geometry
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of the format; raised when older stores cannot be read
 _BLOCK_BYTES = 128 * 1024  # decompressed at once: fits a core's L2 cache
@@ -31,6 +34,7 @@ _CHUNK_PER_PATCH = 1.5  # a chunk much longer than the patch would be read for n
 # On 12 MB of normalised CT level 1 of zstd wrote 61 % of the size in 0.2 s, level 8 58 % in 4.3 s; reads took the same.
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
 _META = "case.json"
+_FILES = (_META, "data.b2nd", "label.b2nd", "locations.npy")  # all that a case's folder holds
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,12 @@ class Store:
             FileNotFoundError: The folder does not exist or holds no case.
         """
         folder = Path(folder)
-        found = sorted(entry.parent.name for entry in folder.glob(f"[!.]*/{_META}"))
+        found = stored_identifiers(folder)
         if not found:
             raise FileNotFoundError(
                 f"{folder} holds no preprocessed case. Prepare the data set: python -m src.planning data=<name>"
             )
-        return cls(folder=folder, identifiers=tuple(found))
+        return cls(folder=folder, identifiers=found)
 
     def case(self, identifier: str) -> StoredCase:
         """Open one case: maps the files, decompresses nothing.
@@ -134,9 +138,7 @@ def write_case(
     Raises:
         OSError: The disk is full or cannot be written; nothing half-written stays in use.
     """
-    beside = folder / f".writing-{identifier}-{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    beside = _beside(folder, identifier)
     try:
         for name, array in (("data", case.data), ("label", case.label)):
             (beside / f"{name}.b2nd").write_bytes(_compress(array, patch_size))
@@ -158,13 +160,48 @@ def write_case(
         remove_case(folder, identifier)
         os.replace(beside, folder / identifier)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove_files(beside)
+
+
+def link_case(source: Path, folder: Path, identifier: str) -> bool:
+    """Give a store a case of another one as hard links, which take no space and outlive the other store.
+
+    Returns:
+        Whether it worked; not every file system has links, and not every file may be linked.
+    """
+    beside = _beside(folder, identifier)
+    try:
+        for name in _FILES:
+            os.link(source / identifier / name, beside / name)
+        remove_case(folder, identifier)
+        os.replace(beside, folder / identifier)
+    except OSError:
+        return False
+    finally:
+        _remove_files(beside)
+    return True
 
 
 def remove_case(folder: Path, identifier: str) -> None:
-    """Delete a case; its description goes first, so that a half-deleted case does not count as one."""
-    (folder / identifier / _META).unlink(missing_ok=True)
-    shutil.rmtree(folder / identifier, ignore_errors=True)
+    """Delete a case: the files that `write_case` writes and no others, the description first, so that a half-deleted
+    case does not count as one.
+
+    Raises:
+        ValueError: The identifier is no name.
+    """
+    _check_name(identifier)
+    _remove_files(folder / identifier)
+
+
+def remove_unfinished_cases(folder: Path) -> None:
+    """Delete what killed processes were writing into a store; only for one who holds the lock."""
+    for beside in folder.glob(f"{UNFINISHED}*"):
+        _remove_files(beside)
+
+
+def stored_identifiers(folder: Path) -> tuple[str, ...]:
+    """The cases that lie complete in a folder, sorted; none if there is no such folder."""
+    return tuple(sorted(entry.parent.name for entry in folder.glob(f"[!.]*/{_META}")))
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -173,6 +210,33 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / _META).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
+
+
+def _check_name(identifier: str) -> None:
+    fault = name_fault(identifier)
+    if fault:
+        raise ValueError(f"A case cannot be called {identifier!r}: {fault}.")
+
+
+def _beside(folder: Path, identifier: str) -> Path:
+    """An empty folder in which a case becomes whole."""
+    _check_name(identifier)
+    beside = folder / f"{UNFINISHED}{identifier}-{os.getpid()}"
+    _remove_files(beside)
+    beside.mkdir(parents=True)
+    return beside
+
+
+def _remove_files(case: Path) -> None:
+    """Delete a case's folder if nothing else is in it; a link is not followed."""
+    if case.is_symlink() or not case.is_dir():
+        return
+    for path in (*(case / name for name in _FILES), *case.glob(f"{UNFINISHED}*")):
+        path.unlink(missing_ok=True)
+    try:
+        case.rmdir()
+    except OSError as error:
+        log.warning("%s is left, for it holds files that are not of this project (%s).", case, error.strerror)
 
 
 def storage_shapes(

@@ -103,7 +103,7 @@ def test_a_raw_data_set(tmp_path, monkeypatch):
     paths = (f"data.dataset_dir={tmp_path / 'raw'}", f"data.prepared_dir={tmp_path / 'out'}")
     plan = make_plan(config("data=custom", *paths, "base_features=8", "preprocess=[3d_fullres]", "workers=1"))
     assert plan.base_features == 8 and plan == Plan.load(tmp_path / "out" / "plan.json")
-    assert (tmp_path / "out" / "3d_fullres" / "case_0" / "case.json").is_file()
+    assert len(list((tmp_path / "out").glob("3d_fullres-????????/case_0/case.json"))) == 1
 
 
 def test_options_of_the_data_config_hold_unless_overridden():

@@ -53,6 +53,12 @@ def run(raw: Path, out: Path, configuration: str = "3d_fullres", options: Planne
     return prepare(raw, out, configuration, options, workers=1)
 
 
+def store_of(tmp_path: Path) -> Path:
+    """The one store of a prepared folder."""
+    (folder,) = (tmp_path / "out").glob("3d_fullres-????????")
+    return folder
+
+
 def test_makes_plan_and_store_that_match_the_raw_data(tmp_path):
     raw = make_dataset(tmp_path / "raw")
     plan, store = run(raw, tmp_path / "out")
@@ -203,7 +209,7 @@ def test_an_interrupted_preparation_is_picked_up(tmp_path, monkeypatch, written)
     monkeypatch.setattr(store_module, "_compress", killed)
     with pytest.raises(KeyboardInterrupt):
         run(raw, tmp_path / "out")
-    assert Store.open(tmp_path / "out" / "3d_fullres").identifiers == ("case_0",)
+    assert Store.open(store_of(tmp_path)).identifiers == ("case_0",)
     monkeypatch.setattr(store_module, "_compress", compress)
     written.clear()
     _, store = run(raw, tmp_path / "out")
@@ -213,7 +219,7 @@ def test_an_interrupted_preparation_is_picked_up(tmp_path, monkeypatch, written)
 def test_what_a_kill_leaves_behind_is_removed(tmp_path):
     raw = make_dataset(tmp_path / "raw")
     run(raw, tmp_path / "out")
-    folder = tmp_path / "out" / "3d_fullres"
+    folder = store_of(tmp_path)
     (folder / ".writing-case_9-1").mkdir()
     (folder / "case_0" / "case.json").unlink()  # a deletion that was cut off
     assert "case_0" not in Store.open(folder).identifiers
@@ -236,7 +242,7 @@ def test_a_full_disk_says_which_folder_and_how_much(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=message):
         run(raw, tmp_path / "out")
     monkeypatch.undo()
-    folder = tmp_path / "out" / "3d_fullres"
+    folder = store_of(tmp_path)
     assert Store.open(folder).identifiers == ("case_0",) and not list(folder.glob(".writing*"))
     _, store = run(raw, tmp_path / "out")
     assert len(store.identifiers) == 3
