@@ -20,7 +20,7 @@ from src.datamodules.sampling import EpochSampler
 from src.datamodules.splits import select_split
 from src.planning.plan import Configuration, Plan
 from src.planning.planner import PlannerOptions
-from src.planning.prepare import prepare
+from src.planning.prepare import prepare, refuse_cascade
 from src.planning.raw import RawCase, RawDataset
 from src.planning.store import Store
 from src.processes import become_worker
@@ -135,6 +135,7 @@ class SegmentationDataModule(L.LightningDataModule):
         """
         if self._prepared:
             return
+        refuse_cascade(self.configuration)  # before raw data are made or read
         self.open_raw()
         quick_check(self.raw)
         plan, self.store = prepare(

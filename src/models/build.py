@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from torch import nn
 
+from src.models.blocks import ConvBlock, ResidualBlock
+from src.models.unet import RESENC_BLOCKS, PlainConvUNet, ResidualEncoderUNet
 from src.planning.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 def build_network(
@@ -36,3 +41,49 @@ def build_network(
         patch_size=topology.patch_size,
         deep_supervision=deep_supervision,
     )
+
+
+def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> None:
+    """Refuse to train a network with other block counts than its plan was edited to, or was made for.
+
+    U-Mamba and the baselines have counts of their own, which nnU-Net's two usual plans do not change; with a plan for
+    the residual encoder that is said.
+
+    Args:
+        network: as built by `build_network`.
+        plan, configuration: what it was built from.
+
+    Raises:
+        ValueError: ``n_conv_per_stage`` or ``n_conv_per_stage_decoder`` is neither what the planner writes nor what
+            the network has, or the plan is for nnU-Net's residual encoder and the network is its plain one.
+    """
+    topology = plan.configuration(configuration)
+    planned = topology.n_conv_per_stage, topology.n_conv_per_stage_decoder
+    built = (
+        tuple(map(_num_blocks, getattr(network, "encoder_stages", ()))),
+        tuple(map(_num_blocks, getattr(network, "decoder_stages", ()))),
+    )
+    if planned == built:
+        return
+    stages, name = len(topology.strides), type(network).__name__
+    resenc = tuple(RESENC_BLOCKS[min(s, len(RESENC_BLOCKS) - 1)] for s in range(stages)), (1,) * (stages - 1)
+    if planned not in (resenc, ((2,) * stages, (2,) * (stages - 1))):
+        raise ValueError(
+            f"The plan's configurations.{configuration} has n_conv_per_stage {planned[0]} and n_conv_per_stage_decoder "
+            f"{planned[1]}, but {name} has the blocks {built[0]} and {built[1]} and does not follow the plan in this. "
+            "Take the edit back, or choose the blocks as an argument of model.network."
+        )
+    if planned == resenc and isinstance(network, PlainConvUNet):
+        raise ValueError(
+            f"The plan ({plan.preset}) was made for nnU-Net's residual encoder, but {name} is its plain CNN. Train "
+            "model=resenc, or plan with data.planning.preset=default."
+        )
+    if planned == resenc or isinstance(network, ResidualEncoderUNet):
+        log.warning(
+            "%s has the blocks %s and %s; patch and batch were planned for %s and %s, so it needs another amount of "
+            "memory.", name, *built, *planned,
+        )  # fmt: skip
+
+
+def _num_blocks(stage: nn.Module) -> int:
+    return sum(isinstance(block, (ConvBlock, ResidualBlock)) for block in stage.children())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from src.callbacks.csv_log import ResumableCSVLogger
-from src.models.build import build_network
+from src.models.build import build_network, check_planned_blocks
 from src.models.losses import DeepSupervision, DiceCELoss
 from src.models.pseudo_dice import PseudoDice
 from src.planning.plan import Plan
@@ -49,6 +49,7 @@ class SegmentationModule(L.LightningModule):
         self.configuration = configuration
         self.metadata = dict(metadata or {})
         self.network = build_network(network, plan, configuration, deep_supervision)
+        check_planned_blocks(self.network, plan, configuration)
         if compile:
             self.network.compile()  # in place, so that state_dict keeps its names
         self.make_optimizer, self.make_scheduler = optimizer, scheduler

@@ -26,6 +26,28 @@ _RESAMPLING = {
 _SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
 
 
+# Beside those that are followed: what another one of these would do is not done here.
+_TOP = {"label_manager": ("LabelManager",)}
+_READERS = ("SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO")  # the others change the order of the axes
+_NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
+_KNOWN = {
+    "inherits_from", "name", "data_identifier", "preprocessor_name", "batch_size", "patch_size", "spacing",
+    "median_image_size_in_voxels", "normalization_schemes", "use_mask_for_norm", "batch_dice", "architecture",
+    "previous_stage", "next_stage", "UNet_class_name", "UNet_base_num_features", "unet_max_num_features",
+    "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "num_pool_per_axis", "pool_op_kernel_sizes",
+    "conv_kernel_sizes", *_RESAMPLING, *(f"{key}_kwargs" for key in _RESAMPLING),
+}  # fmt: skip
+_ARGUMENTS = {  # of the network; None: followed, else what is built here
+    "n_stages": None, "features_per_stage": None, "kernel_sizes": None, "strides": None, "n_conv_per_stage": None,
+    "n_blocks_per_stage": None, "n_conv_per_stage_decoder": None,
+    "conv_op": ("torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"), "conv_bias": (True,),
+    "norm_op": ("torch.nn.modules.instancenorm.InstanceNorm2d", "torch.nn.modules.instancenorm.InstanceNorm3d"),
+    "norm_op_kwargs": ({"eps": 1e-05, "affine": True},), "dropout_op": (None,), "dropout_op_kwargs": (None, {}),
+    "nonlin": ("torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU"),
+    "nonlin_kwargs": ({"inplace": True}, {"inplace": True, "negative_slope": 0.01}),
+}  # fmt: skip
+
+
 def load_plan(path: Path | str, description: DatasetDescription) -> Plan:
     """Read a plan file of either kind: a plan.json of ours or an nnUNetPlans.json.
 
@@ -60,6 +82,9 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
     Raises:
         PlanError: It asks for a resampling or a preprocessor other than nnU-Net's default.
     """
+    for key, allowed in {**_TOP, "image_reader_writer": _READERS}.items():
+        if key in content and content[key] not in allowed:
+            raise PlanError(f"{key} is {content[key]!r:.200}; only {', '.join(allowed)} can be followed.")
     forward = tuple(int(axis) for axis in content["transpose_forward"])
     channels = content["foreground_intensity_properties_per_channel"]
     names = [field.name for field in dataclasses.fields(Intensities)]
@@ -127,7 +152,21 @@ def _configuration(name: str, entry: dict[str, Any]) -> Configuration:
 
 
 def _check_defaults(name: str, entry: dict[str, Any]) -> None:
-    """Refuse what would be preprocessed differently here than in nnU-Net."""
+    """Refuse what would be preprocessed or built differently here than in nnU-Net."""
+    unknown = sorted(entry.keys() - _KNOWN)
+    if unknown:
+        raise PlanError(f"configurations.{name} has the keys {unknown}, which are not known here and would do nothing.")
+    architecture = entry.get("architecture", {"network_class_name": entry.get("UNet_class_name", _NETWORKS[0])})
+    network = str(architecture["network_class_name"]).rpartition(".")[2]
+    if network not in _NETWORKS:
+        raise PlanError(f"configurations.{name} was planned for {network}; only {', '.join(_NETWORKS)} are built here.")
+    for key, value in architecture.get("arch_kwargs", {}).items():
+        allowed = _ARGUMENTS.get(key, ())
+        if allowed is not None and value not in allowed:
+            raise PlanError(
+                f"configurations.{name}.architecture.arch_kwargs.{key} is {value!r:.200}; "
+                f"{f'only {allowed[0]!r} is built here' if allowed else 'it is not known here'}."
+            )
     preprocessor = entry.get("preprocessor_name", "DefaultPreprocessor")
     if preprocessor != "DefaultPreprocessor":
         raise PlanError(

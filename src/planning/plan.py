@@ -11,10 +11,11 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from src.files import content_hash, write_json
 from src.planning.plan_checks import PlanError, check_configuration, check_plan
+from src.planning.typed import describe, has_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +184,8 @@ class Plan:
             name: _build(Configuration, inherit(name, entries), f"configurations.{name}") for name in entries
         }
         intensities = content.pop("intensities", ())
+        if not isinstance(intensities, (list, tuple)):
+            raise PlanError(f"plan.intensities = {intensities!r:.200}: expected a list with an entry per channel.")
         statistics = tuple(_build(Intensities, entry, f"intensities[{i}]") for i, entry in enumerate(intensities))
         return _build(cls, {**content, "intensities": statistics, "configurations": configurations}, "plan")
 
@@ -240,6 +243,9 @@ def _build(kind: type, content: object, where: str) -> Any:
     if missing:
         raise PlanError(f"{where} lacks {missing}.")
     frozen = {key: value if key == "configurations" else _freeze_entry(value) for key, value in content.items()}
+    for key, hint in get_type_hints(kind).items():
+        if key in frozen and not has_type(frozen[key], hint):
+            raise PlanError(f"{where}.{key} = {content[key]!r:.200}: expected {describe(hint)}.")
     return kind(**frozen)
 
 
@@ -259,6 +265,8 @@ def inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> d
     if not isinstance(entry, dict):
         raise PlanError(f"configurations.{name} must be an object, it is {entry!r}.")
     parent = entry.get("inherits_from")
+    if not isinstance(parent, (str, type(None))):
+        raise PlanError(f"configurations.{name}.inherits_from is {parent!r:.200}; expected a name.")
     own = {key: value for key, value in entry.items() if key != "inherits_from"}
     inherited = inherit(parent, entries, (*seen, name)) if parent is not None else {}
     return {**inherited, **own, "name": name}

@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from src.names import name_fault
+from src.planning.description import PICTURE_ENDINGS, VOLUME_ENDINGS
 from src.planning.normalization import SCHEMES
 
 if TYPE_CHECKING:
     from src.planning.plan import Configuration, Plan
+
+
+# Beyond any published network; a plan may come from anybody, and these numbers decide what memory is asked for.
+_MAX_PATCH, _MAX_BATCH = 2**28, 2**32  # voxels of a patch, and of a batch
+_MAX_CHANNELS, _MAX_CLASSES = 1_024, 4_096
+_MAX = {"strides": 64, "kernel_sizes": 63, "features_per_stage": 8_192, "n_conv_per_stage": 64}
+_MAX |= {"n_conv_per_stage_decoder": 64}
+_MAX_STAGES = 16
 
 
 class PlanError(ValueError):
@@ -51,6 +61,17 @@ def check_configuration(c: Configuration) -> None:
             max(1, round(size / total)) * total for size, total in zip(c.patch_size, c.total_stride, strict=True)
         )
         fail("patch_size", f"expected multiples of the total strides {c.total_stride}, such as {fits}.")
+    if stages > _MAX_STAGES:
+        fail("strides", f"expected at most {_MAX_STAGES} stages.")
+    if math.prod(c.patch_size) > _MAX_PATCH:
+        fail("patch_size", f"expected at most {_MAX_PATCH} voxels.")
+    if math.prod(c.patch_size) * c.batch_size > _MAX_BATCH:
+        fail("batch_size", f"expected at most {_MAX_BATCH} voxels in a batch.")
+    for key, most in _MAX.items():
+        if _largest(getattr(c, key)) > most:
+            fail(key, f"expected at most {most}.")
+    if fault := name_fault(c.data_identifier):
+        fail("data_identifier", f"expected the name of a folder; {fault}.")
     unknown = sorted(set(c.normalization) - SCHEMES.keys())
     if unknown:
         fail("normalization", f"unknown {unknown}; allowed are {sorted(SCHEMES)}.")
@@ -60,6 +81,16 @@ def check_configuration(c: Configuration) -> None:
 
 def check_plan(plan: Plan) -> None:
     channels = len(plan.channel_names)
+    if not 1 <= channels <= _MAX_CHANNELS:
+        raise PlanError(f"channel_names has {channels} entries; expected 1 to {_MAX_CHANNELS}.")
+    if len(plan.labels) > _MAX_CLASSES:
+        raise PlanError(f"labels has {len(plan.labels)} entries; expected at most {_MAX_CLASSES}.")
+    if not plan.regions and sorted(plan.labels.values()) != list(range(len(plan.labels))):
+        raise PlanError(f"labels = {plan.labels!r:.200}: expected the values 0, 1, 2, ... without a gap.")
+    if plan.file_ending not in VOLUME_ENDINGS + PICTURE_ENDINGS:
+        raise PlanError(
+            f"file_ending = {plan.file_ending!r:.200}: expected one of {', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}."
+        )
     if len(plan.intensities) != channels:
         raise PlanError(
             f"intensities has {len(plan.intensities)} entries for {channels} channels {plan.channel_names}."
@@ -92,3 +123,8 @@ def check_plan(plan: Plan) -> None:
 
 def _positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _largest(value: object) -> int:
+    """The largest number in nested tuples; 0 in an empty one."""
+    return max(map(_largest, value), default=0) if isinstance(value, tuple) else value

@@ -36,6 +36,7 @@ from src.planning.stores import link_known_cases, missing_cases, name_others, st
 
 log = logging.getLogger(__name__)
 
+CASCADE = "3d_cascade_fullres"
 _LABEL_BYTES = 20  # per voxel beside the channels; 8 + 17 were measured for one channel and 14 labels
 
 
@@ -67,6 +68,7 @@ def prepare(
         OSError: The disk is full or cannot be written to.
     """
     prepared_dir, options = Path(prepared_dir), options or PlannerOptions()
+    refuse_cascade(configuration)
     raw = RawDataset.open(dataset_dir)
     if raw.regions:
         raise DatasetError(
@@ -77,9 +79,28 @@ def prepare(
         workers = fitting_workers(workers, bytes_per_worker(raw))
         plan = _fresh_plan(raw, prepared_dir, options, workers)
         entry = plan.configuration(configuration)
+        refuse_cascade(configuration, entry.previous_stage)
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
             folder = _fresh_store(raw, prepared_dir, plan, entry, workers)
     return plan, Store.open(folder)
+
+
+def refuse_cascade(configuration: str, previous_stage: str | None = None) -> None:
+    """Refuse a configuration that needs the prediction of another one, which is not built yet.
+
+    Args:
+        configuration: Its name; nnU-Net's own is known before there is a plan.
+        previous_stage: Of the plan's configuration.
+
+    Raises:
+        PlanError: It is a cascade.
+    """
+    if configuration == CASCADE or previous_stage is not None:
+        raise PlanError(
+            f"data.configuration={configuration} is the second stage of a cascade: its network also sees the "
+            f"prediction of {previous_stage or '3d_lowres'}. That is not built yet; without it this is 3d_fullres "
+            "under another name. Train data.configuration=3d_fullres or 3d_lowres."
+        )
 
 
 def prepare_plan(

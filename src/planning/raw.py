@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from src.names import name_fault
 from src.planning.description import PICTURE_ENDINGS, DatasetDescription, DatasetError
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ class RawCase:
     identifier: str
     images: tuple[Path, ...]
     label: Path | None
+
+    def __post_init__(self) -> None:
+        # Stores, predictions and pictures are named after the case.
+        if fault := name_fault(self.identifier):
+            raise DatasetError(f"A case cannot be called {self.identifier!r:.300}: {fault}. Rename it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,10 @@ def _listed_cases(folder: Path, listing: object, path: Path) -> tuple[RawCase, .
             label = folder / entry["label"]
         except (KeyError, TypeError) as error:
             raise DatasetError(f"{path}: case {name!r} under dataset needs images (a list) and label.") from error
-        cases.append(RawCase(identifier=name, images=images, label=label))
+        try:
+            cases.append(RawCase(identifier=name, images=images, label=label))
+        except DatasetError as error:
+            raise DatasetError(f"{path}, under dataset: {error}") from error
     absent = [str(file) for case in cases for file in (*case.images, case.label) if file is None or not file.is_file()]
     _raise_all(absent, f"{path} lists files that do not exist")
     return tuple(cases)

@@ -77,7 +77,20 @@ def test_a_configuration_inherits(content):
     [
         ({"patch_size": [100, 128, 128]}, r"patch_size = \(100, 128, 128\): expected multiples of the total strides"),
         ({"patch_size": [128]}, "patch_size = .*expected 2 or 3 whole numbers"),
-        ({"patch_size": [128, 128, 64.5]}, "patch_size = .*expected 2 or 3 whole numbers"),
+        ({"patch_size": [128, 128, 64.5]}, "patch_size = .*expected a list of a whole number"),
+        ({"patch_size": 128}, "patch_size = 128: expected a list of a whole number"),
+        ({"patch_size": [2**12] * 3}, "patch_size = .*expected at most 268435456 voxels"),
+        ({"batch_size": True}, "batch_size = True: expected a whole number"),
+        ({"batch_size": 10**6}, "batch_size = 1000000: expected at most 4294967296 voxels"),
+        ({"features_per_stage": [10**9] * 6}, "features_per_stage = .*expected at most 8192"),
+        ({"normalization": "CTNormalization"}, "normalization = .*expected a list of text"),
+        ({"previous_stage": ["2d"]}, "previous_stage = .*expected text or null"),
+        ({"batch_dice": "yes"}, "batch_dice = 'yes': expected true or false"),
+        ({"data_identifier": "../home"}, "data_identifier = ../home: expected the name of a folder; it holds a path"),
+        ({"data_identifier": ""}, "data_identifier = : expected the name of a folder; it is empty"),
+        ({"data_identifier": "."}, "data_identifier = .: .*begins with a dot"),
+        ({"data_identifier": "/etc"}, "data_identifier = /etc: .*path separator"),
+        ({"inherits_from": ["2d"]}, "inherits_from is .*expected a name"),
         ({"batch_size": 0}, "batch_size = 0: expected a whole number > 0"),
         ({"spacing": [1.0, 1.0]}, "spacing = .*expected 3 numbers > 0"),
         ({"spacing": [1.0, 0.8, -1.0], "data_identifier": "x"}, "spacing = .*expected 3 numbers > 0"),
@@ -122,6 +135,14 @@ def test_inheritance_in_a_circle_is_named(content):
         ("intensities", [], "intensities has 0 entries for 1 channels"),
         ("configurations", {}, "needs configurations"),
         ("surprise", 1, "plan has unknown keys"),
+        ("file_ending", "/../../x.nii.gz", "file_ending = .*expected one of .nii.gz"),
+        ("labels", {"background": 0, "liver": 7}, "labels = .*without a gap"),
+        ("labels", {"background": "0"}, "labels = .*expected an object of a whole number"),
+        ("labels", [0, 1], "labels = .*expected an object"),
+        ("channel_names", [7], "channel_names = .*expected a list of text"),
+        ("intensities", 3, "intensities = 3: expected a list"),
+        ("intensities", [STATISTICS | {"mean": math.nan}], r"intensities\[0\].mean = nan: expected a number"),
+        ("num_training", "many", "num_training = 'many': expected a whole number"),
     ],
 )
 def test_a_wrong_plan_is_named_with_its_file(content, tmp_path, key, value, message):
@@ -235,6 +256,30 @@ def test_nnunet_plans_that_cannot_be_followed(tmp_path, changes, message):
     content["configurations"]["3d_fullres"] |= changes
     (tmp_path / "p.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match=f"p.json: configurations.3d_fullres.{message}"):
+        load_plan(tmp_path / "p.json", DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_identifier": "../home"}, "configurations.3d_fullres.data_identifier = ../home: expected the name"),
+        ({"data_identifier": ""}, "configurations.3d_fullres.data_identifier = : expected the name"),
+        ({"magic": 1}, r"3d_fullres has the keys \['magic'\], which are not known here"),
+        ({"architecture": {"network_class_name": "dynamic.ResidualUNet"}}, "3d_fullres was planned for ResidualUNet"),
+        ({"arch": {"norm_op": "torch.nn.BatchNorm3d"}}, "arch_kwargs.norm_op is 'torch.nn.BatchNorm3d'; only 'torch"),
+        ({"arch": {"stem_channels": 64}}, "arch_kwargs.stem_channels is 64; it is not known here"),
+        ({"label_manager": "Mine"}, "label_manager is 'Mine'; only LabelManager"),
+        ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer is .*only SimpleITKIO"),
+    ],
+)
+def test_nnunet_plans_with_what_would_do_nothing(tmp_path, changes, message):
+    content = nnunet_plans(True)
+    entry = content["configurations"]["3d_fullres"]
+    entry["architecture"]["arch_kwargs"] |= changes.pop("arch", {})
+    for key, value in changes.items():
+        (content if key in ("label_manager", "image_reader_writer") else entry)[key] = value
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=f"p.json: .*{message}"):
         load_plan(tmp_path / "p.json", DESCRIPTION)
 
 

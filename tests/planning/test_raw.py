@@ -337,3 +337,13 @@ def test_written_pictures_and_wide_labels(tmp_path):
 def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match="nothing_0000.nii.gz does not exist"):
         read_images([Path("nothing_0000.nii.gz")])
+
+
+@pytest.mark.parametrize("name", ["../../victim/precious", "", ".", "/etc", "a\nb", "x" * 201])
+def test_a_case_whose_name_leads_elsewhere_is_refused(tmp_path, name):
+    raw = make_dataset(tmp_path / "raw", cases=1)
+    content = json.loads((raw / "dataset.json").read_text())
+    content["dataset"] = {name: {"images": ["imagesTr/case_0_0000.nii.gz"], "label": "labelsTr/case_0.nii.gz"}}
+    (raw / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="dataset.json, under dataset: A case cannot be called"):
+        RawDataset.open(raw)

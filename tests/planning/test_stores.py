@@ -15,6 +15,7 @@ from raw_data import blobs, make_dataset, write_volume
 from src.planning import intensities
 from src.planning import prepare as module
 from src.planning import stores as stores_module
+from src.planning.plan_checks import PlanError
 from src.planning.planner import PlannerOptions
 from src.planning.prepare import prepare, prepare_plan
 from src.planning.raw import DatasetError
@@ -234,3 +235,15 @@ def test_sizes_of_other_stores_count_what_deleting_them_would_free(tmp_path):
     write_volume(raw / "imagesTr" / "case_1_0000.nii.gz", image)
     run(raw, out)
     assert 0 < stores_module._size(first.folder) < alone
+
+
+def test_a_cascade_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(PlanError, match="3d_cascade_fullres is the second stage of a cascade.*3d_lowres"):
+        run(tmp_path / "absent", tmp_path / "out", configuration="3d_cascade_fullres")
+    raw, out = make_dataset(tmp_path / "raw"), tmp_path / "out"
+    run(raw, out)
+    content = json.loads((out / "plan.json").read_text())
+    content["configurations"]["second"] = {"inherits_from": "3d_fullres", "previous_stage": "2d"}
+    (out / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match="configuration=second is the second stage.*the prediction of 2d"):
+        run(raw, out, configuration="second")
