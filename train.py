@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     metadata = save_run(cfg, run_dir)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
-    callbacks = entries(cfg.callbacks)
+    callbacks = entries(cfg.get("callbacks"))
     last = run_dir / "checkpoints" / "last.ckpt"
     check_last_checkpoint(last, cfg, callbacks)
     fast_dev_run = bool(cfg.trainer.fast_dev_run)
@@ -64,7 +64,7 @@ def main(cfg: DictConfig) -> None:
     )
 
     fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")
-    loggers = entries(cfg.logger)
+    loggers = entries(cfg.get("logger"))
     trainer = make_trainer(cfg.trainer, loggers, callbacks)
     for logger in loggers:
         logger.log_hyperparams({**metadata, "plan": datamodule.plan.to_dict(), "fingerprint": fingerprint.to_dict()})
@@ -76,7 +76,7 @@ def main(cfg: DictConfig) -> None:
             log.info("Resuming from %s.", last)
         trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     if fast_dev_run:
-        log.info("trainer.fast_dev_run writes nothing: no loss figure, no checkpoint to test.")
+        log.info("trainer.fast_dev_run makes no checkpoint: there is nothing to test.")
         return
     if cfg.train and trainer.is_global_zero and (run_dir / "metrics.csv").is_file():
         loss_figure(run_dir / "metrics.csv", run_dir / "figures" / "loss.png")

@@ -49,7 +49,7 @@ class Cost(L.Callback):
         module.log("cost/epoch_seconds", self.epoch_seconds[-1])
         if peak is not None:
             module.log("cost/peak_vram_gib", peak)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             cost = {
                 "device": torch.cuda.get_device_name(module.device) if on_gpu else "cpu",
                 "parameters": sum(p.numel() for p in module.network.parameters()),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-
-log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ class PatchDataset(Dataset):
     """Patches by sample number; the same number gives the same patch in every process and run.
 
     The random numbers of a sample come from (seed, number) alone: NumPy's for the choice of the patch, torch's (which
-    torchio's transforms draw from) for the augmentation.
+    torchio's transforms draw from) for the augmentation. Sums and means of a patch (contrast, gamma) depend in their
+    last bits on how many threads share them, so a sample is made by one, in a worker as in the main process.
 
     Args:
         store: The preprocessed cases.
@@ -78,7 +80,7 @@ class PatchDataset(Dataset):
         identifier = self.identifiers[rng.integers(len(self.identifiers))]
         try:
             image, label = self._read(identifier, index, rng)
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _one_thread():
                 # Not torch.manual_seed: it would seed the GPU's generator as well and leave it so.
                 torch.default_generator.manual_seed(int(rng.integers(2**63)))
                 image, label = self._augment(image, label)
@@ -124,3 +126,15 @@ class PatchDataset(Dataset):
         for channel in self.masked_channels:
             image[channel][outside] = 0  # what the normalisation left out, which augmentation has changed
         return image.contiguous(), label.clamp(min=0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)

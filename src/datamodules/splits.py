@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 NUM_FOLDS = 5
 _SEED = 12345  # nnU-Net's
@@ -54,7 +57,7 @@ def read_splits(path: Path) -> list[Split]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return [Split(train=tuple(sorted(fold["train"])), val=tuple(sorted(fold["val"]))) for fold in content]
+        return [Split(train=_names(fold["train"]), val=_names(fold["val"])) for fold in content]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} must be a list of folds {{"train": [case, ...], "val": [case, ...]}} ({error!r}). '
@@ -71,7 +74,8 @@ def select_split(identifiers: Sequence[str], fold: int | Literal["all"], folders
         folders: Where a splits_final.json is looked for, in this order; without one the splits are made.
 
     Raises:
-        ValueError: There is no such fold, or splits_final.json names cases that do not exist.
+        ValueError: There is no such fold; or splits_final.json names cases that do not exist, names one twice, or
+            has one in both training and validation.
     """
     known = tuple(sorted(identifiers))
     if fold == "all":
@@ -81,12 +85,40 @@ def select_split(identifiers: Sequence[str], fold: int | Literal["all"], folders
     if not isinstance(fold, int) or isinstance(fold, bool) or not 0 <= fold < len(splits):
         raise ValueError(f'data.fold must be 0 to {len(splits) - 1} or "all", it is {fold!r}.')
     split = splits[fold]
-    unknown = sorted({*split.train, *split.val} - set(known))
-    if unknown:
-        raise ValueError(
-            f"{path} names {len(unknown)} cases that are not in the data set, such as {unknown[0]!r} "
-            f"(the data set has {known[0]!r}, ...). Correct it, or remove it to get the default five folds."
-        )
-    if not split.train or not split.val:
-        raise ValueError(f"{path}: fold {fold} needs at least one training and one validation case.")
+    if path is not None:
+        _check(split, known, f"{path}, fold {fold}")
     return split
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"expected a list of names, there is {names!r}")
+    return tuple(sorted(names))
+
+
+def _check(split: Split, known: Sequence[str], where: str) -> None:
+    """Refuse a split that would train on what it validates with, or on something else than the user thinks.
+
+    Raises:
+        ValueError: What is wrong, with the names.
+    """
+    faults = {
+        "in both train and val": set(split.train) & set(split.val),
+        "named twice": {name for part in (split.train, split.val) for name in part if part.count(name) > 1},
+        f"not in the data set (which has {known[0]!r}, ...)": {*split.train, *split.val} - set(known),
+    }
+    for fault, names in faults.items():
+        if names:
+            raise ValueError(
+                f"{where}: {len(names)} case(s) {fault}: {_few(names)}. Correct the file, or remove it to get "
+                "the default five folds."
+            )
+    if not split.train or not split.val:
+        raise ValueError(f"{where} needs at least one training and one validation case.")
+    left_out = set(known) - {*split.train, *split.val}
+    if left_out:
+        log.warning("%s leaves %d case(s) of the data set out: %s.", where, len(left_out), _few(left_out))
+
+
+def _few(names: set[str], most: int = 10) -> str:
+    return ", ".join(map(repr, sorted(names)[:most])) + (", ..." if len(names) > most else "")

@@ -121,6 +121,22 @@ def test_batches_do_not_depend_on_workers_or_on_what_was_drawn_before(folder: Pa
     assert _fingerprints(_blocks(folder, **settings | {"seed": 4}).train_dataloader()) != alone
 
 
+@pytest.mark.parametrize("augmentation", ["nnunet_21", "nnunet_28"])
+def test_samples_do_not_depend_on_torchs_threads(folder: Path, augmentation: str) -> None:
+    # 40^3 voxels: torch shares sums of more than 32768 elements among its threads
+    loader = _blocks(folder, augmentation=_augmentation(augmentation), patch_size=(40, 40, 40)).train_dataloader()
+    threads = torch.get_num_threads()
+    samples = {}
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            samples[number] = [loader.dataset[index]["image"] for index in range(24)]
+            assert torch.get_num_threads() == number, "a sample must leave the main process as it was"
+    finally:
+        torch.set_num_threads(threads)
+    assert [torch.equal(one, other) for one, other in zip(*samples.values(), strict=True)] == [True] * 24
+
+
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_forced_patches_hold_foreground_and_a_case_without_any_is_no_problem(folder: Path, configuration: str) -> None:
     settings = {"fold": "all", "oversample": 1.0, "iterations_per_epoch": 20}

@@ -68,12 +68,33 @@ def test_too_few_cases_for_folds() -> None:
         ('{"fold": 1}', "must be a list of folds"),
         (
             '[{"train": ["case_000"], "val": ["nobody"]}]',
-            "names 1 cases that are not in the data set, such as 'nobody'",
+            r"fold 0: 1 case\(s\) not in the data set \(which has 'case_000', ...\): 'nobody'",
         ),
         ('[{"train": ["case_000"], "val": []}]', "at least one training and one validation case"),
+        (
+            '[{"train": ["case_000", "case_001"], "val": ["case_001"]}]',
+            r"fold 0: 1 case\(s\) in both train and val: 'case_001'",
+        ),
+        ('[{"train": ["case_000", "case_000"], "val": ["case_001"]}]', r"1 case\(s\) named twice: 'case_000'"),
+        ('[{"train": ["case_000"], "val": ["case_001", "case_001"]}]', r"1 case\(s\) named twice: 'case_001'"),
+        ('[{"train": "case_000", "val": ["case_001"]}]', "must be a list of folds"),
+        ('[{"train": ["case_000", null], "val": ["case_001"]}]', "must be a list of folds"),
+        ('[{"train": ["case_000", ""], "val": ["case_001"]}]', r"1 case\(s\) not in the data set .*: ''"),
     ],
 )
 def test_a_faulty_splits_file(tmp_path, content: str, message: str) -> None:
     (tmp_path / "splits_final.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         select_split(NAMES, 0, [tmp_path])
+
+
+def test_cases_that_a_splits_file_leaves_out_are_named(tmp_path, caplog) -> None:
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": NAMES[2:], "val": NAMES[:1]}]))
+    with caplog.at_level("WARNING"):
+        assert select_split(NAMES, 0, [tmp_path]).val == ("case_000",)
+    assert "leaves 1 case(s) of the data set out: 'case_001'" in caplog.text
+
+
+def test_fold_all_needs_no_splits_file(tmp_path) -> None:
+    (tmp_path / "splits_final.json").write_text('[{"train": ["case_000"], "val": ["case_000"]}]')
+    assert select_split(NAMES, "all", [tmp_path]).train == tuple(NAMES)
