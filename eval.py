@@ -18,10 +18,14 @@ import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.evaluation.evaluate import evaluate
+from src.evaluation.file_names import file_names
+from src.evaluation.held_out import choose_cases
+from src.evaluation.identity import check_one_network
+from src.evaluation.members import Member
 from src.evaluation.pairs import Pair, check_label_sets, pair_folders
 from src.evaluation.postprocessing import fit_rules, save_rules
 from src.evaluation.tables import describe, write_tables
-from src.evaluation.test_set import predict_and_score, show_table
+from src.evaluation.test_set import REMARKS, predict_and_score, show_table
 from src.inference.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from src.planning.raw import DatasetDescription
 
@@ -46,34 +50,44 @@ def score_checkpoints(cfg: DictConfig) -> None:
     runs = [(name, [path]) for name, path in zip(_names(paths), paths, strict=True)]
     if cfg.ensemble:
         runs.append((f"ensemble_of_{len(paths)}", paths))
-    variants = [(name, members, False) for name, members in runs]
-    if cfg.mirror:
-        variants += [(f"{name}_mirrored", members, True) for name, members in runs]
-
-    output, frames, pairs = Path(cfg.output), [], []
     overrides = {key: value for key, value in cfg.data.items() if value is not None}
+    members, datamodules, kinds = {}, {}, []
+    for path in paths:
+        checkpoint = load_checkpoint(path, cfg.trusted)
+        members[path] = Member.of(path, checkpoint)
+        datamodules[path] = datamodule_from_checkpoint(checkpoint, overrides)
+        datamodules[path].open_raw()
+        del checkpoint
+    for _, some in runs:  # what cannot be scored is refused before the first prediction
+        kinds.append(choose_cases([members[path] for path in some], datamodules[some[0]], cfg.cases)[1])
+    if cfg.fit_postprocessing:
+        check_one_network(list(members.values()))
+        if datamodules[paths[0]].task == "instances":
+            raise ValueError("fit_postprocessing=true keeps the largest component of a class; instances need them all.")
+
+    variants = [(name, some, False) for name, some in runs]
+    if cfg.mirror:
+        variants += [(f"{name}_mirrored", some, True) for name, some in runs]
+    output, frames, pairs = Path(cfg.output), [], []
     options = {
         key: cfg[key]
         for key in ("cases", "protocol", "postprocessing", "grow", "device", "workers", "parquet", "trusted")
     }
-    for name, members, mirror in variants:
-        checkpoint = load_checkpoint(members[0], cfg.trusted)
-        datamodule = datamodule_from_checkpoint(checkpoint, overrides)
-        labels, ignore_label = checkpoint["plan"]["labels"], checkpoint["plan"].get("ignore_label")
-        del checkpoint
-        datamodule.open_raw()
+    for name, some, mirror in variants:
         folder = output if len(variants) == 1 else output / name
-        scores, predicted = predict_and_score(members, datamodule, folder, mirror=mirror, **options)
+        scores, predicted = predict_and_score(some, datamodules[some[0]], folder, mirror=mirror, **options)
         frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
-        if len(members) == 1 and not mirror:
+        if len(some) == 1 and not mirror:
             pairs += predicted
     if len(variants) > 1:
         together = pd.concat(frames, ignore_index=True)
-        text = write_tables(together, output / "tables", parquet=cfg.parquet)
-        show_table(text.groupby("run", sort=False).tail(1), describe(together))
+        remark = " ".join(REMARKS[kind] for kind in sorted(set(kinds)))
+        text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
+        show_table(text.groupby("run", sort=False).tail(1), f"{describe(together)} {remark}".strip())
     if cfg.fit_postprocessing:
-        rules = fit_rules(pairs, labels, ignore_label)
-        save_rules(rules, output / "postprocessing.json")
+        plan = members[paths[0]].plan
+        rules = fit_rules(pairs, plan["labels"], plan.get("ignore_label"))
+        save_rules(rules, output / "postprocessing.json", [pair.case for pair in pairs])
         log.info("%d rule(s) raise the validation DSC: %s", len(rules), output / "postprocessing.json")
 
 
@@ -115,8 +129,8 @@ def _names(paths: list[Path]) -> list[str]:
     """Names for checkpoints that tell them apart: as much of the end of their paths as that needs."""
     for depth in range(1, max(len(path.resolve().parts) for path in paths)):
         names = ["_".join(path.resolve().with_suffix("").parts[-depth:]) for path in paths]
-        if len(set(names)) == len(paths):
-            return names
+        if len({name.lower() for name in names}) == len(paths):
+            return list(file_names(names).values())
     raise ValueError(f"ckpt_path names a checkpoint twice: {', '.join(map(str, paths))}.")
 
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.callbacks.last_checkpoint import is_finished
 from src.evaluation.figures import loss_figure
+from src.evaluation.held_out import cases_of_training
 from src.evaluation.test_set import predict_and_score
 from src.models.segmentation_module import SegmentationModule
 from src.planning.fingerprint import Fingerprint
@@ -50,6 +51,7 @@ def main(cfg: DictConfig) -> None:
 
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
+    metadata["cases"] = cases_of_training(datamodule, last if resume else None)
 
     model = instantiate(cfg.model)
     module = SegmentationModule(

@@ -22,6 +22,7 @@ OPACITY = 0.55
 FIGURE_DPI = 150
 _MAX_PIXELS = 800  # along a side; a panel has about 400
 _COLOURS = colormaps["tab20"].colors
+_LONGEST_NAME = 60  # characters of a name in a figure
 _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 
 
@@ -73,7 +74,7 @@ def overlay_figure(
         aspect = geometry.spacing[1] / geometry.spacing[2]
         thin = (slice(None, None, max(1, max(image.shape[2:]) // _MAX_PIXELS)),) * 2
         picture = picture_of(image[:, z])[thin]
-        row[0].set_ylabel(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}", fontsize=9)
+        row[0].set_ylabel(literal(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}"), fontsize=9)
         _show(row[0], picture, None, aspect, "image")
         _show(row[1], picture, _coloured(reference[z][thin], task == "instances"), aspect, "reference")
         for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
@@ -81,10 +82,10 @@ def overlay_figure(
             if task == "instances" and not instance_predictions:
                 layer = classes_to_instances(layer, grow=grow)
             here = means[(means["case"] == case) & (means["run"] == name if "run" in means else True)]
-            score = f"{name}\n{METRIC_TITLES[metric]} {here[metric].mean():.3f}"
+            score = f"{literal(name)}\n{METRIC_TITLES[metric]} {here[metric].mean():.3f}"
             _show(ax, picture, _coloured(layer[thin], task == "instances"), aspect, score)
     if task == "semantic":
-        patches = [Patch(color=_colour(value), label=name) for name, value in labels.items() if value]
+        patches = [Patch(color=_colour(value), label=literal(name)) for name, value in labels.items() if value]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5), fontsize=8)
     save_figure(figure, path)
     return shown
@@ -123,7 +124,7 @@ def loss_figure(metrics_csv: Path | str, path: Path | str) -> None:
             points = table[["epoch", name]].dropna()
             of_class = name not in (*losses, "val/dice", "val/dice_ema")
             style = {"linewidth": 0.8, "alpha": 0.6} if of_class else {"linewidth": 1.8}
-            ax.plot(points["epoch"], points[name], label=name.removeprefix("val/dice_"), marker=".", **style)
+            ax.plot(points["epoch"], points[name], label=literal(name.removeprefix("val/dice_")), marker=".", **style)
         ax.set(xlabel="epoch", ylabel=title)
         ax.grid(alpha=0.3)
         if names:
@@ -135,6 +136,13 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     """Write a figure whole or not at all."""
     with atomic_file(path) as beside:
         figure.savefig(beside, dpi=FIGURE_DPI)
+
+
+def literal(name: str) -> str:
+    """A name as matplotlib draws it unchanged: no formula between dollars, in the legend even with a leading _."""
+    name = " ".join(name.split())
+    name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[-_LONGEST_NAME // 4 :]}"
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> int:

@@ -22,6 +22,9 @@ from src.evaluation.pairs import Pair, read_pair
 from src.files import write_text
 from src.planning.readers import read_label, write_label
 
+POSTPROCESSED = "postprocessed"  # the folder beside predictions/
+POSTPROCESSED_RUN = "post-processed"  # in the column "run" of the scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -101,9 +104,29 @@ def postprocess_pairs(pairs: Sequence[Pair], rules: Sequence[Rule], folder: Path
     return processed
 
 
-def save_rules(rules: Sequence[Rule], path: Path | str) -> None:
-    """Write rules as JSON."""
-    write_text(Path(path), json.dumps({"keep_largest": [asdict(rule) for rule in rules]}, indent=1) + "\n")
+def save_rules(rules: Sequence[Rule], path: Path | str, cases: Sequence[str]) -> None:
+    """Write rules as JSON, with the cases they were fitted on."""
+    content = {"keep_largest": [asdict(rule) for rule in rules], "fitted_on": sorted(set(cases))}
+    write_text(Path(path), json.dumps(content, indent=1) + "\n")
+
+
+def refuse_fitted(path: Path | str, cases: Sequence[str]) -> None:
+    """See that rules were not fitted on the cases that they are to be scored with.
+
+    Args:
+        path: Of the rules; files of older versions do not say which cases these were.
+        cases: Training cases of the data set (test cases cannot have been fitted on).
+
+    Raises:
+        ValueError: They were; names the cases.
+    """
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    fitted = sorted(set(content.get("fitted_on", cases)) & set(cases))
+    if fitted:
+        raise ValueError(
+            f"The rules of {path} were (or may have been) fitted on {len(fitted)} of the cases to be scored, such as "
+            f"{fitted[0]}: their scores would flatter. Score them on test cases."
+        )
 
 
 def load_rules(path: Path | str, labels: Mapping[str, int]) -> list[Rule]:

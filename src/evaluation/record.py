@@ -3,57 +3,80 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from torch import nn
 
+from src.evaluation.identity import plan_of, training_of
+from src.evaluation.members import Member
 from src.evaluation.pairs import Pair
 from src.files import write_text
 from src.models.cost import count_flops, count_parameters
 
+VERSION = 2
+_CONFIGS_OF_MANY = ("custom", "decathlon")  # configs/data: each stands for any number of data sets
+_CHUNK = 1 << 24  # bytes read at a time
+
 
 def run_record(
-    config: Mapping[str, Any],
-    configuration: str,
-    checkpoints: Sequence[Path | str],
+    members: Sequence[Member],
     *,
+    dataset: str,
+    scored: str,
     protocol: str,
     task: str,
     labels: Mapping[str, int],
     options: Mapping[str, Any],
     cost: Mapping[str, Any],
-    pairs: Sequence[Pair] = (),
+    pairs: Sequence[Pair],
 ) -> dict[str, Any]:
     """Facts about a scored run, as plain data.
 
     Args:
-        config: The resolved configuration of the training.
-        configuration: Of the plan, "2d", "3d_fullres", ...
-        checkpoints: Scored; several are an ensemble.
+        members: The checkpoints scored; several are an ensemble.
+        dataset: See `dataset_name`.
+        scored: "test", "validation" (cases of the fold) or "training" (cases that were trained on).
         protocol: As in the scores.
         task: "semantic" or "instances".
         labels: Class name -> value.
         options: What was done beyond the plain prediction, such as {"mirror": True}.
         cost: Of `run_cost`.
-        pairs: The scored files, for figures.
+        pairs: The scored files.
     """
-    name = config.get("task_name") or Path(str(checkpoints[0])).stem
+    first = members[0]
     return {
-        "network": config.get("model_name") or name,
-        "dataset": config.get("data_name") or Path(str(config.get("data", {}).get("dataset_dir", name))).name,
-        "configuration": configuration,
-        "fold": config.get("fold"),
-        "seed": config.get("seed"),
+        "version": VERSION,
+        "network": " + ".join(sorted({member.network for member in members})),
+        "dataset": dataset,
+        "configuration": first.configuration,
+        "fold": first.fold,
+        "seed": first.seed,
         "protocol": protocol,
         "task": task,
         "labels": dict(labels),
-        "checkpoints": [str(Path(path).resolve()) for path in checkpoints],
+        "scored": scored,
+        "checkpoints": [str(member.path.resolve()) for member in members],
+        "members": [
+            {
+                "network": member.network,
+                "fold": member.fold,
+                "seed": member.seed,
+                "imported": member.imported["sha256"] if member.imported else None,
+                "training": training_of(member),
+            }
+            for member in members
+        ],
+        "plan": plan_of(first),
         "options": dict(options),
         "cost": dict(cost),
+        "cases": {pair.case: content_of(pair.reference.resolve()) for pair in pairs},
         "pairs": [
             {
                 "case": pair.case,
@@ -64,6 +87,71 @@ def run_record(
             for pair in pairs
         ],
     }
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a run.json; what one of an older version lacks is taken from the checkpoints and references it names.
+
+    Raises:
+        ValueError: It is no such file, or is of an older version and what it lacks is not at hand.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("version") == VERSION:
+            return record
+        return record | _missing(record)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."
+        ) from error
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is of an older version and does not say how the run was trained and what its cases hold; what it "
+            f"names is not at hand ({error}). Score the run again with eval.py."
+        ) from error
+
+
+def dataset_name(member: Member, dataset_dir: Path) -> str:
+    """What to call a data set: as the config it was trained with if that stands for one data set and it is this one,
+    else as its folder."""
+    name, trained_with = member.config.get("data_name"), Path(str(member.config["data"].get("dataset_dir", "")))
+    folder = dataset_dir.resolve().name
+    return name if name and name not in _CONFIGS_OF_MANY and trained_with.name in (folder, dataset_dir.name) else folder
+
+
+@cache
+def content_of(path: Path) -> str:
+    """First 16 digits of the SHA-256 of a file; of a .gz, of what is compressed in it."""
+    digest = hashlib.sha256()
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _missing(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 knew neither trainings nor cases, and called every data=custom "custom"."""
+    if not record["pairs"]:
+        raise FileNotFoundError("it names no pairs of files")
+    members = [Member.read(path) for path in record["checkpoints"]]
+    pairs = [
+        Pair(
+            case=entry["case"],
+            prediction=Path(entry["prediction"]),
+            reference=Path(entry["reference"]),
+            images=tuple(map(Path, entry["images"])),
+        )
+        for entry in record["pairs"]
+    ]
+    labels_folder = pairs[0].reference.parent
+    of_test = labels_folder.name.endswith(("Ts", "Val", "-instance-mask"))
+    return run_record(
+        members,
+        dataset=dataset_name(members[0], labels_folder.parent),
+        scored="test" if of_test else "training" if members[0].fold == "all" else "validation",
+        pairs=pairs,
+        **{key: record[key] for key in ("protocol", "task", "labels", "options", "cost")},
+    )
 
 
 def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir: Path, inference: Path) -> dict:

@@ -3,7 +3,7 @@
     python -m src.evaluation.report runs=logs output=report
 
 Every folder below `runs` that holds a run.json (written by train.py and eval.py) is a run; runs of one network on one
-data set with other folds or seeds are its replicates.
+data set that differ in nothing but folds or seeds are its replicates.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from src.evaluation import gather, html, report_tables
 from src.evaluation.figures import overlay_figure
+from src.evaluation.file_names import file_names
 from src.evaluation.report_figures import box_figure, cost_figure, rank_figure
 from src.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown
 from src.files import write_text
@@ -30,6 +31,7 @@ TESTS = (
     "Two-sided Wilcoxon signed-rank tests over the cases, seeds averaged per case; p corrected by Holm over the pairs, "
     "* where it is below 0.05. 95 %: bootstrap interval of the mean difference."
 )
+SETTINGS = "All settings in which they differ; the names hold as few as tell them apart."
 REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the mean over cases."
 
 
@@ -68,11 +70,14 @@ def make_report(
             table = report_tables.paper_table(scores, number, published)
             sections.append((f"Table {number}", _paper_section(table, number, scores, output, published)))
     of_paper = [name for name in published["settings"] if name in set(scores["dataset"])]
+    stems = file_names(scores["dataset"])
     for dataset in [*of_paper, *sorted(set(scores["dataset"]) - set(of_paper))]:
         of_dataset = [run for run in runs if run.dataset == dataset]
         part = scores[scores["dataset"] == dataset].dropna(axis=1, how="all")  # metrics of other tasks
         title_here = published["settings"].get(dataset, {}).get("title", dataset)
-        sections.append((title_here, _dataset_section(dataset, part, of_dataset, output, published, cases)))
+        sections.append(
+            (title_here, _dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases))
+        )
     revisited = published["revisited"]
     rows = [[name, *values] for name, values in revisited["rows"].items()]
     elsewhere = pd.DataFrame(rows, columns=["network", *revisited["columns"]])
@@ -86,23 +91,27 @@ def make_report(
 
 def _dataset_section(
     dataset: str,
+    stem: str,
     scores: pd.DataFrame,
     runs: Sequence[gather.ScoredRun],
     output: Path,
     published: Mapping[str, Any],
     cases: int | Sequence[str],
 ) -> str:
-    """Everything about one data set."""
+    """Everything about one data set; `stem` begins the names of its files."""
     figures = output / "figures"
     costs = report_tables.cost_table(runs)
     table = report_tables.result_table(scores, dataset, published)
     note = f"{describe(gather.network_scores(scores))} {REPLICATES}"
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
-    parts = [_keep(table, output, f"{dataset}_results", note, "Scores")]
+    parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
     machines = f"Measured on: {', '.join(report_tables.devices(runs)) or 'not recorded'}. Means over runs."
-    parts.append(_keep(report_tables.format_costs(costs), output, f"{dataset}_cost", machines, "Cost"))
+    settings = report_tables.settings_table(runs)
+    if len(settings):
+        parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, "What differs between runs of one name"))
+    parts.append(_keep(report_tables.format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
     for metric in report_tables.main_metrics(scores):
-        name, title = f"{dataset}_{metric}", METRIC_TITLES[metric]
+        name, title = f"{stem}_{metric}", METRIC_TITLES[metric]
         by_case = gather.by_case(scores, metric)
         if len(report_tables.class_names(scores)) > 1:
             by_class = report_tables.classes_table(scores, metric)
@@ -119,9 +128,9 @@ def _dataset_section(
             note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
             parts.append(html.picture(figures / f"{name}_ranks.png", f"{title}: critical difference", note))
     metric = report_tables.main_metrics(scores)[0]
-    if cost_figure(scores, costs, metric, figures / f"{dataset}_cost.png"):
-        parts.append(html.picture(figures / f"{dataset}_cost.png", "Score against cost"))
-    parts.append(_overlays(dataset, scores, runs, figures, cases))
+    if cost_figure(scores, costs, metric, figures / f"{stem}_cost.png"):
+        parts.append(html.picture(figures / f"{stem}_cost.png", "Score against cost"))
+    parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
     return "\n".join(parts)
 
 
@@ -141,9 +150,7 @@ def _paper_section(
     )
 
 
-def _overlays(
-    dataset: str, scores: pd.DataFrame, runs: Sequence[gather.ScoredRun], figures: Path, cases: int | Sequence[str]
-) -> str:
+def _overlays(dataset: str, path: Path, runs: Sequence[gather.ScoredRun], cases: int | Sequence[str]) -> str:
     """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there."""
     first = {run.network: run for run in reversed(sorted(runs, key=lambda run: run.replicate))}
     first = {name: first[name] for name in gather.order_networks(list(first))}
@@ -156,7 +163,6 @@ def _overlays(
     shown = shown[shown["case"].isin(common)]
     labels = first[next(iter(first))].record["labels"]
     titles = {name: report_tables.title_of(name) for name in pairs}
-    path = figures / f"{dataset}_overlays.png"
     overlay_figure(
         {titles[name]: some for name, some in pairs.items()},
         shown.assign(run=shown["run"].map(titles)),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.evaluation import gather, statistics
-from src.evaluation.figures import save_figure
+from src.evaluation.figures import literal, save_figure
 from src.evaluation.report_tables import COSTS, class_names, network_means, title_of
 from src.evaluation.tables import METRIC_TITLES
 
@@ -59,8 +59,8 @@ def _boxes(ax: Axes, means: pd.DataFrame, classes: list[str], networks: list[str
             boxprops={"facecolor": palette[network], "linewidth": 0.6}, medianprops={"color": "black"},
             flierprops={"markersize": 2}, whiskerprops={"linewidth": 0.6}, capprops={"linewidth": 0.6},
         )  # fmt: skip
-        ax.plot([], [], "s", color=palette[network], label=title_of(network))
-    ax.set_xticks(np.arange(len(classes)), classes, fontsize=9)
+        ax.plot([], [], "s", color=palette[network], label=literal(title_of(network)))
+    ax.set_xticks(np.arange(len(classes)), [literal(name) for name in classes], fontsize=9)
     ax.set_ylabel(METRIC_TITLES[metric])
     ax.grid(axis="y", alpha=0.3)
 
@@ -86,7 +86,7 @@ def rank_figure(by_case: pd.DataFrame, path: Path) -> None:
         ax.plot([rank, rank], [-top - 0.5, row], color="grey", linewidth=0.7, zorder=1)
         ax.plot(rank, row, "o", color="black", markersize=4)
         background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        label = f"{title_of(network)}  {rank:.2f}"
+        label = f"{literal(title_of(network))}  {rank:.2f}"
         ax.annotate(label, (rank, row), (7, 0), textcoords="offset points", va="center", fontsize=9, bbox=background)
     for index, (low, high) in enumerate(bars):
         height = -top - 0.25 + 0.25 * (index + 0.5)
@@ -125,7 +125,7 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, path: Pa
     for ax, key in zip(axes, known, strict=True):
         title, factor, _ = COSTS[key]
         for name in networks:
-            ax.plot(costs.loc[name, key] * factor, means[name], "o", color=palette[name], label=title_of(name))
+            ax.plot(costs.loc[name, key] * factor, means[name], "o", color=palette[name], label=literal(title_of(name)))
         ax.set_xlabel(title, fontsize=9)
         ax.set_xlim(0, 1.15 * costs.loc[networks, key].max() * factor)
         ax.grid(alpha=0.3)

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from src.evaluation import gather, statistics
+from src.evaluation.identity import differing
 from src.evaluation.tables import DECIMALS, IN_ALL, METRIC_TITLES, class_table, format_score, in_all, metrics_of
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -43,8 +44,8 @@ def load_published() -> dict[str, Any]:
 
 def title_of(network: str) -> str:
     """A network's name for people, options kept."""
-    name, *options = network.split(", ")
-    return ", ".join([NETWORK_TITLES.get(name, name), *options])
+    name = gather.base_name(network)
+    return NETWORK_TITLES.get(name, name) + network.removeprefix(name)
 
 
 def main_metrics(scores: pd.DataFrame) -> list[str]:
@@ -184,6 +185,20 @@ def paper_table(scores: pd.DataFrame, number: int, published: Mapping[str, Any])
                 row[f"{column}, paper"] = published_score(published, name, network, metric)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def settings_table(runs: Sequence[gather.ScoredRun]) -> pd.DataFrame:
+    """Every setting in which networks of one name differ, one column per network; empty if their names do."""
+    by_base: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in runs:
+        if run.suffix:
+            by_base.setdefault(run.record["network"] + run.extras, {})[run.network] = run.facts
+    rows = []
+    for variants in by_base.values():
+        for key in differing(list(variants.values())):
+            values = {title_of(name): str(facts.get(key, MISSING)) for name, facts in variants.items()}
+            rows.append({"setting": key} | values)
+    return pd.DataFrame(rows).fillna("")
 
 
 def rank_table(by_case: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ organs (U-Mamba's way); paper/endoscopy over an image's classes, then over image
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,13 @@ METRIC_TITLES = {
     "panoptic_quality": "PQ",
 }
 DECIMALS = {"hd95": 2, "volume_error": 3, "abs_volume_error": 3}  # of mm and shares; scores have 4
+_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 IN_ALL = "all"  # the row under the classes
 
 
@@ -108,7 +116,7 @@ def format_score(mean: float, sd: float = np.nan, decimals: int = 4) -> str:
     return f"{mean:.{decimals}f}" + ("" if np.isnan(sd) else f" ± {sd:.{decimals}f}")
 
 
-def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = False) -> pd.DataFrame:
+def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = False, remark: str = "") -> pd.DataFrame:
     """Write all tables of some scores into a folder.
 
     ``scores.csv`` holds every number by case and class, ``per_case.*`` the mean of each case, ``per_class.*`` mean and
@@ -119,6 +127,7 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
         scores: Of `evaluate`, with a column "run" if there are several networks or checkpoints.
         folder: Made if it does not exist; files of the same name are replaced.
         parquet: Write scores.parquet too (needs pyarrow).
+        remark: Put behind the captions.
 
     Returns:
         The table per class and in all as text, to be shown.
@@ -138,7 +147,7 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
         numbers = frame.assign(protocol=protocol)
         write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
     texts = {"per_case": _format_cases(cases), "per_class": format_table(table), "summary": format_table(in_all(table))}
-    caption = describe(scores)
+    caption = f"{describe(scores)} {remark}".strip()
     for name, text in texts.items():
         write_text(folder / f"{name}.md", f"{to_markdown(text)}\n\n{caption}\n")
         write_text(folder / f"{name}.tex", to_latex(text, caption))
@@ -165,7 +174,7 @@ def describe(scores: pd.DataFrame) -> str:
 def to_markdown(text: pd.DataFrame) -> str:
     """A table of text as Markdown."""
     rows = [list(text.columns), ["---"] * text.shape[1], *text.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(_markdown(str(cell)) for cell in row) + " |" for row in rows)
 
 
 def to_latex(text: pd.DataFrame, caption: str) -> str:
@@ -208,7 +217,12 @@ def _format_cases(cases: pd.DataFrame) -> pd.DataFrame:
     return text.rename(columns=METRIC_TITLES)
 
 
+def _markdown(text: str) -> str:
+    """No name ends its cell or begins a tag."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split())).replace("|", r"\|")
+
+
 def _latex(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
+    text = " ".join(text.split())
+    text = "".join(_LATEX.get(character, character) for character in text)
     return text.replace("±", r"$\pm$").replace("–", "--")

@@ -15,15 +15,28 @@ from rich.table import Table
 from src.datamodules.base import SegmentationDataModule
 from src.evaluation.evaluate import check_protocol, evaluate
 from src.evaluation.figures import overlay_figure
+from src.evaluation.held_out import choose_cases
+from src.evaluation.members import Member
 from src.evaluation.pairs import Pair, pair_cases
-from src.evaluation.postprocessing import load_rules, postprocess_pairs
-from src.evaluation.record import run_cost, run_record, save_record
+from src.evaluation.postprocessing import (
+    POSTPROCESSED,
+    POSTPROCESSED_RUN,
+    load_rules,
+    postprocess_pairs,
+    refuse_fitted,
+)
+from src.evaluation.record import dataset_name, run_cost, run_record, save_record
 from src.evaluation.tables import case_means, describe, metrics_of, write_tables
 from src.evaluation.wandb_table import log_predictions
 from src.inference.predictor import Predictor
-from src.planning.raw import RawCase
 
 log = logging.getLogger(__name__)
+
+REMARKS = {
+    "test": "",
+    "validation": "Validation cases of the training's own fold.",
+    "training": "The network was trained on these cases: no measure of new ones.",
+}
 
 
 def predict_and_score(
@@ -49,7 +62,7 @@ def predict_and_score(
         datamodule: With its raw data open; gives cases, task and NSD tolerance.
         folder: Gets predictions/, tables/ (with run.json) and figures/overlays.png.
         loggers: Of Lightning; W&B gets the means and the table with overlays.
-        cases: "test", or "validation" for the validation cases of the data module's fold.
+        cases: "test", or "validation" for the cases that the checkpoints were validated with, see `choose_cases`.
         protocol, grow, workers: See `evaluate`.
         mirror, device, trusted: See `Predictor.from_checkpoint`.
         postprocessing: File of rules; the scores then hold both, apart by "run": "plain" and "post-processed".
@@ -59,13 +72,21 @@ def predict_and_score(
         One row per case and class, see `evaluate`; and the pairs of files.
 
     Raises:
-        ValueError, FileNotFoundError: See `check_protocol`, `Predictor` and `evaluate`.
+        ValueError, FileNotFoundError: See `choose_cases`, `check_protocol`, `load_rules`, `Predictor` and `evaluate`.
         CasesFailedError: Cases could not be predicted; the others were, but nothing was scored.
     """
     predictor = Predictor.from_checkpoint(checkpoints, device=device, mirror=mirror, trusted=trusted)
     plan, task = predictor.plan, datamodule.task
+    members = [Member.read(path) for path in checkpoints]
+    chosen, scored = choose_cases(members, datamodule, cases)
+    rules = []
+    if postprocessing is not None:
+        if task == "instances":
+            raise ValueError("postprocessing=... keeps the largest component of a class, which no instances survive.")
+        rules = load_rules(postprocessing, plan.labels)
+        if scored != "test":
+            refuse_fitted(postprocessing, [case.identifier for case in chosen])
     check_protocol(protocol, plan.labels, task, plan.file_ending)
-    chosen = _choose(datamodule, cases)
     predictor.predict_cases(chosen, folder / "predictions")
     pairs = pair_cases(chosen, folder / "predictions", plan.file_ending, task)
 
@@ -76,25 +97,27 @@ def predict_and_score(
 
     scores = score(pairs)
     if postprocessing is not None:
-        processed = postprocess_pairs(pairs, load_rules(postprocessing, plan.labels), folder / "postprocessed")
-        scores = pd.concat([scores.assign(run="plain"), score(processed).assign(run="post-processed")])
-    text = write_tables(scores, folder / "tables", parquet=parquet)
+        processed = postprocess_pairs(pairs, rules, folder / POSTPROCESSED)
+        scores = pd.concat([scores.assign(run="plain"), score(processed).assign(run=POSTPROCESSED_RUN)])
+    text = write_tables(scores, folder / "tables", parquet=parquet, remark=REMARKS[scored])
     shape = (1, len(plan.channel_names), *predictor.patch_size)
+    rule_names = [list(rule.classes) for rule in rules] if postprocessing is not None else None
     record = run_record(
-        predictor.config,
-        predictor.configuration.name,
-        checkpoints,
+        members,
+        dataset=dataset_name(members[0], datamodule.dataset_dir),
+        scored=scored,
         protocol=scores["protocol"].iloc[0],
         task=task,
         labels=plan.labels,
-        options={"cases": cases, "mirror": mirror, "grow": grow, "postprocessing": postprocessing is not None},
+        options={"cases": cases, "mirror": mirror, "grow": grow, "postprocessing": postprocessing is not None,
+                 "rules": rule_names},
         cost=run_cost(
             predictor.networks, shape, Path(checkpoints[0]).parent.parent, folder / "predictions" / "inference.json"
         ),
         pairs=pairs,
-    )
+    )  # fmt: skip
     save_record(record, folder / "tables")
-    show_table(text, describe(scores))
+    show_table(text, f"{describe(scores)} {REMARKS[scored]}".strip())
     if postprocessing is None:
         path = folder / "figures" / "overlays.png"
         overlay_figure({"prediction": pairs}, scores, plan.labels, path, task=task, grow=grow)
@@ -130,11 +153,3 @@ def show_table(text: pd.DataFrame, caption: str) -> None:
     for row in text.astype(str).itertuples(index=False):
         table.add_row(*(cell.replace(" ± ", "\n± ") for cell in row))
     Console().print(table)
-
-
-def _choose(datamodule: SegmentationDataModule, cases: str) -> Sequence[RawCase]:
-    if cases == "test":
-        return datamodule.test_cases
-    if cases == "validation":
-        return [case for case in datamodule.raw.training_cases if case.identifier in set(datamodule.val_ids)]
-    raise ValueError(f"cases must be test or validation, it is {cases!r}.")

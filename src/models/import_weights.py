@@ -231,7 +231,7 @@ def import_checkpoint(
         "pytorch-lightning_version": "2.5.1",
         "plan": plan.to_dict(),
         "configuration": configuration,
-        "config": {"model": model, "data": data_config},
+        "config": {"model": model, "data": data_config, "data_name": data},
         "provenance": {
             "imported_from": Path(checkpoint).name,
             "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),

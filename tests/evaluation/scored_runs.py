@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from src.evaluation.members import Member
 from src.evaluation.pairs import Pair
 from src.evaluation.record import run_record, save_record
 
@@ -18,19 +18,28 @@ def make_run(
     dataset: str = "flare",
     network: str = "umamba_bot",
     seed: int = 0,
-    fold: int = 0,
+    fold: int | str = 0,
     gain: float = 0.0,
     cases: int = 12,
     classes: tuple[str, ...] = ("liver", "spleen", "pancreas"),
     protocol: str = "standard",
     pairs: list[Pair] | None = None,
     options: dict | None = None,
+    config: dict | None = None,
+    configuration: str = "3d_fullres",
+    scored: str = "test",
+    content: str = "0123",
+    more_members: tuple[dict, ...] = (),
+    names: list[str] | None = None,
 ) -> Path:
     """One run: scores rise with `gain`, the same case is equally hard for every network."""
+    names = names or ([pair.case for pair in pairs] if pairs else [f"case_{i:02d}" for i in range(cases)])
+    cases = len(names)
     hardness = np.random.default_rng(0).normal(0, 0.06, (cases, len(classes)))
-    noise = np.random.default_rng([seed, len(network), fold]).normal(0, 0.01, (cases, len(classes)))
+    noise = np.random.default_rng([seed, len(network), 9 if fold == "all" else fold]).normal(
+        0, 0.01, (cases, len(classes))
+    )
     dsc = np.clip(0.85 - 0.05 * np.arange(len(classes)) + hardness + noise + gain, 0, 1)
-    names = [pair.case for pair in pairs] if pairs else [f"case_{i:02d}" for i in range(cases)]
     instances = protocol == "paper/cells" or classes == ("instances",)
     rows = [
         {"protocol": protocol, "case": names[i], "class": name}
@@ -44,13 +53,22 @@ def make_run(
     cost = {"parameters": 30_000_000 + 1_000_000 * len(network), "gflops": 500.0 + 40 * len(network),
             "seconds_per_epoch": 100.0 + 9 * len(network), "train_peak_vram_gib": None, "train_device": "a GPU",
             "seconds_per_case": 12.5, "inference_peak_vram_gib": None, "inference_device": "a GPU"}  # fmt: skip
-    config = {"data_name": dataset, "model_name": network, "fold": fold, "seed": seed}
     labels = {"background": 0} | {name: index for index, name in enumerate(classes, start=1)}
+    config = {
+        "data_name": dataset, "model_name": network, "fold": fold, "seed": seed,
+        "model": {"network": {"_target_": f"networks.{network}"}},
+        "data": {"dataset_dir": "/raw/Dataset900_Phantom", "oversample": 0.33},
+        "trainer": {"max_epochs": 2, "precision": "32-true"},
+    } | (config or {})  # fmt: skip
+    plan = {"configurations": {configuration: {"patch_size": [8, 8, 8]}}, "channel_names": ["CT"]}
+    members = [Member(path=folder / "last.ckpt", config=one, plan=plan, configuration=configuration, epochs=2)
+               for one in [config, *more_members]]  # fmt: skip
     record = run_record(
-        config, "3d_fullres", [folder / "last.ckpt"], protocol=protocol,
+        members, dataset=dataset, scored=scored, protocol=protocol,
         task="instances" if instances else "semantic", labels=labels,
         options=options or {"mirror": False}, cost=cost, pairs=pairs or [],
     )  # fmt: skip
+    if not pairs:
+        record["cases"] = dict.fromkeys(names, content)
     save_record(record, folder)
-    assert json.loads((folder / "run.json").read_text())["network"] == network
     return folder

@@ -51,7 +51,7 @@ def test_rules_are_kept_where_they_help(tmp_path):
     rules = fit_rules(pairs, LABELS)
     assert [rule.classes for rule in rules] == [("liver",)]  # not the vessels, and not all classes as one object
     assert rules[0].dice_after == 1 > rules[0].dice_before
-    save_rules(rules, tmp_path / "rules.json")
+    save_rules(rules, tmp_path / "rules.json", ["c"])
     loaded = load_rules(tmp_path / "rules.json", LABELS)
     assert loaded == rules
     processed = postprocess_pairs(pairs, loaded, tmp_path / "processed")
@@ -69,7 +69,7 @@ def test_perfect_predictions_need_no_rule(tmp_path):
 
 def test_rules_that_do_not_fit_are_refused(tmp_path):
     rules = fit_rules([make_pair(tmp_path, "c", islands=2)], LABELS)
-    save_rules(rules, tmp_path / "rules.json")
+    save_rules(rules, tmp_path / "rules.json", ["c"])
     with pytest.raises(ValueError, match=r"rules\.json has a rule for liver = 1; the labels are"):
         load_rules(tmp_path / "rules.json", {"background": 0, "liver": 2, "vessels": 1})
     with pytest.raises(FileNotFoundError, match="No post-processing rules at .*fit_postprocessing=true"):

@@ -1,0 +1,150 @@
+"""Which cases a checkpoint may be scored on: those that none of its networks was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.datamodules.base import SegmentationDataModule
+from src.datamodules.splits import select_split
+from src.evaluation.members import Member
+from src.planning.raw import RawCase
+
+log = logging.getLogger(__name__)
+
+_SAMPLES, _SAMPLE_BYTES = 16, 8192  # of a file, evenly spaced, its first and last bytes among them
+_SHOWN = 10
+
+
+def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None = None) -> dict[str, Any]:
+    """What a checkpoint keeps of the split, for the folds of a data set may be dealt anew: ``trained_on`` (case ->
+    fingerprint of its first image) and ``validated_with`` (cases).
+
+    Args:
+        datamodule: With its raw data open.
+        resumed: Checkpoint that the training goes on from; what was trained on before counts too.
+    """
+    images = {case.identifier: case.images[0] for case in datamodule.raw.training_cases}
+    before = (Member.read(resumed).trained_on or {}) if resumed else {}
+    trained_on = {**before, **{name: fingerprint(images[name]) for name in datamodule.train_ids}}
+    held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
+    return {"trained_on": trained_on, "validated_with": held_out}
+
+
+def fingerprint(path: Path) -> str:
+    """16 hexadecimal digits by which an image file is known again wherever it lies.
+
+    Its length and samples of it are hashed, for reading whole data sets would take minutes. Compressed files end in a
+    checksum of all they hold.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for index in range(_SAMPLES):
+            file.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def choose_cases(
+    members: Sequence[Member], datamodule: SegmentationDataModule, cases: str
+) -> tuple[list[RawCase], str]:
+    """The cases to score.
+
+    Args:
+        members: One checkpoint, or those of an ensemble.
+        datamodule: With its raw data open.
+        cases: "test": those of the test set that have labels, or where it has none as "validation"; "validation": those
+            that every member was validated with.
+
+    Returns:
+        The cases, sorted by name, and what they are: "test", "validation", or "training" for a single checkpoint of
+        fold "all" on a data set without labelled test cases.
+
+    Raises:
+        ValueError: There is no such case, or a member was trained on some of them; names checkpoint, fold and cases.
+    """
+    if cases not in ("test", "validation"):
+        raise ValueError(f"cases must be test or validation, it is {cases!r}.")
+    labelled = [case for case in datamodule.raw.test_cases if case.label is not None]
+    if cases == "test" and labelled:
+        for member in members:
+            _refuse_seen(member, labelled, names=())
+        return labelled, "test"
+    training = {case.identifier: case for case in datamodule.raw.training_cases}
+    of_all = [member for member in members if member.fold == "all"]
+    if of_all and cases == "test" and len(members) == 1:
+        log.warning(
+            "%s was trained on all cases that have labels: their scores say nothing of new ones.", members[0].path
+        )
+        return list(training.values()), "training"
+    if of_all:
+        raise ValueError(
+            f"{of_all[0].path} was trained on every training case (fold all): there is no case to score it on but "
+            f"labelled test cases. {_WAY_OUT}"
+        )
+    held_out = [_held_out(member, datamodule, training) for member in members]
+    chosen = sorted(set.intersection(*held_out))
+    if not chosen:
+        listing = "; ".join(
+            f"{member.path} (fold {member.fold}) holds out {_list(sorted(names))}"
+            for member, names in zip(members, held_out, strict=True)
+        )
+        raise ValueError(
+            f"The {len(members)} members of the ensemble have no case in common that none was trained on: {listing}. "
+            f"{_WAY_OUT}"
+        )
+    if len(chosen) < len(set.union(*held_out)):
+        log.info("Only the %d case(s) that no member was trained on are scored: %s.", len(chosen), _list(chosen))
+    for member in members:
+        _refuse_seen(member, [training[name] for name in chosen], names=chosen)
+    return [training[name] for name in chosen], "validation"
+
+
+_WAY_OUT = (
+    "Score the checkpoints one by one on their own folds (ensemble=false cases=validation), or give the data set a "
+    "test set with labels (imagesTs, labelsTs)."
+)
+
+
+def _held_out(member: Member, datamodule: SegmentationDataModule, training: Iterable[str]) -> set[str]:
+    """The validation cases of the member's own fold, as they were when it was trained."""
+    known = set(training)
+    if member.validated_with is not None:
+        gone = sorted(set(member.validated_with) - known)
+        if gone:
+            raise ValueError(
+                f"{member.path} (fold {member.fold}) was validated with cases that {datamodule.dataset_dir} does not "
+                f"have: {_list(gone)}. Point data.dataset_dir at the data set it was trained on; cases of another one "
+                "belong into its imagesTs and labelsTs."
+            )
+        return set(member.validated_with)
+    planned = member.plan["num_training"]
+    if planned != len(known):
+        raise ValueError(
+            f"{member.path} (fold {member.fold}) does not say which cases it was trained on, and there were {planned} "
+            f"then while {datamodule.dataset_dir} has {len(known)} now: it may have seen any of them. Score it on "
+            "labelled test cases (imagesTs, labelsTs)."
+        )
+    return set(select_split(sorted(known), member.fold, (datamodule.prepared_dir, datamodule.dataset_dir)).val)
+
+
+def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str]) -> None:
+    """Refuse cases whose image is one that was trained on, and training cases (`names`) that are called like one."""
+    if member.trained_on is None:
+        return
+    prints, called = set(member.trained_on.values()), set(names) & set(member.trained_on)
+    seen = [c.identifier for c in cases if c.identifier in called or fingerprint(c.images[0]) in prints]
+    if seen:
+        raise ValueError(
+            f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {_list(seen)}. "
+            "Remove them from the test set, or take checkpoints of another fold."
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,171 @@
+"""What makes two runs replicates of one network, and what to call them when it does not.
+
+Everything that a training was told counts, but for what is known to change no weight (folders, workers, loggers, ...):
+a setting that is not known here tells runs apart. Replicates differ in seed and fold alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from src.evaluation.members import Member
+from src.files import content_hash
+
+# Of the resolved configuration: what names, places, shows or repeats a training, or is compared elsewhere (the plan,
+# the fold, the data set by its cases).
+_OUTSIDE = {
+    "": ("augmentation", "callbacks", "compile", "data_name", "debug", "experiment", "fold", "hydra", "logger",
+         "model_name", "optimizer", "paths", "resume", "run_dir", "seed", "task_name", "test", "train", "trusted"),
+    "model": ("optimizer", "precision", "patch_multiple"),
+    "data": ("_target_", "batch_size", "configuration", "dataset_dir", "decathlon_task", "fold", "nsd_tolerance",
+             "num_workers", "patch_multiple", "patch_size", "planning", "prepared_dir", "seed", "task",
+             "val_iterations"),
+    "trainer": ("_target_", "accelerator", "barebones", "benchmark", "callbacks", "check_val_every_n_epoch",
+                "default_root_dir", "detect_anomaly", "deterministic", "devices", "enable_autolog_hparams",
+                "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "inference_mode",
+                "limit_predict_batches", "limit_test_batches", "limit_val_batches", "log_every_n_steps", "logger",
+                "num_nodes", "num_sanity_val_steps", "plugins", "profiler", "strategy", "use_distributed_sampler",
+                "val_check_interval"),
+}  # fmt: skip
+# Of the trainer: values that are the same as none given.
+_NEUTRAL = {"accumulate_grad_batches": 1, "fast_dev_run": False, "limit_train_batches": 1.0, "max_steps": -1,
+            "overfit_batches": 0.0, "sync_batchnorm": False}  # fmt: skip
+_WATCHERS = ("src.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for name in (
+    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "RichProgressBar", "TQDMProgressBar",
+)))  # fmt: skip
+# Of the plan's configuration: its name (compared by itself), what explains it, and where data are kept.
+_REMARKS = ("name", "batch_reason", "data_identifier", "estimate", "median_shape", "patch_reason", "reference")
+_OF_PLAN = ("channel_names", "intensities", "transpose_forward")
+_FIRST = ("configuration", "model.network", "model", "optimizer", "data", "trainer", "", "plan")  # in names
+
+
+def training_of(member: Member) -> dict[str, Any]:
+    """What decided a checkpoint's weights beside the plan, the data, fold and seed, as plain data."""
+    config = member.config
+    kept = _prune({key: value for key, value in config.items() if key not in _OUTSIDE[""]})
+    kept["optimizer"] = config.get("optimizer") or config["model"].get("optimizer")
+    callbacks = {key: value for key, value in (config.get("callbacks") or {}).items() if value}
+    kept["callbacks"] = {k: v for k, v in callbacks.items() if not str(v.get("_target_")).startswith(_WATCHERS)}
+    if member.imported is not None:  # the rest of its configuration was never used
+        kept = {"model": {"network": config["model"]["network"]}, "imported": member.imported["trainer"]}
+    if member.epochs != kept.get("trainer", {}).get("max_epochs"):
+        kept["epochs"] = "best" if member.epochs is None else member.epochs
+    return kept
+
+
+def plan_of(member: Member) -> dict[str, Any]:
+    """What a plan decides about data and network, as plain data."""
+    configuration = member.plan["configurations"][member.configuration]
+    kept = {key: value for key, value in configuration.items() if key not in _REMARKS}
+    return kept | {key: member.plan.get(key) for key in _OF_PLAN}
+
+
+def check_one_network(members: Sequence[Member]) -> None:
+    """See that checkpoints are of one network that was trained in one way, in any folds and seeds.
+
+    Raises:
+        ValueError: They are not; names two of them and what differs.
+    """
+    facts = [
+        dict(_flat({**training_of(m), "network": m.network, "labels": m.plan["labels"], "plan": plan_of(m)}))
+        for m in members
+    ]
+    for member, other in zip(members[1:], facts[1:], strict=True):
+        apart = differing([facts[0], other])
+        if apart:
+            raise ValueError(
+                f"Post-processing is fitted to one network in several folds; {members[0].path} and {member.path} "
+                f"differ in {', '.join(apart[:5])}. Fit it to each by itself."
+            )
+
+
+def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
+    """All that replicates have in common, flat: dotted key -> value; what is None is left out.
+
+    Args:
+        record: Of `src.evaluation.record`.
+        processed: Whether the scores are those after post-processing.
+    """
+    members = [
+        dict(_flat({**_prune(member["training"]), "network": member["network"]})) for member in record["members"]
+    ]
+    members.sort(key=lambda member: repr(sorted(member.items())))
+    facts = {}
+    for key in sorted({key for member in members for key in member}):
+        values = [member.get(key) for member in members]
+        facts[key] = values[0] if all(value == values[0] for value in values) else values
+    options = {key: record["options"].get(key) or None for key in ("mirror", "grow")}
+    options["rules"] = (record["options"].get("rules") or "unknown") if processed else None
+    others = {"configuration": record["configuration"], "members": len(members), "plan": record["plan"], **options}
+    return facts | dict(_flat(others))
+
+
+def name_apart(variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For things of one name and different facts, what to put behind the name of each: " (variant=repo)".
+
+    As few facts as tell all of them apart, those of the network first; "" if there is one.
+    """
+    if len(variants) < 2:
+        return ["" for _ in variants]
+    chosen: list[str] = []
+    for key in differing(variants):
+        if len({_values(one, [*chosen, key]) for one in variants}) > len({_values(one, chosen) for one in variants}):
+            chosen.append(key)
+    short = {key: _short(key) for key in chosen}
+    labels = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
+    return [" (" + ", ".join(f"{labels[key]}={_text(one.get(key))}" for key in chosen) + ")" for one in variants]
+
+
+def differing(variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that do not have one value in all of some facts, those of the network first and the plan's last."""
+    keys = {key for one in variants for key in one}
+    return sorted((key for key in keys if len({_values(one, [key]) for one in variants}) > 1), key=_place)
+
+
+def _prune(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what changes no weight; also of records, which another version may have written."""
+    kept = dict(training)
+    for part in ("model", "data", "trainer"):
+        entries = training.get(part)
+        if isinstance(entries, Mapping):
+            kept[part] = {key: value for key, value in entries.items() if key not in _OUTSIDE[part]}
+    if isinstance(kept.get("trainer"), Mapping):
+        kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in _NEUTRAL or _NEUTRAL[k] != v}
+    return kept
+
+
+def _values(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(repr(facts.get(key)) for key in keys)
+
+
+def _place(key: str) -> tuple[int, str]:
+    places = [i for i, start in enumerate(_FIRST) if start and (key == start or key.startswith(f"{start}."))]
+    return (places[0] if places else _FIRST.index(""), key)
+
+
+def _short(key: str) -> str:
+    return key.removesuffix("._target_").rpartition(".")[2]
+
+
+def _text(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:24]}…{content_hash(text)[:6]}"
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if _has_parts(value) else None
+    if entries is not None:
+        for name, entry in entries:
+            yield from _flat(entry, f"{key}.{name}" if key else str(name))
+    elif value is not None:
+        # Six digits: a plan made on another machine differs in the last bits, which no name should show.
+        yield key, float(f"{value:.6g}") if isinstance(value, float) else _plain(value)
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(entry, Mapping) for entry in value)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,91 @@
+"""What a checkpoint says about its training, apart from the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from src.inference.checkpoint import load_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A checkpoint that is scored, alone or in an ensemble.
+
+    Attributes:
+        path: Of the checkpoint.
+        config: The resolved configuration of the training.
+        plan: The plan, as plain data.
+        configuration: Of the plan, "2d", "3d_fullres", ...
+        epochs: Trained epochs; None for the best one of a training, which is another in every run.
+        imported: Of a checkpoint that was trained elsewhere: {"trainer": ..., "sha256": ...}.
+        trained_on: Case -> fingerprint of its first image (see `held_out.fingerprint`); None in older checkpoints.
+        validated_with: Cases of the validation fold; None in older checkpoints.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    configuration: str
+    epochs: int | None = None
+    imported: Mapping[str, str] | None = None
+    trained_on: Mapping[str, str] | None = None
+    validated_with: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read a checkpoint and drop its weights; nothing is built of it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read as plain data.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No checkpoint at {path}.")
+        return cls.of(path, load_plain(path))
+
+    @classmethod
+    def of(cls, path: Path, checkpoint: Mapping[str, Any]) -> Self:
+        """What a checkpoint that has been read says."""
+        provenance = checkpoint.get("provenance") or {}
+        imported = {key: str(provenance.get(key, "")) for key in ("trainer", "sha256")}
+        cases = checkpoint.get("cases") or {}
+        return cls(
+            path=path,
+            config=checkpoint["config"],
+            plan=checkpoint["plan"],
+            configuration=checkpoint["configuration"],
+            epochs=None if path.stem.startswith("best") else _epochs(checkpoint),
+            imported=imported if "imported_from" in provenance else None,
+            trained_on=cases.get("trained_on"),
+            validated_with=tuple(cases["validated_with"]) if "validated_with" in cases else None,
+        )
+
+    @property
+    def fold(self) -> int | str | None:
+        """Of the cross-validation, "all", or None where it is unknown."""
+        return self.config.get("fold", self.config["data"].get("fold"))
+
+    @property
+    def seed(self) -> int | None:
+        """Of the training; None where it is unknown."""
+        return self.config.get("seed")
+
+    @property
+    def network(self) -> str:
+        """Name of the model config, of the foreign trainer, or at last of the file."""
+        elsewhere = (self.imported or {}).get("trainer")
+        return self.config.get("model_name") or elsewhere or self.config.get("task_name") or self.path.stem
+
+
+def _epochs(checkpoint: Mapping[str, Any]) -> int | None:
+    """How many epochs are done; Lightning's "epoch" is another number at the end of a validation and of an epoch."""
+    if "fit_loop" not in checkpoint.get("loops", {}):
+        return checkpoint.get("epoch")
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    done = epochs["processed"] == epochs["started"] or batches["is_last_batch"]
+    return epochs["started"] if done else epochs["processed"]

@@ -1,0 +1,177 @@
+"""No case is scored that a network was trained on: checkpoints, ensembles, old ones, moved and changed data."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.datamodules.custom import CustomDataModule
+from src.evaluation.held_out import cases_of_training, choose_cases, fingerprint
+from src.evaluation.members import Member
+
+
+def write_case(folder: Path, name: str, split: str, labelled: bool = True, seed: int | None = None) -> None:
+    rng = np.random.default_rng([ord(c) for c in f"{split}{name}"] if seed is None else seed)
+    for part in ("images", "labels") if labelled else ("images",):
+        path = folder / f"{part}{split}" / (f"{name}_0000.nii.gz" if part == "images" else f"{name}.nii.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(rng.bytes(500), mtime=0))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "Dataset001_Mine"
+    for index in range(10):
+        write_case(folder, f"c{index}", "Tr")
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 10,
+                    "file_ending": ".nii.gz"})
+    )  # fmt: skip
+    return folder
+
+
+def opened(raw: Path, fold: int | str = 0) -> CustomDataModule:
+    datamodule = CustomDataModule(dataset_dir=raw, prepared_dir=raw.parent / "prepared", fold=fold)
+    datamodule.open_raw()
+    return datamodule
+
+
+def member(raw: Path, fold: int | str, *, old: bool = False, seed: int = 0) -> Member:
+    cases = cases_of_training(opened(raw, fold))
+    known = {} if old else {"trained_on": cases["trained_on"], "validated_with": tuple(cases["validated_with"])}
+    config = {"fold": fold, "seed": seed, "data": {"dataset_dir": str(raw), "fold": fold}}
+    plan = {"num_training": len(opened(raw, fold).raw.training_cases)}
+    path = Path(f"fold_{fold}_{seed}.ckpt")
+    return Member(path=path, config=config, plan=plan, configuration="2d", **known)
+
+
+def chosen(members: list[Member], raw: Path, cases: str = "validation", fold: int | str = 0) -> tuple[list[str], str]:
+    some, kind = choose_cases(members, opened(raw, fold), cases)
+    return [case.identifier for case in some], kind
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_checkpoint_is_validated_with_its_own_fold(raw, old):
+    for fold in range(5):
+        own = sorted(opened(raw, fold).val_ids)
+        assert chosen([member(raw, fold, old=old)], raw, fold=(fold + 1) % 5) == (own, "validation")
+        assert chosen([member(raw, fold, old=old)], raw, "test") == (own, "validation")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_ensemble_over_folds_has_no_case_left(raw, old):
+    members = [member(raw, fold, old=old) for fold in range(3)]
+    for cases in ("test", "validation"):
+        with pytest.raises(
+            ValueError, match=r"no case in common.*fold_0_0\.ckpt \(fold 0\) holds out c\d, c\d; .*fold 1"
+        ):
+            chosen(members, raw, cases)
+    seeds = [member(raw, 1, old=old, seed=seed) for seed in (0, 1)]
+    assert chosen(seeds, raw)[0] == sorted(opened(raw, 1).val_ids)
+    write_case(raw, "t0", "Ts")
+    write_case(raw, "t1", "Ts", labelled=False)
+    assert chosen(members, raw, "test") == (["t0"], "test")
+    with pytest.raises(ValueError, match="no case in common"):
+        chosen(members, raw, "validation")
+
+
+def test_overlapping_folds_share_what_no_member_saw(raw):
+    names = [f"c{i}" for i in range(10)]
+    splits = [{"train": names[:7], "val": names[7:]}, {"train": names[:6] + names[9:], "val": names[6:9]}]
+    (raw / "splits_final.json").write_text(json.dumps(splits))
+    assert chosen([member(raw, 0), member(raw, 1)], raw)[0] == ["c7", "c8"]
+
+
+def test_who_trained_on_all_cases_is_scored_on_test_cases_only(raw):
+    of_all = member(raw, "all")
+    assert chosen([of_all], raw, "test", "all") == ([f"c{i}" for i in range(10)], "training")  # train.py's last step
+    for members, cases in (([of_all], "validation"), ([member(raw, 0), of_all], "validation"), ([of_all] * 2, "test")):
+        with pytest.raises(ValueError, match=r"fold_all_0\.ckpt was trained on every training case \(fold all\)"):
+            chosen(members, raw, cases)
+    write_case(raw, "t0", "Ts")
+    assert chosen([of_all], raw, "test", "all") == (["t0"], "test")
+
+
+def test_folds_that_were_dealt_anew(raw):
+    before = member(raw, 0)
+    own = sorted(before.validated_with)
+    names = [f"c{i}" for i in range(10)]
+    seen = sorted(before.trained_on)[:2]
+    (raw / "splits_final.json").write_text(
+        json.dumps([{"train": [name for name in names if name not in seen], "val": seen}])
+    )
+    assert chosen([before], raw)[0] == own  # not what fold 0 holds now
+
+
+def test_a_resumed_training_keeps_what_it_saw_before(raw, tmp_path):
+    first = cases_of_training(opened(raw, 0))
+    checkpoint = {"config": {"data": {}}, "plan": {}, "configuration": "2d", "cases": first}
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    assert cases_of_training(opened(raw, 0), tmp_path / "last.ckpt") == first
+    again = cases_of_training(opened(raw, 1), tmp_path / "last.ckpt")  # as if the folds had been dealt anew
+    assert set(again["trained_on"]) == {f"c{i}" for i in range(10)} and again["validated_with"] == []
+
+
+def test_a_data_set_that_has_grown(raw):
+    known, old = member(raw, 0), member(raw, 0, old=True)
+    own = sorted(known.validated_with)
+    write_case(raw, "c91", "Tr")
+    assert chosen([known], raw)[0] == own
+    with pytest.raises(ValueError, match=r"does not say which cases .* there were 10 then .* has 11 now"):
+        chosen([old], raw)
+
+
+def test_another_data_set_with_the_same_names(raw, tmp_path):
+    trained = member(raw, 0)
+    other = tmp_path / "Dataset002_Other"
+    for index in range(10):
+        write_case(other, f"c{index}", "Tr", seed=100 + index)
+    write_case(other, "c0", "Ts", seed=200)
+    (other / "dataset.json").write_text((raw / "dataset.json").read_text())
+    assert chosen([trained], other, "test") == (["c0"], "test")  # another patient of that name
+    (other / "imagesTs" / "c0_0000.nii.gz").write_bytes(
+        (raw / "imagesTr" / f"{sorted(trained.trained_on)[0]}_0000.nii.gz").read_bytes()
+    )
+    with pytest.raises(ValueError, match=r"fold_0_0\.ckpt \(fold 0\) was trained on 1 of the cases to be scored: c0"):
+        chosen([trained], other, "test")
+
+
+def test_a_moved_data_set_is_the_same(raw, tmp_path):
+    trained = member(raw, 0)
+    moved = raw.rename(tmp_path / "elsewhere")
+    assert chosen([trained], moved)[0] == sorted(trained.validated_with)
+    for name in trained.validated_with:
+        (moved / "imagesTr" / f"{name}_0000.nii.gz").unlink()
+        (moved / "labelsTr" / f"{name}.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"validated with cases that .*elsewhere does not have: c"):
+        chosen([trained], moved)
+
+
+def test_cases_that_moved_into_the_training_set(raw):
+    trained = member(raw, 0)
+    own, seen = trained.validated_with[0], sorted(trained.trained_on)[0]
+    image = raw / "imagesTr" / f"{own}_0000.nii.gz"
+    image.write_bytes((raw / "imagesTr" / f"{seen}_0000.nii.gz").read_bytes())  # renamed since
+    with pytest.raises(ValueError, match=rf"was trained on 1 of the cases to be scored: {own}"):
+        chosen([trained], raw)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8192, 8193, 300_000])
+def test_fingerprints_know_files_apart(tmp_path, size):
+    content = np.random.default_rng(0).bytes(size)
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "b").write_bytes(content)
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+    for other in (content + b"x", b"x" + content, content[:-1] + b"\0\0"):
+        (tmp_path / "b").write_bytes(other)
+        assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_an_unknown_choice_is_named(raw):
+    with pytest.raises(ValueError, match="cases must be test or validation, it is 'train'"):
+        chosen([member(raw, 0)], raw, "train")
