@@ -9,25 +9,108 @@ LeakyReLU (slope 0.01); padding is kernel // 2, so odd kernels keep the shape at
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from src.models.kernels.choice import is_channels_last, kernels_usable
 from src.models.topology import Size
 
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
-CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-INSTANCE_NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-AVERAGE_POOL: dict[int, type[nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+AVERAGE_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 Shortcut = Literal["pool", "conv"]
 Upsampling = Literal["transposed", "nearest"]
 
 
+class _Conv:
+    """A convolution that can leave its bias to what comes next."""
+
+    def forward(self, x: torch.Tensor, add_bias: bool = True) -> torch.Tensor:
+        return self._conv_forward(x, self.weight, self.bias if add_bias else None)
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    pass
+
+
+class Conv3d(_Conv, nn.Conv3d):
+    pass
+
+
+class _InstanceNorm:
+    """Instance norm that also does what follows it, as one operation where `fused` says so."""
+
+    def fused(self, x: torch.Tensor) -> bool:
+        """Whether one fused kernel does all of `forward`: on a CUDA device, in any dtype but float64."""
+        return x.is_cuda and x.dtype != torch.float64 and kernels_usable(x.device.type, x.device.index)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        conv_bias: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+        act: nn.LeakyReLU | None = None,
+    ) -> torch.Tensor:
+        """act(norm(x + conv_bias) + residual)
+
+        Args:
+            x: (B, C, *S).
+            conv_bias: (C,), the bias of the convolution before, if it was left out; only where `fused` says so. The
+                norm takes away what is equal in all positions, so it changes nothing, and its gradient is zero.
+            residual: like x.
+            act: what comes last.
+        """
+        if self.fused(x):
+            from src.models.kernels.norm_act import norm_act  # imports Triton, which a CPU installation may lack
+
+            slope = 1.0 if act is None else act.negative_slope
+            return norm_act(x, self.weight, self.bias, residual, conv_bias, slope, self.eps)
+        y = super().forward(x)
+        if residual is not None:
+            y = y + residual
+        return y if act is None else act(y)
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+    pass
+
+
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    pass
+
+
+CONV: dict[int, type[nn.Module]] = {2: Conv2d, 3: Conv3d}
+INSTANCE_NORM: dict[int, type[nn.Module]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
+
+
 def activation() -> nn.Module:
     return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+
+class AveragePool(nn.Module):
+    """Mean over boxes of `stride` positions: (B, C, *S) -> (B, C, *(S // stride)), in the layout of the input."""
+
+    def __init__(self, stride: Size) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = not any(size % s for size, s in zip(x.shape[2:], self.stride, strict=True))
+        if x.is_cuda and whole and is_channels_last(x):
+            return self.over_boxes(x)  # torch's own pooling of volumes would turn the map to channels-first
+        return AVERAGE_POOL[len(self.stride)](x, self.stride, self.stride)
+
+    def over_boxes(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of a channels-last map as one reduction of memory, where the strides divide the axes."""
+        y = x.movedim(1, -1)  # (B, *S, C)
+        for axis, stride in reversed(list(enumerate(self.stride, start=1))):
+            y = y.unflatten(axis, (-1, stride))  # (B, S1 // s1, s1, S2 // s2, s2, ..., C)
+        return y.mean(tuple(range(2, y.dim() - 1, 2))).movedim(-1, 1)
 
 
 class ConvBlock(nn.Sequential):
@@ -50,6 +133,14 @@ class ConvBlock(nn.Sequential):
         if act:
             layers["act"] = activation()
         super().__init__(layers)
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, act: nn.LeakyReLU | None = None
+    ) -> torch.Tensor:
+        """The block's output; a residual and an activation of the caller's are had in the same pass."""
+        fused = self.norm.fused(x)
+        y = self.conv(x, add_bias=not fused)
+        return self.norm(y, self.conv.bias if fused else None, residual, getattr(self, "act", act))
 
 
 class ResidualBlock(nn.Module):
@@ -79,7 +170,7 @@ class ResidualBlock(nn.Module):
         else:
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             if stride != one:
-                layers["pool"] = AVERAGE_POOL[spatial_dims](stride, stride)
+                layers["pool"] = AveragePool(stride)
             if in_channels != out_channels:
                 layers["projection"] = ConvBlock(
                     spatial_dims, in_channels, out_channels, one, one, bias=False, act=False
@@ -88,7 +179,7 @@ class ResidualBlock(nn.Module):
         self.act = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.conv2(self.conv1(x)) + self.shortcut(x))
+        return self.conv2(self.conv1(x), self.shortcut(x), self.act)
 
 
 def conv_stage(

@@ -7,7 +7,7 @@ presets (Isensee et al., arXiv 2404.09556). `src.models.umamba.UMamba` is the th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from src.models.blocks import (
     residual_stage,
     upsampling,
 )
+from src.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
 from src.models.topology import check_input, check_topology, crop, decoder_order, pad_to_multiple, total_stride
 
 RESENC_BLOCKS = (1, 3, 4, 6)  # nnU-Net's ResEnc presets; every further stage has 6
@@ -77,6 +78,11 @@ class UNet(nn.Module):
         if not deep_supervision:
             self.heads[:-1].requires_grad_(False)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> UNet:
+        """What `to`, `cuda` and the like come to: besides, weights get the layout that goes with the feature maps'."""
+        super()._apply(fn, recurse)
+        return super()._apply(weight_in_preferred_layout, recurse)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Logits of an image.
 
@@ -99,7 +105,7 @@ class UNet(nn.Module):
                 f"Input of spatial shape {tuple(spatial_shape)} leaves one position at the deepest stage, where "
                 f"instance norm is undefined; at least one axis must exceed {self.required_divisor}."
             )
-        x = self.stem(x)
+        x = self.stem(in_preferred_layout(x))
         skips = []
         for stage in self.encoder_stages:
             x = stage(x)
@@ -110,7 +116,7 @@ class UNet(nn.Module):
             x = upsample(x)
             skip = skips.pop()
             if skips or self.skip_at_full_resolution:
-                x = torch.cat((x, skip), dim=1)
+                x = torch.cat((with_layout_of(x, skip), skip), dim=1)
             x = stage(x)
             if self.deep_supervision:
                 outputs.append(head(x))

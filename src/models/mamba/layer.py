@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from src.models.kernels.choice import with_layout_of
 from src.models.mamba.block import Mamba
 from src.models.mamba.gated_conv import GatedConv
 from src.models.mamba.orders import Order, bidirectional, raster, tri_oriented
@@ -90,7 +91,7 @@ class MambaLayer(nn.Module):
             mixed = functools.reduce(torch.add, outputs)
             if not self.channel_tokens:
                 mixed = mixed.transpose(1, 2)  # (B, C, L)
-            return mixed.to(x.dtype, memory_format=torch.contiguous_format).reshape(x.shape)
+            return with_layout_of(mixed.unflatten(2, x.shape[2:]), x, x.dtype)
 
 
 def lookup(name: str, value: str | T, table: Mapping[str, T]) -> T:

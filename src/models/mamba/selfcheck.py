@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,11 +22,11 @@ CHANNELS = 40  # a full block of them and a partly filled one
 log = logging.getLogger(__name__)
 
 
-def _relative(got: Tensor, expected: Tensor) -> float:
+def relative_error(got: Tensor, expected: Tensor) -> float:
     return ((got.cpu().double() - expected).norm() / expected.norm()).item()
 
 
-def _random(shape: tuple[int, ...], seed: int) -> Tensor:
+def random_tensor(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -37,9 +38,9 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
 
     tokens, states = (BATCH, LENGTH, CHANNELS), (BATCH, LENGTH, STATES)
     shapes = [tokens, tokens, (CHANNELS, STATES), states, states, (CHANNELS,), tokens, (CHANNELS,)]
-    u, delta, A, B, C, D, z, bias = (_random(shape, i) for i, shape in enumerate(shapes))
+    u, delta, A, B, C, D, z, bias = (random_tensor(shape, i) for i, shape in enumerate(shapes))
     exact = [t.requires_grad_() for t in (u, delta, -torch.exp(A), B, C, D, z, bias - 2)]
-    weight = _random(tokens, len(shapes))
+    weight = random_tensor(tokens, len(shapes))
     out = reference_scan(*exact, delta_softplus=True)
     names = ("output", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")
     expected = dict(zip(names, (out, *torch.autograd.grad(out, exact, weight)), strict=True))
@@ -52,7 +53,7 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
         got_B, got_C = got.small.chunk(2, -1)
         results = (y, got.u, got.delta, got.A, got_B, got_C, got.skip, got.z, got.bias)
         for name, result in zip(names, results, strict=True):
-            errors[f"{name} ({cut.chunks} chunks)"] = _relative(result, expected[name])
+            errors[f"{name} ({cut.chunks} chunks)"] = relative_error(result, expected[name])
     return errors
 
 
@@ -64,40 +65,44 @@ def _block_errors(device: torch.device) -> dict[str, float]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # that of the CPU alone; torch.manual_seed would set the device's, too
         exact = Mamba(CHANNELS, d_state=STATES, backend="reference").double()
-    x, weight = (_random((BATCH, LENGTH, CHANNELS), seed) for seed in range(2))
+    x, weight = (random_tensor((BATCH, LENGTH, CHANNELS), seed) for seed in range(2))
     leaves = [x.requires_grad_(), *exact.weights()]
     expected = exact(x)
     gradients = torch.autograd.grad(expected, leaves, weight)
     single = [t.detach().float().to(device) for t in leaves]
     got, kept = block_forward(*single)
     got_gradients = block_backward(weight.float().to(device), kept, *single)
-    errors = {"block output": _relative(got, expected)}
+    errors = {"block output": relative_error(got, expected)}
     for name, a, b in zip(("x", *Weights._fields), got_gradients, gradients, strict=True):
-        errors[f"block {name}"] = _relative(a, b)
+        errors[f"block {name}"] = relative_error(a, b)
     return errors
 
 
 def relative_errors(device: torch.device) -> dict[str, float]:
     """Relative error of outputs and gradients of the Triton scan and the fused block on `device`."""
+    return _scan_errors(device) | _block_errors(device)
+
+
+@functools.cache
+def check(device: torch.device, errors_of: Callable[[torch.device], dict[str, float]] = relative_errors) -> str | None:
+    """Why the Triton kernels must not be used on `device`, or None if they may.
+
+    Args:
+        device: a CUDA device.
+        errors_of: the relative errors of some kernels on a device, by name; by default those of scan and block.
+    """
+    log.info("Checking the Triton kernels on %s (half a minute where they have never been compiled).", device)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # what the check is for are the kernels, not the products' rounding
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            return _scan_errors(device) | _block_errors(device)
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-@functools.cache
-def check(device: torch.device) -> str | None:
-    """Why the Triton kernels must not be used on `device`, or None if they may."""
-    log.info("Checking the Triton kernels on %s (half a minute where they have never been compiled).", device)
-    try:
-        errors = relative_errors(device)
+            errors = errors_of(device)
     except ImportError as error:
         return f"Triton with Gluon is not installed ({error}); it comes with torch 2.10 or later (Triton 3.6)"
     except Exception as error:  # a compiler or driver that cannot build the kernels: any exception type
         return f"the kernels could not be built or run on {device} ({type(error).__name__}: {error})"
+    finally:
+        torch.set_float32_matmul_precision(precision)
     wrong = {name: error for name, error in errors.items() if not error < TOLERANCE}
     if not wrong:
         return None

@@ -1,0 +1,74 @@
+"""Whether the fused kernels of the convolution blocks run, and the layout of feature maps that goes with them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+log = logging.getLogger(__name__)
+
+
+@torch.compiler.assume_constant_result
+def kernels_usable(device_type: str, device_index: int | None) -> bool:
+    """Whether the fused instance norm can be used on a device: CUDA, Triton there, and its self-check passed.
+
+    The device is given as plain values so that torch.compile can take the answer as a constant.
+    """
+    return _usable(device_type, device_index)
+
+
+@functools.cache  # so that it is checked and said once; torch.compile would look through a cache around the above
+def _usable(device_type: str, device_index: int | None) -> bool:
+    if device_type != "cuda":
+        return False
+    from src.models.kernels.selfcheck import relative_errors
+    from src.models.mamba.selfcheck import check
+
+    fault = check(torch.device(device_type, device_index), relative_errors)
+    if fault:
+        log.warning("Instance norm falls back to torch's own, which is slower: %s.", fault)
+    else:
+        log.info("Instance norm, residual sum and activation on %s: fused Triton kernels.", device_type)
+    return not fault
+
+
+def in_preferred_layout(x: Tensor) -> Tensor:
+    """A network's input (B, C, *S), channels-last in memory where the fused kernels run, else as it is.
+
+    cuDNN's tensor-core convolutions work on channels-last maps and turn others before and after, and Mamba layers read
+    positions as tokens. It takes the fused norms, because torch's own are slow on such maps. Later layers keep the
+    layout they get.
+    """
+    if not _goes_channels_last(x):
+        return x
+    # A copy, because the strides of a map of one channel do not say which layout it has
+    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+
+
+def weight_in_preferred_layout(weight: Tensor) -> Tensor:
+    """A convolution's weight channels-last in memory where its maps are, so that it is not turned in every step; any
+    other tensor as it is.
+    """
+    if weight.dim() not in CHANNELS_LAST or not _goes_channels_last(weight):
+        return weight
+    return weight.to(memory_format=CHANNELS_LAST[weight.dim()])
+
+
+def _goes_channels_last(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype != torch.float64 and kernels_usable(x.device.type, x.device.index)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether (B, C, *S) lies in memory as (B, *S, C)."""
+    return x.dim() in (4, 5) and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+def with_layout_of(x: Tensor, other: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`x` channels-last if `other` is, else channels-first, in `dtype` if given; a copy only where it is needed."""
+    layout = CHANNELS_LAST[other.dim()] if is_channels_last(other) else torch.contiguous_format
+    return x.to(dtype or x.dtype, memory_format=layout).contiguous(memory_format=layout)

@@ -1,0 +1,45 @@
+"""What the fused instance norm gets wrong on a device: compared with float64 before its first use there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.models.mamba.selfcheck import random_tensor, relative_error
+
+SLOPE, EPS = 0.01, 1e-5
+NAMES = ("output", "x", "weight", "bias", "residual")
+SHAPES = ((2, 24, 9, 10, 11), (2, 40, 90, 91))  # one chunk an image, and several
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, slope: float, eps: float) -> Tensor:
+    """`norm_act.norm_act` in torch's own operations, in the dtype of its inputs."""
+    variance, mean = torch.var_mean(x, tuple(range(2, x.dim())), correction=0, keepdim=True)
+    channels = (-1, *[1] * (x.dim() - 2))
+    y = (x - mean) * torch.rsqrt(variance + eps) * weight.view(channels) + bias.view(channels)
+    return F.leaky_relu(y if residual is None else y + residual, slope)
+
+
+def relative_errors(device: torch.device) -> dict[str, float]:
+    """Relative error of outputs and gradients of the fused instance norm on `device`, in both layouts."""
+    from src.models.kernels.norm_act import backward, forward
+
+    errors = {}
+    for shape in SHAPES:
+        channels = shape[1:2]
+        exact = [random_tensor(s, i).requires_grad_() for i, s in enumerate((shape, channels, channels, shape))]
+        weight = random_tensor(shape, len(exact))
+        out = reference(*exact, SLOPE, EPS)
+        gradients = torch.autograd.grad(out, exact, weight)
+        for channels_last in (False, True):
+            x, gain, bias, residual = (t.detach().float().to(device) for t in exact)
+            if channels_last:
+                x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+            got, kept = forward(x, gain, bias, residual, None, SLOPE, EPS)
+            results = (got, *backward(weight.float().to(device), kept, x, gain, bias, residual, None, SLOPE, EPS))
+            for name, a, b in zip(NAMES, results, (out, *gradients), strict=False):
+                errors[f"{name} of {len(shape) - 2}D channels-{'last' if channels_last else 'first'}"] = relative_error(
+                    a, b
+                )
+    return errors

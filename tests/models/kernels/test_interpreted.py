@@ -1,0 +1,57 @@
+"""The fused instance norm in Triton's interpreter: `TRITON_INTERPRET=1 pytest` of this file.
+
+Triton reads the variable when it is imported, so `test_norm_act.py` runs these in a process of their own.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from norm_inputs import EPS, SLOPE, channels_last, expected, make_inputs, worst
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("TRITON_INTERPRET=1 is not set; test_norm_act.py runs these tests with it", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    from src.models.kernels import norm_act
+
+    monkeypatch.setattr(norm_act, "WHOLE", 100)  # larger maps are cut into chunks
+    return norm_act
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels-first", "channels-last"])
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4, 5), (1, 33, 7, 9), (2, 3, 11, 13, 7), (1, 4, 1), (1, 1, 130)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_agrees_with_float64(interpreted, shape, residual, last):
+    *inputs, grad = make_inputs(shape, residual=residual)
+    exact = expected(*inputs, grad)
+    x, weight, bias, added = (None if t is None else t.float() for t in inputs)
+    x = channels_last(x) if last else x
+    out, kept = interpreted.forward(x, weight, bias, added, None, SLOPE, EPS)
+    *got, conv_bias = interpreted.backward(grad.float(), kept, x, weight, bias, added, weight, SLOPE, EPS)
+    assert out.stride() == x.stride()
+    assert worst([out, *(t for t in got if t is not None)], exact) < 1e-5
+    assert not conv_bias.any()
+
+
+@pytest.mark.parametrize("kind", ["constant", "huge", "tiny", "far from zero"])
+def test_extreme_values(interpreted, kind):
+    *inputs, grad = make_inputs((2, 3, 9, 17), kind)
+    exact = expected(*inputs, grad)
+    single = [t.float() for t in inputs]
+    out, kept = interpreted.forward(*single, None, SLOPE, EPS)
+    *got, _ = interpreted.backward(grad.float(), kept, *single, None, SLOPE, EPS)
+    assert worst([out, *got], exact) < 1e-4 if kind == "far from zero" else 1e-5  # x itself is rounded at 500
+
+
+def test_input_that_does_not_fit_is_named(interpreted):
+    ones = torch.ones(2)
+    with pytest.raises(ValueError, match=r"float32, float16 or bfloat16, but got shape \(1, 2, 3\) in float64"):
+        interpreted.norm_act(torch.zeros(1, 2, 3, dtype=torch.float64), ones, ones)
+    with pytest.raises(ValueError, match=r"must be \(4,\) .* they are \(2,\)"):
+        interpreted.norm_act(torch.zeros(1, 4, 3), ones, ones)

@@ -1,0 +1,81 @@
+"""The fused instance norm in Triton's interpreter, and what decides whether it runs; neither needs a GPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from norm_inputs import channels_last
+from packaging.version import Version
+from torch import nn
+
+from src.models.blocks import AveragePool, InstanceNorm3d
+from src.models.kernels import choice
+from src.models.unet import PlainConvUNet
+
+
+def test_the_kernels_in_tritons_interpreter():
+    pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
+    from importlib.metadata import version
+
+    if Version(version("numpy")) >= Version("2.4") and Version(version("triton")) < Version("3.9"):
+        pytest.skip("the interpreter of this Triton turns arrays of one element to numbers, which NumPy 2.4 refuses")
+    tests = Path(__file__).with_name("test_interpreted.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0 and "skipped" not in run.stdout, run.stdout
+
+
+def test_a_failed_check_is_said_once_and_torch_runs(monkeypatch, caplog):
+    from src.models.mamba import selfcheck
+
+    monkeypatch.setattr(selfcheck, "check", lambda device, errors: "the kernels are wrong on this GPU")
+    choice._usable.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert not choice.kernels_usable("cuda", 0)
+        assert not choice.kernels_usable("cuda", 0)
+    choice._usable.cache_clear()
+    assert [r.message for r in caplog.records] == [
+        "Instance norm falls back to torch's own, which is slower: the kernels are wrong on this GPU."
+    ]
+
+
+def test_on_a_cpu_all_is_torchs_own():
+    torch.manual_seed(0)
+    x, residual = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
+    norm, act = InstanceNorm3d(3, affine=True), nn.LeakyReLU(0.01)
+    same = nn.InstanceNorm3d(3, affine=True)
+    assert not norm.fused(x)
+    assert torch.equal(norm(x, None, residual, act), act(same(x) + residual))
+    assert choice.in_preferred_layout(x) is x and choice.weight_in_preferred_layout(x) is x
+
+
+def test_a_network_keeps_its_names_and_weights_on_the_way_between_devices():
+    network = PlainConvUNet(
+        spatial_dims=3, in_channels=1, out_channels=2, features_per_stage=(2, 4), kernel_sizes=(3, 3), strides=(1, 2)
+    )
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    parameters = [id(p) for p in network.parameters()]
+    after = network.to("cpu", torch.float32).state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    assert [id(p) for p in network.parameters()] == parameters
+
+
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 2)])
+def test_pooling_of_channels_last_maps(monkeypatch, stride):
+    x = channels_last(torch.randn(2, 3, 4, 6, 8) if len(stride) == 3 else torch.randn(2, 3, 6, 8))
+    pool = AveragePool(stride)
+    torch.testing.assert_close(pool.over_boxes(x), pool(x))
+    assert choice.is_channels_last(pool.over_boxes(x))
+
+
+def test_layout_follows_another_map():
+    last = channels_last(torch.randn(2, 3, 4, 5))
+    assert choice.is_channels_last(choice.with_layout_of(torch.randn(2, 6, 4, 5), last))
+    assert choice.with_layout_of(last, torch.randn(2, 3, 4, 5)).is_contiguous()
+    assert choice.with_layout_of(last, last) is last
