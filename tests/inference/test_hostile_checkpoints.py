@@ -100,7 +100,7 @@ HOSTILE = [
     {"_target_": "monai.apps.utils.download_url", "url": "file:///etc/hostname", "filepath": "{mark}"},
     {"_target_": "monai.utils.module.run_eval", "_args_": ["open('{mark}', 'w')"]},
     {"_target_": "monai.networks.nets.UNETR"},
-    {"_target_": "src.run.run_in_own_process", "script": "{mark}"},
+    {"_target_": "src.run.sweep.run_in_own_process", "script": "{mark}"},
     {"_target_": "src.run.subprocess.run", "args": ["touch", "{mark}"]},
     {"_target_": "src.planning.store.remove_case", "folder": "{mark}", "identifier": ".."},
     {"_target_": "src.files.write_text", "path": "{mark}", "text": "x"},

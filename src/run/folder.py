@@ -1,0 +1,151 @@
+"""A run's folder: opened for one training at a time, with a record of what every call did in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from src.files import write_json, write_text
+from src.planning.plan import Plan
+from src.run import ranks
+from src.run.compare import Differences, ResumeError, listed
+from src.run.lock import locked_run
+from src.run.provenance import provenance
+from src.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
+from src.run.sweep import follow_sweep
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run that is going on.
+
+    Attributes:
+        config: its configuration, interpolations resolved.
+        folder: where everything it makes is.
+        resume_from: the checkpoint to go on from, or None.
+        changes: what of the stored configuration this call changes; None if the run is new.
+        metadata: ``{"config": ..., "provenance": ..., "cases": ...}`` as plain data, for the checkpoints.
+    """
+
+    config: DictConfig
+    folder: Path
+    resume_from: Path | None = None
+    changes: Differences | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def last(self) -> Path:
+        """Its last checkpoint."""
+        return last_checkpoint(self.folder)
+
+    def use_data(self, plan: Plan, configuration: str, cases: Mapping[str, Any]) -> None:
+        """Keep the cases in the checkpoints to come; only now is it sure, and recorded, that a run goes on.
+
+        Args:
+            plan: of the data as they are now.
+            configuration: of the plan, the one that is trained.
+            cases: which are trained on and validated with, see `src.evaluation.held_out.cases_of_training`.
+
+        Raises:
+            ResumeError: the checkpoint to go on from was trained with another plan or other cases.
+        """
+        self.metadata["cases"] = cases
+        if self.resume_from:
+            check_data(self.resume_from, read_checkpoint(self.resume_from), plan, configuration, cases)
+            if ranks.is_first():
+                self.record()
+
+    def record(self) -> None:
+        """Write config.yaml, overrides.txt and provenance.json; a call that goes on is appended to the last."""
+        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        call, path = provenance(overrides), self.folder / "provenance.json"
+        if self.changes is None or not self.last.is_file() or not path.is_file():
+            write_text(self.folder / "overrides.txt", "\n".join(overrides) + "\n")
+            record = call
+        else:
+            except_for = f", except{listed(self.changes)}" if self.changes else "."
+            log.info("Going on with the configuration of %s%s", self.folder, except_for)
+            first = json.loads(path.read_text(encoding="utf-8"))
+            call["changes"] = {key: list(values) for key, values in self.changes.items()}
+            record = {**first, "resumes": [*first.get("resumes", []), call]}
+        self.metadata["provenance"] = record
+        write_json(record, path)
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Where a run keeps its last checkpoint."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@contextmanager
+def open_run(cfg: DictConfig) -> Iterator[Run]:
+    """Open a new run's folder, or that of one to go on with; the run's first process holds it until the end.
+
+    Nothing in the folder is changed by a call that is refused.
+
+    Raises:
+        ResumeError: the run cannot go on as asked.
+        RunInUseError: another training is going on in this folder.
+    """
+    cfg.run_dir = os.path.abspath(cfg.run_dir)
+    if ranks.is_started_from_first():
+        ranks.follow_first()
+        folder = Path(HydraConfig.get().runtime.output_dir)  # Lightning passes it on
+        yield _run(OmegaConf.load(folder / "config.yaml"), None)
+        return
+    if not ranks.is_first():
+        if not any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task):
+            raise ResumeError("Several processes of one run, started by torchrun or srun, need run_dir=<folder>.")
+        yield _run(*_choose(cfg))
+        return
+    follow_sweep()
+    with locked_run(Path(cfg.run_dir)):
+        run = _run(*_choose(cfg))
+        if run.resume_from is None:
+            run.record()
+        ranks.announce_first()
+        yield run
+
+
+def _run(config: DictConfig, changes: Differences | None) -> Run:
+    folder = Path(config.run_dir)
+    last = last_checkpoint(folder)
+    resume_from = last if config.train and last.is_file() else None
+    metadata = {"config": OmegaConf.to_container(config, resolve=True)}
+    return Run(config=config, folder=folder, resume_from=resume_from, changes=changes, metadata=metadata)
+
+
+def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
+    """The configuration to use, and what of a stored one is changed; None if the run is new."""
+    folder = Path(cfg.run_dir)
+    last, stored_path = last_checkpoint(folder), folder / "config.yaml"
+    if cfg.train and not cfg.resume and any(folder.glob("checkpoints/*.ckpt")):
+        raise ResumeError(
+            f"{folder} has a trained checkpoint, which resume=false would overwrite. Give a new run another run_dir, "
+            "or remove the folder."
+        )
+    checkpoint = read_checkpoint(last) if last.is_file() else None
+    if stored_path.is_file():
+        stored = OmegaConf.to_container(OmegaConf.load(stored_path))
+    elif checkpoint is not None:
+        stored = checkpoint["config"]
+    else:
+        return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), None
+    if not isinstance(stored, dict) or not {"data", "model", "trainer", "run_dir"} <= set(stored):
+        raise ResumeError(f"{stored_path} is not the configuration of a run. Give another run_dir.")
+    config, changes = resumed_config(cfg, stored, trained=checkpoint is not None)
+    if checkpoint is not None:
+        check_checkpoint(last, checkpoint, config)
+    return config, changes

@@ -1,0 +1,186 @@
+"""The configuration with which a run goes on: its own, and what this call changes where that may change."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from src.planning.plan import Plan
+from src.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
+
+DEFAULT_CONFIG = "train"
+OF_THE_CALL = ("train", "test", "resume")  # what to do now, which no later call takes over
+_WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a run's checkpoint holds, its tensors mapped from the disk.
+
+    Raises:
+        ResumeError: it is broken, or none of train.py.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ResumeError(f"{path} cannot be read ({error}). Put another checkpoint there, or remove it.") from error
+    missing = [key for key in ("config", "plan", "configuration") if key not in checkpoint]
+    if missing:
+        raise ResumeError(f"{path} is no checkpoint of train.py: it lacks {', '.join(missing)}.")
+    return checkpoint
+
+
+def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool) -> tuple[DictConfig, Differences]:
+    """A run's own configuration with what this call asks for on top.
+
+    A call that names an experiment, or another config than train, describes the whole run and is compared as a whole;
+    any other asks for the values and groups that it names.
+
+    Args:
+        cfg: as composed from this call.
+        stored: the run's configuration, resolved.
+        trained: whether there is a checkpoint; without one everything may change.
+
+    Returns:
+        The configuration, interpolations resolved, and what was changed in it.
+
+    Raises:
+        ResumeError: the call asks for what may not change; each difference is named.
+    """
+    asked = OmegaConf.to_container(cfg, resolve=True)
+    scope = _asked_keys(cfg)
+    new = {key: value for key, value in asked.items() if key not in stored or key in OF_THE_CALL}
+    stored = _with_trainer_of(asked, _moved({**stored, **new}, asked["run_dir"]))
+    found = differences(stored, asked, scope)
+    whole = scope == [""]
+    refused = {key: values for key, values in found.items() if not may_differ(key)}
+    if whole:
+        refused = {key: values for key, values in refused.items() if not key.startswith("paths.")}
+    if refused and trained:
+        hint = ""
+        if any(key.startswith("paths.") for key in refused):
+            hint = " Where the data lie now is said with data.dataset_dir and data.prepared_dir."
+        raise ResumeError(
+            f"{asked['run_dir']} was trained with other settings than this call asks for (stored -> asked):"
+            f"{listed(refused)}\n{_WAY_OUT}{hint}"
+        )
+    return _changed(cfg, stored, found), found
+
+
+def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig) -> None:
+    """Raises ResumeError if a checkpoint was trained with settings that the run's configuration does not have."""
+    sections = ("seed", "fold", "model", "augmentation", "optimizer", "data", "trainer")
+    now = _plain(OmegaConf.to_container(cfg, resolve=True))
+    found = differences(_with_trainer_of(now, _plain(checkpoint["config"])), now, sections)
+    found = {key: values for key, values in found.items() if not may_differ(key)}
+    if found:
+        raise ResumeError(
+            f"{path} was trained with other settings than the run's config.yaml says (checkpoint -> config.yaml):"
+            f"{listed(found)}\nPut the run's own files back, or start a new run with another run_dir."
+        )
+
+
+def check_data(
+    path: Path, checkpoint: Mapping[str, Any], plan: Plan, configuration: str, cases: Mapping[str, Any]
+) -> None:
+    """Raises ResumeError if the data were planned or split otherwise when a checkpoint was trained."""
+    then = {"configuration": checkpoint["configuration"], "plan": Plan.from_dict(checkpoint["plan"]).to_dict()}
+    now = {"configuration": configuration, "plan": plan.to_dict()}
+    if checkpoint.get("cases"):  # older ones did not keep them
+        then["cases"], now["cases"] = checkpoint["cases"], cases
+    found = differences(_plain(then), _plain(now))
+    if found:
+        raise ResumeError(
+            f"{path} was trained on other data, or with another plan, than there are now (then -> now):"
+            f"{listed(found)}\nPut plan and data back as they were, or start a new run with another run_dir."
+        )
+
+
+def _asked_keys(cfg: DictConfig) -> list[str]:
+    """Keys that this call names, groups by the key they fill; [""] if it describes the whole run."""
+    if not HydraConfig.initialized():
+        return [""]
+    hydra = HydraConfig.get()
+    if hydra.job.config_name not in (None, DEFAULT_CONFIG):
+        return [""]
+    keys: list[str] = []
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        name = override.key_or_group
+        if name not in hydra.runtime.choices:
+            keys.append(name)
+        elif name not in cfg:  # experiment, debug: they set values anywhere
+            return [""]
+        elif name == "trainer":  # its choices differ from the default in a few keys only
+            default = GlobalHydra.instance().config_loader().load_configuration(DEFAULT_CONFIG, [], RunMode.RUN)
+            plain = [OmegaConf.to_container(each.trainer, resolve=False) for each in (default, cfg)]
+            keys += [f"trainer.{key}" for key in differences(*plain)]
+        else:
+            keys += [name, *({"data": ["data_name"], "model": ["model_name"]}.get(name, []))]
+    return keys
+
+
+def _moved(stored: dict[str, Any], run_dir: str) -> dict[str, Any]:
+    """The stored configuration with the run's folder where it is now."""
+    old = str(stored["run_dir"])
+
+    def moved(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: moved(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [moved(value) for value in node]
+        if isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
+            return run_dir + node[len(old) :]
+        return node
+
+    return moved(stored)
+
+
+def _with_trainer_of(other: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with Lightning's default for each of the trainer's arguments that only `other` names."""
+    arguments = inspect.signature(Trainer).parameters
+    defaults = {key: arguments[key].default for key in other.get("trainer", {}) if key in arguments}
+    return {**config, "trainer": {**defaults, **config.get("trainer", {})}}
+
+
+def _changed(cfg: DictConfig, stored: dict[str, Any], found: Differences) -> DictConfig:
+    """`stored` with the differing values of `cfg`, their interpolations resolved among the run's own values."""
+    config = OmegaConf.create(stored)
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    for key, (_, new) in found.items():
+        *parents, name = key.split(".")
+        if new == ABSENT:
+            _remove(config, parents, name)
+        else:
+            value = raw
+            for part in (*parents, name):
+                value = value[part]
+            OmegaConf.update(config, key, value, force_add=True)
+    OmegaConf.resolve(config)
+    return config
+
+
+def _remove(config: DictConfig, parents: list[str], name: str) -> None:
+    """Take a key out, and the parents that are left empty."""
+    node = OmegaConf.select(config, ".".join(parents)) if parents else config
+    if node is None:
+        return
+    node.pop(name, None)
+    if parents and not node:
+        _remove(config, parents[:-1], parents[-1])
+
+
+def _plain(node: Any) -> Any:
+    """Tuples as lists, as YAML and JSON have them."""
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    return [_plain(value) for value in node] if isinstance(node, (list, tuple)) else node

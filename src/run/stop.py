@@ -1,0 +1,117 @@
+"""Signals to stop: the program ends with a code that says so, a training with a checkpoint at its next step.
+
+SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end it with 128 + the signal's number, as a shell would say it: 130, 143 and, on
+Linux, 138. Work that can be picked up where it is (preparation, prediction, scoring) ends at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from src.processes import STOP_SIGNALS
+from src.run import ranks
+
+log = logging.getLogger(__name__)
+
+_REPEAT_SECONDS = 1.0  # a terminal and a parent process may both pass on the same Ctrl-C
+
+
+class Stopped(SystemExit):
+    """The program was told to stop by a signal; its code is 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = number
+
+
+class _Requests:
+    """The signal received, and whether it waits for the training's next step."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.since = 0.0
+        self.deferred = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handler of the signals."""
+        again, self.signal = self.signal is not None, self.signal or number
+        impatient = again and number == signal.SIGINT and time.monotonic() - self.since > _REPEAT_SECONDS
+        self.since = time.monotonic()
+        if not self.deferred or impatient:
+            raise Stopped(self.signal)
+        if not again:
+            with suppress(RuntimeError):  # the handler came in the middle of a write to the log
+                log.warning("%s: stopping with a checkpoint after this step.", signal.Signals(number).name)
+
+
+_requests = _Requests()
+
+
+def requested() -> int | None:
+    """The signal that waits for the next step, or None."""
+    return _requests.signal
+
+
+def listen() -> None:
+    """Handle the signals here, also after a library has put its own handlers there."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _requests.handle)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """While in here a signal waits for the next step (`requested`); one that nobody took ends the program after it.
+
+    Raises:
+        Stopped: a signal came and was not acted on.
+    """
+    _requests.deferred = True
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        if _requests.signal is None:
+            raise
+    finally:
+        _requests.deferred = False
+    if _requests.signal is not None:  # also where a library made another code of it
+        raise Stopped(_requests.signal) from None
+
+
+@contextmanager
+def ends_on_signals() -> Iterator[None]:
+    """The main program: a signal ends it without a traceback, and SLURM runs the job again after its SIGUSR1."""
+    listen()
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped) as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        for other in STOP_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)  # the program is ending already
+        log.warning("Stopped by %s; the same command goes on from here.", signal.Signals(number).name)
+        if number == getattr(signal, "SIGUSR1", None):
+            _requeue()
+        if ranks.is_started_from_first():
+            raise SystemExit(0) from None  # Lightning would kill the first process for another code
+        raise Stopped(number) from None
+
+
+def _requeue() -> None:
+    """Ask SLURM to run this job again, as Lightning does on SIGUSR1; only the first process of a job asks."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    if not SLURMEnvironment.detect() or not ranks.is_first():
+        return
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+        log.info("SLURM was asked to run job %s again.", job)
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning("SLURM did not requeue job %s (%s); submit it again.", job, error)

@@ -1,0 +1,75 @@
+"""Jobs of a sweep, each a process of its own that ends with the sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import RunMode
+
+from src.processes import follow
+from src.run.stop import Stopped
+
+log = logging.getLogger(__name__)
+
+_PARENT = "UMAMBA_SWEEP_PROCESS"  # in the environment of a job: the id of the process that runs the sweep
+_OF_THE_SWEEP = ("hydra.mode=", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.run.dir=")
+
+
+def is_sweep_job() -> bool:
+    """Whether this call is one job of ``--multirun``."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_in_own_process(script: str | Path) -> None:
+    """Run one job of a sweep as ``python script overrides...``, so that nothing is left behind for the next job.
+
+    Raises:
+        RuntimeError: the job failed; its own output says why.
+        Stopped: a signal ended the sweep; the job was given the signal too, and has ended.
+    """
+    hydra = HydraConfig.get()
+    log.info("Job %s: %s", hydra.job.num, " ".join(hydra.overrides.task))
+    job = subprocess.Popen(job_command(script), env={**os.environ, _PARENT: str(os.getpid())})
+    while True:
+        try:
+            code = job.wait()
+            break
+        except Stopped as stopped:
+            log.info("Waiting for job %s to end.", hydra.job.num)
+            job.send_signal(stopped.signal)
+            job.wait()
+            raise
+    if code != 0:
+        raise RuntimeError(f"Job {hydra.job.num} ({' '.join(hydra.overrides.task)}) ended with code {code}.")
+
+
+def job_command(script: str | Path) -> list[str]:
+    """The command of the present job: its overrides, the sweep's config and where that was found."""
+    hydra = HydraConfig.get()
+    command = [sys.executable, str(script), f"--config-name={hydra.job.config_name}"]
+    options = {"main": "--config-path", "command-line": "--config-dir"}  # by who provides the configs
+    for source in hydra.runtime.config_sources:
+        if source.provider in options and source.schema == "file":
+            command.append(f"{options[source.provider]}={source.path}")
+    settings = [override for override in hydra.overrides.hydra if not override.startswith(_OF_THE_SWEEP)]
+    run_dir = Path(hydra.sweep.dir) / hydra.sweep.subdir
+    return [*command, "hydra.mode=RUN", *settings, *hydra.overrides.task, f"run_dir={quoted(str(run_dir))}"]
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's command line that means this text, whatever is in it."""
+    return QuotedString(text.replace("${", r"\${"), Quote.single).with_quotes()
+
+
+def follow_sweep() -> None:
+    """In a job: stop as if told to once the process of its sweep is gone, killed included."""
+    parent = os.environ.pop(_PARENT, None)  # not for the processes that the job starts
+    if parent is not None:
+        follow(int(parent), lambda: os.kill(os.getpid(), signal.SIGTERM))

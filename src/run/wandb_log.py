@@ -1,0 +1,67 @@
+"""A W&B logger that neither asks nor stops a run, and that continues the run's own record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from src.files import write_text
+
+log = logging.getLogger(__name__)
+
+_OFFLINE = "Upload later with `wandb sync`."
+
+
+class ForgivingWandbLogger(WandbLogger):
+    """Lightning's WandbLogger, going on offline where the server cannot be reached or refuses the key."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        import wandb
+
+        try:
+            return super().experiment
+        except wandb.errors.Error as error:
+            if self._wandb_init.get("mode") == "offline":
+                raise
+            log.warning("W&B cannot be used (%s): logging offline. %s", error, _OFFLINE)
+            self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # its service still holds the run's id
+            return super().experiment
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B could log in without asking: a key in the environment or in the user's netrc."""
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+
+
+def wandb_logger(*, save_dir: str, **arguments: Any) -> WandbLogger:
+    """Lightning's WandbLogger, offline where there is no API key or no network, so that it never prompts or blocks.
+
+    A run has one id, kept in ``<save_dir>/wandb_id``: when it is resumed, so is its record. ``WANDB_MODE`` is honoured.
+    Offline runs are uploaded later with ``wandb sync <run folder>/wandb/offline-run-*``.
+    """
+    import wandb
+
+    if os.environ.get("WANDB_MODE") is None and not has_wandb_key():
+        log.warning("No W&B API key: logging offline. %s `wandb login` sets a key.", _OFFLINE)
+        arguments |= {"offline": True, "mode": "offline"}  # wandb has read WANDB_MODE by now, which offline would set
+    # After the network is lost, finish() would wait for it for days.
+    settings = wandb.Settings(init_timeout=30, finish_timeout=60)
+    return ForgivingWandbLogger(save_dir=save_dir, id=_run_id(Path(save_dir)), settings=settings, **arguments)
+
+
+def _run_id(folder: Path) -> str:
+    path = folder / "wandb_id"
+    if not path.is_file():
+        write_text(path, secrets.token_hex(4) + "\n")
+    return path.read_text(encoding="utf-8").strip()

@@ -1,0 +1,229 @@
+"""A run goes on with its own configuration; what would change what is trained is refused before anything is written."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from src.resolvers import register_resolvers
+from src.run.compare import ResumeError
+from src.run.folder import Run, open_run
+from src.run.lock import RunInUseError, locked_run
+from src.run.provenance import ROOT, git_revision
+from src.run.resume import check_data
+from src.run.sweep import quoted
+from tests.inference.small import make_plan
+
+
+@contextmanager
+def called(run_dir: Path, *overrides: str, config: str = "train") -> Iterator[Run]:
+    """What train.py does with its command line, up to where the run is open."""
+    register_resolvers()
+    command = [f"run_dir={quoted(str(run_dir))}", *overrides]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose(config, command, return_hydra_config=True)
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        try:
+            with open_run(cfg) as run:
+                yield run
+        finally:
+            HydraConfig.instance().cfg = before
+
+
+def trained(run_dir: Path, *overrides: str) -> dict:
+    """A run with a checkpoint that holds what train.py's would, without its weights."""
+    with called(run_dir, *overrides) as run:
+        (run_dir / "checkpoints").mkdir()
+        checkpoint = {**run.metadata, "plan": {}, "configuration": run.config.data.configuration}
+        torch.save(checkpoint, run_dir / "checkpoints" / "last.ckpt")
+    return run.metadata["config"]
+
+
+def kept(run_dir: Path) -> dict[str, bytes]:
+    return {name: (run_dir / name).read_bytes() for name in ("config.yaml", "overrides.txt", "provenance.json")}
+
+
+def test_a_new_run_keeps_its_resolved_config_overrides_and_origin(tmp_path: Path) -> None:
+    with called(tmp_path / "run", "seed=3") as run:
+        assert run.resume_from is None and run.config.data.seed == 3
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml") == run.config
+    assert "seed=3" in (tmp_path / "run" / "overrides.txt").read_text().split()
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance == run.metadata["provenance"]
+    assert provenance["git_revision"] == git_revision() and provenance["versions"]["torch"].startswith("2.")
+
+
+@pytest.mark.parametrize("name", ["run", "a b", "fold (1) [x]", "größe=1,2", "it's"])
+def test_the_folder_alone_brings_back_the_runs_own_configuration(tmp_path: Path, name: str) -> None:
+    run_dir = tmp_path / name
+    config = trained(run_dir, "model=umamba_enc", "fold=2", "trainer.max_epochs=7")
+    with called(run_dir) as run:
+        assert OmegaConf.to_container(run.config) == config
+        assert run.resume_from == run_dir / "checkpoints" / "last.ckpt"
+
+
+REFUSED = [
+    (["fold=1"], ["fold: 0 -> 1"]),
+    (["seed=7"], ["seed: 42 -> 7"]),
+    (["model=umamba_bot"], ["model.network.mamba: 'encoder' -> 'bottleneck'"]),  # although it is the default
+    (
+        ["model.optimizer.lr=0.1", "data.oversample=1"],
+        ["model.optimizer.lr: 0.01 -> 0.1", "data.oversample: 0.33 -> 1"],
+    ),
+    (["+optimizer._target_=torch.optim.AdamW"], ["optimizer"]),
+    (["augmentation=none"], ["augmentation.mirror.axis_p: 0.5 -> '(absent)'"]),
+    (["~augmentation.gamma"], ["augmentation.gamma.p: 0.3 -> '(absent)'"]),
+    (["data=hippocampus"], ["data_name: 'phantom' -> 'hippocampus'"]),
+    (["trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val: 12 -> 1"]),
+    (["data.planning.memory_gb=1"], ["data.planning.memory_gb: 0.05 -> 1"]),
+    (["paths.raw=elsewhere"], ["paths.raw", "data.dataset_dir"]),
+    (["experiment=demo"], ["model_name: 'umamba_enc' -> 'umamba_bot'", "optimizer.lr"]),
+    (["resume=false"], ["resume=false would overwrite"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "named"), REFUSED, ids=lambda value: value[0])
+def test_what_would_change_the_training_is_refused_by_name(tmp_path: Path, overrides, named) -> None:
+    trained(tmp_path, "model=umamba_enc")
+    before = kept(tmp_path)
+    with pytest.raises(ResumeError) as refusal, called(tmp_path, *overrides):
+        pass
+    assert all(text in str(refusal.value) for text in named), refusal.value
+    assert kept(tmp_path) == before
+
+
+def test_what_may_change_is_changed_and_recorded(tmp_path: Path) -> None:
+    trained(tmp_path, "model=umamba_enc", "trainer.max_epochs=7")
+    first = json.loads((tmp_path / "provenance.json").read_text())
+    overrides = ["trainer.max_epochs=9", "data.num_workers=1", "logger=tensorboard", "~callbacks.progress"]
+    with called(tmp_path, "trainer=cpu", *overrides) as run:
+        assert run.config.trainer.max_epochs == 9 and run.config.trainer.gradient_clip_val == 12
+        assert run.config.logger.tensorboard.save_dir == str(tmp_path) and "progress" not in run.config.callbacks
+        assert run.config.model.network.mamba == "encoder"
+        run.record()
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert {key: value for key, value in provenance.items() if key != "resumes"} == first
+    assert provenance["resumes"][0]["changes"]["trainer.max_epochs"] == [7, 9]
+    with called(tmp_path) as run:  # and the next one goes on from there
+        assert run.config.trainer.max_epochs == 9 and "tensorboard" in run.config.logger
+
+
+def test_a_trainer_choice_changes_only_what_it_is_about(tmp_path: Path) -> None:
+    trained(tmp_path, "trainer.max_epochs=7")
+    with called(tmp_path, "trainer=ddp") as run:
+        assert run.config.trainer.max_epochs == 7 and run.config.trainer.devices == 2
+
+
+def test_a_logger_added_later_carries_the_names_of_the_run(tmp_path: Path) -> None:
+    trained(tmp_path, "model=umamba_enc", "fold=3")
+    with called(tmp_path, "logger=wandb") as run:
+        assert run.config.logger.wandb.group == "phantom_umamba_enc"
+        assert run.config.logger.wandb.name == "phantom_umamba_enc_fold_3_seed_42"
+
+
+def test_whether_to_test_is_asked_anew_each_time(tmp_path: Path) -> None:
+    trained(tmp_path, "test=false")
+    with called(tmp_path) as run:
+        assert run.config.test is True
+
+
+def test_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = ["experiment=demo", "model=umamba_enc", "trainer.max_epochs=3"]
+    trained(tmp_path, *command)
+    with called(tmp_path, *command) as run:
+        assert run.resume_from and not run.changes
+
+
+def test_a_run_that_was_moved_writes_where_it_is_now(tmp_path: Path) -> None:
+    trained(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    with called(tmp_path / "new") as run:
+        assert str(tmp_path / "old") not in OmegaConf.to_yaml(run.config)
+        assert run.config.callbacks.best.dirpath == str(tmp_path / "new" / "checkpoints")
+
+
+def test_without_a_checkpoint_anything_may_change_from_the_runs_own(tmp_path: Path) -> None:
+    with called(tmp_path, "model=umamba_enc"):
+        pass
+    with called(tmp_path, "seed=5") as run:
+        assert run.config.seed == 5 and run.config.model.network.mamba == "encoder" and run.resume_from is None
+    assert OmegaConf.load(tmp_path / "config.yaml").seed == 5
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path / "a", "fold=1")
+    trained(tmp_path / "b", "fold=2", "model.optimizer.lr=0.1")
+    (tmp_path / "a" / "checkpoints" / "last.ckpt").replace(tmp_path / "b" / "checkpoints" / "last.ckpt")
+    with pytest.raises(ResumeError, match=r"(?s)fold: 1 -> 2.*model.optimizer.lr: 0.01 -> 0.1"), called(tmp_path / "b"):
+        pass
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"PK\3\4 torn")
+    with pytest.raises(ResumeError, match="last.ckpt cannot be read"), called(tmp_path):
+        pass
+
+
+def test_a_run_from_before_a_trainer_argument_was_listed_goes_on(tmp_path: Path) -> None:
+    trained(tmp_path, "experiment=demo")
+    for path in (tmp_path / "config.yaml",):
+        config = OmegaConf.load(path)
+        del config.trainer["enable_model_summary"], config.trainer["benchmark"]
+        path.write_text(OmegaConf.to_yaml(config))
+    with called(tmp_path, "experiment=demo") as run:
+        assert run.resume_from
+
+
+def test_a_second_training_in_the_folder_is_told_who_has_it(tmp_path: Path) -> None:
+    code = "import sys, pathlib\nfrom src.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
+    code += "    print('held', flush=True); sys.stdin.read()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(RunInUseError, match=rf"{tmp_path} is in use.*process {first.pid} on .* since 20"):
+        with called(tmp_path):
+            pass
+    first.communicate("")
+    with called(tmp_path) as run:  # it is free again
+        assert run.changes is None
+
+
+def test_a_killed_holder_is_no_obstacle_and_what_it_was_writing_is_cleared(tmp_path: Path) -> None:
+    code = "import os, sys, pathlib\nfrom src.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
+    code += "    (pathlib.Path(sys.argv[1]) / '.writing-1-last.ckpt').touch()\n    os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert (tmp_path / ".holder.json").is_file() and (tmp_path / ".writing-1-last.ckpt").is_file()
+    with locked_run(tmp_path):
+        assert not (tmp_path / ".writing-1-last.ckpt").exists()
+    assert not (tmp_path / ".holder.json").exists()
+
+
+def test_another_plan_or_split_is_refused_by_name(tmp_path: Path) -> None:
+    plan, path = make_plan(), tmp_path / "last.ckpt"
+    cases = {"trained_on": {"a": "01", "b": "02"}, "validated_with": ["c"]}
+    checkpoint = {"plan": plan.to_dict(), "configuration": "3d_fullres", "cases": cases}
+    check_data(path, checkpoint, plan, "3d_fullres", cases)
+    check_data(path, {**checkpoint, "cases": None} | {"plan": plan.to_dict()}, plan, "3d_fullres", cases)
+    entry = plan.configuration("3d_fullres")
+    other = dataclasses.replace(entry, batch_size=entry.batch_size + 1)
+    with pytest.raises(ResumeError, match=rf"plan.configurations.3d_fullres.batch_size: {entry.batch_size} -> "):
+        replanned = dataclasses.replace(plan, configurations={**plan.configurations, "3d_fullres": other})
+        check_data(path, checkpoint, replanned, "3d_fullres", cases)
+    with pytest.raises(
+        ResumeError, match=r"(?s)trained_on.b: '02' -> '\(absent\)'.*validated_with: \['c'\] -> \['b'\]"
+    ):
+        check_data(path, checkpoint, plan, "3d_fullres", {"trained_on": {"a": "01"}, "validated_with": ["b"]})

@@ -1,0 +1,178 @@
+"""A training that is told to stop saves at the next step and goes on from there bit by bit the same."""
+
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from src.callbacks.stop_on_signal import StopOnSignal
+from src.datamodules.sampling import EpochSampler
+from src.run import stop
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+STEPS, EPOCHS = 4, 3
+
+
+@pytest.fixture(autouse=True)
+def _handlers(monkeypatch):
+    """Every test begins without a request, and leaves the process its own handlers."""
+    monkeypatch.setattr(stop, "_requests", stop._Requests())
+    before = {number: signal.getsignal(number) for number in stop.STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __getitem__(self, key) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(hash(key) % 10_000)
+        return torch.randn(3, generator=generator)
+
+
+class Module(L.LightningModule):
+    """Momentum, a schedule and a value that only a whole validation gives, as in the real one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+        torch.nn.init.constant_(self.layer.weight, 0.5)
+        torch.nn.init.constant_(self.layer.bias, 0.0)
+        self.register_buffer("validated", torch.zeros(EPOCHS, STEPS))
+        self.seen: list[torch.Tensor] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return (self.layer(batch) - 1).square().mean()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.seen.append(self.layer(batch).mean())
+
+    def on_validation_epoch_end(self) -> None:
+        self.validated[self.current_epoch, : len(self.seen)] += torch.stack(self.seen)
+        self.seen.clear()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+
+class Data(L.LightningDataModule):
+    """Loaders as the real data module's: numbered samples, skipped to where a run goes on."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__()
+        self.workers = workers
+
+    def train_dataloader(self) -> DataLoader:
+        from src.datamodules.base import _progress
+
+        epoch, done = _progress(self.trainer)
+        sampler = EpochSampler(num_batches=STEPS, batch_size=2, rank=0, world_size=1, advance=True, skip_batches=done)
+        sampler.set_epoch(epoch)
+        return self._loader(sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(EpochSampler(num_batches=STEPS, batch_size=2, rank=0, world_size=1, advance=False))
+
+    def _loader(self, sampler: EpochSampler) -> DataLoader:
+        return DataLoader(
+            Numbers(), sampler=sampler, batch_size=2, num_workers=self.workers, persistent_workers=self.workers > 0,
+            generator=torch.Generator(),
+        )  # fmt: skip
+
+
+class SignalAt(L.Callback):
+    """Sends this process a signal in a hook, the n-th time that it comes by."""
+
+    def __init__(self, hook: str, time: int, number: int) -> None:
+        self.count = 0
+
+        def send(*_: object, **__: object) -> None:
+            self.count += 1
+            if self.count == time:
+                os.kill(os.getpid(), number)
+
+        setattr(self, hook, send)
+
+
+def fit(folder: Path, *callbacks: L.Callback, workers: int = 0, **settings) -> Module:
+    last = folder / "last.ckpt"
+    module = Module()
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=EPOCHS, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False, default_root_dir=folder,
+        callbacks=[*callbacks, StopOnSignal(last)], plugins=[AtomicCheckpointIO()], **settings,
+    )  # fmt: skip
+    stop.listen()
+    with stop.deferred():
+        trainer.fit(module, Data(workers), ckpt_path=last if last.exists() else None, weights_only=True)
+    return module
+
+
+WHERE = [
+    ("on_train_batch_start", 1), ("on_train_batch_end", 2), ("on_train_batch_start", 4), ("on_train_batch_start", 6),
+    ("on_validation_start", 1), ("on_validation_batch_start", 3), ("on_validation_batch_end", 8),
+    ("on_validation_batch_start", 9), ("on_validation_end", 1), ("on_train_epoch_end", 2), ("on_train_epoch_start", 2),
+    ("on_train_batch_start", 12), ("on_validation_batch_end", 12),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize(("hook", "time"), WHERE)
+def test_a_stopped_training_ends_as_one_that_was_not(tmp_path: Path, hook, time, interval, workers) -> None:
+    settings = {"check_val_every_n_epoch": interval, "workers": workers}
+    whole = fit(tmp_path / "whole", **settings)
+    signal_at = SignalAt(hook, time, signal.SIGTERM)
+    try:
+        fit(tmp_path, signal_at, **settings)
+    except stop.Stopped as stopped:
+        assert stopped.code == 143 and stopped.signal == signal.SIGTERM
+    else:
+        assert interval == 2 and signal_at.count < time  # the moment does not come
+        return
+    stop._requests.signal = None
+    resumed = fit(tmp_path, **settings)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+def test_accumulated_gradients_and_validation_within_an_epoch_are_stepped_over(tmp_path: Path) -> None:
+    settings = {"accumulate_grad_batches": 2, "val_check_interval": 2}
+    whole = fit(tmp_path / "whole", **settings)
+    for time in (1, 2, 3, 5):
+        folder = tmp_path / str(time)
+        with pytest.raises(stop.Stopped):
+            fit(folder, SignalAt("on_train_batch_start", time, signal.SIGUSR1), **settings)
+        stop._requests.signal = None
+        assert torch.equal(fit(folder, **settings).layer.weight, whole.layer.weight), time
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(stop, "_REPEAT_SECONDS", -1.0)
+    at_once = [SignalAt("on_train_batch_start", 2, signal.SIGINT), SignalAt("on_before_backward", 2, signal.SIGINT)]
+    with pytest.raises(stop.Stopped) as stopped:
+        fit(tmp_path, *at_once)
+    assert stopped.value.code == 130 and not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_repeated_sigterm_waits_for_the_checkpoint(tmp_path: Path) -> None:
+    twice = [SignalAt("on_train_batch_start", 2, signal.SIGTERM), SignalAt("on_before_backward", 2, signal.SIGTERM)]
+    with pytest.raises(stop.Stopped):
+        fit(tmp_path, *twice)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 128 + 10)])
+def test_outside_of_training_the_program_ends_at_once(name: str, code: int, caplog) -> None:
+    with pytest.raises(SystemExit) as ended, stop.ends_on_signals():
+        os.kill(os.getpid(), getattr(signal, name))
+        signal.pause()
+    assert ended.value.code == (128 + getattr(signal, name)) and f"Stopped by {name}" in caplog.text

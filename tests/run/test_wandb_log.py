@@ -1,0 +1,55 @@
+"""W&B that neither asks nor stops a run."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.run import wandb_logger
+from src.run.provenance import ROOT
+
+
+def test_wandb_is_offline_without_a_key(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    monkeypatch.setattr("src.run.wandb_log.has_wandb_key", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        logger = wandb_logger(project="p", save_dir=str(tmp_path))
+    assert logger._offline and "wandb sync" in caplog.text
+
+
+def test_a_resumed_run_continues_its_own_record(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first, again = (wandb_logger(project="p", save_dir=str(tmp_path / "run")) for _ in range(2))
+    other = wandb_logger(project="p", save_dir=str(tmp_path / "other"))
+    assert first.version == again.version != other.version
+    assert first._wandb_init["id"] == first.version and first._wandb_init["resume"] == "allow"
+
+
+UNREACHABLE = """
+import logging, sys, time
+logging.basicConfig(level=logging.WARNING)
+from src.run import wandb_logger
+import src.run.wandb_log as module
+logger = wandb_logger(project="p", save_dir=sys.argv[1])
+started = time.monotonic()
+logger.log_metrics({"train/loss": 1.0}, step=0)
+print("seconds", time.monotonic() - started)
+print("offline", logger.experiment.offline)
+"""
+
+
+@pytest.mark.slow
+def test_a_key_without_a_network_logs_offline(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    command = [sys.executable, "-c", UNREACHABLE, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "offline True" in output and "W&B cannot be used" in output
+    assert list((tmp_path / "wandb").glob("offline-run-*")), output
