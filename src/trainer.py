@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
@@ -22,11 +22,15 @@ def entries(config: DictConfig | None) -> list[Any]:
 
 
 def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> L.Trainer:
-    """Build Lightning's Trainer, which adds nothing of its own in place of a callback that was left out."""
+    """Build Lightning's Trainer, which adds nothing of its own in place of a callback that was left out.
+
+    Without loggers there is nobody to monitor the learning rate for: Lightning's monitor would refuse to run.
+    """
+    callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]
     return instantiate(
         config,
         logger=list(loggers),
-        callbacks=list(callbacks),
+        callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),

@@ -65,7 +65,7 @@ def test_from_raw_data_to_scores(make, options: list[str], tmp_path: Path) -> No
     assert checkpoint["global_step"] == 4
     metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
     assert metrics["train/loss"].notna().sum() == metrics["val/loss"].notna().sum() == 2
-    predictions = sorted((tmp_path / "run" / "predictions").iterdir())
+    predictions = sorted(path for path in (tmp_path / "run" / "predictions").iterdir() if path.suffix != ".json")
     assert predictions
     scores = pd.read_csv(next((tmp_path / "run" / "tables").glob("*per_case*.csv")))
     assert sorted(scores["case"].unique()) == [path.name.split(".")[0] for path in predictions]

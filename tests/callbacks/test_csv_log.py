@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from src.callbacks.csv_log import ResumableCSVLogger
 
@@ -17,3 +18,53 @@ def test_metrics_are_appended_even_with_new_columns(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert table["loss"].tolist() == [1.0, 0.5]
     assert table["dice"].isna().tolist() == [True, False]
+
+
+def test_a_torn_row_is_removed_and_said(tmp_path: Path, caplog) -> None:
+    first = ResumableCSVLogger(tmp_path)
+    for step in range(3):
+        first.log_metrics({"loss": 1.0 + step}, step=step)
+    first.save()
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:-3])
+    resumed = ResumableCSVLogger(tmp_path)
+    resumed.log_metrics({"loss": 3.0}, step=2)
+    resumed.save()
+    assert pd.read_csv(path)["loss"].tolist() == [1.0, 2.0, 3.0]
+    assert "ends within a row" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_file_without_a_whole_header_is_begun_anew(tmp_path: Path, size: int) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"epo"[:size])
+    logger = ResumableCSVLogger(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.save()
+    assert pd.read_csv(tmp_path / "metrics.csv")["loss"].tolist() == [1.0]
+
+
+def test_rewinding_drops_the_rows_that_are_trained_again(tmp_path: Path) -> None:
+    logger = ResumableCSVLogger(tmp_path)
+    for step in range(4):
+        logger.log_metrics({"loss": float(step)}, step=step)
+    logger.save()
+    resumed = ResumableCSVLogger(tmp_path)
+    resumed.rewind(2)
+    resumed.log_metrics({"loss": 20.0, "dice": 0.5}, step=2)
+    resumed.save()
+    assert pd.read_csv(tmp_path / "metrics.csv")["loss"].tolist() == [0.0, 1.0, 20.0]
+
+
+def test_a_kill_while_a_column_is_added_loses_no_row(tmp_path: Path, monkeypatch) -> None:
+    logger = ResumableCSVLogger(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.save()
+
+    def killed(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("src.files.os.replace", killed)
+    logger.log_metrics({"loss": 2.0, "dice": 0.5}, step=1)
+    with pytest.raises(KeyboardInterrupt):
+        logger.save()
+    assert pd.read_csv(tmp_path / "metrics.csv")["loss"].tolist() == [1.0]

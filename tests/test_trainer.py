@@ -1,0 +1,52 @@
+"""Whatever is switched off on the command line is left out, and a run that could not be tested is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from omegaconf import OmegaConf
+
+from src.callbacks.cost import Cost
+from src.callbacks.last_checkpoint import LastCheckpoint
+from src.trainer import check_last_checkpoint, entries, make_trainer
+
+CALLBACKS = {
+    "last": {"_target_": "src.callbacks.last_checkpoint.LastCheckpoint", "dirpath": "run"},
+    "cost": {"_target_": "src.callbacks.cost.Cost", "folder": "run"},
+}
+
+
+def test_null_entries_are_left_out() -> None:
+    assert entries(None) == entries(OmegaConf.create({})) == []
+    chosen = entries(OmegaConf.create({**CALLBACKS, "last": None}))
+    assert [type(callback) for callback in chosen] == [Cost]
+
+
+def test_lightning_adds_nothing_in_place_of_what_was_left_out(tmp_path: Path) -> None:
+    config = OmegaConf.create(
+        {"_target_": "lightning.Trainer", "accelerator": "cpu", "default_root_dir": str(tmp_path)}
+    )
+    trainer = make_trainer(config, [], [])
+    assert not trainer.loggers
+    monitored = make_trainer(config, [], [LearningRateMonitor("epoch")])
+    assert not any(isinstance(callback, LearningRateMonitor) for callback in monitored.callbacks)
+    assert not any(isinstance(callback, (ModelCheckpoint, ProgressBar)) for callback in trainer.callbacks)
+
+
+@pytest.mark.parametrize(
+    "change", [{"test": False}, {"train": False}, {"trainer": {"fast_dev_run": True}}, {"callbacks": CALLBACKS}]
+)
+def test_what_can_be_tested_or_need_not_be(change: dict) -> None:
+    config = {"train": True, "test": True, "trainer": {}, "callbacks": {}} | change
+    check_last_checkpoint(
+        Path("run/last.ckpt"), OmegaConf.create(config), entries(OmegaConf.create(config["callbacks"]))
+    )
+
+
+@pytest.mark.parametrize("callbacks", [[], [LastCheckpoint("elsewhere")]])
+def test_a_test_without_a_checkpoint_is_refused(callbacks: list) -> None:
+    config = OmegaConf.create({"train": True, "test": True, "trainer": {}})
+    with pytest.raises(ValueError, match="test=true needs run/last.ckpt, which callbacks.last writes"):
+        check_last_checkpoint(Path("run/last.ckpt"), config, callbacks)
