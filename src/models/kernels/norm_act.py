@@ -60,7 +60,8 @@ class _Direct:
 
 
 @functools.cache
-def _processors(device: int) -> int:
+def processors(device: int) -> int:
+    """Multiprocessors of a CUDA device; 1 for the interpreter's, -1."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device >= 0 else 1
 
 
@@ -104,7 +105,7 @@ def _plan(tensors: Description, kernels: tuple, types: tuple, slope: float, extr
     positions = functools.reduce(int.__mul__, spatial, 1)
     channels_last = channels == 1 or strides[1] == 1
     residual = tensors[5] is not None
-    cut = tile(batch, positions, channels, channels_last, _processors(tensors.device))
+    cut = tile(batch, positions, channels, channels_last, processors(tensors.device))
     launch = Launch if tensors.device >= 0 else _Direct
     row, col = (channels, 1) if channels_last else (1, positions)
     numbers = [positions, channels, cut.chunks, cut.rows, channels * positions, row, col, slope]

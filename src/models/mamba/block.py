@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .scan import check_backend_name, choose_backend, selective_scan
+from .scan import check_backend_name, choose_backend, half_usable, selective_scan
 
 # Step sizes are initialised log-uniformly in this range and never below the floor (Mamba's paper, section 3.6).
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -40,6 +40,8 @@ class Mamba(nn.Module):
     """in_proj -> causal convolution and SiLU -> selective scan, gated by SiLU(z) -> out_proj.
 
     Computes in the dtype of its weights (float32) whatever autocast says: half precision loses the small step sizes.
+    The fused kernels also take half-precision sequences (see `takes_half`): maps and products are then in half
+    precision, step sizes, states and sums in float32 all the same.
 
     Args:
         d_model: channels of the sequence.
@@ -75,9 +77,13 @@ class Mamba(nn.Module):
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, L, d_model) in any floating dtype -> (batch, L, d_model) in the dtype of the weights."""
+        """(batch, L, d_model) in any floating dtype -> (batch, L, d_model) in the dtype of the weights; in that of x if
+        `takes_half` says so.
+        """
         weight = self.in_proj.weight
         with torch.autocast(device_type=x.device.type, enabled=False):
+            if self.takes_half(x):
+                return self._fused(x)
             x = x.to(weight.dtype)
             double = weight.dtype == torch.float64
             if choose_backend(self.backend, x.device.type, x.device.index, double) == "triton":
@@ -89,6 +95,13 @@ class Mamba(nn.Module):
             A = -torch.exp(self.A_log)
             y = selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, self.backend)
             return self.out_proj(y)
+
+    def takes_half(self, x: Tensor) -> bool:
+        """Whether x is in half precision and stays so: where the fused kernels run and passed their check in it."""
+        if x.dtype not in (torch.float16, torch.bfloat16) or self.in_proj.weight.dtype != torch.float32:
+            return False
+        device = x.device.type, x.device.index
+        return choose_backend(self.backend, *device, False) == "triton" and half_usable(*device)
 
     def _fused(self, x: Tensor) -> Tensor:
         from .fused_block import mamba_block  # imports Triton, which a CPU installation need not have

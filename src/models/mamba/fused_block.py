@@ -3,7 +3,8 @@
 Between forward and backward only the input and one state per chunk stay in memory. The step size is projected from
 its rank-r input inside the scan kernels where r <= MAX_FUSED_RANK (the wide, long stages), so that it never passes
 through memory there, and the gradients of the convolution's output, of z and of the step size overwrite the tensors
-they belong to.
+they belong to. With half-precision inputs, maps and products are in half precision; step sizes, states and all sums are
+in float32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from .eager import as_function
@@ -37,20 +39,28 @@ class Weights(NamedTuple):
     out_proj: Tensor
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32; of half-precision matrices on tensor cores, without rounding the sums."""
+    return a @ b if a.dtype == torch.float32 else torch.mm(a, b, out_dtype=torch.float32)
+
+
+def _wide(x_proj: Tensor, dtype: torch.dtype) -> Tensor:
+    """x_proj in `dtype` with zero rows up to a multiple of 8: half-precision products want rows of 16 bytes."""
+    return F.pad(x_proj, (0, 0, 0, -len(x_proj) % 8)).to(dtype)
+
+
 def _prepare(
     x: Tensor, w: Weights, edges: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """xz (batch, L, 2 d_inner), u, the step input, what the scan reads as delta, A, B, C, and dt_proj if the scan is to
-    project it.
+    """xz (batch, L, 2 d_inner) and u in the dtype of x; in float32 the step input, what the scan reads as delta, A, B,
+    C, and dt_proj if the scan is to project it.
     """
     batch, length, _ = x.shape
     inner, rank = w.dt_proj.shape
-    xz = x @ w.in_proj.t()
+    xz = x @ w.in_proj.to(x.dtype).t()
     u = conv_silu(xz[..., :inner], w.conv, w.conv_bias, edges)
-    used = w.x_proj.shape[0]
-    small = x.new_empty(batch * length, -(-used // 4) * 4)[:, :used]  # rows of 16-byte multiples, for the product
-    small = torch.mm(u.view(-1, inner), w.x_proj.t(), out=small).view(batch, length, used)
-    step_input, B, C = small.split([rank, *2 * w.A_log.shape[1:]], dim=-1)
+    small = _product(u.view(-1, inner), _wide(w.x_proj, x.dtype).t()).view(batch, length, -1)
+    step_input, B, C, _ = small.split([rank, *2 * w.A_log.shape[1:], -len(w.x_proj) % 8], dim=-1)
     fused = rank <= MAX_FUSED_RANK
     delta = step_input if fused else step_input @ w.dt_proj.t()
     return xz, u, step_input, delta, -torch.exp(w.A_log), B, C, w.dt_proj if fused else None
@@ -61,7 +71,7 @@ def block_forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     w = Weights(*weights)
     xz, u, _, delta, A, B, C, projection = _prepare(x, w, None)
     y, kept = scan_forward(u, delta, A, B, C, w.D, xz[..., w.D.shape[0] :], w.dt_bias, True, weight=projection, out=u)
-    return y @ w.out_proj.t(), kept
+    return y @ w.out_proj.to(y.dtype).t(), kept
 
 
 def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -70,7 +80,8 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     inner = w.D.shape[0]
     edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, w.conv.shape[-1]))
     xz, u, step_input, delta, A, B, C, projection = _prepare(x, w, edges)
-    y = grad @ w.out_proj  # gradient of the gated scan output; the scan's backward pass replaces it by that output
+    # Gradient of the gated scan output; the scan's backward pass replaces it by that output
+    y = grad @ w.out_proj.to(grad.dtype)
     z = xz[..., inner:]
     got = scan_backward(y, u, delta, A, B, C, w.D, z, w.dt_bias, True, kept, weight=projection, in_place=True)
     grad_u, grad_small = got.u.flatten(0, 1), got.small.flatten(0, 1)  # the latter (tokens, [rank +] 2 d_state)
@@ -84,17 +95,24 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     grad_dt_bias, grad_A_log, grad_D = got.bias, got.A * A, got.skip  # dA / dA_log = A
     # At full resolution these are a third of a gigabyte to nearly one each, and the peak lies ahead
     del B, C, delta, step_input, u, got
-    grad_out_proj = grad.flatten(0, 1).t() @ y.flatten(0, 1)
-    grad_u.addmm_(grad_small, w.x_proj)
+    grad_out_proj = _product(grad.flatten(0, 1).t(), y.flatten(0, 1))
+    used, x_proj = len(w.x_proj), w.x_proj
+    if x.dtype != torch.float32:
+        wide = x.new_zeros(len(grad_small), used + -used % 8)
+        wide[:, :used] = grad_small
+        grad_small = wide
+        x_proj = _wide(x_proj, x.dtype)
+    grad_u.addmm_(grad_small, x_proj)
     # u was overwritten by its gradient; it is formed again where y, no longer needed, was
     grad_conv, grad_conv_bias = conv_silu_backward(
         grad_u.view_as(y), xz[..., :inner], edges, w.conv, w.conv_bias, out=y
     )
     del grad_u
-    grad_x_proj = grad_small.t() @ y.flatten(0, 1)
+    grad_x_proj = _product(grad_small.t(), y.flatten(0, 1))[:used]
     del grad_small, y
     grad_xz = xz.flatten(0, 1)  # both halves hold their gradients by now
-    grad_x, grad_in_proj = (grad_xz @ w.in_proj).view_as(x), grad_xz.t() @ x.flatten(0, 1)
+    grad_x = (grad_xz @ w.in_proj.to(x.dtype)).view_as(x)
+    grad_in_proj = _product(grad_xz.t(), x.flatten(0, 1))
     return grad_x, *Weights(
         in_proj=grad_in_proj,
         conv=grad_conv,
@@ -168,8 +186,8 @@ def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
 
 operation.register_autograd(_backward, setup_context=_setup)
 
-# The block of `block.Mamba` on x (batch, L, d_model), contiguous float32 on a CUDA device, and float32 weights in the
-# order of `Weights`; returns (batch, L, d_model)
+# The block of `block.Mamba` on x (batch, L, d_model), contiguous, float32, float16 or bfloat16, on a CUDA device, and
+# float32 weights in the order of `Weights`; returns (batch, L, d_model) in the dtype of x
 mamba_block = as_function(
     "MambaBlock", operation, block_forward, lambda grad, *saved: block_backward(grad.contiguous(), *saved), tensors=10
 )

@@ -37,7 +37,8 @@ class MambaLayer(nn.Module):
     """LayerNorm, then one mixer per scan direction, summed: (B, C, *S) -> (B, C, *S).
 
     Computed in the dtype of its weights, float32, with autocast off (recurrences overflow float16 and lose small
-    steps in bfloat16); the result has the input's dtype.
+    steps in bfloat16); the result has the input's dtype. On a GPU the fused kernels take half-precision maps and
+    products, with step sizes, states and sums in float32, where every mixer says so (`Mamba.takes_half`).
 
     Args:
         width: length of a token: C, or prod(S) with `channel_tokens`.
@@ -82,8 +83,7 @@ class MambaLayer(nn.Module):
             tokens = x.flatten(2)  # (B, C, L)
             if not self.channel_tokens:
                 tokens = tokens.transpose(1, 2)  # (B, L, C)
-            # One pass over memory casts and lays out, here and at the end
-            tokens = self.norm(tokens.to(self.norm.weight.dtype, memory_format=torch.contiguous_format))
+            tokens = self._normalized(tokens)
             outputs = [
                 direction.restore(mixer(direction.arrange(tokens, x.shape[2:])), x.shape[2:])
                 for direction, mixer in zip(self.directions, self.mixers, strict=True)
@@ -92,6 +92,17 @@ class MambaLayer(nn.Module):
             if not self.channel_tokens:
                 mixed = mixed.transpose(1, 2)  # (B, C, L)
             return with_layout_of(mixed.unflatten(2, x.shape[2:]), x, x.dtype)
+
+    def _normalized(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Layer norm, in half precision in and out where all that follows takes it, else in its weights' dtype."""
+        norm = self.norm
+        if tokens.is_cuda and all(getattr(m, "takes_half", lambda _: False)(tokens) for m in self.mixers):
+            from src.models.kernels.layer_norm import MAX_WIDTH, layer_norm  # imports Triton, as `takes_half` has
+
+            if tokens.shape[-1] <= MAX_WIDTH:
+                return layer_norm(tokens, norm.weight, norm.bias, norm.eps)
+        # One pass over memory casts and lays out
+        return norm(tokens.to(norm.weight.dtype, memory_format=torch.contiguous_format))
 
 
 def lookup(name: str, value: str | T, table: Mapping[str, T]) -> T:

@@ -68,6 +68,22 @@ def _choice(backend: str, device_type: str, device_index: int | None, double: bo
     return chosen
 
 
+@torch.compiler.assume_constant_result
+def half_usable(device_type: str, device_index: int | None) -> bool:
+    """Whether layer norm and fused block passed their check in half precision on a device, too."""
+    return _half_choice(device_type, device_index)
+
+
+@functools.cache
+def _half_choice(device_type: str, device_index: int | None) -> bool:
+    from .selfcheck import check, half_errors  # imports Triton, which a CPU installation need not have
+
+    fault = check(torch.device(device_type, device_index), half_errors)
+    if fault:
+        log.warning("Mamba layers compute in float32 throughout, which is slower: %s.", fault)
+    return not fault
+
+
 def check_scan_inputs(
     u: Tensor,
     delta: Tensor,

@@ -16,6 +16,7 @@ from torch import Tensor
 from .reference import reference_scan
 
 TOLERANCE = 1e-5  # relative, float32 kernel against the float64 recurrence; correct kernels stay below 2e-6
+HALF_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 4e-2}
 BATCH, LENGTH, STATES = 2, 300, 16  # the last chunk of tokens is short
 CHANNELS = 40  # a full block of them and a partly filled one
 
@@ -57,7 +58,7 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
     return errors
 
 
-def _block_errors(device: torch.device) -> dict[str, float]:
+def _block_errors(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Of the fused block: convolution, step sizes projected inside the scan, gradients in place."""
     from .block import Mamba
     from .fused_block import Weights, block_backward, block_forward
@@ -65,16 +66,42 @@ def _block_errors(device: torch.device) -> dict[str, float]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # that of the CPU alone; torch.manual_seed would set the device's, too
         exact = Mamba(CHANNELS, d_state=STATES, backend="reference").double()
-    x, weight = (random_tensor((BATCH, LENGTH, CHANNELS), seed) for seed in range(2))
+    x, weight = (random_tensor((BATCH, LENGTH, CHANNELS), seed).to(dtype).double() for seed in range(2))
     leaves = [x.requires_grad_(), *exact.weights()]
     expected = exact(x)
     gradients = torch.autograd.grad(expected, leaves, weight)
-    single = [t.detach().float().to(device) for t in leaves]
-    got, kept = block_forward(*single)
-    got_gradients = block_backward(weight.float().to(device), kept, *single)
+    given, *weights = (t.detach().float().to(device) for t in leaves)
+    given, grad = given.to(dtype), weight.to(device, dtype)
+    got, kept = block_forward(given, *weights)
+    got_gradients = block_backward(grad, kept, given, *weights)
     errors = {"block output": relative_error(got, expected)}
     for name, a, b in zip(("x", *Weights._fields), got_gradients, gradients, strict=True):
         errors[f"block {name}"] = relative_error(a, b)
+    return errors
+
+
+def _layer_norm_errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    from src.models.kernels.layer_norm import backward, forward
+
+    shapes = (BATCH, LENGTH, CHANNELS), (CHANNELS,), (CHANNELS,), (BATCH, LENGTH, CHANNELS)
+    x, weight, bias, grad = (random_tensor(shape, i) for i, shape in enumerate(shapes))
+    leaves = [t.requires_grad_() for t in (x.to(dtype).double(), weight, bias)]
+    grad = grad.to(dtype).double()
+    out = torch.nn.functional.layer_norm(leaves[0], (CHANNELS,), *leaves[1:])
+    expected = (out, *torch.autograd.grad(out, leaves, grad))
+    given = leaves[0].detach().to(device, dtype), *(t.detach().float().to(device) for t in leaves[1:])
+    got, kept = forward(*given, 1e-5)
+    results = got, *backward(grad.to(device, dtype), kept, *given, 1e-5)
+    names = ("layer norm", "layer norm x", "layer norm weight", "layer norm bias")
+    return {n: relative_error(a, b) for n, a, b in zip(names, results, expected, strict=True)}
+
+
+def half_errors(device: torch.device) -> dict[str, float]:
+    """Relative error of layer norm and fused block in half precision, as shares of what `TOLERANCE` is in float32."""
+    errors = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        for name, error in (_layer_norm_errors(device, dtype) | _block_errors(device, dtype)).items():
+            errors[f"{name} in {str(dtype).removeprefix('torch.')}"] = error * (TOLERANCE / HALF_TOLERANCE[dtype])
     return errors
 
 

@@ -1,7 +1,8 @@
 """Depthwise causal convolution and SiLU on channels-last sequences, forward and backward, in Triton.
 
 The backward pass forms the convolution again instead of keeping it, writes the gradient of the input over the input,
-and sums the weight gradients per program and then over programs in a fixed order.
+and sums the weight gradients per program and then over programs in a fixed order. Maps are float32 or half precision,
+arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _forward(
         row = token - (WIDTH - 1 - k)
         inside = ((row >= 0) & (row < L))[:, None] & mask[None, :]
         w = tl.load(weight + channel * WIDTH + k, mask=mask, other=0.0)
-        value = tl.load(x + batch * x_b + row[:, None] * x_l + channel[None, :], mask=inside, other=0.0)
+        value = tl.load(x + batch * x_b + row[:, None] * x_l + channel[None, :], mask=inside, other=0.0).to(tl.float32)
         y += w[None, :] * value
     inside = (token < L)[:, None] & mask[None, :]
     tl.store(out + batch * out_b + token[:, None] * out_l + channel[None, :], y * sigmoid(y), mask=inside)
@@ -112,15 +113,15 @@ def _backward(
         w = w + (tl.load(weight + channel * WIDTH + k, mask=mask, other=0.0),)
         sums = sums + (zero,)
     for k in tl.static_range(LAG):
-        xs = xs + (tl.load(edges + k * D, mask=mask & (chunk > 0), other=0.0),)
+        xs = xs + (tl.load(edges + k * D, mask=mask & (chunk > 0), other=0.0).to(tl.float32),)
         gs = gs + (zero,)
     for begin in range(0, length, STEPS):
         rows = ()
         grads = ()
         for k in tl.static_range(STEPS):
             inside = mask & (begin + k < length)
-            rows = rows + (tl.load(x + (begin + k) * x_l, mask=inside, other=0.0),)
-            grads = grads + (tl.load(grad + (begin + k) * grad_l, mask=inside, other=0.0),)
+            rows = rows + (tl.load(x + (begin + k) * x_l, mask=inside, other=0.0).to(tl.float32),)
+            grads = grads + (tl.load(grad + (begin + k) * grad_l, mask=inside, other=0.0).to(tl.float32),)
         for k in tl.static_range(STEPS):
             xs, gs, y = _turn(xs, gs, rows[k], grads[k], w, offset, WIDTH)
             tl.store(out + (begin + k) * out_l, y, mask=mask & (begin + k < length))
@@ -133,8 +134,9 @@ def _backward(
     end = tl.cdiv(length, STEPS) * STEPS
     for k in tl.static_range(LAG):  # the first tokens of the next chunk; behind the last one grad is zero
         inside = mask & (first + end + k < L)
-        row = tl.load(edges + (3 * LAG + k) * D, mask=inside, other=0.0)
-        xs, gs, y = _turn(xs, gs, row, tl.load(grad + (end + k) * grad_l, mask=inside, other=0.0), w, offset, WIDTH)
+        row = tl.load(edges + (3 * LAG + k) * D, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(grad + (end + k) * grad_l, mask=inside, other=0.0).to(tl.float32)
+        xs, gs, y = _turn(xs, gs, row, value, w, offset, WIDTH)
         ready = end + k - LAG
         tl.store(x + ready * x_l, _input_gradient(gs, w, WIDTH), mask=mask & (ready >= 0) & (ready < length))
     part = partial + pid // blocks * (WIDTH + 1) * D + channel
@@ -182,7 +184,8 @@ def _backward_launch(tensors: Description) -> Launch:
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = None) -> Tensor:
-    """silu(causal convolution) of x (batch, L, channels) float32, last axis contiguous; weight (channels, 1, width).
+    """silu(causal convolution) of x (batch, L, channels), last axis contiguous; weight (channels, 1, width)
+    float32.
 
     `edges` (see `edge_shape`) receives what `conv_silu_backward` needs to overwrite x.
     """
@@ -201,7 +204,7 @@ def conv_silu_backward(
         gradients of weight and bias.
     """
     batch, _, channels = x.shape
-    partial = x.new_empty(batch * (edges.shape[1] - 1), weight.shape[-1] + 1, channels)
+    partial = weight.new_empty(batch * (edges.shape[1] - 1), weight.shape[-1] + 1, channels)
     tensors, addresses = describe(grad, x, edges, weight, bias, out, partial)
     _backward_launch(tensors)(*addresses)
     sums = partial.sum(0)

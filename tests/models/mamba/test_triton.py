@@ -222,3 +222,26 @@ def test_float64_is_refused_by_name():
     inputs, _ = inputs_and_weight((1, 10, 4, 16))
     with pytest.raises(ValueError, match="'triton' needs float32 or narrower"):
         triton(**inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 3000, 32), (1, 700, 128)])  # step sizes projected inside the scan, and outside
+def test_layer_in_half_precision(dtype, shape):
+    """Half-precision maps and products against the float32 layer on the same inputs, and against itself."""
+    from src.models.mamba.layer import MambaLayer
+
+    batch, length, width = shape
+    layer = MambaLayer(width, spatial_dims=2).cuda()
+    x = torch.randn(batch, length // 10, 10, width, device="cuda").movedim(-1, 1).to(dtype)  # channels-last
+    weight = torch.randn_like(x)
+
+    def run(x, weight):
+        x = x.detach().requires_grad_()
+        out = layer(x)
+        assert out.dtype == x.dtype and out.stride() == x.stride()
+        return [out.detach(), *torch.autograd.grad(out, [x, *layer.parameters()], weight)]
+
+    got, again, expected = run(x, weight), run(x, weight), run(x.float(), weight.float())
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+    limit = 1e-2 if dtype == torch.float16 else 4e-2
+    assert all(relative(a, b.double()) < limit for a, b in zip(got, expected, strict=True))
