@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".writing-"  # how the name of a file begins until it is whole
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 20  # more than the last blocks of a full disk take by chance
 
 
@@ -23,7 +26,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     needs a check of its own before the block ends; one that reports it in words of its own (torch, NumPy) does not.
 
     Raises:
-        OSError: the disk is full or cannot be written to; the error names `path`.
+        OSError: the disk is full or cannot be written to; the error names `path` and, of a full disk, says how much
+            of the file it had room for.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,9 +37,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         _sync(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:
+        room = _room(beside)
         refusal = error if getattr(error, "errno", None) is not None else _refusal(beside)
         if refusal is not None and refusal.filename in (None, str(beside)):  # say the name that the user knows
-            raise type(refusal)(refusal.errno, os.strerror(refusal.errno), str(path)) from error
+            reason = os.strerror(refusal.errno) + (room if refusal.errno in _FULL else "")
+            raise type(refusal)(refusal.errno, reason, str(path)) from error
         raise
     finally:
         beside.unlink(missing_ok=True)
@@ -62,6 +68,15 @@ def remove_unfinished(folder: Path) -> None:
 def content_hash(content: object) -> str:
     """First 16 hexadecimal digits of the SHA-256 of the content's canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _room(path: Path) -> str:
+    """What there was room for, in words: the part that was written and what is free beside it."""
+    try:
+        room = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
+    except OSError:  # the folder is gone
+        return ""
+    return f" (there is room for {room / 2**20:.2f} MiB, the file needs more)"
 
 
 def _refusal(path: Path) -> OSError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -31,6 +32,13 @@ def test_a_full_disk_names_the_file_the_user_knows(tmp_path):
     with pytest.raises(OSError, match="last.ckpt") as caught, atomic_file(tmp_path / "last.ckpt"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.errno == errno.ENOSPC and UNFINISHED not in str(caught.value)
+    assert re.search(r"room for \d+\.\d\d MiB, the file needs more", str(caught.value))
+
+
+def test_only_a_full_disk_is_said_to_lack_room(tmp_path):
+    with pytest.raises(PermissionError, match="last.ckpt") as caught, atomic_file(tmp_path / "last.ckpt"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    assert "room" not in str(caught.value)
 
 
 def test_a_writer_that_wrote_nothing_is_an_error(tmp_path):
