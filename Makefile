@@ -1,5 +1,6 @@
 # make demo   trains, applies and scores U-Mamba on generated volumes
 # make test   runs the test suite; make test-all the slow and GPU tests too
+# make trust  kills, full disks, NaN, two at once, hostile files: all of tests/trust; its fast part is in make test
 # make docs   builds the documentation into site/
 # make peer   compares planning and preprocessing with nnunetv2, in environments of its own, and writes docs/peer.md
 # Needs Python >= 3.11 and a network; everything is installed into .venv.
@@ -11,7 +12,7 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
-.PHONY: install demo test test-all peer lint docs clean
+.PHONY: install demo test test-all trust peer lint docs clean
 
 install: $(VENV)/installed
 
@@ -31,6 +32,12 @@ test: install
 
 test-all: install
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# SEED=<number that a failure names> repeats its random choices.
+KILLS ?= 100
+SEED  ?=
+trust: install
+	UMAMBA_TRUST_KILLS=$(KILLS) UMAMBA_TRUST_SEED=$(or $(SEED),$(shell date +%s)) $(RUN) -m pytest -n 2 -m trust tests/trust
 
 # nnunetv2 pulls torchvision and another torch into its environment, so it never enters ours. HIPPOCAMPUS=<folder of
 # Dataset004_Hippocampus> compares that set too.
