@@ -13,6 +13,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import src  # noqa: F401  before torch, see there
+
+# isort: split
 import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf

@@ -13,6 +13,9 @@ import logging
 import sys
 from pathlib import Path
 
+import src  # noqa: F401  before torch, see there
+
+# isort: split
 import hydra
 from omegaconf import DictConfig, ListConfig
 

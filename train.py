@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import logging
 
+import src  # noqa: F401  before torch, see there
+
+# isort: split
 import hydra
 import lightning as L
 from hydra.utils import instantiate

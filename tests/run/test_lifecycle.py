@@ -57,7 +57,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def assert_gone(pids: list[int]) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < end, f"still there: {left}"
         time.sleep(0.1)
@@ -72,7 +72,7 @@ def test_a_stopped_run_says_so_and_the_same_command_ends_it_as_if_it_had_not(fol
         wait_for(process, "Selective scan on")  # said by the first step
         workers, told = children_of(process.pid), time.monotonic()
         process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=180)[0]
         assert time.monotonic() - told < 30 and process.returncode == 128 + number, output[-3000:]
         assert f"Stopped by {name}" in output and "Traceback" not in output, output[-3000:]
         assert_gone(workers)
@@ -99,7 +99,7 @@ def test_a_sweep_keeps_its_config_and_ends_its_jobs_with_it(folder: Path) -> Non
         (job,) = children_of(process.pid)
         workers = children_of(job)
         process.send_signal(number)
-        assert process.wait(timeout=60) == code
+        assert process.wait(timeout=180) == code
         process.stdout.close()
         assert_gone([job, *workers])
         (run_dir,) = (folder / f"sweep_{code}").glob("0_*")
@@ -113,25 +113,25 @@ def test_two_trainings_in_one_folder(folder: Path) -> None:
     first = start(folder, *TINY, "data.iterations_per_epoch=1000", "run_dir=shared")
     wait_for(first, "Selective scan on")
     second = start(folder, *TINY, "data.iterations_per_epoch=1000", "run_dir=shared")
-    output = second.communicate(timeout=60)[0]
+    output = second.communicate(timeout=180)[0]
     assert second.returncode == 1 and f"in use by another training (process {first.pid}" in output, output[-2000:]
     first.kill()
     first.communicate()
     third = start(folder, *TINY, "data.iterations_per_epoch=1000", "run_dir=shared")
     wait_for(third, "Selective scan on")
     third.terminate()
-    third.communicate(timeout=60)
+    third.communicate(timeout=180)
     assert third.returncode == 143
 
 
 @pytest.mark.slow
 def test_two_processes_of_one_run_leave_one_folder_and_stop_together(folder: Path) -> None:
-    command = [*TINY, "trainer.devices=2", "+trainer.strategy=ddp", "data.iterations_per_epoch=1000"]
+    command = [*TINY, "trainer.devices=2", "trainer.strategy=ddp", "data.iterations_per_epoch=1000"]
     process = start(folder, *command, "task_name=ddp")
     wait_for(process, "Selective scan on")
     others = children_of(process.pid)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=90)[0]
+    output = process.communicate(timeout=180)[0]
     assert process.returncode == 143, output[-3000:]
     assert_gone(others)
     (run_dir,) = (folder / "logs" / "ddp" / "fold_0").iterdir()

@@ -223,7 +223,5 @@ def test_another_plan_or_split_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match=rf"plan.configurations.3d_fullres.batch_size: {entry.batch_size} -> "):
         replanned = dataclasses.replace(plan, configurations={**plan.configurations, "3d_fullres": other})
         check_data(path, checkpoint, replanned, "3d_fullres", cases)
-    with pytest.raises(
-        ResumeError, match=r"(?s)trained_on.b: '02' -> '\(absent\)'.*validated_with: \['c'\] -> \['b'\]"
-    ):
+    with pytest.raises(ResumeError, match=r"(?s)trained_on.b: '02' -> .*validated_with: \['c'\] -> \['b'\]"):
         check_data(path, checkpoint, plan, "3d_fullres", {"trained_on": {"a": "01"}, "validated_with": ["b"]})
