@@ -1,45 +1,14 @@
-"""Segment the images of a folder with a trained checkpoint; no data set definition is needed.
+"""Segment the images of a folder with a trained checkpoint: `umamba predict` in a checkout.
 
-    python predict.py checkpoint=logs/.../checkpoints/last.ckpt input=images output=predictions
-
-Several checkpoints (``checkpoint=[a.ckpt,b.ckpt]``) are averaged. Images of several channels are named NAME_0000,
-NAME_0001, ... as nnU-Net does; single-channel images may have any name. A case that cannot be predicted is named, the
-others are predicted all the same, and the exit code is then 1.
+python predict.py checkpoint=logs/.../checkpoints/last.ckpt input=images output=predictions
+python predict.py checkpoint=[a.ckpt,b.ckpt] input=images output=predictions
+python predict.py checkpoint=last.ckpt input=images output=predictions mirror=true device=cpu
 """
 
-from __future__ import annotations
-
-import logging
-import sys
-from pathlib import Path
-
-import src  # noqa: F401  before torch, see there
-
-# isort: split
-import hydra
-from omegaconf import DictConfig, ListConfig
-
-from src.inference.folders import cases_in_folder, check_apart
-from src.inference.predictor import CasesFailedError, Predictor
-
-log = logging.getLogger(__name__)
-
-
-@hydra.main(version_base="1.3", config_path="configs", config_name="predict")
-def main(cfg: DictConfig) -> None:
-    check_apart(Path(cfg.input), Path(cfg.output))
-    checkpoints = list(cfg.checkpoint) if isinstance(cfg.checkpoint, ListConfig) else cfg.checkpoint
-    predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted)
-    ending = cfg.file_ending or predictor.plan.file_ending
-    cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names))
-    try:
-        written = predictor.predict_cases(cases, Path(cfg.output))
-    except CasesFailedError as failed:
-        log.info("Wrote %d label map(s) to %s.", len(failed.written), cfg.output)
-        log.error("%s", failed)
-        sys.exit(1)
-    log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
-
+from umamba.help import exit_with_help
 
 if __name__ == "__main__":
+    exit_with_help(__doc__, "predict")
+    from umamba.inference.__main__ import main
+
     main()

@@ -10,29 +10,31 @@ is in its folder: checkpoints/, predictions/, tables/, figures/, metrics.csv, co
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "train")  # before the imports that take seconds
+
 import logging
 
-import src  # noqa: F401  before torch, see there
-
-# isort: split
 import hydra
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.callbacks.last_checkpoint import is_finished
-from src.callbacks.stop_on_signal import StopOnSignal
-from src.evaluation.figures import loss_figure
-from src.evaluation.held_out import cases_of_training
-from src.evaluation.test_set import predict_and_score
-from src.models.segmentation_module import SegmentationModule
-from src.planning.fingerprint import Fingerprint
-from src.resolvers import register_resolvers
-from src.run.folder import Run, open_run
-from src.run.stop import deferred, ends_on_signals
-from src.run.sweep import is_sweep_job, run_in_own_process
-from src.targets import check_config
-from src.trainer import check_last_checkpoint, entries, make_trainer
+from umamba.callbacks.last_checkpoint import is_finished
+from umamba.evaluation.figures import loss_figure
+from umamba.evaluation.held_out import cases_of_training
+from umamba.evaluation.score_run import predict_and_score
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.planning.fingerprint import Fingerprint
+from umamba.resolvers import register_resolvers
+from umamba.run.folder import Run, open_run
+from umamba.run.stop import deferred, ends_on_signals
+from umamba.run.stop_on_signal import StopOnSignal
+from umamba.run.sweep import is_sweep_job, run_in_own_process
+from umamba.targets import check_config
+from umamba.trainer import check_last_checkpoint, entries, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()

@@ -20,7 +20,7 @@ from scipy import stats
 
 from batches import OUT, build, load_rules, make_subject, run_peer
 from batches_peer import describe, make_sample
-from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
+from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -30,9 +30,9 @@ from hydra.utils import instantiate
 
 from batches_peer import make_sample
 from common import processor
-from src.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
-from src.datamodules.patches import PatchDataset
-from src.planning.store import storage_shapes
+from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
+from umamba.datamodules.patches import PatchDataset
+from umamba.planning.store import storage_shapes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -22,9 +22,9 @@ WAYS = {
 }
 STEPS = """
 import time
-import src
+import umamba
 import torch
-from src.models.umamba import UMamba
+from umamba.models.umamba import UMamba
 torch.manual_seed(0)
 network = UMamba(
     spatial_dims=3, in_channels=1, out_channels=4, features_per_stage=(8, 16, 32), kernel_sizes=(3,) * 3,

@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from src.run import git_revision  # noqa: E402
+from umamba.run.provenance import git_revision  # noqa: E402
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from common import draw_bars, processor, versions
-from src.evaluation.paper import ABDOMEN_TOLERANCES
-from src.evaluation.standard import score_instances, score_semantic
-from src.files import write_json
+from umamba.evaluation.standard import score_instances, score_semantic
+from umamba.files import write_json
+from umamba.raw.organs import ABDOMEN_TOLERANCES
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE, SPACING = (200, 512, 512), (2.5, 0.8, 0.8)  # z, y, x; mm

@@ -33,9 +33,9 @@ from rich.progress import track
 from rich.table import Table
 
 from common import versions
-from src.files import write_json
-from src.models.cost import activation_bytes, count_flops, count_parameters
-from src.models.losses import DeepSupervision, DiceCELoss
+from umamba.files import write_json
+from umamba.models.cost import activation_bytes, count_flops, count_parameters
+from umamba.models.losses import DeepSupervision, DiceCELoss
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -26,7 +26,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from common import draw_bars, processor, versions
-from src.files import write_json
+from umamba.files import write_json
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SETS = {
@@ -38,8 +38,8 @@ SETS = {
 
 OURS = """
 import sys
-from src.planning.planner import PlannerOptions
-from src.planning.prepare import prepare
+from umamba.planning.planner import PlannerOptions
+from umamba.planning.prepare import prepare
 if __name__ == "__main__":
     prepare(sys.argv[1], sys.argv[2], "3d_fullres", PlannerOptions(rule="2.8"), int(sys.argv[3]))
 """

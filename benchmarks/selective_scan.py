@@ -17,7 +17,7 @@ from pathlib import Path
 from scan.cpu import PARTIES, cpu_part, cpu_run
 from scan.gpu import gpu_part
 from scan.report import write_report
-from src.files import write_json
+from umamba.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

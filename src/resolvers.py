@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from src.machine import usable_cpus
+from umamba.machine import usable_cpus
 
 log = logging.getLogger(__name__)
 

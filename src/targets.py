@@ -10,6 +10,7 @@ or module, or one class or function by its full name. Nothing in a file can add 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,33 +19,34 @@ from hydra.utils import get_object
 from torch import nn
 
 NETWORKS = (
-    "src.models.umamba.UMamba",
-    "src.models.unet.PlainConvUNet",
-    "src.models.unet.ResidualEncoderUNet",
-    "src.models.baselines.segresnet",
-    "src.models.baselines.unetr",
-    "src.models.baselines.swinunetr",
+    "umamba.models.umamba.UMamba",
+    "umamba.models.unet.PlainConvUNet",
+    "umamba.models.unet.ResidualEncoderUNet",
+    "umamba.models.baselines.segresnet",
+    "umamba.models.baselines.unetr",
+    "umamba.models.baselines.swinunetr",
 )
 # Inside a network, beside every module class that torch.nn exports
 PARTS = (
-    "src.models.mamba.block.Mamba",
-    "src.models.mamba.ssd.SSD",
-    "src.models.mamba.gated_conv.GatedConv",
-    "src.models.mamba.orders.raster",
-    "src.models.mamba.orders.bidirectional",
-    "src.models.mamba.orders.tri_oriented",
+    "umamba.models.mamba.block.Mamba",
+    "umamba.models.mamba.ssd.SSD",
+    "umamba.models.mamba.gated_conv.GatedConv",
+    "umamba.models.mamba.orders.raster",
+    "umamba.models.mamba.orders.bidirectional",
+    "umamba.models.mamba.orders.tri_oriented",
 )
 DATA_MODULES = (
-    "src.datamodules.abdomen_ct.AbdomenCTDataModule",
-    "src.datamodules.abdomen_mr.AbdomenMRDataModule",
-    "src.datamodules.cells.CellDataModule",
-    "src.datamodules.custom.CustomDataModule",
-    "src.datamodules.decathlon.DecathlonDataModule",
-    "src.datamodules.endoscopy.EndoscopyDataModule",
-    "src.datamodules.nuclei.NucleiDataModule",
-    "src.datamodules.phantom.PhantomDataModule",
-    "src.datamodules.phantom.PhantomCellsDataModule",
+    "umamba.datamodules.abdomen_ct.AbdomenCTDataModule",
+    "umamba.datamodules.abdomen_mr.AbdomenMRDataModule",
+    "umamba.datamodules.cells.CellDataModule",
+    "umamba.datamodules.custom.CustomDataModule",
+    "umamba.datamodules.decathlon.DecathlonDataModule",
+    "umamba.datamodules.endoscopy.EndoscopyDataModule",
+    "umamba.datamodules.nuclei.NucleiDataModule",
+    "umamba.datamodules.phantom.PhantomDataModule",
+    "umamba.datamodules.phantom.PhantomCellsDataModule",
 )
+MIRROR = "umamba.datamodules.augmentation.spatial.RandomMirror"  # only read: which axes a training mirrored
 # Keys of `data` that only training needs; scoring leaves them out.
 TRAINING_ONLY = (
     "planning", "augmentation", "num_workers", "iterations_per_epoch", "val_iterations", "oversample", "seed",
@@ -53,9 +55,11 @@ TRAINING_ONLY = (
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _HYDRA = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
+_MOVED = {"umamba.run.wandb_logger": "umamba.run.wandb_log.wandb_logger"}
 # More than any published network asks for; they keep a crafted configuration from exhausting time or memory.
 _MAX_NUMBER = 16_384  # of a network's arguments: channels, blocks, heads, edges
 _MAX_ENTRIES, _MAX_DEPTH, _MAX_TEXT = 10_000, 16, 4_096
+_MAX_STORED, _MAX_STORED_DEPTH = 100_000, 64  # of a whole stored configuration
 
 
 def check_config(config: object, trusted: str | Sequence[str] | None = ()) -> None:
@@ -93,6 +97,35 @@ def scoring_data(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"data must be an object, it is {_shown(data)}.")
     return {key: value for key, value in data.items() if key not in TRAINING_ONLY}
+
+
+def present_names(node: Any) -> Any:
+    """A stored configuration with its targets under their present names.
+
+    The package was called src before it could be installed; checkpoints, run folders and records of that time go on
+    working.
+
+    Args:
+        node: plain data, not changed.
+
+    Raises:
+        ValueError: it is larger than any configuration, or endless.
+    """
+    left = itertools.count(_MAX_STORED, -1)
+
+    def renamed(node: Any, depth: int) -> Any:
+        if depth > _MAX_STORED_DEPTH or next(left) < 0:
+            raise ValueError(
+                f"The configuration has more than {_MAX_STORED} entries or is nested over {_MAX_STORED_DEPTH} deep."
+            )
+        if isinstance(node, dict):
+            return {
+                key: _present_name(value) if key == "_target_" else renamed(value, depth + 1)
+                for key, value in node.items()
+            }
+        return [renamed(value, depth + 1) for value in node] if isinstance(node, (list, tuple)) else node
+
+    return renamed(node, 0)
 
 
 def trusted_names(trusted: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -180,9 +213,15 @@ class _Check:
         raise ValueError(
             f"{where} is {target!r}, which is not among what a checkpoint may have built "
             f"({', '.join(allowed) or 'nothing here'}{layers}). If it is code of yours, or of somebody you trust, say "
-            f"trusted=[{target.split('.')[0] if target.split('.')[0] != 'src' else target}] on the command line: of "
+            f"trusted=[{target.split('.')[0] if target.split('.')[0] != 'umamba' else target}] on the command line: of "
             "train.py, and again of predict.py and eval.py, for everybody who uses the checkpoint runs that code."
         )
+
+
+def _present_name(target: Any) -> Any:
+    if not isinstance(target, str) or not target.startswith("src."):
+        return target
+    return _MOVED.get(target, f"umamba.{target.removeprefix('src.')}")
 
 
 def _shown(value: object) -> str:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonito
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
-from src.callbacks.last_checkpoint import LastCheckpoint
+from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.callbacks.last_checkpoint import LastCheckpoint
 
 
 def entries(config: DictConfig | None) -> list[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from skimage import io as skio
 
-from src.datamodules.prepare.cells import instances_to_classes
+from umamba.raw.instances import instances_to_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [

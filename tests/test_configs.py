@@ -9,8 +9,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.datamodules.base import SegmentationDataModule
-from src.resolvers import auto_precision, register_resolvers
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.resolvers import auto_precision, register_resolvers
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NETWORKS = ("nnunet", "segresnet", "unetr", "swinunetr", "umamba_bot", "umamba_enc")

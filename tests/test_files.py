@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from src.files import UNFINISHED, atomic_file, content_hash, remove_unfinished, write_json, write_text
+from umamba.files import UNFINISHED, atomic_file, content_hash, remove_unfinished, write_json, write_text
 
 
 def test_the_old_file_stays_when_writing_fails(tmp_path):

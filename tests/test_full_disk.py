@@ -12,17 +12,17 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
-from src.datamodules.doctor.repair import repair_label
-from src.datamodules.prepare.phantom import prepare
-from src.datamodules.prepare.volumes import copy_file
-from src.files import atomic_file, write_text
-from src.planning.pictures import write_picture
-from src.planning.preprocess import CaseProperties, PreprocessedCase
-from src.planning.raw import RawCase
-from src.planning.readers import Geometry, write_label
-from src.planning.store import write_case
-from src.planning.volume_files import write_volume
+from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.datamodules.doctor.repair import repair_label
+from umamba.datamodules.prepare.phantom import prepare
+from umamba.datamodules.prepare.volumes import copy_file
+from umamba.files import atomic_file, write_text
+from umamba.planning.preprocess import CaseProperties, PreprocessedCase
+from umamba.planning.store import write_case
+from umamba.raw.dataset import RawCase
+from umamba.raw.pictures import write_picture
+from umamba.raw.readers import Geometry, write_label
+from umamba.raw.volume_files import write_volume
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 80, 80)).astype(np.uint8)  # 250 KiB that no codec makes small
 GEOMETRY = Geometry(

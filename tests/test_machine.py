@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from src import machine
-from src.resolvers import register_resolvers
+from umamba import machine
+from umamba.resolvers import register_resolvers
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from miniatures import TINY, make_pictures, make_volumes, run
 
-from src.planning.readers import read_label
+from umamba.raw.readers import read_label
 
 THREE_D = ["data=custom", "data.configuration=3d_fullres", *TINY, "data.patch_size=[16,16,16]"]
 TWO_D = ["data=custom", "data.configuration=2d", *TINY, "data.patch_size=[32,32]"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.names import name_fault
+from umamba.names import name_fault
 
 
 @pytest.mark.parametrize("name", ["case_1", "Fall 7 (links)", "größe", "症例", "a.b.c", "x..y", "[1]", "😀", "a" * 200])

@@ -36,7 +36,7 @@ def wait_until_gone(*pids: int, seconds: float = 10) -> None:
 
 POOL = """
 import os, time
-from src.processes import worker_pool
+from umamba.processes import worker_pool
 if __name__ == "__main__":
     with worker_pool(2) as pool:
         pids = set()
@@ -49,7 +49,7 @@ if __name__ == "__main__":
 LOADER = """
 import torch, time, os
 from torch.utils.data import DataLoader
-from src.datamodules.base import _start_worker
+from umamba.datamodules.base import _start_worker
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 4
     def __getitem__(self, i):
@@ -97,7 +97,7 @@ def test_a_worker_leaves_signals_to_the_main_process() -> None:
 
 FOLLOWER = """
 import os, subprocess, sys, time
-code = "import os, time; from src.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(60)"
+code = "import os, time; from umamba.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", code])
 print(child.pid, flush=True)
 child.wait()

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from src import resolvers
-from src.resolvers import auto_precision
+from umamba import resolvers
+from umamba.resolvers import auto_precision
 
 CARDS = {"Tesla V100": (7, 0), "Tesla T4": (7, 5), "A100": (8, 0), "H200": (9, 0)}
 

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from src.resolvers import register_resolvers
-from src.targets import DATA_MODULES, NETWORKS, PARTS, check_config
+from umamba.resolvers import register_resolvers
+from umamba.targets import DATA_MODULES, NETWORKS, PARTS, check_config
 
 ROOT = Path(__file__).parents[1]
 

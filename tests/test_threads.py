@@ -14,7 +14,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 def waits(**variables: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key not in VARIABLES} | variables
-    code = "import src, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    code = "import umamba, os; print(os.environ.get('OMP_WAIT_POLICY'))"
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -35,4 +35,4 @@ def test_scripts_say_so_before_torch_is_imported(script: str) -> None:
         if (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
         not in sys.stdlib_module_names
     ]  # fmt: skip
-    assert isinstance(third_party[0], ast.Import) and third_party[0].names[0].name == "src"
+    assert isinstance(third_party[0], ast.ImportFrom) and (third_party[0].module or "").startswith("umamba.")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from src.run import ROOT
+from umamba.locations import ROOT
 
 SPACING = [2.0, 1.0, 1.0]
 

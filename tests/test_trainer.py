@@ -8,13 +8,13 @@ import pytest
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from omegaconf import OmegaConf
 
-from src.callbacks.cost import Cost
-from src.callbacks.last_checkpoint import LastCheckpoint
-from src.trainer import check_last_checkpoint, entries, make_trainer
+from umamba.callbacks.cost import Cost
+from umamba.callbacks.last_checkpoint import LastCheckpoint
+from umamba.trainer import check_last_checkpoint, entries, make_trainer
 
 CALLBACKS = {
-    "last": {"_target_": "src.callbacks.last_checkpoint.LastCheckpoint", "dirpath": "run"},
-    "cost": {"_target_": "src.callbacks.cost.Cost", "folder": "run"},
+    "last": {"_target_": "umamba.callbacks.last_checkpoint.LastCheckpoint", "dirpath": "run"},
+    "cost": {"_target_": "umamba.callbacks.cost.Cost", "folder": "run"},
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common import versions
 from scan.inputs import NAMES, STATES, forward_and_backward, make_inputs, ours
-from src.models.mamba import block
+from umamba.models.mamba import block
 
 log = logging.getLogger("selective_scan")
 

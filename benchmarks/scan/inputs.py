@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from src.models.mamba import scan
+from umamba.models.mamba.scan import selective_scan as scan
 
 STATES = 16
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")

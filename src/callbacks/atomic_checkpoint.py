@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from src.files import atomic_file
+from umamba.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

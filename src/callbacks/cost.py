@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from src.files import write_json
+from umamba.files import write_json
 
 
 class Cost(L.Callback):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.datamodules.base import SegmentationDataModule
-from src.datamodules.prepare import amos
-from src.evaluation.paper import ABDOMEN_TOLERANCES
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.prepare import amos
+from umamba.raw.organs import ABDOMEN_TOLERANCES
 
 
 class AbdomenMRDataModule(SegmentationDataModule):

@@ -14,16 +14,17 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader
 
-from src.datamodules.doctor.quick import quick_check
-from src.datamodules.patches import PatchDataset
-from src.datamodules.sampling import EpochSampler
-from src.datamodules.splits import select_split
-from src.planning.plan import Configuration, Plan
-from src.planning.planner import PlannerOptions
-from src.planning.prepare import prepare, refuse_cascade
-from src.planning.raw import RawCase, RawDataset
-from src.planning.store import Store
-from src.processes import become_worker
+from umamba.datamodules.doctor.quick import quick_check
+from umamba.datamodules.patches import PatchDataset
+from umamba.datamodules.sampling import EpochSampler
+from umamba.datamodules.splits import select_split
+from umamba.planning.configuration import Configuration
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.prepare import prepare, refuse_cascade
+from umamba.planning.store import Store
+from umamba.processes import become_worker
+from umamba.raw.dataset import RawCase, RawDataset
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
         Raises:
             FileNotFoundError: The raw data set is missing and cannot be made.
-            ValueError: The raw data are faulty (`src.planning.raw.DatasetError`), or a setting does not fit them.
+            ValueError: The raw data are faulty (`umamba.raw.dataset.DatasetError`), or a setting does not fit them.
         """
         if self._prepared:
             return

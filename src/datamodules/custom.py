@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from src.datamodules.base import SegmentationDataModule
+from umamba.datamodules.base import SegmentationDataModule
 
 
 class CustomDataModule(SegmentationDataModule):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.datamodules.base import SegmentationDataModule
-from src.datamodules.prepare import decathlon
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.prepare import decathlon
 
 
 class DecathlonDataModule(SegmentationDataModule):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.datamodules.base import SegmentationDataModule
-from src.datamodules.prepare import nuclei
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.prepare import nuclei
 
 
 class NucleiDataModule(SegmentationDataModule):

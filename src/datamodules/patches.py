@@ -11,9 +11,9 @@ import torch
 import torchio as tio
 from torch.utils.data import Dataset
 
-from src.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
-from src.planning.plan import Configuration
-from src.planning.store import Store
+from umamba.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
+from umamba.planning.configuration import Configuration
+from umamba.planning.store import Store
 
 
 class PatchDataset(Dataset):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.datamodules.base import SegmentationDataModule
-from src.datamodules.prepare import phantom, phantom_cells
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.prepare import phantom, phantom_cells
 
 
 class PhantomDataModule(SegmentationDataModule):

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from rich.progress import Progress
 
-from src.datamodules.prepare.cells import classes_to_instances
-from src.evaluation import paper, standard
-from src.evaluation.pairs import GridError, Pair, read_pair
-from src.machine import usable_cpus
-from src.planning.raw import PICTURE_ENDINGS
-from src.processes import worker_pool
+from umamba.evaluation import paper, standard
+from umamba.evaluation.pairs import GridError, Pair, read_pair
+from umamba.machine import usable_cpus
+from umamba.processes import worker_pool
+from umamba.raw.description import PICTURE_ENDINGS
+from umamba.raw.instances import classes_to_instances
+from umamba.raw.organs import ABDOMEN_TOLERANCES, organ_of
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +59,21 @@ def evaluate(
     """Score predictions against references.
 
     Args:
-        pairs: From `src.evaluation.pairs`.
+        pairs: From `umamba.evaluation.pairs`.
         labels: Class name -> value; the background (0) is not scored.
         task: "semantic" scores classes (DSC, NSD, HD95, volume error), "instances" scores instances (F1 and kin).
         tolerance: Of NSD, for all classes or by class name; mm, or px where the files have no voxel size. Needed for
             semantic data under protocol standard; protocol paper brings its own.
         ignore_label: Voxels with this value in the reference count for nothing.
-        protocol: "standard", or "paper" for comparisons with the paper's tables (see `src.evaluation.paper`).
+        protocol: "standard", or "paper" for comparisons with the paper's tables (see `umamba.evaluation.paper`).
         instance_predictions: Instance data only: predictions are instance maps already, not maps of classes.
         grow: Instance data only: grow the predicted instances back over the boundary class.
         workers: Processes; 0 or 1 scores in this one, None takes the CPUs at hand if that is worth it.
         progress: Show a progress bar.
 
     Returns:
-        One row per case and class: protocol, case, class and the scores of `src.evaluation.standard` or
-        `src.evaluation.paper`; the protocol is "standard", "paper/abdomen", "paper/endoscopy" or "paper/cells".
+        One row per case and class: protocol, case, class and the scores of `umamba.evaluation.standard` or
+        `umamba.evaluation.paper`; the protocol is "standard", "paper/abdomen", "paper/endoscopy" or "paper/cells".
 
     Raises:
         ValueError: No pairs, a case twice, an unknown protocol or task, a tolerance missing or negative, labels that
@@ -168,9 +169,9 @@ def abdomen_labels(labels: Mapping[str, int]) -> dict[str, int]:
         ValueError: They are not.
     """
     ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
-    expected = list(paper.ABDOMEN_TOLERANCES)
+    expected = list(ABDOMEN_TOLERANCES)
     matches = len(ordered) == len(expected) and all(
-        value == index and _organ(name) == organ
+        value == index and organ_of(name) == organ
         for index, (organ, (name, value)) in enumerate(zip(expected, ordered.items(), strict=False), start=1)
     )
     if not matches:
@@ -179,13 +180,6 @@ def abdomen_labels(labels: Mapping[str, int]) -> dict[str, int]:
             f"are {ordered}. Use protocol=standard."
         )
     return ordered
-
-
-def _organ(name: str) -> str:
-    name = name.lower().replace("_", " ").replace("-", " ").strip()
-    aliases = {"ivc": "inferior vena cava", "postcava": "inferior vena cava", "gall bladder": "gallbladder"}
-    aliases |= {"oesophagus": "esophagus"} | {f"{side} adrenal": f"{side} adrenal gland" for side in ("left", "right")}
-    return aliases.get(name, name)
 
 
 def _to_instances(prediction: np.ndarray, pair: Pair, scoring: Scoring) -> np.ndarray:

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from src.datamodules.prepare.cells import classes_to_instances
-from src.evaluation.pairs import Pair
-from src.evaluation.tables import METRIC_TITLES, case_means, metrics_of
-from src.files import atomic_file
-from src.planning.readers import read_images, read_label
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.tables import METRIC_TITLES, case_means, metrics_of
+from umamba.files import atomic_file
+from umamba.raw.instances import classes_to_instances
+from umamba.raw.readers import read_images, read_label
 
 OPACITY = 0.55
 FIGURE_DPI = 150

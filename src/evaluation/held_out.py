@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.datamodules.base import SegmentationDataModule
-from src.datamodules.splits import select_split
-from src.evaluation.members import Member
-from src.planning.raw import RawCase
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.splits import select_split
+from umamba.evaluation.members import Member
+from umamba.raw.dataset import RawCase
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from src.evaluation.members import Member
-from src.files import content_hash
+from umamba.evaluation.members import Member
+from umamba.files import content_hash
 
 # Of the resolved configuration: what names, places, shows or repeats a training, or is compared elsewhere (the plan,
 # the fold, the data set by its cases).
@@ -31,7 +31,7 @@ _OUTSIDE = {
 # Of the trainer: values that are the same as none given.
 _NEUTRAL = {"accumulate_grad_batches": 1, "fast_dev_run": False, "limit_train_batches": 1.0, "max_steps": -1,
             "overfit_batches": 0.0, "sync_batchnorm": False}  # fmt: skip
-_WATCHERS = ("src.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for name in (
+_WATCHERS = ("umamba.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for name in (
     "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "RichProgressBar", "TQDMProgressBar",
 )))  # fmt: skip
 # Of the plan's configuration: its name (compared by itself), what explains it, and where data are kept.
@@ -84,7 +84,7 @@ def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
     """All that replicates have in common, flat: dotted key -> value; what is None is left out.
 
     Args:
-        record: Of `src.evaluation.record`.
+        record: Of `umamba.evaluation.record`.
         processed: Whether the scores are those after post-processing.
     """
     members = [

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from src.inference.checkpoint import load_plain
+from umamba.models.checkpoint import load_plain
+from umamba.targets import present_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Member:
         cases = checkpoint.get("cases") or {}
         return cls(
             path=path,
-            config=checkpoint["config"],
+            config=present_names(checkpoint["config"]),
             plan=checkpoint["plan"],
             configuration=checkpoint["configuration"],
             epochs=None if path.stem.startswith("best") else _epochs(checkpoint),

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.planning.nifti import count_nonfinite, is_nifti
-from src.planning.raw import DatasetError, RawCase
-from src.planning.readers import Geometry, read_label
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetError
+from umamba.raw.nifti import count_nonfinite, is_nifti
+from umamba.raw.readers import Geometry, read_label
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         Reference and prediction, (Z, Y, X) or for 2D images (Y, X), and the spacing in their axis order.
 
     Raises:
-        FileNotFoundError, DatasetError: As `src.planning.readers.read_label`, naming the file; also for a NIfTI file
+        FileNotFoundError, DatasetError: As `umamba.raw.readers.read_label`, naming the file; also for a NIfTI file
             that is cut off or holds NaN, which SimpleITK reads as if it were not.
         GridError: Shape, spacing, origin or direction differ.
     """

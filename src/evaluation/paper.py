@@ -12,24 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from src.evaluation.instances import match_instances
-from src.evaluation.surface import surface_distances
+from umamba.evaluation.instances import match_instances
+from umamba.evaluation.surface import surface_distances
+from umamba.raw.organs import ABDOMEN_TOLERANCES
 
-ABDOMEN_TOLERANCES = {  # mm, FLARE 2022's, in the order of the paper's labels 1 to 13
-    "liver": 5.0,
-    "right kidney": 3.0,
-    "spleen": 3.0,
-    "pancreas": 5.0,
-    "aorta": 2.0,
-    "inferior vena cava": 2.0,
-    "right adrenal gland": 2.0,
-    "left adrenal gland": 2.0,
-    "gallbladder": 2.0,
-    "esophagus": 3.0,
-    "stomach": 5.0,
-    "duodenum": 7.0,
-    "left kidney": 3.0,
-}
 CROPPED_ORGANS = (5, 6, 10)  # aorta, inferior vena cava, esophagus: scored on the reference's slices only
 ENDOSCOPY_TOLERANCE = 2.0  # px
 DECIMALS = 4  # abdomen and cells are rounded per case, before any mean

@@ -17,10 +17,10 @@ import numpy as np
 import skimage.measure
 from rich.progress import track
 
-from src.evaluation.overlap import count_overlap
-from src.evaluation.pairs import Pair, read_pair
-from src.files import write_text
-from src.planning.readers import read_label, write_label
+from umamba.evaluation.overlap import count_overlap
+from umamba.evaluation.pairs import Pair, read_pair
+from umamba.files import write_text
+from umamba.raw.readers import read_label, write_label
 
 POSTPROCESSED = "postprocessed"  # the folder beside predictions/
 POSTPROCESSED_RUN = "post-processed"  # in the column "run" of the scores

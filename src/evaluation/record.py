@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from src.evaluation.identity import plan_of, training_of
-from src.evaluation.members import Member
-from src.evaluation.pairs import Pair
-from src.files import write_text
-from src.models.cost import count_flops, count_parameters
+from umamba.evaluation.identity import plan_of, training_of
+from umamba.evaluation.members import Member
+from umamba.evaluation.pairs import Pair
+from umamba.files import write_text
+from umamba.models.cost import count_flops, count_parameters
 
 VERSION = 2
 _CONFIGS_OF_MANY = ("custom", "decathlon")  # configs/data: each stands for any number of data sets

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.evaluation.standard import INSTANCE_METRICS, SEMANTIC_METRICS
-from src.files import atomic_file, write_text
+from umamba.evaluation.standard import INSTANCE_METRICS, SEMANTIC_METRICS
+from umamba.files import atomic_file, write_text
 
 METRICS = (*SEMANTIC_METRICS, *INSTANCE_METRICS)
 METRIC_TITLES = {

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.datamodules.prepare.cells import classes_to_instances
-from src.evaluation.figures import fullest_slice, picture_of
-from src.evaluation.pairs import Pair
-from src.evaluation.tables import case_means, class_table, metrics_of
-from src.planning.readers import read_images, read_label
+from umamba.evaluation.figures import fullest_slice, picture_of
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.tables import case_means, class_table, metrics_of
+from umamba.raw.instances import classes_to_instances
+from umamba.raw.readers import read_images, read_label
 
 MAX_PICTURES = 32  # the worst ones; each is a PNG of one slice with two masks
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from src.planning.raw import PICTURE_ENDINGS, DatasetError, RawCase
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 

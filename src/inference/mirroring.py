@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MIRROR = "src.datamodules.augmentation.spatial.RandomMirror"
+from umamba.targets import MIRROR
 
 
 def trained_mirror_axes(config: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...]:

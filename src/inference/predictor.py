@@ -17,18 +17,19 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from src.files import write_json
-from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
-from src.inference.folders import check_not_an_input
-from src.inference.mirroring import trained_mirror_axes
-from src.inference.precision import autocast_dtype, trained_precision
-from src.inference.sliding_window import accumulator_bytes, ensemble, mirrored, predict_sliding_window
-from src.machine import free_memory, require_memory
-from src.planning.checks import read_sound_images
-from src.planning.plan import Plan
-from src.planning.preprocess import CaseProperties, PreprocessedCase, invert_logits, preprocess_case
-from src.planning.raw import DatasetError, RawCase
-from src.planning.readers import Geometry, write_label
+from umamba.files import write_json
+from umamba.inference.folders import check_not_an_input
+from umamba.inference.mirroring import trained_mirror_axes
+from umamba.inference.precision import autocast_dtype, trained_precision
+from umamba.inference.sliding_window import accumulator_bytes, ensemble, mirrored, predict_sliding_window
+from umamba.machine import free_memory, require_memory
+from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
+from umamba.planning.plan import Plan
+from umamba.planning.preprocess import CaseProperties, PreprocessedCase, invert_logits, preprocess_case
+from umamba.raw.checks import read_sound_images
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetError
+from umamba.raw.readers import Geometry, write_label
 
 log = logging.getLogger(__name__)
 

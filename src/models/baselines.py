@@ -1,19 +1,21 @@
 """SegResNet, UNETR and SwinUNETR: MONAI's networks with the arguments of U-Mamba's authors, behind the interface of
 the planned networks.
 
-They have one output, so deep supervision must be off, and a topology of their own, so the plan's features, kernels
-and strides are not used.
+They have one output, so deep supervision must be off, and a topology of their own: of a `NetworkSpec` they use axes,
+channels and patch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR
 from torch import nn
 
-from src.models.topology import Size, check_input, crop, pad_to_multiple
+from umamba.models.spec import NetworkSpec
+from umamba.models.topology import Size, check_input, crop, pad_to_multiple
 
 
 class SingleOutputNetwork(nn.Module):
@@ -23,34 +25,33 @@ class SingleOutputNetwork(nn.Module):
 
     Args:
         network: maps (B, in_channels, *S) to (B, out_channels, *S) for S divisible by `divisor`.
+        spec: see `NetworkSpec`.
         divisor: the same for every axis.
         fixed_patch_size: the one input size that works, or None.
 
     Raises:
-        ValueError: deep supervision is asked for; on the forward pass as `src.models.topology.check_input`.
+        ValueError: deep supervision is asked for; on the forward pass as `umamba.models.topology.check_input`.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        spec: NetworkSpec,
         *,
-        spatial_dims: int,
-        in_channels: int,
         divisor: int,
         fixed_patch_size: Size | None = None,
-        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        if deep_supervision:
+        if spec.deep_supervision:
             raise ValueError(
                 f"{type(network).__name__} has one output: set deep_supervision=False (model.deep_supervision=false)."
             )
         self.network = network
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.required_divisor = (divisor,) * spatial_dims
+        self.spatial_dims = spec.spatial_dims
+        self.in_channels = spec.in_channels
+        self.required_divisor = (divisor,) * spec.spatial_dims
         self.fixed_patch_size = fixed_patch_size
-        self.deep_supervision = deep_supervision
+        self.deep_supervision = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, self.spatial_dims, self.in_channels, self.fixed_patch_size)
@@ -70,63 +71,52 @@ class PaddedSwinUNETR(SwinUNETR):
 
 def segresnet(
     *,
-    spatial_dims: int,
-    in_channels: int,
-    out_channels: int,
-    patch_size: Sequence[int] | None = None,
-    deep_supervision: bool = False,
-    features_per_stage: Sequence[int] = (),
-    kernel_sizes: Sequence[Sequence[int]] = (),
-    strides: Sequence[Sequence[int]] = (),
     init_filters: int = 32,
     blocks_down: Sequence[int] = (1, 2, 2, 4),
     blocks_up: Sequence[int] = (1, 1, 1),
+    **spec: Any,
 ) -> SingleOutputNetwork:
     """SegResNet (Myronenko, arXiv 1810.11654) without its autoencoder branch; any input size. See
     `SingleOutputNetwork`."""
+    s = _spec(spec)
     network = SegResNet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
+        spatial_dims=s.spatial_dims,
+        in_channels=s.in_channels,
+        out_channels=s.out_channels,
         init_filters=init_filters,
         blocks_down=tuple(blocks_down),
         blocks_up=tuple(blocks_up),
     )
     return SingleOutputNetwork(
         network,
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
+        s,
         divisor=2 ** len(blocks_up),
-        deep_supervision=deep_supervision,
     )
 
 
 def unetr(
     *,
-    spatial_dims: int,
-    in_channels: int,
-    out_channels: int,
-    patch_size: Sequence[int],
-    deep_supervision: bool = False,
-    features_per_stage: Sequence[int] = (),
-    kernel_sizes: Sequence[Sequence[int]] = (),
-    strides: Sequence[Sequence[int]] = (),
     feature_size: int = 16,
     hidden_size: int = 768,
     mlp_dim: int = 3072,
     num_heads: int = 12,
+    **spec: Any,
 ) -> SingleOutputNetwork:
     """UNETR (Hatamizadeh et al., arXiv 2103.10504); runs at `patch_size` alone, whose axes are multiples of 16."""
+    s = _spec(spec)
+    if s.patch_size is None:
+        raise ValueError("UNETR needs patch_size: its position embedding exists for one input size.")
+    patch_size = tuple(s.patch_size)
     if any(size % 16 for size in patch_size):
         rounded = tuple(-(-size // 16) * 16 for size in patch_size)
         raise ValueError(
-            f"UNETR needs a patch of multiples of 16; got {tuple(patch_size)}. Round up to {rounded} "
+            f"UNETR needs a patch of multiples of 16; got {patch_size}. Round up to {rounded} "
             "(model.patch_multiple=16)."
         )
     network = UNETR(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        img_size=tuple(patch_size),
+        in_channels=s.in_channels,
+        out_channels=s.out_channels,
+        img_size=patch_size,
         feature_size=feature_size,
         hidden_size=hidden_size,
         mlp_dim=mlp_dim,
@@ -135,43 +125,34 @@ def unetr(
         norm_name="instance",
         res_block=True,
         dropout_rate=0.0,
-        spatial_dims=spatial_dims,
+        spatial_dims=s.spatial_dims,
         qkv_bias=False,
     )
     for name, parameter in network.named_parameters():
-        if (
-            "cross_attn" in name
-        ):  # the norms of a cross-attention MONAI builds but UNETR never calls: no gradient, DDP would wait for it
+        # The norms of a cross-attention that MONAI builds but UNETR never calls: no gradient, DDP would wait for it
+        if "cross_attn" in name:
             parameter.requires_grad_(False)
     return SingleOutputNetwork(
         network,
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
+        s,
         divisor=16,
-        fixed_patch_size=tuple(patch_size),
-        deep_supervision=deep_supervision,
+        fixed_patch_size=patch_size,
     )
 
 
 def swinunetr(
     *,
-    spatial_dims: int,
-    in_channels: int,
-    out_channels: int,
-    patch_size: Sequence[int] | None = None,
-    deep_supervision: bool = False,
-    features_per_stage: Sequence[int] = (),
-    kernel_sizes: Sequence[Sequence[int]] = (),
-    strides: Sequence[Sequence[int]] = (),
     feature_size: int = 48,
     depths: Sequence[int] = (2, 2, 2, 2),
     num_heads: Sequence[int] = (3, 6, 12, 24),
     window_size: int = 7,
+    **spec: Any,
 ) -> SingleOutputNetwork:
     """SwinUNETR, first version (Hatamizadeh et al., arXiv 2201.01266); any input size, padded to multiples of 32."""
+    s = _spec(spec)
     network = PaddedSwinUNETR(
-        in_channels=in_channels,
-        out_channels=out_channels,
+        in_channels=s.in_channels,
+        out_channels=s.out_channels,
         depths=tuple(depths),
         num_heads=tuple(num_heads),
         window_size=window_size,
@@ -182,14 +163,17 @@ def swinunetr(
         dropout_path_rate=0.0,
         normalize=True,
         use_checkpoint=False,
-        spatial_dims=spatial_dims,
+        spatial_dims=s.spatial_dims,
         downsample="merging",
         use_v2=False,
     )
     return SingleOutputNetwork(
         network,
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
+        s,
         divisor=32,
-        deep_supervision=deep_supervision,
     )
+
+
+def _spec(keywords: dict[str, Any]) -> NetworkSpec:
+    """These networks have one output; whoever does not ask for deep supervision gets none."""
+    return NetworkSpec(**({"deep_supervision": False} | keywords))

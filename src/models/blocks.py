@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from src.models.kernels.choice import is_channels_last, kernels_usable
-from src.models.topology import Size
+from umamba.models.kernels.choice import is_channels_last, kernels_usable
+from umamba.models.topology import Size
 
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
 CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -66,7 +66,7 @@ class _InstanceNorm:
             act: what comes last.
         """
         if self.fused(x):
-            from src.models.kernels.norm_act import norm_act  # imports Triton, which a CPU installation may lack
+            from umamba.models.kernels.norm_act import norm_act  # imports Triton, which a CPU installation may lack
 
             slope = 1.0 if act is None else act.negative_slope
             return norm_act(x, self.weight, self.bias, residual, conv_bias, slope, self.eps)

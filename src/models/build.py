@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from src.models.blocks import ConvBlock, ResidualBlock
-from src.models.unet import RESENC_BLOCKS, PlainConvUNet, ResidualEncoderUNet
-from src.planning.plan import Plan
+from umamba.models.blocks import ConvBlock, ResidualBlock
+from umamba.models.unet import RESENC_BLOCKS, PlainConvUNet, ResidualEncoderUNet
+from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 

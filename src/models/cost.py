@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.models.mamba.block import Mamba
+from umamba.models.mamba.block import Mamba
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -1,6 +1,6 @@
 """Weights of the authors' and of nnU-Net's networks under this project's names.
 
-    python -m src.models.import_weights checkpoint=fold_0/checkpoint_final.pth plans=nnUNetPlans.json \\
+    python -m umamba.models.import_weights checkpoint=fold_0/checkpoint_final.pth plans=nnUNetPlans.json \\
         dataset_json=dataset.json output=umamba_bot.ckpt
 
 writes a checkpoint for eval.py and predict.py: the network is recognised by the names of its weights, its plan and the
@@ -30,19 +30,19 @@ from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.files import atomic_file
-from src.inference.checkpoint import load_plain
-from src.inference.mirroring import MIRROR
-from src.models.build import build_network
-from src.models.unet import UNet
-from src.planning.nnunet_plans import load_plan
-from src.planning.plan import Configuration
-from src.planning.raw import DatasetDescription
-from src.resolvers import register_resolvers
+from umamba.files import atomic_file
+from umamba.locations import CONFIGS
+from umamba.models.build import build_network
+from umamba.models.checkpoint import load_plain
+from umamba.models.unet import UNet
+from umamba.planning.configuration import Configuration
+from umamba.planning.nnunet_plans import load_plan
+from umamba.raw.description import DatasetDescription
+from umamba.resolvers import register_resolvers
+from umamba.targets import MIRROR
 
 log = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 ARGUMENTS = {
     "checkpoint": True,
     "plans": True,
@@ -201,7 +201,7 @@ def import_checkpoint(
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not belong to the others; see `read_checkpoint`,
-            `recognize`, `convert_state_dict` and `src.planning.nnunet_plans`.
+            `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
     """
     source = read_checkpoint(checkpoint)
     plan = load_plan(plans, DatasetDescription.read(dataset_json))
@@ -270,7 +270,7 @@ def main() -> None:
     unknown = [name for name in arguments if name not in ARGUMENTS]
     if missing or unknown:
         usage = " ".join(f"{name}=..." if required else f"[{name}=...]" for name, required in ARGUMENTS.items())
-        sys.exit(f"Missing: {missing}, unknown: {unknown}.\nUsage: python -m src.models.import_weights {usage}")
+        sys.exit(f"Missing: {missing}, unknown: {unknown}.\nUsage: python -m umamba.models.import_weights {usage}")
     try:
         import_checkpoint(**arguments)
     except (FileNotFoundError, ValueError) as error:

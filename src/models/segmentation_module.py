@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from src.callbacks.csv_log import ResumableCSVLogger
-from src.models.build import build_network, check_planned_blocks
-from src.models.losses import DeepSupervision, DiceCELoss
-from src.models.pseudo_dice import PseudoDice
-from src.planning.plan import Plan
+from umamba.callbacks.csv_log import ResumableCSVLogger
+from umamba.models.build import build_network, check_planned_blocks
+from umamba.models.losses import DeepSupervision, DiceCELoss
+from umamba.models.pseudo_dice import PseudoDice
+from umamba.planning.plan import Plan
 
 EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.9 * old + 0.1 * epoch
 

@@ -31,11 +31,9 @@ def check_topology(
     """Kernel sizes and strides as one tuple of `spatial_dims` ints per stage.
 
     Raises:
-        ValueError: wrong spatial_dims, lists of unequal length, fewer than two stages, an even kernel, a first stride
+        ValueError: lists of unequal length, fewer than two stages, an even kernel, a first stride
             other than 1, or a patch the strides do not divide.
     """
-    if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {spatial_dims!r}; allowed: 2, 3.")
     lengths = {
         "features_per_stage": len(features_per_stage),
         "kernel_sizes": len(kernel_sizes),

@@ -4,7 +4,7 @@ No-Mamba control.
 Use alone, needing torch only::
 
     import torch
-    from src.models.umamba import UMamba
+    from umamba.models.umamba import UMamba
 
     network = UMamba(
         spatial_dims=3, in_channels=1, out_channels=14,
@@ -23,15 +23,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from src.models.blocks import ConvBlock, initialize, residual_stage, upsampling
-from src.models.mamba.layer import MambaLayer, Mixer
-from src.models.mamba.orders import Order
-from src.models.topology import Size, check_topology, decoder_order
-from src.models.unet import UNet
+from umamba.models.blocks import ConvBlock, initialize, residual_stage, upsampling
+from umamba.models.mamba.layer import MambaLayer, Mixer
+from umamba.models.mamba.orders import Order
+from umamba.models.spec import NetworkSpec
+from umamba.models.topology import Size, decoder_order
+from umamba.models.unet import UNet
 
 Variant = Literal["paper", "repo"]
 Placement = Literal["encoder", "bottleneck", "none"] | Sequence[int]
@@ -41,21 +42,15 @@ class UMamba(UNet):
     """U-shaped residual network whose encoder stages end in a Mamba layer that replaces the feature map (and the skip).
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
-        out_channels: number of labels, background included.
-        features_per_stage: channels of each stage, highest resolution first.
-        kernel_sizes, strides: one per stage, an int or one int per axis; the first stride is 1.
-        patch_size: the input size training will use. Checked against the strides; needed for variant "repo" with mamba
-            "encoder", whose channel tokens have the width of the patch, so that its weights fit no other size.
         mamba: "encoder" (U-Mamba_Enc), "bottleneck" (U-Mamba_Bot), "none" (the matched control), or the stages that
             get a layer. With "encoder" the repo variant follows its code: in 2D every second stage, and channel
             tokens where prod(size) <= channels; stages given by number read spatial tokens.
         variant: "paper" or "repo", see the module.
         mixer, order: parts of the Mamba layer, see `MambaLayer`; mixer "none" leaves the layers out.
-        deep_supervision: return the logits of every decoder stage.
         zero_init_residual: start each residual block as its shortcut; None does as the authors (paper Enc does, the
             others do not).
+        **spec: fields of `NetworkSpec`; patch_size is needed for variant "repo" with mamba "encoder", whose channel
+            tokens have the width of the patch, so that its weights fit no other size.
 
     Raises:
         ValueError: topology or patch that does not fit together, unknown variant, placement, mixer or order, no
@@ -65,29 +60,23 @@ class UMamba(UNet):
     def __init__(
         self,
         *,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        features_per_stage: Sequence[int],
-        kernel_sizes: Sequence[int | Sequence[int]],
-        strides: Sequence[int | Sequence[int]],
-        patch_size: Sequence[int] | None = None,
         mamba: Placement = "encoder",
         variant: Variant = "paper",
         mixer: str | Mixer = "s6",
         order: str | Order = "raster",
-        deep_supervision: bool = True,
         zero_init_residual: bool | None = None,
+        **spec: Any,
     ) -> None:
-        d, f = spatial_dims, features_per_stage
-        kernels, strides = check_topology(d, f, kernel_sizes, strides, patch_size)
+        s = NetworkSpec(**spec)
+        d, (f, kernels, strides) = s.spatial_dims, s.stages()
         if variant not in ("paper", "repo"):
             raise ValueError(f"variant is {variant!r}; allowed: 'paper', 'repo'.")
         repo = variant == "repo"
         stages = () if mixer == "none" else mamba_stages(mamba, len(f), every_second=repo and d == 2)
         widths = dict.fromkeys(stages)  # of channel tokens; None: spatial tokens
         if repo and mamba == "encoder" and stages:
-            widths = {s: width if (width := _num_tokens(patch_size, strides, s)) <= f[s] else None for s in stages}
+            tokens = {stage: _num_tokens(s.patch_size, strides, stage) for stage in stages}
+            widths = {stage: width if width <= f[stage] else None for stage, width in tokens.items()}
 
         def mamba_layer(stage: int) -> MambaLayer:
             channel_tokens = widths[stage] is not None
@@ -110,25 +99,20 @@ class UMamba(UNet):
         skip_at_full_resolution = not (repo and d == 2)
         encoder_blocks, decoder_blocks = blocks_per_stage(len(f), variant)
         if repo:
-            stem = residual_stage(d, in_channels, f[0], kernels[0], one, encoder_blocks[0], shortcut)
+            stem = residual_stage(d, s.in_channels, f[0], kernels[0], one, encoder_blocks[0], shortcut)
         else:
-            stem = ConvBlock(d, in_channels, f[0], kernels[0], one)
+            stem = ConvBlock(d, s.in_channels, f[0], kernels[0], one)
         super().__init__(
-            spatial_dims=d,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            features_per_stage=f,
-            strides=strides,
+            s,
             stem=stem,
-            encoder_stages=[encoder_stage(s) for s in range(len(f))],
+            encoder_stages=[encoder_stage(i) for i in range(len(f))],
             upsamples=[
-                upsampling(d, f[s + 1], f[s], strides[s + 1], "nearest" if repo else "transposed")
-                for s in decoder_order(f)
+                upsampling(d, f[i + 1], f[i], strides[i + 1], "nearest" if repo else "transposed")
+                for i in decoder_order(f)
             ],
-            decoder_stages=[decoder_stage(s, n) for s, n in zip(decoder_order(f), decoder_blocks, strict=True)],
+            decoder_stages=[decoder_stage(i, n) for i, n in zip(decoder_order(f), decoder_blocks, strict=True)],
             skip_at_full_resolution=skip_at_full_resolution,
-            fixed_patch_size=tuple(patch_size) if any(widths.values()) else None,
-            deep_supervision=deep_supervision,
+            fixed_patch_size=tuple(s.patch_size or ()) if any(widths.values()) else None,
         )
         if zero_init_residual is None:
             zero_init_residual = not repo and bool(stages) and stages != (len(f) - 1,)

@@ -1,28 +1,22 @@
 """The U-shaped frame every planned network shares, and nnU-Net's own two networks on it.
 
 `PlainConvUNet` is the CNN of nnU-Net (Isensee et al. 2021), `ResidualEncoderUNet` the residual encoder of its ResEnc
-presets (Isensee et al., arXiv 2404.09556). `src.models.umamba.UMamba` is the third network on the frame.
+presets (Isensee et al., arXiv 2404.09556). `umamba.models.umamba.UMamba` is the third network on the frame.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from src.models.blocks import (
-    CONV,
-    ConvBlock,
-    Size,
-    conv_stage,
-    initialize,
-    residual_stage,
-    upsampling,
-)
-from src.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
-from src.models.topology import check_input, check_topology, crop, decoder_order, pad_to_multiple, total_stride
+from umamba.models.blocks import CONV, ConvBlock, conv_stage, initialize, residual_stage, upsampling
+from umamba.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
+from umamba.models.spec import NetworkSpec
+from umamba.models.topology import Size, check_input, crop, decoder_order, pad_to_multiple, total_stride
 
 RESENC_BLOCKS = (1, 3, 4, 6)  # nnU-Net's ResEnc presets; every further stage has 6
 
@@ -35,6 +29,7 @@ class UNet(nn.Module):
     are frozen (they get no gradient).
 
     Args:
+        spec: see `NetworkSpec`.
         stem: (B, in_channels, *S) -> (B, C_0, *S).
         encoder_stages: stage s maps to features_per_stage[s] channels and divides the axes by strides[s].
         upsamples, decoder_stages: from the lowest resolution to the highest, n_stages - 1 of each.
@@ -48,34 +43,31 @@ class UNet(nn.Module):
 
     def __init__(
         self,
+        spec: NetworkSpec,
         *,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        features_per_stage: Sequence[int],
-        strides: Sequence[Size],
         stem: nn.Module,
         encoder_stages: Sequence[nn.Module],
         upsamples: Sequence[nn.Module],
         decoder_stages: Sequence[nn.Module],
         skip_at_full_resolution: bool = True,
         fixed_patch_size: Size | None = None,
-        deep_supervision: bool = True,
     ) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        features, _, strides = spec.stages()
+        self.spatial_dims = spec.spatial_dims
+        self.in_channels = spec.in_channels
+        self.out_channels = spec.out_channels
         self.skip_at_full_resolution = skip_at_full_resolution
         self.fixed_patch_size = fixed_patch_size
-        self.deep_supervision = deep_supervision
+        self.deep_supervision = spec.deep_supervision
         self.required_divisor = total_stride(strides)
         self.stem = stem
         self.encoder_stages = nn.ModuleList(encoder_stages)
         self.upsamples = nn.ModuleList(upsamples)
         self.decoder_stages = nn.ModuleList(decoder_stages)
-        self.heads = nn.ModuleList(CONV[spatial_dims](f, out_channels, 1) for f in reversed(features_per_stage[:-1]))
-        if not deep_supervision:
+        conv = CONV[spec.spatial_dims]
+        self.heads = nn.ModuleList(conv(f, spec.out_channels, 1) for f in reversed(features[:-1]))
+        if not spec.deep_supervision:
             self.heads[:-1].requires_grad_(False)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> UNet:
@@ -94,8 +86,8 @@ class UNet(nn.Module):
             next stage's resolution (axes rounded up); otherwise the first alone.
 
         Raises:
-                ValueError: wrong number of axes or channels, not the fixed size, or one position left at the deepest
-                    stage.
+            ValueError: wrong number of axes or channels, not the fixed size, or one position left at the deepest
+                stage.
         """
         check_input(x, self.spatial_dims, self.in_channels, self.fixed_patch_size)
         spatial_shape = x.shape[2:]
@@ -135,50 +127,27 @@ class PlainConvUNet(UNet):
     """nnU-Net's CNN: plain convolution blocks, strided convolutions down, transposed convolutions up.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
-        out_channels: number of labels, background included.
-        features_per_stage: channels of each stage, highest resolution first.
-        kernel_sizes, strides: one per stage, an int or one int per axis; the first stride is 1.
-        patch_size: if given, checked against the strides.
-        deep_supervision: return the logits of every decoder stage.
         blocks_per_stage: convolutions per encoder and per decoder stage.
+        **spec: fields of `NetworkSpec`.
 
     Raises:
         ValueError: topology or patch that does not fit together.
     """
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        features_per_stage: Sequence[int],
-        kernel_sizes: Sequence[int | Sequence[int]],
-        strides: Sequence[int | Sequence[int]],
-        patch_size: Sequence[int] | None = None,
-        deep_supervision: bool = True,
-        blocks_per_stage: int = 2,
-    ) -> None:
-        d, f = spatial_dims, features_per_stage
-        kernels, strides = check_topology(d, f, kernel_sizes, strides, patch_size)
-        inputs = (in_channels, *f[:-1])
+    def __init__(self, *, blocks_per_stage: int = 2, **spec: Any) -> None:
+        s = NetworkSpec(**spec)
+        d, (f, kernels, strides) = s.spatial_dims, s.stages()
+        inputs = (s.in_channels, *f[:-1])
         super().__init__(
-            spatial_dims=d,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            features_per_stage=f,
-            strides=strides,
+            s,
             stem=nn.Identity(),
             encoder_stages=[
-                conv_stage(d, inputs[s], f[s], kernels[s], strides[s], blocks_per_stage) for s in range(len(f))
+                conv_stage(d, inputs[i], f[i], kernels[i], strides[i], blocks_per_stage) for i in range(len(f))
             ],
-            upsamples=[upsampling(d, f[s + 1], f[s], strides[s + 1], "transposed") for s in decoder_order(f)],
+            upsamples=[upsampling(d, f[i + 1], f[i], strides[i + 1], "transposed") for i in decoder_order(f)],
             decoder_stages=[
-                conv_stage(d, 2 * f[s], f[s], kernels[s], (1,) * d, blocks_per_stage) for s in decoder_order(f)
+                conv_stage(d, 2 * f[i], f[i], kernels[i], (1,) * d, blocks_per_stage) for i in decoder_order(f)
             ],
-            deep_supervision=deep_supervision,
         )
         initialize(self)
 
@@ -191,38 +160,20 @@ class ResidualEncoderUNet(UNet):
         decoder_blocks: convolutions per decoder stage.
     """
 
-    def __init__(
-        self,
-        *,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        features_per_stage: Sequence[int],
-        kernel_sizes: Sequence[int | Sequence[int]],
-        strides: Sequence[int | Sequence[int]],
-        patch_size: Sequence[int] | None = None,
-        deep_supervision: bool = True,
-        encoder_blocks: Sequence[int] = RESENC_BLOCKS,
-        decoder_blocks: int = 1,
-    ) -> None:
-        d, f = spatial_dims, features_per_stage
-        kernels, strides = check_topology(d, f, kernel_sizes, strides, patch_size)
-        blocks = [encoder_blocks[min(s, len(encoder_blocks) - 1)] for s in range(len(f))]
+    def __init__(self, *, encoder_blocks: Sequence[int] = RESENC_BLOCKS, decoder_blocks: int = 1, **spec: Any) -> None:
+        s = NetworkSpec(**spec)
+        d, (f, kernels, strides) = s.spatial_dims, s.stages()
+        blocks = [encoder_blocks[min(i, len(encoder_blocks) - 1)] for i in range(len(f))]
         inputs = (f[0], *f[:-1])
         super().__init__(
-            spatial_dims=d,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            features_per_stage=f,
-            strides=strides,
-            stem=ConvBlock(d, in_channels, f[0], kernels[0], (1,) * d),
+            s,
+            stem=ConvBlock(d, s.in_channels, f[0], kernels[0], (1,) * d),
             encoder_stages=[
-                residual_stage(d, inputs[s], f[s], kernels[s], strides[s], blocks[s], "pool") for s in range(len(f))
+                residual_stage(d, inputs[i], f[i], kernels[i], strides[i], blocks[i], "pool") for i in range(len(f))
             ],
-            upsamples=[upsampling(d, f[s + 1], f[s], strides[s + 1], "transposed") for s in decoder_order(f)],
+            upsamples=[upsampling(d, f[i + 1], f[i], strides[i + 1], "transposed") for i in decoder_order(f)],
             decoder_stages=[
-                conv_stage(d, 2 * f[s], f[s], kernels[s], (1,) * d, decoder_blocks) for s in decoder_order(f)
+                conv_stage(d, 2 * f[i], f[i], kernels[i], (1,) * d, decoder_blocks) for i in decoder_order(f)
             ],
-            deep_supervision=deep_supervision,
         )
         initialize(self, zero_init_residual=True)

@@ -1,8 +1,8 @@
 """Plan a data set and say what was decided and why.
 
-python -m src.planning data=hippocampus
-python -m src.planning data=custom data.dataset_dir=... preprocess=3d_fullres
-python -m src.planning fingerprint=dataset_fingerprint.json dataset_json=dataset.json rule=2.8 output=plan.json
+python -m umamba.planning data=hippocampus
+python -m umamba.planning data=custom data.dataset_dir=... preprocess=3d_fullres
+python -m umamba.planning fingerprint=dataset_fingerprint.json dataset_json=dataset.json rule=2.8 output=plan.json
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from src.planning.description import DatasetDescription
-from src.planning.fingerprint import Fingerprint
-from src.planning.nnunet_plans import load_plan
-from src.planning.plan import Plan
-from src.planning.planner import PlannerOptions, plan_dataset
-from src.planning.prepare import prepare, prepare_plan
-from src.planning.summary import summarize
-from src.resolvers import register_resolvers
+from umamba.locations import CONFIGS
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.nnunet_plans import load_plan
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset
+from umamba.planning.prepare import prepare, prepare_plan
+from umamba.planning.summary import summarize
+from umamba.raw.description import DatasetDescription
+from umamba.resolvers import register_resolvers
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         if not (dataset_dir / "dataset.json").is_file():
             raise FileNotFoundError(
                 f"{dataset_dir} holds no raw data set (no dataset.json). Make it with: python -m "
-                "src.datamodules.prepare data=<name>, or set data.dataset_dir."
+                "umamba.datamodules.prepare data=<name>, or set data.dataset_dir."
             )
         plan = prepare_plan(dataset_dir, prepared_dir, options, cfg.workers)
         for name in [cfg.preprocess] if isinstance(cfg.preprocess, str) else cfg.preprocess or ():
@@ -70,7 +72,7 @@ def make_plan(cfg: DictConfig) -> Plan:
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path="../../configs", config_name="planning")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="planning")
 def main(cfg: DictConfig) -> None:
     try:
         plan = make_plan(cfg)

@@ -12,10 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from src.planning.cropping import crop_to_nonzero
-from src.planning.description import DatasetError
-from src.planning.intensities import Sample, draw, statistics
-from src.planning.plan import Intensities
+from umamba.planning.intensities import Intensities, Sample, draw, statistics
+from umamba.raw.cropping import crop_to_nonzero
+from umamba.raw.description import DatasetError
 
 _SEED = 1234
 

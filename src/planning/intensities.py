@@ -11,12 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.planning.plan import Intensities
-
 _TOTAL = 10**8  # voxels drawn over the whole data set, per channel
 _CHUNK = 1 << 20  # draws at a time
 _BITS = 16  # of a float's 32 per histogram pass
 _PERCENTILES = (0.5, 50.0, 99.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensities:
+    """Statistics of one channel's foreground voxels over the training set."""
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from src.planning.description import DatasetDescription
-from src.planning.plan import Configuration, Intensities, Plan, inherit
-from src.planning.plan_checks import PlanError
+from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.intensities import Intensities
+from umamba.planning.plan import Plan, inherit
+from umamba.raw.description import DatasetDescription
 
 log = logging.getLogger(__name__)
 

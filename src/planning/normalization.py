@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from src.planning.plan import Intensities
+    from umamba.planning.intensities import Intensities
 
 _TINY = np.float32(1e-8)  # nnU-Net's floor for a divisor
 

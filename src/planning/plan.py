@@ -8,89 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-from src.files import content_hash, write_json
-from src.planning.plan_checks import PlanError, check_configuration, check_plan
-from src.planning.typed import describe, has_type
+from umamba.files import content_hash, write_json
+from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.intensities import Intensities
+from umamba.planning.typed import describe, has_type
+from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS
 
-
-@dataclass(frozen=True, kw_only=True)
-class Intensities:
-    """Statistics of one channel's foreground voxels over the training set."""
-
-    mean: float
-    median: float
-    std: float
-    min: float
-    max: float
-    percentile_00_5: float
-    percentile_99_5: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Configuration:
-    """One way to train on a data set: at one spacing, in 2D or 3D. Axes are the plan's transposed ones.
-
-    Attributes:
-        name: "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres" or a name of the user's.
-        patch_size: Network input in voxels, 2 or 3 axes.
-        batch_size: Patches per step.
-        spacing: Voxel size of the preprocessed data in mm; as many axes as the patch (2D on 3D data keeps the slices).
-        median_shape: Median shape of the training cases at that spacing, in voxels (may be fractional).
-        strides: Per stage and axis, from the first stage (all 1) to the bottleneck.
-        kernel_sizes: Per stage and axis.
-        features_per_stage: Channels per stage.
-        n_conv_per_stage: Convolutions (plain encoder) or residual blocks (residual encoder) per encoder stage.
-        n_conv_per_stage_decoder: Convolutions per decoder stage.
-        residual_encoder: Whether the plan was made for a residual encoder.
-        normalization: One scheme per channel, see `src.planning.normalization`.
-        use_mask_for_norm: Per channel, whether z-scores are taken within the non-zero mask only.
-        batch_dice: Whether the Dice loss sums over the batch first.
-        data_identifier: Folder of the preprocessed data; configurations with the same data share it.
-        previous_stage: Configuration whose prediction is a further input (cascade), or None.
-        estimate: nnU-Net's cost estimate of the network in voxels times channels (no unit of memory), 0 if unknown.
-        reference: The budget that the estimate was held against.
-        patch_reason: Why the patch is not larger.
-        batch_reason: What fixed the batch size.
-    """
-
-    name: str
-    patch_size: tuple[int, ...]
-    batch_size: int
-    spacing: tuple[float, ...]
-    median_shape: tuple[float, ...]
-    strides: tuple[tuple[int, ...], ...]
-    kernel_sizes: tuple[tuple[int, ...], ...]
-    features_per_stage: tuple[int, ...]
-    n_conv_per_stage: tuple[int, ...]
-    n_conv_per_stage_decoder: tuple[int, ...]
-    residual_encoder: bool = False
-    normalization: tuple[str, ...]
-    use_mask_for_norm: tuple[bool, ...]
-    batch_dice: bool
-    data_identifier: str
-    previous_stage: str | None = None
-    estimate: int = 0
-    reference: int = 0
-    patch_reason: str = ""
-    batch_reason: str = ""
-
-    def __post_init__(self) -> None:
-        check_configuration(self)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return len(self.patch_size)
-
-    @property
-    def total_stride(self) -> tuple[int, ...]:
-        """Product of all strides, per axis; the patch is a multiple of it."""
-        return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(self.spatial_dims))
+# Beyond any data set; a plan may come from anybody
+_MAX_CHANNELS, _MAX_CLASSES = 1_024, 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +65,7 @@ class Plan:
     configurations: dict[str, Configuration]
 
     def __post_init__(self) -> None:
-        check_plan(self)
+        _check(self)
 
     @property
     def num_classes(self) -> int:
@@ -203,7 +132,7 @@ class Plan:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"There is no plan at {path}. Make one with: python -m src.planning data=<name>")
+            raise FileNotFoundError(f"There is no plan at {path}. Make one with: python -m umamba.planning data=<name>")
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (PlanError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -212,6 +141,48 @@ class Plan:
     def hash(self) -> str:
         """Hexadecimal SHA-256 of the plan's content (first 16 digits): equal plans have equal hashes."""
         return content_hash(self.to_dict())
+
+
+def _check(plan: Plan) -> None:
+    channels = len(plan.channel_names)
+    if not 1 <= channels <= _MAX_CHANNELS:
+        raise PlanError(f"channel_names has {channels} entries; expected 1 to {_MAX_CHANNELS}.")
+    if len(plan.labels) > _MAX_CLASSES:
+        raise PlanError(f"labels has {len(plan.labels)} entries; expected at most {_MAX_CLASSES}.")
+    if not plan.regions and sorted(plan.labels.values()) != list(range(len(plan.labels))):
+        raise PlanError(f"labels = {plan.labels!r:.200}: expected the values 0, 1, 2, ... without a gap.")
+    if plan.file_ending not in VOLUME_ENDINGS + PICTURE_ENDINGS:
+        raise PlanError(
+            f"file_ending = {plan.file_ending!r:.200}: expected one of {', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}."
+        )
+    if len(plan.intensities) != channels:
+        raise PlanError(
+            f"intensities has {len(plan.intensities)} entries for {channels} channels {plan.channel_names}."
+        )
+    if sorted(plan.transpose_forward) != [0, 1, 2]:
+        raise PlanError(f"transpose_forward = {plan.transpose_forward}: expected an order of the axes 0, 1, 2.")
+    if any(plan.transpose_backward[axis] != i for i, axis in enumerate(plan.transpose_forward)):
+        raise PlanError(f"transpose_backward = {plan.transpose_backward} does not undo {plan.transpose_forward}.")
+    stores: dict[str, Configuration] = {}
+    for name, entry in plan.configurations.items():
+        if name != entry.name:
+            raise PlanError(f"configurations.{name}.name is {entry.name!r}; it must be its key.")
+        if len(entry.normalization) != channels:
+            raise PlanError(
+                f"configurations.{name}.normalization has {len(entry.normalization)} entries for {channels} channels."
+            )
+        if entry.previous_stage is not None and entry.previous_stage not in plan.configurations:
+            raise PlanError(
+                f"configurations.{name}.previous_stage = {entry.previous_stage!r} is no configuration of the plan."
+            )
+        other = stores.setdefault(entry.data_identifier, entry)
+        for key in ("spacing", "normalization", "use_mask_for_norm"):
+            if getattr(entry, key) != getattr(other, key):
+                raise PlanError(
+                    f"configurations.{name} and {other.name} share data_identifier {entry.data_identifier!r} but "
+                    f"differ in {key} ({getattr(entry, key)} and {getattr(other, key)}). Give {name} a "
+                    "data_identifier of its own."
+                )
 
 
 def _plain(value: Any) -> Any:

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.planning.fingerprint import Fingerprint
-from src.planning.memory import plain_unet_cost, residual_unet_cost
-from src.planning.normalization import scheme_for, uses_mask
-from src.planning.options import PRESETS, PlannerOptions
-from src.planning.plan import Configuration, Plan
-from src.planning.raw import DatasetDescription, RawDataset
-from src.planning.topology import ANISOTROPY, Topology, plan_topology
+from umamba.planning.configuration import Configuration
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.memory import plain_unet_cost, residual_unet_cost
+from umamba.planning.normalization import scheme_for, uses_mask
+from umamba.planning.options import PRESETS, PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.topology import ANISOTROPY, Topology, plan_topology
+from umamba.raw.dataset import RawDataset
+from umamba.raw.description import DatasetDescription
 
 _INITIAL_VOXELS = {2: 2048**2, 3: 256**3}  # a start certainly too large
 _REFERENCE_BATCH = {2: 12, 3: 2}  # batch sizes at which the reference values were measured

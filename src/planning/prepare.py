@@ -18,21 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.files import content_hash, write_json
-from src.planning.checks import Finding, load_and_check, raise_errors
-from src.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
-from src.planning.intensities import samples_per_case
-from src.planning.locking import READ_ONLY, disk_errors, locked
-from src.planning.nnunet_plans import load_plan
-from src.planning.parallel import fitting_workers, map_cases, track
-from src.planning.plan import Configuration, Plan
-from src.planning.plan_checks import PlanError
-from src.planning.planner import PlannerOptions, plan_dataset, resampled_shape
-from src.planning.preprocess import preprocess_case, target_of
-from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset
-from src.planning.readers import read_geometry, read_images, read_label
-from src.planning.store import VERSION, Store, remove_unfinished_cases, write_case
-from src.planning.stores import link_known_cases, missing_cases, name_others, store_folder
+from umamba.files import content_hash, write_json
+from umamba.parallel import fitting_workers, map_cases, track
+from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
+from umamba.planning.intensities import samples_per_case
+from umamba.planning.locking import READ_ONLY, disk_errors, locked
+from umamba.planning.nnunet_plans import load_plan
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset, resampled_shape
+from umamba.planning.preprocess import preprocess_case, target_of
+from umamba.planning.store import VERSION, Store, remove_unfinished_cases, write_case
+from umamba.planning.stores import link_known_cases, missing_cases, name_others, store_folder
+from umamba.raw.checks import Finding, load_and_check, raise_errors
+from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.readers import read_geometry, read_images, read_label
 
 log = logging.getLogger(__name__)
 

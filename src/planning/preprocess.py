@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.machine import require_memory
-from src.planning.cropping import crop_to_nonzero
-from src.planning.normalization import SCHEMES
-from src.planning.plan import Configuration, Plan
-from src.planning.planner import resampled_shape
-from src.planning.readers import Geometry
-from src.planning.resampling import resample_image, resample_label
+from umamba.machine import require_memory
+from umamba.planning.configuration import Configuration
+from umamba.planning.normalization import SCHEMES
+from umamba.planning.plan import Plan
+from umamba.planning.planner import resampled_shape
+from umamba.planning.resampling import resample_image, resample_label
+from umamba.raw.cropping import crop_to_nonzero
+from umamba.raw.readers import Geometry
 
 _MIN_LOCATIONS = 10_000  # stored voxels per class, if it has that many
 _MIN_SHARE = 0.01  # and at least this share of its voxels

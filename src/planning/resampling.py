@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage, sparse
 
-from src.planning.topology import ANISOTROPY
+from umamba.planning.topology import ANISOTROPY
 
 _PAD = 12  # voxels of edge padding before scipy's spline prefilter, as ndimage.zoom pads
 _SPARSE_FROM = 768  # edge from which banded matrices pay off against dense ones

@@ -19,11 +19,11 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from src.files import UNFINISHED, write_json
-from src.names import name_fault
-from src.planning.plan import Plan
-from src.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
-from src.planning.readers import Geometry
+from umamba.files import UNFINISHED, write_json
+from umamba.names import name_fault
+from umamba.planning.plan import Plan
+from umamba.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
+from umamba.raw.readers import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Store:
         found = stored_identifiers(folder)
         if not found:
             raise FileNotFoundError(
-                f"{folder} holds no preprocessed case. Prepare the data set: python -m src.planning data=<name>"
+                f"{folder} holds no preprocessed case. Prepare the data set: python -m umamba.planning data=<name>"
             )
         return cls(folder=folder, identifiers=found)
 

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from src.files import content_hash
-from src.planning.store import link_case, read_meta, stored_identifiers
+from umamba.files import content_hash
+from umamba.planning.store import link_case, read_meta, stored_identifiers
 
 log = logging.getLogger(__name__)
 

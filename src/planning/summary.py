@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from src.planning.plan import Configuration, Plan
-from src.planning.planner import reference_batch
+from umamba.planning.configuration import Configuration
+from umamba.planning.plan import Plan
+from umamba.planning.planner import reference_batch
 
 
 def summarize(plan: Plan) -> RenderableType:

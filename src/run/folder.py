@@ -14,14 +14,15 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from src.files import write_json, write_text
-from src.planning.plan import Plan
-from src.run import ranks
-from src.run.compare import Differences, ResumeError, listed
-from src.run.lock import locked_run
-from src.run.provenance import provenance
-from src.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
-from src.run.sweep import follow_sweep
+from umamba.files import write_json, write_text
+from umamba.planning.plan import Plan
+from umamba.run import ranks
+from umamba.run.compare import Differences, ResumeError, listed
+from umamba.run.lock import locked_run
+from umamba.run.provenance import provenance
+from umamba.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
+from umamba.run.sweep import follow_sweep
+from umamba.targets import present_names
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Run:
         Args:
             plan: of the data as they are now.
             configuration: of the plan, the one that is trained.
-            cases: which are trained on and validated with, see `src.evaluation.held_out.cases_of_training`.
+            cases: which are trained on and validated with, see `umamba.evaluation.held_out.cases_of_training`.
 
         Raises:
             ResumeError: the checkpoint to go on from was trained with another plan or other cases.
@@ -138,7 +139,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         )
     checkpoint = read_checkpoint(last) if last.is_file() else None
     if stored_path.is_file():
-        stored = OmegaConf.to_container(OmegaConf.load(stored_path))
+        stored = present_names(OmegaConf.to_container(OmegaConf.load(stored_path)))
     elif checkpoint is not None:
         stored = checkpoint["config"]
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from src.files import remove_unfinished, write_json
+from umamba.files import remove_unfinished, write_json
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from umamba.locations import ROOT
+
 RECORDED_PACKAGES = ("torch", "lightning", "monai", "torchio", "numpy", "SimpleITK", "blosc2")
 
 

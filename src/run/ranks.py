@@ -6,7 +6,7 @@ import os
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.processes import follow
+from umamba.processes import follow
 
 _FIRST = "UMAMBA_FIRST_PROCESS"  # in the environment: id of the process from which Lightning starts the others
 

@@ -16,8 +16,9 @@ from hydra.types import RunMode
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from src.planning.plan import Plan
-from src.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
+from umamba.planning.plan import Plan
+from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
+from umamba.targets import present_names
 
 DEFAULT_CONFIG = "train"
 OF_THE_CALL = ("train", "test", "resume")  # what to do now, which no later call takes over
@@ -37,6 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in ("config", "plan", "configuration") if key not in checkpoint]
     if missing:
         raise ResumeError(f"{path} is no checkpoint of train.py: it lacks {', '.join(missing)}.")
+    checkpoint["config"] = present_names(checkpoint["config"])
     return checkpoint
 
 

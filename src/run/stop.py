@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from src.processes import STOP_SIGNALS
-from src.run import ranks
+from umamba.processes import STOP_SIGNALS
+from umamba.run import ranks
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 
-from src.processes import follow
-from src.run.stop import Stopped
+from umamba.processes import follow
+from umamba.run.stop import Stopped
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
-from src.files import write_text
+from umamba.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 
 
 def test_the_old_checkpoint_survives_a_failed_write(tmp_path, monkeypatch) -> None:

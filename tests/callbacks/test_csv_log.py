@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src.callbacks.csv_log import ResumableCSVLogger
+from umamba.callbacks.csv_log import ResumableCSVLogger
 
 
 def test_metrics_are_appended_even_with_new_columns(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_kill_while_a_column_is_added_loses_no_row(tmp_path: Path, monkeypatch
     def killed(*arguments) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("src.files.os.replace", killed)
+    monkeypatch.setattr("umamba.files.os.replace", killed)
     logger.log_metrics({"loss": 2.0, "dice": 0.5}, step=1)
     with pytest.raises(KeyboardInterrupt):
         logger.save()

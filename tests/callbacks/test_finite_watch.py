@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from src.callbacks.finite_watch import FiniteWatch, first_non_finite
+from umamba.callbacks.finite_watch import FiniteWatch, first_non_finite
 
 
 class Spoiler(nn.Module):

@@ -13,15 +13,15 @@ import pytest
 import torch
 from miniatures import make_volumes
 
-from src.callbacks.cost import Cost
-from src.callbacks.csv_log import ResumableCSVLogger
-from src.callbacks.finite_watch import FiniteWatch
-from src.callbacks.last_checkpoint import LastCheckpoint, is_finished
-from src.datamodules.custom import CustomDataModule
-from src.models.schedules import poly
-from src.models.segmentation_module import SegmentationModule
-from src.models.unet import PlainConvUNet
-from src.trainer import make_trainer
+from umamba.callbacks.cost import Cost
+from umamba.callbacks.csv_log import ResumableCSVLogger
+from umamba.callbacks.finite_watch import FiniteWatch
+from umamba.callbacks.last_checkpoint import LastCheckpoint, is_finished
+from umamba.datamodules.custom import CustomDataModule
+from umamba.models.schedules import poly
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.models.unet import PlainConvUNet
+from umamba.trainer import make_trainer
 
 BATCHES = 4
 
@@ -202,7 +202,7 @@ def test_the_ema_decays_per_epoch(kind: int, uninterrupted) -> None:
 
 def test_a_resumed_epoch_has_its_seconds_before_the_checkpoint_too(tmp_path: Path, monkeypatch) -> None:
     clock = iter([100.0, 130.0, 5000.0, 5010.0])
-    monkeypatch.setattr("src.callbacks.cost.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("umamba.callbacks.cost.time.perf_counter", lambda: next(clock))
     first = Cost(tmp_path)
     first.on_train_epoch_start(None, None)
     state = first.state_dict()  # 30 s into the epoch

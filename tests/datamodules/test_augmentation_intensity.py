@@ -12,10 +12,10 @@ import torchio as tio
 from scipy import stats
 from skimage.transform import resize
 
-from src.datamodules.augmentation.intensity import RandomBrightness, RandomContrast, RandomGammaWithStatistics
-from src.datamodules.augmentation.resampling import affine_image, affine_label
-from src.datamodules.augmentation.resolution import RandomChannelBlur, RandomLowResolution, lower_resolution
-from src.datamodules.augmentation.spatial import rotation_matrix
+from umamba.datamodules.augmentation.intensity import RandomBrightness, RandomContrast, RandomGammaWithStatistics
+from umamba.datamodules.augmentation.resampling import affine_image, affine_label
+from umamba.datamodules.augmentation.resolution import RandomChannelBlur, RandomLowResolution, lower_resolution
+from umamba.datamodules.augmentation.spatial import rotation_matrix
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation.npz"  # origin in augmentation.md beside it
 INDEX = np.arange(9 * 10 * 11)

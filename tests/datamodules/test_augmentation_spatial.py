@@ -11,9 +11,9 @@ import torch
 import torchio as tio
 from scipy import stats
 
-from src.datamodules.augmentation.draws import around_one
-from src.datamodules.augmentation.resampling import affine_image, affine_label, centre_crop
-from src.datamodules.augmentation.spatial import (
+from umamba.datamodules.augmentation.draws import around_one
+from umamba.datamodules.augmentation.resampling import affine_image, affine_label, centre_crop
+from umamba.datamodules.augmentation.spatial import (
     RandomMirror,
     RandomRotationScaling,
     default_degrees,

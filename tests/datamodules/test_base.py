@@ -20,8 +20,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from skimage import io as skio
 
-from src.datamodules.base import SegmentationDataModule
-from src.datamodules.patches import PatchDataset
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.patches import PatchDataset
 
 CONFIGS = str(Path(__file__).parents[2] / "configs")
 SMALL = {"iterations_per_epoch": 4, "val_iterations": 2, "seed": 3}

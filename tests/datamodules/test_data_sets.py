@@ -12,11 +12,11 @@ import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from src.datamodules.prepare import phantom, phantom_cells
-from src.evaluation.pairs import pair_cases
-from src.planning.raw import RawDataset
-from src.resolvers import register_resolvers
-from src.run import ROOT
+from umamba.datamodules.prepare import phantom, phantom_cells
+from umamba.evaluation.pairs import pair_cases
+from umamba.locations import ROOT
+from umamba.raw.dataset import RawDataset
+from umamba.resolvers import register_resolvers
 
 register_resolvers()
 CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "data").glob("[!_]*.yaml"))
@@ -67,15 +67,15 @@ def test_the_phantoms_go_from_nothing_to_batches(name: str, tmp_path: Path) -> N
 
 
 def test_nsd_tolerances_are_those_of_flare_and_named_as_the_classes() -> None:
-    from src.datamodules.abdomen_ct import AbdomenCTDataModule
-    from src.datamodules.abdomen_mr import AbdomenMRDataModule
-    from src.datamodules.prepare import flare
+    from umamba.datamodules.abdomen_ct import AbdomenCTDataModule
+    from umamba.datamodules.abdomen_mr import AbdomenMRDataModule
+    from umamba.raw.organs import ORGANS
 
     millimetres = {"liver": 5, "right kidney": 3, "spleen": 3, "pancreas": 5, "aorta": 2, "inferior vena cava": 2}
     millimetres |= {"right adrenal gland": 2, "left adrenal gland": 2, "gallbladder": 2, "esophagus": 3}
     millimetres |= {"stomach": 5, "duodenum": 7, "left kidney": 3}
     assert AbdomenCTDataModule.nsd_tolerance == AbdomenMRDataModule.nsd_tolerance == millimetres
-    assert set(flare.ORGANS) == set(millimetres)
+    assert set(ORGANS) == set(millimetres)
 
 
 def test_the_authors_cells_are_taken_as_they_are(tmp_path: Path) -> None:

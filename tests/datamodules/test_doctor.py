@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.datamodules.doctor import __main__ as cli
-from src.datamodules.doctor import case as doctor_case
-from src.datamodules.doctor import examination
-from src.datamodules.doctor.contact_sheet import choose
-from src.datamodules.doctor.examination import examine_dataset
-from src.datamodules.doctor.quick import quick_check
-from src.datamodules.doctor.report import Report
-from src.datamodules.prepare import phantom_cells
-from src.planning.raw import DatasetError
-from src.run import ROOT
+from umamba.datamodules.doctor import __main__ as cli
+from umamba.datamodules.doctor import case as doctor_case
+from umamba.datamodules.doctor import examination
+from umamba.datamodules.doctor.contact_sheet import choose
+from umamba.datamodules.doctor.examination import examine_dataset
+from umamba.datamodules.doctor.quick import quick_check
+from umamba.datamodules.doctor.report import Report
+from umamba.datamodules.prepare import phantom_cells
+from umamba.locations import ROOT
+from umamba.raw.description import DatasetError
 
 SHAPE = (6, 10, 12)
 SPACING = (0.8, 0.9, 2.5)  # x, y, z
@@ -402,8 +402,8 @@ def test_an_examination_goes_on_where_it_stopped(dataset: Path, monkeypatch: pyt
 
 MEASURE = """
 import resource, sys
-from src.datamodules.doctor.case import examine
-from src.planning.raw import RawDataset
+from umamba.datamodules.doctor.case import examine
+from umamba.raw.dataset import RawDataset
 raw = RawDataset.open(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert not examine((raw.training_cases[0], "Tr"), raw).findings

@@ -12,8 +12,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.datamodules.prepare import phantom_cells
-from src.datamodules.prepare.cells import classes_to_instances, instances_to_classes, to_rgb8, write_cells
+from umamba.datamodules.prepare import phantom_cells
+from umamba.datamodules.prepare.cells import to_rgb8, write_cells
+from umamba.raw.instances import classes_to_instances, instances_to_classes
 
 
 def neighbours(row: int, column: int, shape: tuple[int, int]) -> list[tuple[int, int]]:

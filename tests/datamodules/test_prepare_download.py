@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.datamodules.prepare import decathlon
-from src.datamodules.prepare import download as download_module
-from src.datamodules.prepare.download import DownloadError, download, download_from_zenodo
-from src.datamodules.prepare.sources import check_count, find_files, opened, unpack
-from src.planning.raw import RawDataset
+from umamba.datamodules.prepare import decathlon
+from umamba.datamodules.prepare import download as download_module
+from umamba.datamodules.prepare.download import DownloadError, download, download_from_zenodo
+from umamba.datamodules.prepare.sources import check_count, find_files, opened, unpack
+from umamba.raw.dataset import RawDataset
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.datamodules.prepare import __main__ as cli
-from src.datamodules.prepare import phantom
-from src.datamodules.prepare.raw_layout import build_dataset
+from umamba.datamodules.prepare import __main__ as cli
+from umamba.datamodules.prepare import phantom
+from umamba.datamodules.prepare.raw_layout import build_dataset
 
 
 def test_a_volume_follows_from_seed_and_case() -> None:

@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import tifffile
 
-from src.datamodules.prepare import endovis, neurips_cells, nuclei
-from src.datamodules.prepare.cells import instances_to_classes, to_rgb8
-from src.datamodules.prepare.download import DownloadError
-from src.datamodules.splits import read_splits
-from src.planning.raw import DatasetError, RawDataset
-from src.planning.readers import read_images, read_label
+from umamba.datamodules.prepare import endovis, neurips_cells, nuclei
+from umamba.datamodules.prepare.cells import to_rgb8
+from umamba.datamodules.prepare.download import DownloadError
+from umamba.datamodules.splits import read_splits
+from umamba.raw.dataset import RawDataset
+from umamba.raw.description import DatasetError
+from umamba.raw.instances import instances_to_classes
+from umamba.raw.readers import read_images, read_label
 
 # ---- EndoVis 2017
 

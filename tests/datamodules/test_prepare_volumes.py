@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.datamodules.prepare import amos, decathlon, flare
-from src.planning.raw import DatasetError, RawDataset
+from umamba.datamodules.prepare import amos, decathlon, flare
+from umamba.raw.dataset import RawDataset
+from umamba.raw.description import DatasetError
 
 SHAPE = (3, 4, 5)
 

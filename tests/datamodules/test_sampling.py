@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.datamodules.sampling import EpochSampler, draw_start, is_forced, read_block
+from umamba.datamodules.sampling import EpochSampler, draw_start, is_forced, read_block
 
 
 @pytest.mark.parametrize(("batch_size", "forced"), [(2, [1]), (9, [6, 7, 8]), (12, [8, 9, 10, 11]), (3, [2])])

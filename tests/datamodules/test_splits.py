@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.datamodules.splits import make_splits, select_split
+from umamba.datamodules.splits import make_splits, select_split
 
 NAMES = [f"case_{i:03d}" for i in range(12)]
 # Validation cases of scikit-learn 1.9.1: KFold(5, shuffle=True, random_state=12345).split(range(n)).

@@ -14,17 +14,18 @@ from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 from pages import PAGES, ROOT, blocks, commands, inline_code, name_of
 
-from src.models.import_weights import ARGUMENTS
-from src.resolvers import register_resolvers
+from umamba.models.import_weights import ARGUMENTS
+from umamba.resolvers import register_resolvers
 
 CONFIGS = ROOT / "configs"
+SCRIPTS_OF_MODULES = {"eval.py": "src/evaluation/__main__.py", "predict.py": "src/inference/__main__.py"}
 CONFIG_NAME = re.compile(r"config_name=\"(\w+)\"")
 
 
 def source_of(words: list[str]) -> tuple[Path | None, list[str]]:
     """File that a command line runs, None if it is another package's; and the arguments after it."""
     if words[0] != "-m":
-        return ROOT / words[0], words[1:]
+        return ROOT / SCRIPTS_OF_MODULES.get(words[0], words[0]), words[1:]
     module, rest = words[1], words[2:]
     if module.split(".")[0] not in ("src", "umamba"):
         assert importlib.util.find_spec(module), module

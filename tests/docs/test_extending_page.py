@@ -20,9 +20,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pages import ROOT, blocks, commands
 
-from src.planning.raw import RawDataset
-from src.resolvers import register_resolvers
-from src.targets import check_config
+from umamba.raw.dataset import RawDataset
+from umamba.resolvers import register_resolvers
+from umamba.targets import check_config
 
 FILES = {block.title: block.text for block in blocks(ROOT / "docs" / "extending.md") if block.title}
 

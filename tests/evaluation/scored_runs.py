@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.evaluation.members import Member
-from src.evaluation.pairs import Pair
-from src.evaluation.record import run_record, save_record
+from umamba.evaluation.members import Member
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.record import run_record, save_record
 
 
 def make_run(

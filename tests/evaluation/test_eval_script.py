@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-script = importlib.import_module("eval")
+script = importlib.import_module("umamba.evaluation.__main__")
 
 
 def config(*overrides: str) -> DictConfig:

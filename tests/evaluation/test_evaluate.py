@@ -11,9 +11,9 @@ import SimpleITK as sitk
 import tifffile
 from skimage import io as skio
 
-from src.evaluation.evaluate import evaluate
-from src.evaluation.pairs import Pair, check_label_sets, pair_cases, pair_folders
-from src.planning.raw import RawCase
+from umamba.evaluation.evaluate import evaluate
+from umamba.evaluation.pairs import Pair, check_label_sets, pair_cases, pair_folders
+from umamba.raw.dataset import RawCase
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 SPACING = (2.5, 0.8, 0.8)  # z, y, x

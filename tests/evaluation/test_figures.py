@@ -11,11 +11,11 @@ import SimpleITK as sitk
 from lightning.pytorch.loggers import WandbLogger
 from skimage import io as skio
 
-from src.evaluation.evaluate import evaluate
-from src.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
-from src.evaluation.pairs import Pair
-from src.evaluation.test_set import log_scores
-from src.evaluation.wandb_table import log_predictions
+from umamba.evaluation.evaluate import evaluate
+from umamba.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.score_run import log_scores
+from umamba.evaluation.wandb_table import log_predictions
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.datamodules.custom import CustomDataModule
-from src.evaluation.held_out import cases_of_training, choose_cases, fingerprint
-from src.evaluation.members import Member
+from umamba.datamodules.custom import CustomDataModule
+from umamba.evaluation.held_out import cases_of_training, choose_cases, fingerprint
+from umamba.evaluation.members import Member
 
 
 def write_case(folder: Path, name: str, split: str, labelled: bool = True, seed: int | None = None) -> None:

@@ -17,11 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.evaluation import gather
-from src.evaluation.identity import facts_of, name_apart
-from src.evaluation.pairs import Pair
-from src.evaluation.record import content_of, read_record
-from src.evaluation.report import make_report
+from umamba.evaluation.identity import facts_of, name_apart
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.record import content_of, read_record
+from umamba.evaluation.report import runs as gather
+from umamba.evaluation.report.__main__ import make_report
 
 _spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
 scored_runs = importlib.util.module_from_spec(_spec)
@@ -30,7 +30,7 @@ make_run = scored_runs.make_run
 
 
 def network(**arguments) -> dict:
-    return {"model": {"network": {"_target_": "src.models.umamba.UMamba", **arguments}}}
+    return {"model": {"network": {"_target_": "umamba.models.umamba.UMamba", **arguments}}}
 
 
 def names(folder: Path) -> set[tuple[str, str, str]]:
@@ -65,7 +65,7 @@ def test_another_training_is_another_network(tmp_path, config):
         {"trainer": {"max_epochs": 2, "precision": "32-true", "devices": 4, "default_root_dir": "x",
                      "accumulate_grad_batches": 1}},
         {"logger": {"wandb": {"_target_": "x"}}, "paths": {"raw": "y"}, "run_dir": "z", "optimizer": None},
-        {"callbacks": {"cost": {"_target_": "src.callbacks.cost.Cost", "folder": "x"}, "progress": None}},
+        {"callbacks": {"cost": {"_target_": "umamba.callbacks.cost.Cost", "folder": "x"}, "progress": None}},
     ],
 )  # fmt: skip
 def test_where_and_how_it_ran_makes_no_other_network(tmp_path, config):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from src.evaluation.instances import match_at_thresholds, match_instances
-from src.evaluation.standard import score_instances
+from umamba.evaluation.instances import match_at_thresholds, match_instances
+from umamba.evaluation.standard import score_instances
 
 
 def grid_of_cells(side: int, size: int, shift: int = 0) -> np.ndarray:

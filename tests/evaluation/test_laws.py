@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from src.evaluation.overlap import count_overlap
-from src.evaluation.pairs import pair_folders
-from src.evaluation.postprocessing import Rule, apply_rules, keep_largest
-from src.planning.description import DatasetDescription
+from umamba.evaluation.overlap import count_overlap
+from umamba.evaluation.pairs import pair_folders
+from umamba.evaluation.postprocessing import Rule, apply_rules, keep_largest
+from umamba.raw.description import DatasetDescription
 
 names = st.sets(st.text("abcAB012_ ()äé.-", min_size=1, max_size=6).filter(lambda n: n[0] != "."), max_size=5)
 maps = arrays(np.int16, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(0, 3))

@@ -9,12 +9,13 @@ import pytest
 import tifffile
 from skimage import io as skio
 
-from src.evaluation.evaluate import abdomen_labels, evaluate
-from src.evaluation.instances import match_instances
-from src.evaluation.pairs import Pair
-from src.evaluation.paper import ABDOMEN_TOLERANCES, score_abdomen, score_cells, score_endoscopy
-from src.evaluation.surface import surface_distances
-from src.evaluation.tables import class_table, in_all
+from umamba.evaluation.evaluate import abdomen_labels, evaluate
+from umamba.evaluation.instances import match_instances
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.paper import score_abdomen, score_cells, score_endoscopy
+from umamba.evaluation.surface import surface_distances
+from umamba.evaluation.tables import class_table, in_all
+from umamba.raw.organs import ABDOMEN_TOLERANCES
 
 ORGANS = {name: index for index, name in enumerate(ABDOMEN_TOLERANCES, start=1)}
 
@@ -132,8 +133,8 @@ def test_cells_are_rounded():
 
 
 def test_large_images_of_cells_are_cut_into_tiles(monkeypatch):
-    monkeypatch.setattr("src.evaluation.paper.WHOLE_IMAGE_PIXELS", 60 * 60)
-    monkeypatch.setattr("src.evaluation.paper.TILE", 40)
+    monkeypatch.setattr("umamba.evaluation.paper.WHOLE_IMAGE_PIXELS", 60 * 60)
+    monkeypatch.setattr("umamba.evaluation.paper.TILE", 40)
     # A cell cut by the border between the tiles is lost, one at the far edge of the image is not: the padding keeps
     # the frame away. In the tile without prediction nothing counts as missed.
     reference = squares((10, 36), (10, 10), (50, 10), (10, 51))
@@ -166,7 +167,7 @@ def test_a_damaged_image_of_cells_is_an_error_and_not_dropped(tmp_path):
     content = (tmp_path / "prediction.tif").read_bytes()
     (tmp_path / "prediction.tif").write_bytes(content[: len(content) // 2])
     pair = Pair(case="a", prediction=tmp_path / "prediction.tif", reference=tmp_path / "reference.tif")
-    with pytest.raises(ValueError, match=r"prediction\.tif cannot be read"):
+    with pytest.raises(ValueError, match=r"prediction\.tif has .* it is cut off"):
         evaluate([pair], {"background": 0, "cell": 1}, task="instances", protocol="paper", instance_predictions=True)
 
 

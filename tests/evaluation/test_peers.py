@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from src.evaluation.instances import match_instances
-from src.evaluation.overlap import count_overlap
-from src.evaluation.standard import score_semantic
-from src.evaluation.surface import surface_distances
-from src.planning.readers import read_label
+from umamba.evaluation.instances import match_instances
+from umamba.evaluation.overlap import count_overlap
+from umamba.evaluation.standard import score_semantic
+from umamba.evaluation.surface import surface_distances
+from umamba.raw.readers import read_label
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 SCORES = json.loads((GOLDEN / "evaluation.json").read_text())
@@ -63,7 +63,7 @@ def cube(shape: tuple[int, ...], start: tuple[int, ...], size: tuple[int, ...]) 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("tree_cost", [0, 25, 10**9])  # always the tree, as usual, always the distance transform
 def test_random_blobs_agree_with_deepmind(deepmind, shape, spacing, seed, tree_cost, monkeypatch):
-    monkeypatch.setattr("src.evaluation.surface.TREE_COST", tree_cost)
+    monkeypatch.setattr("umamba.evaluation.surface.TREE_COST", tree_cost)
     reference, prediction = blobs(seed, shape), blobs(seed + 100, shape, 0.2)
     theirs = deepmind.compute_surface_distances(reference, prediction, spacing)
     ours = surface_distances(reference, prediction, spacing)

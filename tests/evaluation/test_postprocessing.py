@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from src.evaluation.pairs import Pair
-from src.evaluation.postprocessing import (
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.postprocessing import (
     apply_rules,
     fit_rules,
     keep_largest,
@@ -17,7 +17,7 @@ from src.evaluation.postprocessing import (
     postprocess_pairs,
     save_rules,
 )
-from src.planning.readers import read_label
+from umamba.raw.readers import read_label
 
 LABELS = {"background": 0, "liver": 1, "vessels": 2}
 

@@ -15,10 +15,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from src.evaluation import gather, report_tables
-from src.evaluation.pairs import Pair
-from src.evaluation.record import run_cost
-from src.evaluation.report import make_report
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.record import run_cost
+from umamba.evaluation.report import runs as gather
+from umamba.evaluation.report import tables as report_tables
+from umamba.evaluation.report.__main__ import make_report
 
 _spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
 scored_runs = importlib.util.module_from_spec(_spec)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from src.evaluation.surface import surface_distances
+from umamba.evaluation.surface import surface_distances
 
 
 def blobs(seed: int, shape: tuple[int, ...], share: float = 0.3) -> np.ndarray:

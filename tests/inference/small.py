@@ -9,10 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from src.models.unet import PlainConvUNet
-from src.planning.plan import Configuration, Intensities, Plan
+from umamba.models.unet import PlainConvUNet
+from umamba.planning.configuration import Configuration
+from umamba.planning.intensities import Intensities
+from umamba.planning.plan import Plan
 
-MIRROR = {"_target_": "src.datamodules.augmentation.spatial.RandomMirror"}
+MIRROR = {"_target_": "umamba.datamodules.augmentation.spatial.RandomMirror"}
 
 
 def make_plan(
@@ -76,7 +78,7 @@ def save_checkpoint(path: Path, plan: Plan, *, config: dict[str, Any] | None = N
         strides=configuration.strides,
     )
     model = {
-        "network": {"_target_": "src.models.unet.PlainConvUNet", "_partial_": True},
+        "network": {"_target_": "umamba.models.unet.PlainConvUNet", "_partial_": True},
         "deep_supervision": True,
         "precision": None,
     }

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from src.inference.folders import cases_in_folder, check_apart
-from src.planning.raw import DatasetError
+from umamba.inference.folders import cases_in_folder, check_apart
+from umamba.raw.description import DatasetError
 
 
 def touch(folder: Path, *names: str) -> Path:

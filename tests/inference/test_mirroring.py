@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from src.inference.mirroring import trained_mirror_axes
+from umamba.inference.mirroring import trained_mirror_axes
 
-RANDOM_MIRROR = {"_target_": "src.datamodules.augmentation.spatial.RandomMirror"}
+RANDOM_MIRROR = {"_target_": "umamba.datamodules.augmentation.spatial.RandomMirror"}
 RANDOM_FLIP = {"_target_": "torchio.RandomFlip"}
 
 

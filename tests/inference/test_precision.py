@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 
-from src.inference import precision as module
-from src.inference.precision import autocast_dtype, trained_precision
+from umamba.inference import precision as module
+from umamba.inference.precision import autocast_dtype, trained_precision
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 

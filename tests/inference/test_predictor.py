@@ -13,13 +13,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from src.inference import predictor as module
-from src.inference.folders import cases_in_folder
-from src.inference.predictor import CasesFailedError, Member, Predictor
-from src.machine import free_memory
-from src.planning.raw import RawCase
-from src.run import ROOT
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
+from umamba.inference import predictor as module
+from umamba.inference.folders import cases_in_folder
+from umamba.inference.predictor import CasesFailedError, Member, Predictor
+from umamba.locations import ROOT
+from umamba.machine import free_memory
+from umamba.raw.dataset import RawCase
 
 
 class Constant(torch.nn.Module):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.inference.sliding_window import (
+from umamba.inference.sliding_window import (
     ensemble,
     gaussian_weights,
     mirrored,

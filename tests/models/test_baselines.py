@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.models.baselines import segresnet, swinunetr, unetr
+from umamba.models.baselines import segresnet, swinunetr, unetr
 
 SMALL = {  # own arguments that make each network small
     segresnet: {"init_filters": 8},

@@ -8,14 +8,16 @@ import logging
 import pytest
 import torch
 
-from src.models.baselines import segresnet
-from src.models.build import build_network, check_planned_blocks
-from src.models.umamba import UMamba
-from src.models.unet import PlainConvUNet, ResidualEncoderUNet
-from src.planning.description import DatasetDescription
-from src.planning.fingerprint import Fingerprint
-from src.planning.plan import Intensities, Plan
-from src.planning.planner import PlannerOptions, plan_dataset
+from umamba.models.baselines import segresnet
+from umamba.models.build import build_network, check_planned_blocks
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.intensities import Intensities
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset
+from umamba.raw.description import DatasetDescription
 
 STATISTICS = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
 

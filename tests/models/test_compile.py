@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.models.baselines import segresnet, swinunetr, unetr
-from src.models.umamba import UMamba
-from src.models.unet import PlainConvUNet, ResidualEncoderUNet
+from umamba.models.baselines import segresnet, swinunetr, unetr
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 
 TOPOLOGY = {
     "spatial_dims": 3,

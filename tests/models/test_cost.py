@@ -12,10 +12,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import networks as benchmark  # noqa: E402
-from src.models.cost import activation_bytes, count_flops, count_parameters  # noqa: E402
-from src.models.mamba.block import Mamba  # noqa: E402
-from src.models.umamba import UMamba  # noqa: E402
-from src.models.unet import PlainConvUNet  # noqa: E402
+from umamba.models.cost import activation_bytes, count_flops, count_parameters  # noqa: E402
+from umamba.models.mamba.block import Mamba  # noqa: E402
+from umamba.models.umamba import UMamba  # noqa: E402
+from umamba.models.unet import PlainConvUNet  # noqa: E402
 
 
 def test_flops_of_a_small_unet_by_hand() -> None:

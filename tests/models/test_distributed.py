@@ -11,8 +11,8 @@ from test_compile import NETWORKS, TOPOLOGY
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from src.models.losses import DeepSupervision, DiceCELoss
-from src.models.umamba import UMamba
+from umamba.models.losses import DeepSupervision, DiceCELoss
+from umamba.models.umamba import UMamba
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_one_file_and_one_yaml(code: str, config: str, tmp_path: Path, monkeypat
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, module_name, module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(f"src.models.mamba.{module_name.rsplit('.', 1)[1]}", module, raising=False)
+    monkeypatch.setattr(f"umamba.models.mamba.{module_name.rsplit('.', 1)[1]}", module, raising=False)
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / Path(config).name).write_text(files[config])

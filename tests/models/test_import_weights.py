@@ -16,11 +16,11 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from src.inference.checkpoint import load_checkpoint, network_from_checkpoint
-from src.inference.mirroring import trained_mirror_axes
-from src.models.import_weights import convert_state_dict, import_checkpoint, main, read_checkpoint, recognize
-from src.models.umamba import UMamba
-from src.models.unet import PlainConvUNet, ResidualEncoderUNet
+from umamba.inference.mirroring import trained_mirror_axes
+from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
+from umamba.models.import_weights import convert_state_dict, import_checkpoint, main, read_checkpoint, recognize
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 
 GOLDEN = Path(__file__).parents[1] / "golden"  # networks.md there says what made each file
 FILES = ("resenc_a3", "nnunet_a3", "paper_bot_a2", "paper_enc_a3", "repo_bot_a2", "repo_enc_a2", "repo_enc_a3")
@@ -187,7 +187,7 @@ def arguments_for(folder: Path, **changes: str) -> list[str]:
 
 
 def test_command_writes_a_checkpoint_that_gives_the_same_network(trained: Path) -> None:
-    command = [sys.executable, "-m", "src.models.import_weights", *arguments_for(trained)]
+    command = [sys.executable, "-m", "umamba.models.import_weights", *arguments_for(trained)]
     subprocess.run(command, check=True)
     assert [path.name for path in (trained / "imported").iterdir()] == ["bot.ckpt"]
     checkpoint = load_checkpoint(trained / "imported" / "bot.ckpt")

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.models.losses import (
-    DeepSupervision,
-    DiceCELoss,
-    deep_supervision_weights,
-    resample_label,
-    soft_dice,
-)
-from src.models.pseudo_dice import PseudoDice
+from umamba.models.losses import DeepSupervision, DiceCELoss, deep_supervision_weights, resample_label, soft_dice
+from umamba.models.pseudo_dice import PseudoDice
 
 
 def reference_loss(logits: np.ndarray, label: np.ndarray, batch_dice: bool) -> float:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from src.models.mamba.block import Mamba
-from src.models.mamba.gated_conv import GatedConv
-from src.models.mamba.layer import ORDERS, MambaLayer
-from src.models.mamba.orders import AxisScan, bidirectional, tri_oriented
-from src.models.mamba.ssd import SSD, chunked_scan
+from umamba.models.mamba.block import Mamba
+from umamba.models.mamba.gated_conv import GatedConv
+from umamba.models.mamba.layer import ORDERS, MambaLayer
+from umamba.models.mamba.orders import AxisScan, bidirectional, tri_oriented
+from umamba.models.mamba.ssd import SSD, chunked_scan
 
 shapes = st.lists(st.integers(1, 4), min_size=2, max_size=3).map(tuple)
 

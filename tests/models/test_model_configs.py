@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.models.baselines import SingleOutputNetwork
-from src.models.umamba import UMamba
-from src.models.unet import PlainConvUNet, ResidualEncoderUNet
+from umamba.models.baselines import SingleOutputNetwork
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODELS = {
@@ -93,7 +93,7 @@ def test_mixer_and_order_are_chosen_by_config() -> None:
     overrides = (
         "model.network.mamba=[0,2]",
         "model.network.order=bidirectional",
-        "model.network.mixer={_target_: src.models.mamba.block.Mamba, _partial_: true, d_state: 8}",
+        "model.network.mixer={_target_: umamba.models.mamba.block.Mamba, _partial_: true, d_state: 8}",
     )
     network = build(compose_model("umamba_enc", *overrides))
     layers = [stage.mamba for stage in network.encoder_stages if hasattr(stage, "mamba")]

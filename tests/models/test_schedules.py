@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 
-from src.models.schedules import cosine, poly
+from umamba.models.schedules import cosine, poly
 
 
 class Tiny(L.LightningModule):

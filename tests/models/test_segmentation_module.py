@@ -6,15 +6,17 @@ import lightning as L
 import pytest
 import torch
 
-from src.inference.checkpoint import network_from_checkpoint
-from src.models.schedules import poly
-from src.models.segmentation_module import SegmentationModule
-from src.models.umamba import UMamba
-from src.models.unet import PlainConvUNet
-from src.planning.fingerprint import Fingerprint
-from src.planning.plan import Intensities, Plan
-from src.planning.planner import PlannerOptions, plan_dataset
-from src.planning.raw import DatasetDescription
+from umamba.models.checkpoint import network_from_checkpoint
+from umamba.models.schedules import poly
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.intensities import Intensities
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset
+from umamba.raw.description import DatasetDescription
 
 NETWORKS = {
     "umamba_enc": functools.partial(UMamba, mamba="encoder"),
@@ -78,10 +80,10 @@ def test_every_parameter_gets_a_gradient(plan: Plan, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["umamba_enc", "nnunet"])
 def test_two_patches_are_overfitted_and_the_checkpoint_rebuilds_the_network(plan: Plan, name: str, tmp_path) -> None:
-    config = {"model": {"network": {"_target_": "src.models.unet.PlainConvUNet", "_partial_": True}}}
+    config = {"model": {"network": {"_target_": "umamba.models.unet.PlainConvUNet", "_partial_": True}}}
     config["model"]["deep_supervision"] = True
     if name == "umamba_enc":
-        config["model"]["network"] |= {"_target_": "src.models.umamba.UMamba", "mamba": "encoder"}
+        config["model"]["network"] |= {"_target_": "umamba.models.umamba.UMamba", "mamba": "encoder"}
     module = make_module(plan, name, {"config": config})
     torch.manual_seed(1)
     sample = batch()

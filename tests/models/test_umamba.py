@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.models.blocks import ResidualBlock
-from src.models.mamba.layer import MambaLayer
-from src.models.umamba import UMamba, blocks_per_stage, mamba_stages
-from src.models.unet import PlainConvUNet
+from umamba.models.blocks import ResidualBlock
+from umamba.models.mamba.layer import MambaLayer
+from umamba.models.umamba import UMamba, blocks_per_stage, mamba_stages
+from umamba.models.unet import PlainConvUNet
 
 
 def topology(spatial_dims: int = 2, features: tuple[int, ...] = (4, 6, 8), **changes: object) -> dict:
@@ -259,7 +259,7 @@ def test_input_with_one_position_left_at_the_bottleneck_is_refused() -> None:
 
 def test_importing_needs_torch_alone() -> None:
     code = (
-        "import sys, src.models.umamba;"
+        "import sys, umamba.models.umamba;"
         "print([m for m in ('lightning', 'hydra', 'monai', 'omegaconf', 'SimpleITK', 'blosc2') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

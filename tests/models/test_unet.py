@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.models.blocks import ResidualBlock
-from src.models.unet import PlainConvUNet, ResidualEncoderUNet
+from umamba.models.blocks import ResidualBlock
+from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 
 FLAT = {"kernel_sizes": ((1, 3, 3), 3, 3), "strides": (1, (1, 2, 2), 2)}
 

@@ -17,13 +17,15 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from src.planning.fingerprint import Fingerprint
-from src.planning.nnunet_plans import load_plan
-from src.planning.plan import Configuration, Plan
-from src.planning.planner import PlannerOptions, plan_dataset
-from src.planning.prepare import prepare
-from src.planning.preprocess import invert_logits
-from src.planning.raw import RawDataset
+from umamba.planning.configuration import Configuration
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.nnunet_plans import load_plan
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset
+from umamba.planning.prepare import prepare
+from umamba.planning.preprocess import invert_logits
+from umamba.raw.dataset import RawDataset
 
 STATISTICS, ARRAYS = 1e-6, 1e-4
 PLAN_FILES = {"default": "nnUNetPlans", "resenc_m": "nnUNetResEncUNetMPlans", "resenc_l": "nnUNetResEncUNetLPlans"}

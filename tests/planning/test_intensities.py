@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.planning.intensities import draw, order_statistic, statistics
+from umamba.planning.intensities import draw, order_statistic, statistics
 
 
 @pytest.mark.parametrize("num_samples", [1, 1000, 3_000_000])

@@ -9,12 +9,14 @@ import math
 
 import pytest
 
-from src.planning.fingerprint import Fingerprint
-from src.planning.nnunet_plans import load_plan
-from src.planning.plan import Intensities, Plan
-from src.planning.plan_checks import PlanError
-from src.planning.planner import PlannerOptions, plan_dataset
-from src.planning.raw import DatasetDescription, DatasetError
+from umamba.planning.configuration import PlanError
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.intensities import Intensities
+from umamba.planning.nnunet_plans import load_plan
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset
+from umamba.raw.description import DatasetDescription, DatasetError
 
 STATISTICS = {
     "mean": 80.0, "median": 70.0, "std": 20.0, "min": -9.0, "max": 300.0, "percentile_00_5": 1.5,
@@ -153,7 +155,7 @@ def test_a_wrong_plan_is_named_with_its_file(content, tmp_path, key, value, mess
 
 
 def test_files_that_are_no_plan(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no plan at .*plan.json. Make one with: python -m src.planning"):
+    with pytest.raises(FileNotFoundError, match="no plan at .*plan.json. Make one with: python -m umamba.planning"):
         Plan.load(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(PlanError, match="plan.json: "):

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.planning.fingerprint import Fingerprint
-from src.planning.memory import plain_unet_cost, residual_unet_cost
-from src.planning.plan import Intensities, Plan
-from src.planning.planner import PRESETS, PlannerOptions, plan_dataset, target_spacing
-from src.planning.raw import DatasetDescription
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.intensities import Intensities
+from umamba.planning.memory import plain_unet_cost, residual_unet_cost
+from umamba.planning.options import PRESETS, PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset, target_spacing
+from umamba.raw.description import DatasetDescription
 
 STATISTICS = Intensities(
     mean=100.0, median=90.0, std=30.0, min=-50.0, max=400.0, percentile_00_5=-20.0, percentile_99_5=300.0

@@ -14,12 +14,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from raw_data import make_dataset
 
-from src.planning import intensities
-from src.planning.__main__ import make_plan, planner_options
-from src.planning.fingerprint import Fingerprint
-from src.planning.plan import Intensities, Plan
-from src.planning.planner import PlannerOptions
-from src.planning.summary import memory_estimate
+from umamba.planning import intensities
+from umamba.planning.__main__ import make_plan, planner_options
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.intensities import Intensities
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.summary import memory_estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 STATISTICS = Intensities(mean=0, median=0, std=1, min=-3, max=3, percentile_00_5=-2, percentile_99_5=2)
@@ -27,7 +28,7 @@ STATISTICS = Intensities(mean=0, median=0, std=1, min=-3, max=3, percentile_00_5
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "src.planning", *arguments],
+        [sys.executable, "-m", "umamba.planning", *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         capture_output=True,
@@ -118,7 +119,7 @@ def test_options_of_the_data_config_hold_unless_overridden():
         ((), "Nothing to plan. Give data=<name>"),
         (("fingerprint=x.json",), "Nothing to plan"),
         (("fingerprint=x.json", "dataset_json=dataset.json"), "There is no fingerprint at x.json"),
-        (("data=hippocampus", "paths.raw=nowhere", "paths.root=x"), "python -m src.datamodules.prepare"),
+        (("data=hippocampus", "paths.raw=nowhere", "paths.root=x"), "python -m umamba.datamodules.prepare"),
     ],
 )
 def test_what_cannot_be_planned_is_said(nnunet_files, monkeypatch, overrides, message):

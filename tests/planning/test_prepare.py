@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 from raw_data import blobs, make_dataset, make_pictures, write_volume
 
-from src.planning import intensities, locking, parallel
-from src.planning import prepare as module
-from src.planning import store as store_module
-from src.planning.parallel import fitting_workers, map_cases
-from src.planning.plan import Plan
-from src.planning.plan_checks import PlanError
-from src.planning.planner import PlannerOptions
-from src.planning.prepare import prepare, prepare_plan
-from src.planning.raw import DatasetError, RawDataset
-from src.planning.store import Store
+from umamba import parallel
+from umamba.parallel import fitting_workers, map_cases
+from umamba.planning import intensities, locking
+from umamba.planning import prepare as module
+from umamba.planning import store as store_module
+from umamba.planning.configuration import PlanError
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.prepare import prepare, prepare_plan
+from umamba.planning.store import Store
+from umamba.raw.dataset import RawDataset
+from umamba.raw.description import DatasetError
 
 SMALL = PlannerOptions(base_features=8)
 

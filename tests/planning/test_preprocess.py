@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.transform import resize
 
-from src.planning.cropping import crop_to_nonzero
-from src.planning.fingerprint import Fingerprint
-from src.planning.normalization import SCHEMES
-from src.planning.plan import Intensities, Plan
-from src.planning.planner import PlannerOptions, plan_dataset
-from src.planning.preprocess import class_locations, invert_logits, preprocess_case
-from src.planning.raw import DatasetDescription
-from src.planning.readers import Geometry
-from src.planning.resampling import nearest_index, resample_image, resample_label, separate_axis
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.intensities import Intensities
+from umamba.planning.normalization import SCHEMES
+from umamba.planning.options import PlannerOptions
+from umamba.planning.plan import Plan
+from umamba.planning.planner import plan_dataset
+from umamba.planning.preprocess import class_locations, invert_logits, preprocess_case
+from umamba.planning.resampling import nearest_index, resample_image, resample_label, separate_axis
+from umamba.raw.cropping import crop_to_nonzero
+from umamba.raw.description import DatasetDescription
+from umamba.raw.readers import Geometry
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 sizes = st.integers(1, 17)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from raw_data import blobs, make_dataset, write_volume
 
-from src.planning import intensities
-from src.planning import prepare as module
-from src.planning import stores as stores_module
-from src.planning.plan_checks import PlanError
-from src.planning.planner import PlannerOptions
-from src.planning.prepare import prepare, prepare_plan
-from src.planning.raw import DatasetError
-from src.planning.store import Store, remove_case
+from umamba.planning import intensities
+from umamba.planning import prepare as module
+from umamba.planning import stores as stores_module
+from umamba.planning.configuration import PlanError
+from umamba.planning.options import PlannerOptions
+from umamba.planning.prepare import prepare, prepare_plan
+from umamba.planning.store import Store, remove_case
+from umamba.raw.description import DatasetError
 
 SMALL = PlannerOptions(base_features=8)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.run.provenance import ROOT
+from umamba.locations import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 TINY = [

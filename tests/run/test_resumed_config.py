@@ -14,14 +14,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from src.resolvers import register_resolvers
-from src.run.compare import ResumeError
-from src.run.folder import Run, open_run
-from src.run.lock import RunInUseError, locked_run
-from src.run.provenance import ROOT, git_revision
-from src.run.resume import check_data
-from src.run.sweep import quoted
 from tests.inference.small import make_plan
+from umamba.locations import ROOT
+from umamba.resolvers import register_resolvers
+from umamba.run.compare import ResumeError
+from umamba.run.folder import Run, open_run
+from umamba.run.lock import RunInUseError, locked_run
+from umamba.run.provenance import git_revision
+from umamba.run.resume import check_data
+from umamba.run.sweep import quoted
 
 
 @contextmanager
@@ -188,7 +189,7 @@ def test_a_run_from_before_a_trainer_argument_was_listed_goes_on(tmp_path: Path)
 
 
 def test_a_second_training_in_the_folder_is_told_who_has_it(tmp_path: Path) -> None:
-    code = "import sys, pathlib\nfrom src.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
+    code = "import sys, pathlib\nfrom umamba.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
     code += "    print('held', flush=True); sys.stdin.read()"
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -203,7 +204,9 @@ def test_a_second_training_in_the_folder_is_told_who_has_it(tmp_path: Path) -> N
 
 
 def test_a_killed_holder_is_no_obstacle_and_what_it_was_writing_is_cleared(tmp_path: Path) -> None:
-    code = "import os, sys, pathlib\nfrom src.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
+    code = (
+        "import os, sys, pathlib\nfrom umamba.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
+    )
     code += "    (pathlib.Path(sys.argv[1]) / '.writing-1-last.ckpt').touch()\n    os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
     assert (tmp_path / ".holder.json").is_file() and (tmp_path / ".writing-1-last.ckpt").is_file()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from src.callbacks.atomic_checkpoint import AtomicCheckpointIO
-from src.callbacks.stop_on_signal import StopOnSignal
-from src.datamodules.sampling import EpochSampler
-from src.run import stop
+from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.datamodules.sampling import EpochSampler
+from umamba.run import stop
+from umamba.run.stop_on_signal import StopOnSignal
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 STEPS, EPOCHS = 4, 3
@@ -69,7 +69,7 @@ class Data(L.LightningDataModule):
         self.workers = workers
 
     def train_dataloader(self) -> DataLoader:
-        from src.datamodules.base import _progress
+        from umamba.datamodules.base import _progress
 
         epoch, done = _progress(self.trainer)
         sampler = EpochSampler(num_batches=STEPS, batch_size=2, rank=0, world_size=1, advance=True, skip_batches=done)

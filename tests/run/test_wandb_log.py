@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from src.run import wandb_logger
-from src.run.provenance import ROOT
+from umamba.locations import ROOT
+from umamba.run.wandb_log import wandb_logger
 
 
 def test_wandb_is_offline_without_a_key(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
-    monkeypatch.setattr("src.run.wandb_log.has_wandb_key", lambda: False)
+    monkeypatch.setattr("umamba.run.wandb_log.has_wandb_key", lambda: False)
     with caplog.at_level(logging.WARNING):
         logger = wandb_logger(project="p", save_dir=str(tmp_path))
     assert logger._offline and "wandb sync" in caplog.text
@@ -32,8 +32,8 @@ def test_a_resumed_run_continues_its_own_record(tmp_path: Path, monkeypatch) -> 
 UNREACHABLE = """
 import logging, sys, time
 logging.basicConfig(level=logging.WARNING)
-from src.run import wandb_logger
-import src.run.wandb_log as module
+from umamba.run import wandb_logger
+import umamba.run.wandb_log as module
 logger = wandb_logger(project="p", save_dir=sys.argv[1])
 started = time.monotonic()
 logger.log_metrics({"train/loss": 1.0}, step=0)

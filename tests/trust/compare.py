@@ -13,7 +13,7 @@ import pandas as pd
 import SimpleITK as sitk
 import torch
 
-from src.files import UNFINISHED
+from umamba.files import UNFINISHED
 
 
 def same_run(found: Path, expected: Path) -> None:

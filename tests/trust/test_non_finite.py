@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from plant import PLACES, Plant
 
-from src.callbacks.finite_watch import FiniteWatch
-from src.models.schedules import poly
-from src.models.segmentation_module import SegmentationModule
-from src.models.umamba import UMamba
-from src.planning.plan import Plan
+from umamba.callbacks.finite_watch import FiniteWatch
+from umamba.models.schedules import poly
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.models.umamba import UMamba
+from umamba.planning.plan import Plan
 
 STEPS, PATIENCE = 30, 5  # per epoch; steps in a row before the training stops
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

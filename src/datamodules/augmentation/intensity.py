@@ -8,7 +8,7 @@ import torch
 import torchio as tio
 from torchio.transforms.augmentation import RandomTransform
 
-from src.datamodules.augmentation.draws import around_one
+from umamba.datamodules.augmentation.draws import around_one
 
 _SMALL = 1e-8  # keeps the ratio finite for a constant channel
 

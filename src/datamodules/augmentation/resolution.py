@@ -12,8 +12,8 @@ import torchio as tio
 from torch.nn.functional import interpolate
 from torchio.transforms.augmentation import RandomTransform
 
-from src.datamodules.augmentation.draws import coin, uniform
-from src.datamodules.augmentation.spatial import is_anisotropic
+from umamba.datamodules.augmentation.draws import coin, uniform
+from umamba.datamodules.augmentation.spatial import is_anisotropic
 
 
 class _RandomPerChannel(RandomTransform, tio.IntensityTransform):

@@ -11,8 +11,8 @@ import torch
 import torchio as tio
 from torchio.transforms.augmentation import RandomTransform
 
-from src.datamodules.augmentation.draws import around_one, coin, uniform
-from src.datamodules.augmentation.resampling import affine_image, affine_label, centre_crop
+from umamba.datamodules.augmentation.draws import around_one, coin, uniform
+from umamba.datamodules.augmentation.resampling import affine_image, affine_label, centre_crop
 
 ANISOTROPY = 3.0  # nnU-Net's: a patch with a first axis shorter than the longest by more than this is rotated in plane
 _SMALLEST_SCALE = 0.85  # nnU-Net enlarges the patch for this scale, not for the smallest that is drawn

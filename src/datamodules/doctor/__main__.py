@@ -1,6 +1,6 @@
 """Examine a raw data set before it costs a training run.
 
-python -m src.datamodules.doctor data=custom data.dataset_dir=raw/Dataset123_Mine
+python -m umamba.datamodules.doctor data=custom data.dataset_dir=raw/Dataset123_Mine
 
 Exit code: 0 nothing that stops a training, 1 errors, 2 no data set to examine.
 """
@@ -15,15 +15,15 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.datamodules.doctor.contact_sheet import contact_sheet
-from src.datamodules.doctor.examination import examine_dataset
-from src.resolvers import register_resolvers
-from src.run import ROOT
+from umamba.datamodules.doctor.contact_sheet import contact_sheet
+from umamba.datamodules.doctor.examination import examine_dataset
+from umamba.locations import CONFIGS
+from umamba.resolvers import register_resolvers
 
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="doctor")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="doctor")
 def main(cfg: DictConfig) -> None:
     console = Console()
     output = Path(cfg.output)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.datamodules.doctor.case import CaseFacts
-from src.planning.checks import Finding
-from src.planning.raw import DatasetDescription
+from umamba.datamodules.doctor.case import CaseFacts
+from umamba.raw.checks import Finding
+from umamba.raw.description import DatasetDescription
 
 SPACING_FACTOR = 3.0  # from the median of the cases, per axis
 SIZE_FACTOR = 3.0

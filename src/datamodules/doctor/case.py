@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from src.planning.checks import Finding, LoadedCase, load_and_check
-from src.planning.raw import DatasetDescription, RawCase
-from src.planning.readers import Geometry, is_picture, read_geometry
+from umamba.raw.checks import Finding, LoadedCase, load_and_check
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetDescription
+from umamba.raw.readers import Geometry, is_picture, read_geometry
 
 VERSION = 1  # of these checks: raise it when one changes, and every case is examined anew
 ORIGIN_TOLERANCE = 0.1  # voxel edges: headers round far below that, a shift that matters is far above

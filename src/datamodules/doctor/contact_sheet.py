@@ -14,11 +14,12 @@ from matplotlib.patches import Patch
 from skimage.segmentation import find_boundaries
 from skimage.transform import resize
 
-from src.datamodules.doctor.case import CaseFacts
-from src.datamodules.doctor.report import Report
-from src.files import atomic_file
-from src.planning.raw import DatasetDescription, DatasetError, RawCase
-from src.planning.readers import read_images, read_label
+from umamba.datamodules.doctor.case import CaseFacts
+from umamba.datamodules.doctor.report import Report
+from umamba.files import atomic_file
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.readers import read_images, read_label
 
 TILES, COLUMNS = 24, 6
 PIXELS = 256  # longest edge of a tile

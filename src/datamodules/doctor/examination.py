@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
 
-from src.datamodules.doctor.across import compare_cases
-from src.datamodules.doctor.case import GEOMETRY_KINDS, CaseFacts, case_key, examine
-from src.datamodules.doctor.repair import repair_label
-from src.datamodules.doctor.report import Report
-from src.files import atomic_file
-from src.planning.checks import Finding
-from src.planning.parallel import map_cases, track
-from src.planning.raw import DatasetDescription, DatasetError, RawCase, RawDataset, pair_files, test_split
+from umamba.datamodules.doctor.across import compare_cases
+from umamba.datamodules.doctor.case import GEOMETRY_KINDS, CaseFacts, case_key, examine
+from umamba.datamodules.doctor.repair import repair_label
+from umamba.datamodules.doctor.report import Report
+from umamba.files import atomic_file
+from umamba.parallel import map_cases, track
+from umamba.raw.checks import Finding
+from umamba.raw.dataset import RawCase, RawDataset, pair_files, test_split
+from umamba.raw.description import DatasetDescription, DatasetError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def examine_dataset(
         output: folder for what is kept.
         workers: processes.
         geometry: what to do where a label's grid is not its image's: "error" reports it, "ignore" makes it a
-            warning, "resample_label" and "copy_header" rewrite the label (`src.datamodules.doctor.repair`).
+            warning, "resample_label" and "copy_header" rewrite the label (`umamba.datamodules.doctor.repair`).
 
     Returns:
         The report, and the cases with their split.

@@ -7,11 +7,12 @@ import logging
 from collections import defaultdict
 from pathlib import Path
 
-from src.planning.checks import Finding, geometry_faults, raise_errors
-from src.planning.pictures import check_picture_whole
-from src.planning.raw import DatasetError, RawCase, RawDataset
-from src.planning.readers import is_picture, read_geometry
-from src.planning.volume_files import check_volume_whole
+from umamba.raw.checks import Finding, geometry_faults, raise_errors
+from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.description import DatasetError
+from umamba.raw.pictures import check_picture_whole
+from umamba.raw.readers import is_picture, read_geometry
+from umamba.raw.volume_files import check_volume_whole
 
 log = logging.getLogger(__name__)
 

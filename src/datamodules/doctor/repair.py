@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from src.files import atomic_file
-from src.planning.raw import DatasetError, RawCase
-from src.planning.readers import is_picture
-from src.planning.volume_files import open_volume, read_voxels, write_volume
+from umamba.files import atomic_file
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetError
+from umamba.raw.readers import is_picture
+from umamba.raw.volume_files import open_volume, read_voxels, write_volume
 
 MIN_KEPT = 0.5  # share of the foreground's volume that resampling must keep
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from src.datamodules.doctor.case import CaseFacts
-from src.files import write_json
-from src.planning.checks import Finding
-from src.planning.raw import DatasetDescription
+from umamba.datamodules.doctor.case import CaseFacts
+from umamba.files import write_json
+from umamba.raw.checks import Finding
+from umamba.raw.description import DatasetDescription
 
 SHOWN = 3  # messages per kind on the terminal; report.json has all
 SHOWN_CLASSES = 20

@@ -1,7 +1,7 @@
 """Make a raw data set from what its owners distribute.
 
-python -m src.datamodules.prepare data=hippocampus
-python -m src.datamodules.prepare data=amos_mr source=downloads/amos22.zip
+python -m umamba.datamodules.prepare data=hippocampus
+python -m umamba.datamodules.prepare data=amos_mr source=downloads/amos22.zip
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.planning.raw import RawDataset
-from src.resolvers import register_resolvers
-from src.run import ROOT
+from umamba.locations import CONFIGS
+from umamba.raw.dataset import RawDataset
+from umamba.resolvers import register_resolvers
 
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="prepare")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="prepare")
 def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True)
     datamodule = instantiate(cfg.data)

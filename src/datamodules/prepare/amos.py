@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from src.datamodules.prepare.download import download_from_zenodo
-from src.datamodules.prepare.flare import ORGANS
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, renumber_labels
+from umamba.datamodules.prepare.download import download_from_zenodo
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.sources import check_count, find_files, opened
+from umamba.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, renumber_labels
+from umamba.raw.organs import ORGANS
 
 # AMOS's own names in the order of its numbers; bladder and prostate/uterus, 14 and 15, are not among FLARE's 13.
 AMOS_ORGANS = (
@@ -24,7 +24,7 @@ FIRST_MRI = 501  # scans 1 to 500 are CT
 ZENODO_RECORD, ARCHIVE = 7262581, "amos22.zip"
 HELP = (
     "AMOS 2022: get amos22.zip (23 GB) from https://zenodo.org/records/7262581 and run: "
-    "python -m src.datamodules.prepare data=amos_mr source=<archive or folder>. source=zenodo downloads it for you. "
+    "python -m umamba.datamodules.prepare data=amos_mr source=<archive or folder>. source=zenodo downloads it for you. "
     "The 50 labelled test scans of the paper are only in U-Mamba's own folder Dataset702_AbdomenMR; it works as it is"
 )
 

@@ -1,7 +1,7 @@
-"""Cell instances as three classes and back, and images of any microscope as 8-bit RGB.
+"""Images of any microscope as 8-bit RGB, and the files of a case with instances.
 
-The conversion of the NeurIPS 2022 Cell Segmentation Challenge's baseline, which U-Mamba trained on (arXiv 2401.04722,
-section 4.1): 0 background, 1 interior, 2 boundary.
+As the NeurIPS 2022 Cell Segmentation Challenge's baseline does it, which U-Mamba trained on (arXiv 2401.04722, section
+4.1).
 """
 
 from __future__ import annotations
@@ -9,56 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from skimage.exposure import rescale_intensity
-from skimage.segmentation import expand_labels, find_boundaries
 
-from src.planning.pictures import write_picture
-from src.planning.raw import DatasetError
-
-CLASSES = ("interior", "boundary")
-MIN_INTERIOR = 16  # px: smaller interiors are dropped, their boundary stays
-CROSS = ndimage.generate_binary_structure(2, 1)  # 4 neighbours: a disk of radius 1
-SQUARE = ndimage.generate_binary_structure(2, 2)  # 8 neighbours
-
-
-def instances_to_classes(instances: np.ndarray) -> np.ndarray:
-    """Three classes of an instance map.
-
-    The boundary is the instances' inner boundary dilated by one pixel: it reaches two pixels into a cell and one
-    into the background.
-
-    Args:
-        instances: (H, W) integers, 0 background, any other value one cell each.
-
-    Returns:
-        (H, W) uint8: 0 background, 1 interior, 2 boundary.
-    """
-    boundary = ndimage.binary_dilation(find_boundaries(instances, mode="inner"), CROSS)
-    parts, _ = ndimage.label((instances > 0) & ~boundary, CROSS)
-    large = np.bincount(parts.ravel()) >= MIN_INTERIOR
-    large[0] = False  # the background
-    classes = large[parts].astype(np.uint8)
-    classes[boundary] = 2
-    return classes
-
-
-def classes_to_instances(classes: np.ndarray, *, grow: bool = False) -> np.ndarray:
-    """Instances of a three-class map: the 8-connected parts of the interior, as the paper counts them.
-
-    Args:
-        classes: (H, W) integers: 0 background, 1 interior, 2 boundary.
-        grow: give each instance the boundary pixels within two pixels of it: what `instances_to_classes` took away.
-            Not in the paper; raises the overlap of small cells.
-
-    Returns:
-        (H, W) int32: 0 background, 1, 2, ... the instances.
-    """
-    instances, _ = ndimage.label(classes == 1, SQUARE)
-    if grow:
-        grown = expand_labels(instances, distance=2)
-        instances = np.where((instances == 0) & (classes == 2), grown, instances)
-    return instances.astype(np.int32)
+from umamba.raw.description import DatasetError
+from umamba.raw.instances import instances_to_classes
+from umamba.raw.pictures import write_picture
 
 
 def to_rgb8(image: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from src.datamodules.prepare.download import download
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, split_channels
-from src.planning.raw import DatasetDescription, DatasetError
+from umamba.datamodules.prepare.download import download
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.sources import check_count, find_files, opened
+from umamba.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, split_channels
+from umamba.raw.description import DatasetDescription, DatasetError
 
 LICENCE = "CC-BY-SA 4.0"
 REFERENCE = "Antonelli et al., The Medical Segmentation Decathlon, Nat. Commun. 13, 4128 (2022)"

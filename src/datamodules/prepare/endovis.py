@@ -12,12 +12,12 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import copy_file
-from src.files import atomic_file
-from src.planning.pictures import write_picture
-from src.planning.raw import DatasetError
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.sources import check_count, find_files, opened
+from umamba.datamodules.prepare.volumes import copy_file
+from umamba.files import atomic_file
+from umamba.raw.description import DatasetError
+from umamba.raw.pictures import write_picture
 
 INSTRUMENTS = (
     "Bipolar Forceps", "Prograsp Forceps", "Large Needle Driver", "Vessel Sealer", "Grasping Retractor",
@@ -29,7 +29,7 @@ HELP = (
     "EndoVis 2017: register at https://endovissub2017-roboticinstrumentsegmentation.grand-challenge.org, get "
     "instrument_1_4_training, instrument_5_8_training, instrument_1_4_testing, instrument_5_8_testing, "
     "instrument_9_10_testing and the test labels instrument_2017_test (zip), put them into one folder and run: "
-    "python -m src.datamodules.prepare data=endovis source=<folder>. "
+    "python -m umamba.datamodules.prepare data=endovis source=<folder>. "
     "U-Mamba's own folder Dataset704_Endovis17 works as it is"
 )
 

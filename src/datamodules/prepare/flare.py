@@ -7,21 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from src.datamodules.prepare.download import download_from_zenodo
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.datamodules.prepare.volumes import case_files, check_written, copy_file, describe
+from umamba.datamodules.prepare.download import download_from_zenodo
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.sources import check_count, find_files, opened
+from umamba.datamodules.prepare.volumes import case_files, check_written, copy_file, describe
+from umamba.raw.organs import ORGANS
 
-ORGANS = (
-    "liver", "right kidney", "spleen", "pancreas", "aorta", "inferior vena cava", "right adrenal gland",
-    "left adrenal gland", "gallbladder", "esophagus", "stomach", "duodenum", "left kidney",
-)  # fmt: skip
 DESCRIPTION = describe(["CT"], ORGANS)
 ZENODO_RECORD, TRAINING_ARCHIVE = 7860267, "FLARE22Train.zip"
 HELP = (
     "FLARE 2022: get FLARE22Train.zip (50 labelled CT) from https://zenodo.org/records/7860267 and, for the test set, "
     "the labelled tuning set (Tuning/images, Tuning/labels; 50 CT) from https://flare22.grand-challenge.org (form), "
-    "put both into one folder and run: python -m src.datamodules.prepare data=flare source=<folder>. "
+    "put both into one folder and run: python -m umamba.datamodules.prepare data=flare source=<folder>. "
     "source=zenodo downloads the training set for you. U-Mamba's own folder Dataset701_AbdomenCT works as it is"
 )
 

@@ -9,12 +9,13 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from src.datamodules.prepare.cells import CLASSES, to_rgb8, write_cells
-from src.datamodules.prepare.download import download_from_zenodo, verify
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.planning.pictures import is_tiff, read_picture
-from src.planning.raw import DatasetError
+from umamba.datamodules.prepare.cells import to_rgb8, write_cells
+from umamba.datamodules.prepare.download import download_from_zenodo, verify
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.sources import check_count, find_files, opened
+from umamba.raw.description import DatasetError
+from umamba.raw.instances import CLASSES
+from umamba.raw.pictures import is_tiff, read_picture
 
 ZENODO_RECORD = 10719375
 ARCHIVES = {
@@ -25,7 +26,7 @@ ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 HELP = (
     "NeurIPS 2022 Cell Segmentation: get Training-labeled.zip and Tuning.zip from "
     "https://zenodo.org/records/10719375, put them into one folder and run: "
-    "python -m src.datamodules.prepare data=cell source=<folder>. source=zenodo downloads them for you. "
+    "python -m umamba.datamodules.prepare data=cell source=<folder>. source=zenodo downloads them for you. "
     "U-Mamba's own folder Dataset703_NeurIPSCell works as it is"
 )
 

@@ -10,11 +10,12 @@ import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 
-from src.datamodules.prepare.cells import CLASSES, to_rgb8, write_cells
-from src.datamodules.prepare.download import download
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.datamodules.prepare.sources import check_count, find_files, opened
-from src.planning.raw import DatasetError
+from umamba.datamodules.prepare.cells import to_rgb8, write_cells
+from umamba.datamodules.prepare.download import download
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.sources import check_count, find_files, opened
+from umamba.raw.description import DatasetError
+from umamba.raw.instances import CLASSES
 
 URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 NUM_IMAGES = 670  # of stage1_train

@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
-from src.planning import volume_files
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.raw import volume_files
 
 ORGANS = ("liver", "spleen", "kidney", "aorta", "gallbladder")
 SHAPE = (16, 56, 56)  # voxels (z, y, x)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
 
-from src.datamodules.prepare.cells import CLASSES, write_cells
-from src.datamodules.prepare.phantom import smooth_noise
-from src.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.datamodules.prepare.cells import write_cells
+from umamba.datamodules.prepare.phantom import smooth_noise
+from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
+from umamba.raw.instances import CLASSES
 
 SHAPE = (128, 128)  # px
 NUM_CELLS = (10, 20)  # attempts per image

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from src.files import atomic_file, write_json
-from src.planning.parallel import map_cases, track
+from umamba.files import atomic_file, write_json
+from umamba.parallel import map_cases, track
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

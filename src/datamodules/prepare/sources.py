@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from rich.progress import track
 
-from src.files import atomic_file
+from umamba.files import atomic_file
 
 log = logging.getLogger(__name__)
 

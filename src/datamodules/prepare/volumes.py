@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from src.files import atomic_file
-from src.planning.checks import check_case, raise_errors
-from src.planning.raw import DatasetDescription, DatasetError, RawCase
-from src.planning.volume_files import open_volume, read_voxels, write_volume
+from umamba.files import atomic_file
+from umamba.raw.checks import check_case, raise_errors
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.volume_files import open_volume, read_voxels, write_volume
 
 
 def copy_file(source: Path, target: Path) -> None:

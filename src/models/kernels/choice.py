@@ -26,8 +26,8 @@ def kernels_usable(device_type: str, device_index: int | None) -> bool:
 def _usable(device_type: str, device_index: int | None) -> bool:
     if device_type != "cuda":
         return False
-    from src.models.kernels.selfcheck import relative_errors
-    from src.models.mamba.selfcheck import check
+    from umamba.models.kernels.selfcheck import relative_errors
+    from umamba.models.mamba.scan.selfcheck import check
 
     fault = check(torch.device(device_type, device_index), relative_errors)
     if fault:

@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from src.models.kernels.norm_act import processors
-from src.models.mamba.eager import as_function
-from src.models.mamba.launch import LAUNCHES_KEPT, Description, Launch, describe
-from src.models.mamba.tiling import cdiv, next_power_of_2
+from umamba.models.kernels.norm_act import processors
+from umamba.models.mamba.eager import as_function
+from umamba.models.mamba.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.tiling import cdiv, next_power_of_2
 
 HALF = (torch.float16, torch.bfloat16)
 MAX_WIDTH = 2048  # of a row, which a program holds whole

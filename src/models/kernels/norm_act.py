@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.models.kernels.norm_act_triton import (
+from umamba.models.kernels.norm_act_triton import (
     gradient_sums,
     input_gradient,
     join_moments,
@@ -25,9 +25,9 @@ from src.models.kernels.norm_act_triton import (
     moments,
     normalize,
 )
-from src.models.mamba.eager import as_function
-from src.models.mamba.launch import LAUNCHES_KEPT, Description, Launch, describe
-from src.models.mamba.tiling import cdiv, next_power_of_2
+from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FLOAT = torch.float32
@@ -301,17 +301,12 @@ def norm_act(
         like x, in its layout; statistics and arithmetic are float32.
 
     Raises:
-        ValueError: another dtype or number of axes, 2^31 elements an image, or shapes that do not fit together.
+        ValueError: another dtype or number of axes, or shapes that do not fit together.
     """
     if not 3 <= x.dim() <= 5 or x.dtype not in DTYPES:
         raise ValueError(
             f"The fused instance norm takes (B, C, *S) with one to three spatial axes in float32, float16 or bfloat16, "
             f"but got shape {tuple(x.shape)} in {str(x.dtype).removeprefix('torch.')}."
-        )
-    if x.shape[1:].numel() >= MAX_INSTANCE:
-        raise ValueError(
-            f"The fused instance norm takes maps of fewer than {MAX_INSTANCE} elements an image, but got shape "
-            f"{tuple(x.shape)}; cut the image into smaller windows."
         )
     channels = (x.shape[1],)
     if weight.shape != channels or bias.shape != channels or (residual is not None and residual.shape != x.shape):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.models.mamba.selfcheck import random_tensor, relative_error
+from umamba.models.mamba.scan.selfcheck import random_tensor, relative_error
 
 SLOPE, EPS = 0.01, 1e-5
 NAMES = ("output", "x", "weight", "bias", "residual")
@@ -23,7 +23,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, 
 
 def relative_errors(device: torch.device) -> dict[str, float]:
     """Relative error of outputs and gradients of the fused instance norm on `device`, in both layouts."""
-    from src.models.kernels.norm_act import backward, forward
+    from umamba.models.kernels.norm_act import backward, forward
 
     errors = {}
     for shape in SHAPES:

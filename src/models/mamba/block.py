@@ -5,35 +5,18 @@ Parameter names are mamba-ssm's, so weights interchange.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .scan import check_backend_name, choose_backend, half_usable, selective_scan
+from umamba.models.mamba.scan.choice import check_backend_name, choose_backend, half_usable
+from umamba.models.mamba.scan.reference import Weights, reference_block
+from umamba.models.mamba.scan.selective_scan import selective_scan
 
 # Step sizes are initialised log-uniformly in this range and never below the floor (Mamba's paper, section 3.6).
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Depthwise causal convolution along a channels-last sequence, without transposing it.
-
-    Args:
-        x: (batch, L, channels).
-        weight: (channels, 1, width), as nn.Conv1d keeps it.
-        bias: (channels,).
-
-    Returns:
-        (batch, L, channels); y_t = bias + sum_k weight_k x_{t - width + 1 + k}, with zeros before the first token.
-    """
-    width = weight.shape[-1]
-    padded = F.pad(x, (0, 0, width - 1, 0))
-    y = bias.expand_as(x)
-    for k in range(width):
-        y = torch.addcmul(y, padded[:, k : k + x.shape[1]], weight[:, 0, k])
-    return y
 
 
 class Mamba(nn.Module):
@@ -48,7 +31,7 @@ class Mamba(nn.Module):
         d_state: states per channel, 1 to 64.
         d_conv: width of the causal convolution.
         expand: d_inner / d_model.
-        backend: see `scan.BACKENDS`.
+        backend: see `scan.choice.BACKENDS`.
     """
 
     def __init__(
@@ -88,13 +71,7 @@ class Mamba(nn.Module):
             double = weight.dtype == torch.float64
             if choose_backend(self.backend, x.device.type, x.device.index, double) == "triton":
                 return self._fused(x)
-            u, z = self.in_proj(x).chunk(2, dim=-1)  # (batch, L, d_inner) each
-            u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias))
-            dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-            delta = F.linear(dt, self.dt_proj.weight)
-            A = -torch.exp(self.A_log)
-            y = selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, self.backend)
-            return self.out_proj(y)
+            return reference_block(x, self.weights(), functools.partial(selective_scan, backend=self.backend))
 
     def takes_half(self, x: Tensor) -> bool:
         """Whether x is in half precision and stays so: where the fused kernels run and passed their check in it."""
@@ -104,12 +81,21 @@ class Mamba(nn.Module):
         return choose_backend(self.backend, *device, False) == "triton" and half_usable(*device)
 
     def _fused(self, x: Tensor) -> Tensor:
-        from .fused_block import mamba_block  # imports Triton, which a CPU installation need not have
+        # Imports Triton, which a CPU installation need not have
+        from umamba.models.mamba.kernels.block_op import mamba_block
 
         return mamba_block(x.contiguous(), *self.weights())
 
-    def weights(self) -> tuple[Tensor, ...]:
-        """All parameters in the order of `fused_block.Weights`."""
-        conv = self.conv1d.weight, self.conv1d.bias
-        projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
-        return self.in_proj.weight, *conv, *projections, self.A_log, self.D, self.out_proj.weight
+    def weights(self) -> Weights:
+        """All parameters, as the functions of the block take them."""
+        return Weights(
+            in_proj=self.in_proj.weight,
+            conv=self.conv1d.weight,
+            conv_bias=self.conv1d.bias,
+            x_proj=self.x_proj.weight,
+            dt_proj=self.dt_proj.weight,
+            dt_bias=self.dt_proj.bias,
+            A_log=self.A_log,
+            D=self.D,
+            out_proj=self.out_proj.weight,
+        )

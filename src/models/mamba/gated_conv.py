@@ -1,7 +1,7 @@
 """Mamba with the state space model taken out: what is left is a gated causal convolution.
 
 The matched control of MambaOut (Yu & Wang, arXiv 2405.07992, section 3) for the question whether the scan itself
-helps: same projections, same depthwise convolution and gate as `src.models.mamba.block.Mamba`, no recurrence.
+helps: same projections, same depthwise convolution and gate as `umamba.models.mamba.block.Mamba`, no recurrence.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from src.models.kernels.choice import with_layout_of
-from src.models.mamba.block import Mamba
-from src.models.mamba.gated_conv import GatedConv
-from src.models.mamba.orders import Order, bidirectional, raster, tri_oriented
-from src.models.mamba.ssd import SSD
+from umamba.models.kernels.choice import with_layout_of
+from umamba.models.mamba.block import Mamba
+from umamba.models.mamba.gated_conv import GatedConv
+from umamba.models.mamba.orders import Order, bidirectional, raster, tri_oriented
+from umamba.models.mamba.ssd import SSD
 
 T = TypeVar("T")
 Mixer = Callable[[int], nn.Module]  # width -> module mapping (B, L, width) to (B, L, width)
@@ -44,7 +44,7 @@ class MambaLayer(nn.Module):
         width: length of a token: C, or prod(S) with `channel_tokens`.
         spatial_dims: 2 or 3.
         mixer: a name of `MIXERS`, or any function from the width to a module on (B, L, width).
-        order: a name of `ORDERS`, or any function from spatial_dims to the directions (see `src.models.mamba.orders`).
+        order: a name of `ORDERS`, or any function from spatial_dims to directions, see `umamba.models.mamba.orders`.
         channel_tokens: read the C channels as tokens of width prod(S) (the authors' code of March 2024) instead of
             the prod(S) positions as tokens of width C.
 
@@ -97,7 +97,7 @@ class MambaLayer(nn.Module):
         """Layer norm, in half precision in and out where all that follows takes it, else in its weights' dtype."""
         norm = self.norm
         if tokens.is_cuda and all(getattr(m, "takes_half", lambda _: False)(tokens) for m in self.mixers):
-            from src.models.kernels.layer_norm import MAX_WIDTH, layer_norm  # imports Triton, as `takes_half` has
+            from umamba.models.kernels.layer_norm import MAX_WIDTH, layer_norm  # imports Triton, as `takes_half` has
 
             if tokens.shape[-1] <= MAX_WIDTH:
                 return layer_norm(tokens, norm.weight, norm.bias, norm.eps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from src.models.kernels.selfcheck import reference
+from umamba.models.kernels.selfcheck import reference
 
 SLOPE, EPS = 0.01, 1e-5
 

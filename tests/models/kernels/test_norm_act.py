@@ -14,9 +14,9 @@ from norm_inputs import channels_last
 from packaging.version import Version
 from torch import nn
 
-from src.models.blocks import AveragePool, InstanceNorm3d
-from src.models.kernels import choice
-from src.models.unet import PlainConvUNet
+from umamba.models.blocks import AveragePool, InstanceNorm3d
+from umamba.models.kernels import choice
+from umamba.models.unet import PlainConvUNet
 
 
 def test_the_kernels_in_tritons_interpreter():
@@ -32,7 +32,7 @@ def test_the_kernels_in_tritons_interpreter():
 
 
 def test_a_failed_check_is_said_once_and_torch_runs(monkeypatch, caplog):
-    from src.models.mamba import selfcheck
+    from umamba.models.mamba.scan import selfcheck
 
     monkeypatch.setattr(selfcheck, "check", lambda device, errors: "the kernels are wrong on this GPU")
     choice._usable.cache_clear()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from norm_inputs import SLOPE, channels_last, expected, make_inputs, worst
 
-from src.models.kernels import choice
-from src.models.unet import PlainConvUNet
+from umamba.models.kernels import choice
+from umamba.models.unet import PlainConvUNet
 
 pytestmark = pytest.mark.gpu
 
@@ -22,7 +22,7 @@ def needs_gpu():
 
 
 def run(x, weight, bias, residual, grad):
-    from src.models.kernels.norm_act import norm_act
+    from umamba.models.kernels.norm_act import norm_act
 
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias, residual) if t is not None]
     out = norm_act(*leaves[:3], leaves[3] if residual is not None else None, slope=SLOPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.models.mamba.block import Mamba
+from umamba.models.mamba.block import Mamba
 
 
 def test_parameters_are_named_and_shaped_as_in_mamba_ssm():

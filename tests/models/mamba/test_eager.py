@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.models.mamba.eager import as_function, is_watched
+from umamba.models.mamba.kernels.eager import as_function, is_watched
 
 
 def forward(a, b, double):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.models.mamba.tiling import ALONE, CHUNKS, FEW, RESIDENT, cdiv, kept_size, spread, tile
+from umamba.models.mamba.kernels.tiling import ALONE, CHUNKS, FEW, RESIDENT, cdiv, kept_size, spread, tile
 
 SIZES = [(b, length, d) for b in (1, 2, 30) for length in (1, 15, 100, 513, 840, 6720, 1720320) for d in (1, 40, 640)]
 

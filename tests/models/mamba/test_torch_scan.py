@@ -6,8 +6,8 @@ import pytest
 import torch
 from scan_inputs import make_inputs, relative, value_and_gradients
 
-from src.models.mamba.reference import reference_scan
-from src.models.mamba.torch_scan import torch_scan
+from umamba.models.mamba.scan.reference import reference_scan
+from umamba.models.mamba.scan.torch_scan import torch_scan
 
 
 @pytest.mark.parametrize("kind", ["random", "trained"])

@@ -10,9 +10,9 @@ import torch
 import torch.utils.checkpoint
 from scan_inputs import make_inputs, relative, value_and_gradients
 
-from src.models.mamba.block import Mamba
-from src.models.mamba.scan import selective_scan
-from src.models.mamba.torch_scan import torch_scan
+from umamba.models.mamba.block import Mamba
+from umamba.models.mamba.scan.selective_scan import selective_scan
+from umamba.models.mamba.scan.torch_scan import torch_scan
 
 pytestmark = pytest.mark.gpu
 
@@ -159,7 +159,8 @@ def test_matrices_need_not_be_contiguous():
 
 
 def test_self_check_passes_and_names_what_is_wrong(monkeypatch):
-    from src.models.mamba import selfcheck, triton_forward
+    from umamba.models.mamba.kernels import scan_forward as triton_forward
+    from umamba.models.mamba.scan import selfcheck
 
     device = torch.device("cuda", torch.cuda.current_device())
     state, matmul = torch.cuda.get_rng_state(), torch.get_float32_matmul_precision()
@@ -228,7 +229,7 @@ def test_float64_is_refused_by_name():
 @pytest.mark.parametrize("shape", [(2, 3000, 32), (1, 700, 128)])  # step sizes projected inside the scan, and outside
 def test_layer_in_half_precision(dtype, shape):
     """Half-precision maps and products against the float32 layer on the same inputs, and against itself."""
-    from src.models.mamba.layer import MambaLayer
+    from umamba.models.mamba.layer import MambaLayer
 
     batch, length, width = shape
     layer = MambaLayer(width, spatial_dims=2).cuda()

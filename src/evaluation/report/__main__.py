@@ -1,0 +1,192 @@
+"""Gather scored runs into the paper's tables, tests of significance, figures and one HTML report.
+
+    python -m umamba.evaluation.report runs=logs output=report
+
+Every folder below `runs` that holds a run.json (written by train.py and eval.py) is a run; runs of one network on one
+data set that differ in nothing but folds or seeds are its replicates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from umamba.evaluation.figures import overlay_figure
+from umamba.evaluation.file_names import file_names
+from umamba.evaluation.report import page as html
+from umamba.evaluation.report import runs as gather
+from umamba.evaluation.report import tables as report_tables
+from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figure
+from umamba.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown
+from umamba.files import write_text
+from umamba.locations import CONFIGS
+
+log = logging.getLogger(__name__)
+
+PROVISIONAL = "° provisional: quoted without a second source."
+TESTS = (
+    "Two-sided Wilcoxon signed-rank tests over the cases, seeds averaged per case; p corrected by Holm over the pairs, "
+    "* where it is below 0.05. 95 %: bootstrap interval of the mean difference."
+)
+SETTINGS = "All settings in which they differ; the names hold as few as tell them apart."
+REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the mean over cases."
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="report")
+def main(cfg: DictConfig) -> None:
+    """See the module."""
+    folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
+    cases = OmegaConf.to_container(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
+    path = make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
+    log.info("Report: %s", path)
+
+
+def make_report(
+    folders: Sequence[Path | str], output: Path, *, title: str = "Report", cases: int | Sequence[str] = 4
+) -> Path:
+    """Make a report of all scored runs below some folders.
+
+    Args:
+        folders: See `gather.gather`.
+        output: Gets report.html, tables/ (CSV, Markdown, LaTeX) and figures/ (PNG).
+        title: Of the page.
+        cases: Of the overlay figures, see `overlay_figure`.
+
+    Returns:
+        Path of report.html, which needs none of the other files.
+
+    Raises:
+        FileNotFoundError, ValueError: See `gather.gather`.
+    """
+    runs = gather.gather(folders)
+    scores, published = gather.all_scores(runs), report_tables.load_published()
+    (output / "tables").mkdir(parents=True, exist_ok=True)
+    sections = []
+    for number in (3, 4):
+        if any(published["settings"].get(name, {}).get("table") == number for name in scores["dataset"]):
+            table = report_tables.paper_table(scores, number, published)
+            sections.append((f"Table {number}", _paper_section(table, number, scores, output, published)))
+    of_paper = [name for name in published["settings"] if name in set(scores["dataset"])]
+    stems = file_names(scores["dataset"])
+    for dataset in [*of_paper, *sorted(set(scores["dataset"]) - set(of_paper))]:
+        of_dataset = [run for run in runs if run.dataset == dataset]
+        part = scores[scores["dataset"] == dataset].dropna(axis=1, how="all")  # metrics of other tasks
+        title_here = published["settings"].get(dataset, {}).get("title", dataset)
+        sections.append(
+            (title_here, _dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases))
+        )
+    revisited = published["revisited"]
+    rows = [[name, *values] for name, values in revisited["rows"].items()]
+    elsewhere = pd.DataFrame(rows, columns=["network", *revisited["columns"]])
+    note = f"{revisited['source']}: DSC in percent, five-fold cross-validation, one A100. Not comparable case by case."
+    sections.append(("Reported elsewhere", html.table(elsewhere, note=note)))
+    protocols = ", ".join(sorted(scores["protocol"].unique()))
+    intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.")
+    write_text(output / "report.html", html.page(title, intro, sections))
+    return output / "report.html"
+
+
+def _dataset_section(
+    dataset: str,
+    stem: str,
+    scores: pd.DataFrame,
+    runs: Sequence[gather.ScoredRun],
+    output: Path,
+    published: Mapping[str, Any],
+    cases: int | Sequence[str],
+) -> str:
+    """Everything about one data set; `stem` begins the names of its files."""
+    figures = output / "figures"
+    costs = report_tables.cost_table(runs)
+    table = report_tables.result_table(scores, dataset, published)
+    note = f"{describe(gather.network_scores(scores))} {REPLICATES}"
+    note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
+    parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
+    machines = f"Measured on: {', '.join(report_tables.devices(runs)) or 'not recorded'}. Means over runs."
+    settings = report_tables.settings_table(runs)
+    if len(settings):
+        parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, "What differs between runs of one name"))
+    parts.append(_keep(report_tables.format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
+    for metric in report_tables.main_metrics(scores):
+        name, title = f"{stem}_{metric}", METRIC_TITLES[metric]
+        by_case = gather.by_case(scores, metric)
+        if len(report_tables.class_names(scores)) > 1:
+            by_class = report_tables.classes_table(scores, metric)
+            parts.append(_keep(by_class, output, f"{name}_by_class", "Mean ± SD over cases.", f"{title} by class"))
+        box_figure(scores, metric, figures / f"{name}_boxes.png")
+        parts.append(html.picture(figures / f"{name}_boxes.png", f"{title} by class and network"))
+        if by_case.shape[1] > 1:
+            compared = report_tables.comparison_table(by_case)
+            parts.append(_keep(compared, output, f"{name}_tests", TESTS, f"{title}: differences between networks"))
+        if by_case.shape[1] > 1 and len(by_case.dropna()):
+            ranks = report_tables.rank_table(by_case)
+            rank_figure(by_case, figures / f"{name}_ranks.png")
+            parts.append(_keep(ranks, output, f"{name}_ranks", "", f"{title}: ranks"))
+            note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
+            parts.append(html.picture(figures / f"{name}_ranks.png", f"{title}: critical difference", note))
+    metric = report_tables.main_metrics(scores)[0]
+    if cost_figure(scores, costs, metric, figures / f"{stem}_cost.png"):
+        parts.append(html.picture(figures / f"{stem}_cost.png", "Score against cost"))
+    parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
+    return "\n".join(parts)
+
+
+def _paper_section(
+    table: pd.DataFrame, number: int, scores: pd.DataFrame, output: Path, published: Mapping[str, Any]
+) -> str:
+    """Ours beside the paper's in one table if both were scored by the paper's protocol, else in two."""
+    note = f"{published['paper']}, table {number}, scored with protocol paper. {PROVISIONAL}"
+    if scores["protocol"].str.startswith("paper").all():
+        return _keep(table, output, f"table_{number}", f"Protocol paper; mean ± SD over cases. Paper: {note}")
+    theirs = [column for column in table.columns if column.endswith(", paper")]
+    ours = table.drop(columns=theirs)
+    ours = ours[(ours.drop(columns="network") != report_tables.MISSING).any(axis=1)]
+    hint = "Protocol standard; mean ± SD over cases. To compare with the paper, score with protocol=paper."
+    return _keep(ours, output, f"table_{number}", hint, "Ours") + _keep(
+        table[["network", *theirs]], output, f"table_{number}_paper", note, "The paper's"
+    )
+
+
+def _overlays(dataset: str, path: Path, runs: Sequence[gather.ScoredRun], cases: int | Sequence[str]) -> str:
+    """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there."""
+    first = {run.network: run for run in reversed(sorted(runs, key=lambda run: run.replicate))}
+    first = {name: first[name] for name in gather.order_networks(list(first))}
+    pairs = {name: run.pairs for name, run in first.items()}
+    common = set.intersection(*({pair.case for pair in some} for some in pairs.values()))
+    if not common:
+        log.warning("%s: no overlays, for no case has its images and predictions of every network.", dataset)
+        return html.paragraph("No overlays: images or predictions are not where they were when they were scored.")
+    shown = pd.concat([run.scores.assign(run=name) for name, run in first.items()])
+    shown = shown[shown["case"].isin(common)]
+    labels = first[next(iter(first))].record["labels"]
+    titles = {name: report_tables.title_of(name) for name in pairs}
+    overlay_figure(
+        {titles[name]: some for name, some in pairs.items()},
+        shown.assign(run=shown["run"].map(titles)),
+        labels,
+        path,
+        task=runs[0].record["task"],
+        grow=runs[0].record["options"].get("grow", False),
+        cases=cases,
+    )
+    replicate = ", ".join(sorted({run.replicate for run in first.values()}))
+    return html.picture(path, "Overlays", f"From the worst case to the best (top to bottom); {replicate}.")
+
+
+def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "") -> str:
+    """Write a table as CSV, Markdown and LaTeX, and return it as HTML."""
+    folder = output / "tables"
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(folder / f"{name}.md", f"{to_markdown(table)}\n\n{note}\n")
+    write_text(folder / f"{name}.tex", to_latex(table, note))
+    return html.table(table, heading, note)
+
+
+if __name__ == "__main__":
+    main()

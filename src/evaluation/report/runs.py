@@ -1,0 +1,237 @@
+"""Collect scored runs from their folders: one table of scores with data set, network, fold and seed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from umamba.evaluation.identity import facts_of, name_apart
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
+from umamba.evaluation.record import read_record
+from umamba.evaluation.report.comparable import check_comparable
+from umamba.evaluation.tables import case_means, class_table, in_all, metrics_of
+
+log = logging.getLogger(__name__)
+
+# The order of the paper's tables; other networks follow by name.
+PAPER_ORDER = ("nnunet", "segresnet", "unetr", "swinunetr", "umamba_bot", "umamba_enc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """A run.json and the scores beside it; one that holds post-processed scores too makes two of these.
+
+    Attributes:
+        folder: Of the two.
+        record: See `umamba.evaluation.record.run_record`.
+        scores: See `evaluate`.
+        processed: Whether the scores are those after post-processing.
+        modified: When run.json was written, in seconds.
+        suffix: What tells the network apart from others of its name, see `name_apart`.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    scores: pd.DataFrame
+    processed: bool = False
+    modified: float = 0.0
+    suffix: str = ""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, and which of its cases were scored if not the test set."""
+        kind = {"validation": ", validation", "training": ", cases trained on"}
+        return self.record["dataset"] + kind.get(self.record["scored"], "")
+
+    @property
+    def network(self) -> str:
+        """Name of the model config, what tells it apart, and what was done beyond the plain prediction."""
+        return self.record["network"] + self.suffix + self.extras
+
+    @property
+    def extras(self) -> str:
+        """What was done beyond the plain prediction."""
+        members = len(self.record["members"])
+        extras = ["mirrored"] if self.record["options"].get("mirror") else []
+        extras += [f"ensemble of {members}"] if members > 1 else []
+        return "".join(f", {extra}" for extra in [*extras, *(["post-processed"] if self.processed else [])])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What replicates have in common, see `facts_of`."""
+        return facts_of(self.record, self.processed)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The scored files that are still where they were and have images."""
+        pairs = []
+        for entry in self.record.get("pairs", ()):
+            paths = {key: Path(entry[key]) for key in ("prediction", "reference")}
+            if self.processed:
+                plain = paths["prediction"]
+                paths["prediction"] = plain.parent.with_name(POSTPROCESSED) / plain.name
+            images = tuple(map(Path, entry["images"]))
+            if images and all(path.is_file() for path in (*paths.values(), *images)):
+                pairs.append(Pair(case=entry["case"], images=images, **paths))
+        return pairs
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Of its checkpoints."""
+        return tuple(sorted({str(member["fold"]) for member in self.record["members"]}))
+
+    @property
+    def replicate(self) -> str:
+        """What tells runs of one network apart."""
+        seeds = sorted({str(m["seed"]) for m in self.record["members"] if m["seed"] is not None})
+        weights = sorted({m["imported"][:6] for m in self.record["members"] if m["imported"]})
+        parts = [("fold", self.folds), ("seed", seeds), ("weights", weights)]
+        return ", ".join(f"{name}{'s' * (len(v) > 1 and name != 'weights')} {' + '.join(v)}" for name, v in parts if v)
+
+
+def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
+    """Find all scored runs below some folders, and name what is different.
+
+    A training that was scored twice in the same way (by train.py and again by eval.py, or in a copied folder) counts
+    once, the later one. Networks of one name that were configured differently get names that say in what.
+
+    Raises:
+        FileNotFoundError: A folder does not exist, or there is no run.json below it.
+        ValueError: Runs were scored with different protocols, one lies beside no scores, or runs of one data set cannot
+            be compared (see `check_comparable`).
+    """
+    runs = [run for folder in map(Path, folders) for run in _read_below(folder)]
+    families = {run.record["protocol"].split("/")[0]: run.folder for run in runs}
+    if len(families) > 1:
+        raise ValueError(
+            "These runs were scored with different protocols, which no table mixes: "
+            + "; ".join(f"{protocol} in {folder}" for protocol, folder in families.items())
+        )
+    runs = _name(_each_once(runs))
+    check_comparable(runs)
+    log.info("Found %d scored run(s).", len(runs))
+    return runs
+
+
+def _read_below(folder: Path) -> Iterator[ScoredRun]:
+    paths = sorted(folder.rglob("run.json"))
+    if not paths:
+        raise FileNotFoundError(f"There is no run.json below {folder}; train.py and eval.py write them to tables/.")
+    for path in paths:
+        if not (path.parent / "scores.csv").is_file():
+            raise ValueError(f"{path} has no scores.csv beside it. Score the run again with eval.py.")
+        scores = pd.read_csv(path.parent / "scores.csv", dtype={"case": str, "class": str}, keep_default_na=False,
+                             na_values=[""])  # fmt: skip
+        run = ScoredRun(
+            folder=path.parent, record=read_record(path), scores=scores.drop(columns="run", errors="ignore"),
+            modified=path.stat().st_mtime,
+        )  # fmt: skip
+        if "run" not in scores:
+            yield run
+            continue
+        for processed, kind in ((False, "plain"), (True, POSTPROCESSED_RUN)):
+            yield replace(run, processed=processed, scores=run.scores[scores["run"] == kind].reset_index(drop=True))
+
+
+def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    found: dict[str, ScoredRun] = {}
+    for run in runs:
+        key = repr((run.dataset, run.record["network"], run.replicate, sorted(run.facts.items())))
+        kept, dropped = (run, found.get(key)) if key not in found or run.modified > found[key].modified else (
+            found[key], run)  # fmt: skip
+        found[key] = kept
+        if dropped is not None and not _same_scores(kept, dropped):
+            log.warning(
+                "%s and %s are the same training (%s on %s, %s) with different scores; the later one, %s, counts.",
+                dropped.folder, kept.folder, kept.record["network"], kept.dataset, kept.replicate, kept.folder,
+            )  # fmt: skip
+    return list(found.values())
+
+
+def _same_scores(run: ScoredRun, other: ScoredRun) -> bool:
+    metrics = metrics_of(run.scores)
+    tables = [one.scores.set_index(["case", "class"]).sort_index() for one in (run, other)]
+    return (
+        metrics == metrics_of(other.scores)
+        and tables[0].index.equals(tables[1].index)
+        and np.allclose(*(table[metrics].to_numpy(float) for table in tables), atol=1e-6, equal_nan=True)
+    )
+
+
+def _name(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """The runs with suffixes where networks of one name differ: first in their training, whatever was done beyond the
+    plain prediction, then in the rest."""
+    beyond = ("mirror", "members", "rules")
+    runs = _suffix(runs, [(run.dataset, run.record["network"]) for run in runs], beyond)
+    return _suffix(runs, [(run.dataset, run.network) for run in runs], ())
+
+
+def _suffix(runs: Sequence[ScoredRun], names: Sequence[tuple[str, str]], leave_out: Sequence[str]) -> list[ScoredRun]:
+    facts = [{key: value for key, value in run.facts.items() if key not in leave_out} for run in runs]
+    keys = [repr(sorted(one.items())) for one in facts]
+    apart: dict[tuple[str, str, str], str] = {}
+    for name in set(names):
+        distinct = {key: one for key, one, other in zip(keys, facts, names, strict=True) if other == name}
+        for key, suffix in zip(distinct, name_apart(list(distinct.values())), strict=True):
+            apart[*name, key] = suffix
+    return [
+        replace(run, suffix=run.suffix + apart[*name, key]) for run, name, key in zip(runs, names, keys, strict=True)
+    ]
+
+
+def all_scores(runs: Sequence[ScoredRun]) -> pd.DataFrame:
+    """The scores of all runs below one another, with the columns dataset, network and replicate."""
+    frames = [run.scores.assign(dataset=run.dataset, network=run.network, replicate=run.replicate) for run in runs]
+    return pd.concat(frames, ignore_index=True)
+
+
+def base_name(network: str) -> str:
+    """A network's name without what tells it apart and was done beyond the plain prediction."""
+    return re.split(r", | \(", network, maxsplit=1)[0]
+
+
+def order_networks(names: Sequence[str]) -> list[str]:
+    """The paper's networks in its order, then all others by name."""
+    known = {name: index for index, name in enumerate(PAPER_ORDER)}
+    return sorted(set(names), key=lambda name: (known.get(base_name(name), len(known)), name))
+
+
+def network_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of one data set, averaged over the replicates of each network.
+
+    Returns:
+        As `evaluate`, with a column "run" that holds the network; a case scored in several replicates has one row.
+    """
+    keys = ["network", "case", "class"]
+    means = scores.groupby(keys, sort=False)[metrics_of(scores)].mean().reset_index()
+    means["protocol"] = scores["protocol"].iloc[0]
+    order = {name: index for index, name in enumerate(order_networks(scores["network"].unique()))}
+    return means.rename(columns={"network": "run"}).sort_values("run", key=lambda c: c.map(order), kind="stable")
+
+
+def replicate_spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """SD of a network's mean score over its replicates (seeds, folds), for one data set.
+
+    Returns:
+        By network: replicates, and METRIC_sd_replicates (NaN for a single one).
+    """
+    rows = []
+    for network, part in scores.groupby("network", sort=False):
+        means = pd.concat([in_all(class_table(one)) for _, one in part.groupby("replicate")])
+        row = {"network": network, "replicates": len(means)}
+        rows.append(row | {f"{metric}_sd_replicates": means[metric].std() for metric in metrics_of(scores)})
+    return pd.DataFrame(rows).set_index("network")
+
+
+def by_case(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean score of each case, one column per network, for paired comparisons on one data set."""
+    means = case_means(network_scores(scores))
+    return means.pivot(index="case", columns="run", values=metric)[order_networks(means["run"].unique())]

@@ -1,0 +1,174 @@
+"""Work over cases in parallel processes: ordered, bounded, and clear about the case that failed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+import blosc2
+import SimpleITK as sitk
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from umamba.machine import free_memory, usable_cpus
+from umamba.processes import worker_pool
+from umamba.raw.description import DatasetError
+
+log = logging.getLogger(__name__)
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_MAX_WORKERS = 8  # by default; each holds a few volumes
+_LOG_SECONDS = 30  # between progress lines where there is no terminal
+
+
+def fitting_workers(wanted: int | None, bytes_each: int) -> int:
+    """Processes to use: no more than wanted, and no more than fit into the free memory.
+
+    Args:
+        wanted: None means one per core, at most 8.
+        bytes_each: Memory that one process may need.
+    """
+    wanted = wanted or min(usable_cpus(), _MAX_WORKERS)
+    free = free_memory()
+    fitting = free // max(bytes_each, 1)
+    if fitting < wanted:
+        log.info(
+            "Using %d of %d processes: each may need %.1f GB of the %.1f GB that are free.",
+            max(1, fitting), wanted, bytes_each / 1e9, free / 1e9,
+        )  # fmt: skip
+    return max(1, min(wanted, fitting))
+
+
+def map_cases(
+    function: Callable[[Case], Result], cases: Sequence[Case], name: Callable[[Case], str], workers: int
+) -> Iterator[Result]:
+    """Apply a function to every case; results come in the order of the cases.
+
+    At most 2 * workers cases are under way, so that results do not pile up. If the system kills a worker, the cases
+    that were under way are tried again one at a time: what failed for want of memory beside others may pass alone.
+
+    Args:
+        function: A picklable function of one case.
+        cases: Picklable.
+        name: Gives a case's name for messages.
+        workers: Processes; with 1 (or one case) the work is done in this process.
+
+    Raises:
+        RuntimeError: The function failed, or the system killed the process of a case; the message names the case.
+        DatasetError: As the function raised it: a raw file is at fault.
+        OSError: As the function raised it: a file or the disk is at fault.
+    """
+    if workers <= 1 or len(cases) <= 1:
+        for case in cases:
+            with _named(name(case)):
+                result = function(case)
+            yield result
+        return
+    waiting = deque(cases)
+    while waiting:
+        under_way: deque = deque()
+        try:
+            with worker_pool(min(workers, len(waiting)), _one_thread_each) as pool:
+                while waiting or under_way:
+                    while waiting and len(under_way) < 2 * workers:
+                        with _light_start():
+                            under_way.append((waiting[0], pool.submit(function, waiting[0])))
+                        waiting.popleft()
+                    case, future = under_way[0]
+                    with _named(name(case)):
+                        result = future.result()
+                    under_way.popleft()
+                    yield result
+        except BrokenProcessPool:
+            pass  # the lost cases are still under way
+        if under_way:
+            lost = [case for case, _ in under_way]
+            log.warning("A worker was killed at one of %s; trying them one at a time.", [name(case) for case in lost])
+            yield from _one_at_a_time(function, lost, name)
+
+
+def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """Pass items through with a progress bar on a terminal, or a log line now and then; rank zero only."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        yield from items
+        return
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            yield from progress.track(items, total=total, description=description)
+        return
+    start = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if done == total or now - said > _LOG_SECONDS:
+            log.info("%s: %d of %d cases, %.0f s", description, done, total, now - start)
+            said = now
+
+
+def _one_at_a_time(
+    function: Callable[[Case], Result], cases: Sequence[Case], name: Callable[[Case], str]
+) -> Iterator[Result]:
+    try:
+        with worker_pool(1, _one_thread_each) as pool:
+            for case in cases:
+                with _named(name(case)), _light_start():
+                    result = pool.submit(function, case).result()
+                yield result
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"The process that worked on case {name(case)} was killed by the system, alone too. Most likely it needs "
+            "more memory than there is (the system's log would say so): close other programs, or crop this case."
+        ) from error
+
+
+def _one_thread_each() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    blosc2.set_nthreads(1)
+
+
+@contextmanager
+def _light_start() -> Iterator[None]:
+    """While processes are started: one BLAS thread each, and no second import of the entry script.
+
+    A spawned process imports the script that was run, and with train.py torch and lightning: seconds of each core for
+    nothing. It is not asked to where ``__main__`` has no file.
+    """
+    main = sys.modules["__main__"]
+    hidden = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
+    main.__dict__["__spec__"] = None
+    before = {key: os.environ.get(key) for key in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        main.__dict__.pop("__spec__")
+        main.__dict__.update(hidden)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which case failed; errors that name their file, and killed workers, pass as they are."""
+    try:
+        yield
+    except (OSError, DatasetError, BrokenProcessPool, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise RuntimeError(f"Case {name} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,144 @@
+"""One configuration of a plan: patch, batch, spacing and topology, with the checks behind every edit of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from umamba.names import name_fault
+from umamba.planning.normalization import SCHEMES
+
+# Beyond any published network; a plan may come from anybody, and these numbers decide what memory is asked for.
+_MAX_PATCH, _MAX_BATCH = 2**28, 2**32  # voxels of a patch, and of a batch
+_MAX = {"strides": 64, "kernel_sizes": 63, "features_per_stage": 8_192, "n_conv_per_stage": 64}
+_MAX |= {"n_conv_per_stage_decoder": 64}
+_MAX_STAGES = 16
+
+
+class PlanError(ValueError):
+    """A plan that contradicts itself or cannot be read; says which field, what came and what would fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One way to train on a data set: at one spacing, in 2D or 3D. Axes are the plan's transposed ones.
+
+    Attributes:
+        name: "2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres" or a name of the user's.
+        patch_size: Network input in voxels, 2 or 3 axes.
+        batch_size: Patches per step.
+        spacing: Voxel size of the preprocessed data in mm; as many axes as the patch (2D on 3D data keeps the slices).
+        median_shape: Median shape of the training cases at that spacing, in voxels (may be fractional).
+        strides: Per stage and axis, from the first stage (all 1) to the bottleneck.
+        kernel_sizes: Per stage and axis.
+        features_per_stage: Channels per stage.
+        n_conv_per_stage: Convolutions (plain encoder) or residual blocks (residual encoder) per encoder stage.
+        n_conv_per_stage_decoder: Convolutions per decoder stage.
+        residual_encoder: Whether the plan was made for a residual encoder.
+        normalization: One scheme per channel, see `umamba.planning.normalization`.
+        use_mask_for_norm: Per channel, whether z-scores are taken within the non-zero mask only.
+        batch_dice: Whether the Dice loss sums over the batch first.
+        data_identifier: Folder of the preprocessed data; configurations with the same data share it.
+        previous_stage: Configuration whose prediction is a further input (cascade), or None.
+        estimate: nnU-Net's cost estimate of the network in voxels times channels (no unit of memory), 0 if unknown.
+        reference: The budget that the estimate was held against.
+        patch_reason: Why the patch is not larger.
+        batch_reason: What fixed the batch size.
+    """
+
+    name: str
+    patch_size: tuple[int, ...]
+    batch_size: int
+    spacing: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    features_per_stage: tuple[int, ...]
+    n_conv_per_stage: tuple[int, ...]
+    n_conv_per_stage_decoder: tuple[int, ...]
+    residual_encoder: bool = False
+    normalization: tuple[str, ...]
+    use_mask_for_norm: tuple[bool, ...]
+    batch_dice: bool
+    data_identifier: str
+    previous_stage: str | None = None
+    estimate: int = 0
+    reference: int = 0
+    patch_reason: str = ""
+    batch_reason: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+    @property
+    def total_stride(self) -> tuple[int, ...]:
+        """Product of all strides, per axis; the patch is a multiple of it."""
+        return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(self.spatial_dims))
+
+
+def _check(c: Configuration) -> None:
+    where = f"configurations.{c.name}"
+    dims, stages = len(c.patch_size), len(c.strides)
+
+    def fail(key: str, reason: str) -> None:
+        raise PlanError(f"{where}.{key} = {getattr(c, key)}: {reason}")
+
+    if dims not in (2, 3) or not all(_positive_int(size) for size in c.patch_size):
+        fail("patch_size", "expected 2 or 3 whole numbers > 0.")
+    if not _positive_int(c.batch_size):
+        fail("batch_size", "expected a whole number > 0.")
+    for key in ("spacing", "median_shape"):
+        value = getattr(c, key)
+        if len(value) != dims or not all(math.isfinite(entry) and entry > 0 for entry in value):
+            fail(key, f"expected {dims} numbers > 0, one per axis of patch_size {c.patch_size}.")
+    if stages < 1:
+        fail("strides", "expected at least one stage.")
+    for key in ("strides", "kernel_sizes"):
+        value = getattr(c, key)
+        if len(value) != stages or any(len(e) != dims or not all(map(_positive_int, e)) for e in value):
+            fail(key, f"expected {stages} stages (as in strides) of {dims} whole numbers > 0 each.")
+    if any(size % 2 == 0 for kernel in c.kernel_sizes for size in kernel):
+        fail("kernel_sizes", "expected odd sizes.")
+    for key, length in (
+        ("features_per_stage", stages),
+        ("n_conv_per_stage", stages),
+        ("n_conv_per_stage_decoder", stages - 1),
+    ):
+        value = getattr(c, key)
+        if len(value) != length or not all(map(_positive_int, value)):
+            fail(key, f"expected {length} whole numbers > 0 for {stages} stages.")
+    if any(size % total for size, total in zip(c.patch_size, c.total_stride, strict=True)):
+        fits = tuple(
+            max(1, round(size / total)) * total for size, total in zip(c.patch_size, c.total_stride, strict=True)
+        )
+        fail("patch_size", f"expected multiples of the total strides {c.total_stride}, such as {fits}.")
+    if stages > _MAX_STAGES:
+        fail("strides", f"expected at most {_MAX_STAGES} stages.")
+    if math.prod(c.patch_size) > _MAX_PATCH:
+        fail("patch_size", f"expected at most {_MAX_PATCH} voxels.")
+    if math.prod(c.patch_size) * c.batch_size > _MAX_BATCH:
+        fail("batch_size", f"expected at most {_MAX_BATCH} voxels in a batch.")
+    for key, most in _MAX.items():
+        if _largest(getattr(c, key)) > most:
+            fail(key, f"expected at most {most}.")
+    if fault := name_fault(c.data_identifier):
+        fail("data_identifier", f"expected the name of a folder; {fault}.")
+    unknown = sorted(set(c.normalization) - SCHEMES.keys())
+    if unknown:
+        fail("normalization", f"unknown {unknown}; allowed are {sorted(SCHEMES)}.")
+    if len(c.use_mask_for_norm) != len(c.normalization):
+        fail("use_mask_for_norm", f"expected one entry per channel, as in normalization ({len(c.normalization)}).")
+
+
+def _positive_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _largest(value: object) -> int:
+    """The largest number in nested tuples; 0 in an empty one."""
+    return max(map(_largest, value), default=0) if isinstance(value, tuple) else value

@@ -1,0 +1,212 @@
+"""What can be wrong with one raw case, found before it costs a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.nifti import count_nonfinite, is_nifti
+from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
+
+# Headers store spacing and direction as float32, sometimes rounded again on the way: one thousandth of a voxel's edge
+# and about 0.06 degrees of direction are far above that and far below any real difference.
+SPACING_TOLERANCE = 1e-3
+DIRECTION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a case: an error stops the preparation, a warning is said and handled.
+
+    Attributes:
+        case: The case's identifier.
+        kind: What it is about, for tables: "unreadable", "channels", "spacing", "values", "empty", "shape",
+            "direction", "labels".
+        severity: "error" or "warning".
+        message: What was expected, what came, which file, what to do.
+    """
+
+    case: str
+    kind: str
+    severity: Literal["error", "warning"]
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedCase:
+    """The arrays of a case that was read."""
+
+    image: np.ndarray
+    geometry: Geometry
+    label: np.ndarray | None
+
+
+def check_case(case: RawCase, dataset: DatasetDescription) -> list[Finding]:
+    """Read a case and list all that is wrong with it; an empty list means it is sound."""
+    return load_and_check(case, dataset)[1]
+
+
+def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCase | None, list[Finding]]:
+    """Read a case and check it.
+
+    Returns:
+        The arrays, or None if a file cannot be read, and the findings.
+    """
+    findings: list[Finding] = []
+
+    def report(kind: str, message: str, severity: Literal["error", "warning"] = "error") -> None:
+        findings.append(Finding(case=case.identifier, kind=kind, severity=severity, message=message))
+
+    try:
+        image, geometry = read_images(case.images)
+        for kind, message in _image_faults(case.images, image, geometry, dataset.channel_names):
+            report(kind, message)
+    except (DatasetError, FileNotFoundError) as error:
+        report("unreadable", str(error))
+        return None, findings
+    if not image.any():
+        report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
+    if case.label is None:
+        return LoadedCase(image=image, geometry=geometry, label=None), findings
+    try:
+        label, label_geometry = read_label(case.label)
+    except (DatasetError, FileNotFoundError) as error:
+        report("unreadable", str(error))
+        return None, findings
+    for kind, message in geometry_faults(case, geometry, label_geometry):
+        report(kind, message)
+    present = np.unique(np.concatenate([np.unique(part) for part in label]))  # by slice: np.unique copies and sorts
+    strange = [int(v) for v in present if int(v) not in dataset.allowed_values]
+    if strange:
+        report(
+            "labels",
+            f"{case.label} holds the values {_some(strange)}, which dataset.json does not declare (it has "
+            f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file"
+            + (": 255 suggests a mask that was scaled for viewing." if 255 in strange else "."),
+        )
+    elif not (present > 0).any():
+        report("empty", f"{case.label} has no foreground; patches of this case are drawn anywhere.", "warning")
+    return LoadedCase(image=image, geometry=geometry, label=label), findings
+
+
+def read_sound_images(paths: Sequence[Path], channel_names: Sequence[str]) -> tuple[np.ndarray, Geometry]:
+    """Read the images of a case to be predicted.
+
+    Args:
+        paths: One file per channel, or one picture with all of them.
+        channel_names: What the channels are to be.
+
+    Returns:
+        The image (C, Z, Y, X) as float32, and the geometry of the first file.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        DatasetError: A file cannot be read or is cut off, holds NaN or infinite voxels, or the channels differ.
+    """
+    image, geometry = read_images(paths)
+    faults = [message for _, message in _image_faults(paths, image, geometry, channel_names)]
+    if faults:
+        raise DatasetError(" ".join(faults))
+    return image, geometry
+
+
+def raise_errors(findings: list[Finding], shown: int = 10) -> None:
+    """Raise one DatasetError that lists the errors among the findings, if there are any."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        lines = [f"{finding.case}: {finding.message}" for finding in errors[:shown]]
+        more = [f"and {len(errors) - shown} more"] if len(errors) > shown else []
+        cases = len({finding.case for finding in errors})
+        raise DatasetError(f"{cases} case(s) cannot be used:\n  " + "\n  ".join(lines + more))
+
+
+def _image_faults(
+    paths: Sequence[Path], image: np.ndarray, geometry: Geometry, channel_names: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Kind and message of each."""
+    if image.shape[0] != len(channel_names):
+        yield (
+            "channels",
+            f"{paths[0]} and its siblings give {image.shape[0]} channel(s); expected are "
+            f"{len(channel_names)} ({', '.join(channel_names)}). Give one file per channel, NAME_0000, NAME_0001, ...",
+        )
+    if not all(math.isfinite(s) and s > 0 for s in geometry.spacing):
+        yield (
+            "spacing",
+            f"{paths[0]} has spacing {geometry.spacing} mm (z, y, x); expected numbers > 0. Correct its header.",
+        )
+    for path, bad in _nonfinite(paths, image):
+        yield (
+            "values",
+            f"{path} has {bad} NaN or infinite voxels. Replace them, for instance by the background's value.",
+        )
+    for path in paths[1:]:
+        other = read_geometry(path)
+        if not _close(other.spacing, geometry.spacing, SPACING_TOLERANCE):
+            yield (
+                "spacing",
+                f"{path} has spacing {other.spacing} mm, {paths[0]} has {geometry.spacing} (z, y, x).",
+            )
+        elif not _close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
+            yield "direction", f"{path} has direction {other.direction}, {paths[0]} has {geometry.direction}."
+
+
+def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator[tuple[str, str]]:
+    """Kind and message of each difference of image and label.
+
+    Origins are not compared: they do not change any voxel's neighbours.
+    """
+    where = f"{case.label} and {case.images[0]}"
+    if image.shape != label.shape:
+        yield (
+            "shape",
+            f"{where} differ in shape: {label.shape} and {image.shape} (z, y, x). Resample the label to its "
+            "image's grid.",
+        )
+        return
+    if not _close(image.spacing, label.spacing, SPACING_TOLERANCE):
+        yield (
+            "spacing",
+            f"{where} differ in spacing: {label.spacing} and {image.spacing} mm (z, y, x). Correct the wrong header.",
+        )
+    if image.dimension == label.dimension and not _close(
+        image.direction, label.direction, DIRECTION_TOLERANCE, relative=False
+    ):
+        yield (
+            "direction",
+            f"{where} differ in direction: {label.direction} and {image.direction}. One of them is turned or mirrored; "
+            "correct its header or resample it.",
+        )
+
+
+def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float, *, relative: bool = True) -> bool:
+    return len(a) == len(b) and all(
+        abs(x - y) <= tolerance * (max(abs(x), abs(y)) if relative else 1.0) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _nonfinite(paths: Sequence[Path], image: np.ndarray) -> list[tuple[Path, int]]:
+    """Files with NaN or infinite voxels, and how many."""
+    if len(paths) != len(image):  # pictures hold whole numbers, but a float TIFF may not
+        counts = [(paths[0], int(np.count_nonzero(~np.isfinite(image))))]
+    else:
+        pairs = zip(paths, image, strict=True)
+        counts = [(path, count_nonfinite(path) if is_nifti(path) else _bad_voxels(channel)) for path, channel in pairs]
+    return [(path, bad) for path, bad in counts if bad]
+
+
+def _bad_voxels(channel: np.ndarray) -> int:
+    # The sum is finite only if every voxel is: one pass without a mask of the volume's size.
+    finite = np.isfinite(channel.sum(dtype=np.float64))
+    return 0 if finite else int(np.count_nonzero(~np.isfinite(channel)))
+
+
+def _some(values: list[int], shown: int = 8) -> str:
+    return ", ".join(map(str, values[:shown])) + (", ..." if len(values) > shown else "")

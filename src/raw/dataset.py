@@ -1,0 +1,176 @@
+"""Raw data sets in nnU-Net's layout: which files belong to which case.
+
+Layout: ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if there is a test set, ``imagesTs`` and ``labelsTs`` (or
+``imagesVal`` and ``labelsVal``); images are ``NAME_0000.ext``, one file per channel (an RGB picture is one file of
+three channels), labels ``NAME.ext``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from umamba.names import name_fault
+from umamba.raw.description import PICTURE_ENDINGS, DatasetDescription, DatasetError
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 10  # faults listed one by one before "and N more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCase:
+    """The files of one case: one image per channel (or one picture with all of them) and perhaps a label."""
+
+    identifier: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+    def __post_init__(self) -> None:
+        # Stores, predictions and pictures are named after the case.
+        if fault := name_fault(self.identifier):
+            raise DatasetError(f"A case cannot be called {self.identifier!r:.300}: {fault}. Rename it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDataset(DatasetDescription):
+    """A raw data set on disk: its description and the files of its cases, sorted by name."""
+
+    folder: Path
+    training_cases: tuple[RawCase, ...]
+    test_cases: tuple[RawCase, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Read dataset.json and pair the files; no image is opened.
+
+        Hidden files, among them the ``._*`` files that macOS leaves behind, are skipped with one warning.
+
+        Args:
+            folder: The folder that holds dataset.json.
+
+        Raises:
+            FileNotFoundError: The folder or its dataset.json does not exist.
+            DatasetError: dataset.json is malformed, there is no training case, or files do not pair up.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"The raw data set folder {folder} does not exist. Check data.dataset_dir.")
+        path = folder / "dataset.json"
+        description = DatasetDescription.read(path)
+        explicit = json.loads(path.read_text(encoding="utf-8")).get("dataset")
+        if explicit:
+            training = _listed_cases(folder, explicit, path)
+        else:
+            training, faults = pair_files(folder, "Tr", description)
+            _raise_all(faults, f"Files of {folder} do not pair up")
+        test, faults = pair_files(folder, test_split(folder), description)
+        _raise_all(faults, f"Files of {folder} do not pair up")
+        if not training:
+            raise DatasetError(
+                f"{folder} has no training case: expected images named NAME_0000{description.file_ending} in "
+                f"{folder / 'imagesTr'}. Check the folder and file_ending in dataset.json."
+            )
+        if description.num_training != len(training):
+            log.warning(
+                "%s declares numTraining %d, but %d training cases were found; the planner goes by the %d files.",
+                path, description.num_training, len(training), len(training),
+            )  # fmt: skip
+        return cls(folder=folder, training_cases=training, test_cases=test, **vars(description))
+
+
+def _listed_cases(folder: Path, listing: object, path: Path) -> tuple[RawCase, ...]:
+    """The cases that dataset.json lists under "dataset" (nnU-Net >= 2.2), paths relative to the folder."""
+    if not isinstance(listing, dict):
+        raise DatasetError(
+            f"{path}: dataset must map case names to images and label, it is a {type(listing).__name__}."
+        )
+    cases = []
+    for name, entry in sorted(listing.items()):
+        try:
+            images = tuple(folder / image for image in entry["images"])
+            label = folder / entry["label"]
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{path}: case {name!r} under dataset needs images (a list) and label.") from error
+        try:
+            cases.append(RawCase(identifier=name, images=images, label=label))
+        except DatasetError as error:
+            raise DatasetError(f"{path}, under dataset: {error}") from error
+    absent = [str(file) for case in cases for file in (*case.images, case.label) if file is None or not file.is_file()]
+    _raise_all(absent, f"{path} lists files that do not exist")
+    return tuple(cases)
+
+
+def _visible_files(folder: Path, ending: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file())
+    hidden = [p.name for p in files if p.name.startswith(".")]
+    if hidden:
+        log.warning("Skipped %d hidden files in %s (such as %s); they hold no data.", len(hidden), folder, hidden[0])
+    return [p for p in files if not p.name.startswith(".")]
+
+
+def test_split(folder: Path) -> str:
+    """What the test part is called: "Ts", or "Val" as in U-Mamba's Dataset701_AbdomenCT and Dataset703_NeurIPSCell."""
+    return "Val" if (folder / "imagesVal").is_dir() and not (folder / "imagesTs").is_dir() else "Ts"
+
+
+def pair_files(folder: Path, split: str, description: DatasetDescription) -> tuple[tuple[RawCase, ...], list[str]]:
+    """Group the channel files of a split by case and look up the labels.
+
+    Args:
+        folder: Of the data set.
+        split: "Tr" (every image needs a label), "Ts" or "Val": the end of the folders' names.
+        description: What dataset.json says.
+
+    Returns:
+        The cases that have all their channels, sorted by name, and what is wrong with the files, a message each.
+    """
+    images, labels = f"images{split}", f"labels{split}"
+    ending = description.file_ending
+    pattern = re.compile(rf"(?P<name>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
+    channels: dict[str, dict[int, Path]] = {}
+    faults: list[str] = []
+    for file in _visible_files(folder / images, ending):
+        match = pattern.fullmatch(file.name)
+        if match is None:
+            faults.append(f"{file}: an image must be named NAME_0000{ending} (the channel as four digits)")
+        else:
+            channels.setdefault(match["name"], {})[int(match["channel"])] = file
+    label_files = {file.name.removesuffix(ending): file for file in _visible_files(folder / labels, ending)}
+    for name in sorted(label_files.keys() - channels.keys()):
+        faults.append(f"{label_files[name]}: a label without image; expected {folder / images / name}_0000{ending}")
+    cases = []
+    for name in sorted(channels):
+        found = sorted(channels[name])
+        if found != list(range(len(found))) or not _count_fits(len(found), description):
+            expected = ", ".join(f"_{i:04d}" for i in range(len(description.channel_names)))
+            faults.append(
+                f"{folder / images / name}: expected the channel files {expected}{ending} "
+                f"({', '.join(description.channel_names)}), found {', '.join(f'_{i:04d}' for i in found)}"
+            )
+            continue
+        if split == "Tr" and name not in label_files:
+            faults.append(
+                f"{channels[name][found[0]]}: an image without label; expected {folder / labels / name}{ending}"
+            )
+        files = tuple(channels[name][i] for i in found)
+        cases.append(RawCase(identifier=name, images=files, label=label_files.get(name)))
+    return tuple(cases), faults
+
+
+def _count_fits(count: int, description: DatasetDescription) -> bool:
+    # One picture file may hold all channels; how many it does hold is seen when it is read.
+    return count == len(description.channel_names) or (description.file_ending in PICTURE_ENDINGS and count == 1)
+
+
+def _raise_all(faults: list[str], title: str) -> None:
+    if faults:
+        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        listing = "\n  ".join(faults[:_SHOWN])
+        raise DatasetError(f"{title}:\n  {listing}{more}\nAdd or remove the files named, or correct dataset.json.")

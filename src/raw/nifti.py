@@ -1,0 +1,133 @@
+"""What SimpleITK does not tell about a NIfTI file.
+
+It reads NaN and infinite voxels as 0, and what a truncated file lacks as whatever the memory held, without a word.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from umamba.raw.description import DatasetError
+
+_CHUNK = 1 << 24  # bytes read at a time
+_HEADER_BYTES = 540  # of NIfTI-2; the 348 of NIfTI-1 are less
+_TRAILING = 1 << 24  # bytes after the last voxel that are read; a file that goes on for ever is not followed
+_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
+_FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI datatype codes
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name is that of a NIfTI file in one piece."""
+    return path.name.endswith((".nii", ".nii.gz"))
+
+
+def count_nonfinite(path: Path) -> int:
+    """Count NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file, and see that the file is whole.
+
+    A file of whole numbers is not read again if its length is right; a compressed one has its length in the last bytes.
+
+    Args:
+        path: A .nii or .nii.gz that SimpleITK can read.
+
+    Raises:
+        DatasetError: The file ends before its last voxel, or its compressed data are damaged.
+    """
+    dtype, offset, expected = _layout_of(path)
+    if dtype is None and _has_length(path, offset + expected):
+        return 0
+    return _read_through(path, dtype, offset, expected)
+
+
+def check_length(path: Path) -> None:
+    """See that a NIfTI file holds all its voxels; without reading them where its length says so.
+
+    Raises:
+        DatasetError: The file ends before its last voxel, or it is no NIfTI file.
+    """
+    _, offset, expected = _layout_of(path)
+    if not _has_length(path, offset + expected):
+        _read_through(path, None, offset, expected)
+
+
+def check_every_byte(path: Path) -> None:
+    """Read a NIfTI file that was just written: a compressed one to its checksum, another one's length.
+
+    Raises:
+        DatasetError: It is not what was to be written.
+    """
+    _, offset, expected = _layout_of(path)
+    if path.name.endswith(".gz"):
+        _read_through(path, None, offset, expected)
+    else:
+        check_length(path)
+
+
+def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
+    try:
+        with _opened(path) as file:
+            return _read_layout(file.read(_HEADER_BYTES))
+    except (*_DAMAGES, struct.error) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_through(path: Path, dtype: np.dtype | None, offset: int, expected: int) -> int:
+    """Read all voxels; return how many are not finite, if they are of a floating type."""
+    count = size = 0
+    try:
+        with _opened(path) as file:
+            file.seek(offset)
+            while (block := file.read(_CHUNK)) and size <= expected + _TRAILING:
+                size += len(block)
+                if dtype is not None:
+                    values = np.frombuffer(block, dtype=dtype, count=len(block) // dtype.itemsize)
+                    count += int(np.count_nonzero(~np.isfinite(values)))
+    except _DAMAGES as error:
+        raise _damaged(path, error) from error
+    if size < expected:
+        raise DatasetError(f"{path} holds {size} of {expected} bytes of voxels: it is cut off. Copy it again.")
+    return count
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path} cannot be read ({error}): it is damaged or cut off. Copy it again.")
+
+
+def _has_length(path: Path, expected: int) -> bool:
+    """Whether the file says it holds so many bytes uncompressed; a gzip file of several members never does."""
+    if not path.name.endswith(".gz"):
+        return path.stat().st_size >= expected
+    return gzip_length(path) == expected % 2**32
+
+
+def gzip_length(path: Path) -> int:
+    """Bytes modulo 2^32 that a gzip file's last member says it holds uncompressed."""
+    with open(path, "rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return struct.unpack("<I", file.read(4))[0]
+
+
+def _read_layout(header: bytes) -> tuple[np.dtype | None, int, int]:
+    """The type of the voxels if it is a floating one, where they start, and how many bytes they take."""
+    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
+    if struct.unpack(f"{order}i", header[:4])[0] == 540:
+        datatype, bits = struct.unpack(f"{order}2h", header[12:16])
+        dim = struct.unpack(f"{order}8q", header[16:80])
+        (offset,) = struct.unpack(f"{order}q", header[168:176])
+    else:
+        dim = struct.unpack(f"{order}8h", header[40:56])
+        datatype, bits = struct.unpack(f"{order}2h", header[70:74])
+        (offset,) = struct.unpack(f"{order}f", header[108:112])
+    dtype = np.dtype(order + _FLOAT_TYPES[datatype]) if datatype in _FLOAT_TYPES else None
+    return dtype, int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8

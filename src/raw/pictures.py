@@ -1,0 +1,124 @@
+"""Pictures from and to disk: PNG and BMP by imageio, TIFF by tifffile, which only logs that a file is cut off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import tifffile
+from skimage import io as skio
+
+from umamba.files import atomic_file
+from umamba.machine import require_memory
+from umamba.raw.description import DatasetError
+
+TIFF_ENDINGS = (".tif", ".tiff")
+_PNG_END = b"IEND\xaeB`\x82"
+_DAMAGE_WORDS = ("invalid page offset", "corrupt", "failed to reshape")  # of what tifffile logs about cut files
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether the name is that of a TIFF file."""
+    return path.suffix.lower() in TIFF_ENDINGS
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The pixels of a file as its decoder gives them, (H, W), (H, W, C) or, of a TIFF, (Z, H, W).
+
+    Raises:
+        DatasetError: The file is damaged, cut off, no picture, or does not fit into memory.
+    """
+    try:
+        if not is_tiff(path):
+            return skio.imread(path)
+        with _opened_tiff(path) as tiff:
+            _check_pages(tiff, path)
+            require_memory(tiff.series[0].nbytes, f"{path} holds {tiff.series[0].shape} values")
+            return tiff.asarray()
+    except DatasetError:
+        raise
+    except Exception as error:  # the decoders raise kinds of their own for damaged files
+        raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
+
+
+def check_picture_whole(path: Path) -> None:
+    """See that a picture is not cut off; one is decoded only if its last bytes or its header leave a doubt.
+
+    Raises:
+        DatasetError: It is.
+    """
+    ending, size = path.suffix.lower(), path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(6)
+        file.seek(max(0, size - len(_PNG_END)))
+        tail = file.read()
+    if ending == ".png" and tail == _PNG_END:
+        return
+    if ending == ".bmp" and head[:2] == b"BM" and size >= int.from_bytes(head[2:6], "little"):
+        return
+    if not is_tiff(path):
+        read_picture(path)
+        return
+    try:
+        with _opened_tiff(path) as tiff:
+            _check_pages(tiff, path)
+    except (tifffile.TiffFileError, ValueError, IndexError) as error:
+        raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
+
+
+def _check_pages(tiff: tifffile.TiffFile, path: Path) -> None:
+    size = path.stat().st_size
+    end = max(
+        start + count for page in tiff.pages for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+    )
+    if end > size:
+        raise DatasetError(f"{path} has {size} bytes, its pages need {end}: it is cut off. Copy it again.")
+
+
+@contextmanager
+def _opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """An opened TIFF; at the end of the block what tifffile logged about damages becomes an error."""
+    logger, collector = logging.getLogger("tifffile"), _Collector()
+    logger.addHandler(collector)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            yield tiff
+    finally:
+        logger.removeHandler(collector)
+    if collector.damages:
+        raise DatasetError(f"{path} is cut off or damaged ({collector.damages[0]}). Copy it again.")
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.damages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if any(word in message for word in _DAMAGE_WORDS):
+            self.damages.append(message)
+
+
+def write_picture(picture: np.ndarray, path: Path | str) -> None:
+    """Write a picture, or a stack of them as TIFF, whole or not at all.
+
+    Args:
+        picture: (H, W), (H, W, 3) or, as TIFF, (Z, H, W).
+        path: Its ending decides the format; TIFF is compressed by zlib.
+
+    Raises:
+        OSError: The disk is full or cannot be written to; names `path`.
+    """
+    path = Path(path)
+    with atomic_file(path) as beside:
+        if is_tiff(path):
+            colour = picture.ndim == 3 and picture.dtype == np.uint8 and picture.shape[-1] == 3
+            photometric = "rgb" if colour else "minisblack"  # else tifffile takes a stack of 3 slices for colours
+            tifffile.imwrite(beside, picture, compression="zlib", photometric=photometric)
+        else:  # through bytes: imageio closes its own file where an error of the disk is lost
+            beside.write_bytes(iio.imwrite("<bytes>", picture, extension=path.suffix))

@@ -1,0 +1,164 @@
+"""Volumes from and to disk by SimpleITK, which says nothing when a file is cut off or the disk is full.
+
+Of the formats it is silent about NIfTI and GIPL, both ways; it raises an error for MetaImage and NRRD.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from umamba.files import atomic_file
+from umamba.machine import require_memory
+from umamba.raw.description import DatasetError
+from umamba.raw.nifti import check_every_byte, check_length, is_nifti
+
+_GIPL_HEADER_BYTES = 256
+_HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends
+
+
+def write_volume(volume: sitk.Image, path: Path | str) -> None:
+    """Write a volume, compressed where the format can be, whole or not at all.
+
+    A NIfTI file is read again up to its checksum (gzip's, of every byte that was to be written), for SimpleITK takes a
+    failing disk for a success; its writers of MetaImage and NRRD report one.
+
+    Args:
+        volume: To write.
+        path: Its ending decides the format. A .mhd file holds its voxels itself, as a .mha file does: two files cannot
+            be moved into place in one step.
+
+    Raises:
+        OSError: The disk is full or cannot be written to, or did not keep what was written; names `path`.
+    """
+    with atomic_file(path) as beside:
+        target = beside.with_suffix(".mha") if beside.suffix == ".mhd" else beside
+        try:
+            sitk.WriteImage(volume, str(target), True)
+            target.replace(beside)
+            _check(volume, beside)
+        except (DatasetError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise OSError(f"{path} could not be written whole ({reason}). Is the disk full or failing?") from error
+        finally:
+            if target != beside:
+                target.unlink(missing_ok=True)
+
+
+def _check(volume: sitk.Image, path: Path) -> None:
+    if is_nifti(path):
+        check_every_byte(path)
+    elif path.suffix == ".gipl":
+        check_gipl_length(path, volume)
+
+
+def open_volume(path: Path) -> sitk.ImageFileReader:
+    """Read the header of a volume.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    return reader
+
+
+def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:
+    """Read the volume whose header was read, if it is whole and fits into memory.
+
+    Raises:
+        DatasetError: It is cut off, damaged, or larger than the memory that is free.
+    """
+    path = Path(reader.GetFileName())
+    size = " x ".join(map(str, reader.GetSize()))
+    try:
+        # Twice: SimpleITK's image and the array that is copied from it.
+        require_memory(
+            2 * voxel_bytes(reader),
+            f"{path} declares {size} voxels (its file has {path.stat().st_size / 2**20:.1f} MiB), which do not fit "
+            "into memory. Correct its header if that is wrong; else crop it, or work where there is more",
+        )
+    except MemoryError as error:
+        raise DatasetError(str(error)) from error
+    if is_nifti(path):
+        check_length(path)
+    elif path.suffix == ".gipl":
+        check_gipl_length(path, reader)
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+
+
+def check_volume_whole(path: Path) -> None:
+    """See that a volume holds all the voxels that its header declares; read it only if its length does not tell.
+
+    Raises:
+        DatasetError: It is cut off, damaged or no volume.
+    """
+    if is_nifti(path):
+        check_length(path)
+        return
+    reader = open_volume(path)
+    with open(path, "rb") as file:
+        head = file.read(_HEADER_BYTES)
+    needed = (_metaimage_bytes if path.suffix in (".mha", ".mhd") else _nrrd_bytes)(head, voxel_bytes(reader))
+    if path.suffix == ".gipl":
+        check_gipl_length(path, reader)
+    elif needed is None or path.stat().st_size < needed:
+        read_voxels(reader)
+
+
+def _metaimage_bytes(head: bytes, voxels: int) -> int | None:
+    """Bytes of a MetaImage file in one piece; None if its header does not tell."""
+    end = re.search(rb"^ElementDataFile *= *LOCAL\r?\n", head, re.MULTILINE)
+    if end is None:
+        return None
+    if re.search(rb"^CompressedData *= *True", head[: end.end()], re.MULTILINE) is None:
+        return end.end() + voxels
+    size = re.search(rb"^CompressedDataSize *= *(\d+)", head[: end.end()], re.MULTILINE)
+    return end.end() + int(size[1]) if size else None
+
+
+def _nrrd_bytes(head: bytes, voxels: int) -> int | None:
+    """Bytes of an uncompressed NRRD file in one piece; None if its header does not tell."""
+    end = re.search(rb"\r?\n\r?\n", head)
+    raw = end and re.search(rb"^encoding: *raw", head[: end.end()], re.MULTILINE)
+    return end.end() + voxels if raw and b"data file:" not in head[: end.end()] else None
+
+
+def unreadable(path: Path, error: RuntimeError) -> DatasetError:
+    """SimpleITK's complaint about a file, and what to do."""
+    reason = str(error).strip().splitlines()[-1]
+    hint = (
+        "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
+        if "orthonormal" in reason
+        else "Is the file damaged or cut off? Copy it again."
+    )
+    return DatasetError(f"{path} cannot be read ({reason}). {hint}")
+
+
+def check_gipl_length(path: Path, volume: sitk.Image | sitk.ImageFileReader) -> None:
+    """See that a GIPL file holds all its voxels.
+
+    Raises:
+        DatasetError: It ends before its last one.
+    """
+    expected = _GIPL_HEADER_BYTES + voxel_bytes(volume)
+    if path.stat().st_size < expected:
+        raise DatasetError(f"{path} holds {path.stat().st_size} of {expected} bytes: it is cut off. Copy it again.")
+
+
+def voxel_bytes(volume: sitk.Image | sitk.ImageFileReader) -> int:
+    """Bytes of all voxels in memory; of a reader as the header that it has read states them."""
+    is_image = isinstance(volume, sitk.Image)
+    components = volume.GetNumberOfComponentsPerPixel() if is_image else volume.GetNumberOfComponents()
+    each = sitk.Image([1, 1], volume.GetPixelID()).GetSizeOfPixelComponent()
+    return math.prod(volume.GetSize()) * components * each

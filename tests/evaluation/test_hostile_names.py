@@ -1,0 +1,84 @@
+"""Names that may hold anything: in file names, tables, figures and the page of a report."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from umamba.evaluation.file_names import file_names
+from umamba.evaluation.report.__main__ import make_report
+from umamba.evaluation.tables import to_latex, to_markdown
+
+_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
+scored_runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(scored_runs)
+make_run = scored_runs.make_run
+
+STRANGE = [
+    "a/b", "../../x", 'quo"te\'s', "<script>alert(1)</script>", "Müller Übung", "with blank", "x" * 200, "🫀 heart",
+    "flare", "Flare", "FLARE", "$x_{", "_hidden", "line\nbreak", "|", "C:\\x", "50 % & more #1", "..", "nul\0byte",
+]  # fmt: skip
+
+
+@given(st.lists(st.one_of(st.text(max_size=300), st.sampled_from(STRANGE)), max_size=12))
+def test_file_names_are_safe_and_distinct(names):
+    made = file_names(names)
+    assert made.keys() == set(names)
+    assert len({name.lower() for name in made.values()}) == len(made)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}", name) for name in made.values())
+
+
+def test_plain_names_are_kept():
+    names = ["flare", "amos_mr_2d", "Dataset004_Hippocampus", "set-1.2"]
+    assert file_names(names) == {name: name for name in names}
+    assert file_names(["a/b"]) == {"a/b": "a_b-c14cddc0"}  # sha256("a/b")
+
+
+class Page(HTMLParser):
+    """Collects the tags, attributes and texts of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_report_of_strange_names(tmp_path):
+    for index, name in enumerate(STRANGE):
+        classes = (name, '"><img src=x onerror=alert(1)>')
+        for network in ("nnunet", f'<b onclick="x">{index}</b>'):
+            make_run(tmp_path / "runs" / f"{index}_{network[:2].strip('<')}", dataset=name, network=network, cases=2,
+                     classes=classes)  # fmt: skip
+    path = make_report([tmp_path / "runs"], tmp_path / "report")
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    assert not page.tags & {"script", "b", "iframe", "object", "svg"}
+    assert not {name for name in page.attributes if name.startswith("on")}
+    text = "".join(page.text)
+    assert all(name in text for name in STRANGE if "\0" not in name)
+    files = [file for folder in ("tables", "figures") for file in (tmp_path / "report" / folder).iterdir()]
+    assert len([file for file in files if file.name.endswith("_results.csv")]) == len(STRANGE)
+    assert {file.parent.parent.name for file in tmp_path.rglob("report.html")} == {tmp_path.name}
+
+
+def test_tables_hold_any_text():
+    text = pd.DataFrame({"a": ["x|y<script>\nz", r"50 % ~ ^ \input{x} < 1"]})
+    assert to_markdown(text).splitlines()[2:] == [
+        r"| x\|y\<script> z |", r"| 50 % ~ ^ \input{x} < 1 |"
+    ]  # fmt: skip
+    row = to_latex(text, "").splitlines()[-4]
+    assert row == r"50 \% \textasciitilde{} \textasciicircum{} \textbackslash{}input\{x\} \textless{} 1 \\"

@@ -1,0 +1,46 @@
+"""The kernels of the fused instance norm compile for every target that the installed Triton knows; no GPU is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+TARGETS = (80, 86, 89, 90, 100, 120)  # compute capability: A100, RTX 30, RTX 40, H100, B200, RTX 50
+SHARED_MEMORY = 48 * 1024  # bytes a program may have on any of them
+REGISTERS = 65536  # of a multiprocessor
+
+
+def variants():
+    from umamba.models.kernels import norm_act_triton as kernels
+
+    for residual in (False, True):
+        for whole in (False, True):
+            yield kernels.moments, {"RESIDUAL": residual, "WHOLE": whole}
+            yield kernels.gradient_sums, {"RESIDUAL": residual, "WHOLE": whole}
+        yield kernels.normalize, {"RESIDUAL": residual}
+        yield kernels.input_gradient, {"ACTIVATED": residual}
+    yield kernels.join_moments, {}
+    yield kernels.join_sums, {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_compiles(capability, dtype):
+    triton = pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
+    from triton.backends.compiler import GPUTarget
+
+    from umamba.models.kernels.norm_act import ELEMENTS, WARPS, WIDEST
+
+    maps = ("x", "residual", "out", "grad", "grad_residual", "grad_x", "source")
+    tables = ("partial", "weight", "bias", "stats", "sums")
+    for kernel, constants in variants():
+        fixed = constants | {"ROWS": ELEMENTS // WIDEST, "BLOCK": WIDEST, "col": 1}
+        names = kernel.arg_names
+        types = dict.fromkeys(names, "i32") | dict.fromkeys(("slope", "eps"), "fp32")
+        types |= dict.fromkeys(maps, f"*{dtype}") | dict.fromkeys(tables, "*fp32") | dict.fromkeys(fixed, "constexpr")
+        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][0] == "*" or n == "row"}
+        values = {(names.index(n),): value for n, value in fixed.items() if n in names}
+        source = triton.compiler.ASTSource(kernel, {n: types[n] for n in names}, values, aligned)
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS})
+        assert built.metadata.shared <= SHARED_MEMORY, kernel.__name__
+        assert built.asm["cubin"]

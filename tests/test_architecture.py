@@ -1,0 +1,96 @@
+"""The floors of the house: a lower one never imports from a higher one, and no two files import each other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parent.parent / "src"
+
+# From the ground up; a folder (or file) may import from its own floor's folder and from all floors below.
+FLOORS = [
+    ["files", "locations", "machine", "names", "processes", "help", "resolvers", "targets"],
+    ["raw", "parallel"],
+    ["planning"],
+    ["callbacks"],
+    ["models"],
+    ["inference"],
+    ["datamodules"],
+    ["evaluation"],
+    ["trainer", "run"],
+    ["__main__", "__init__"],
+]
+
+
+def modules() -> dict[str, Path]:
+    return {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the project that a file imports, wherever in the file; names are dotted, without the package's own."""
+    known, found = modules(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = list(path.relative_to(SRC).parts[: -node.level]) if node.level else []
+            parts = base + (node.module.split(".") if node.module else [])
+            if not node.level:
+                if parts[:1] != ["umamba"]:
+                    continue
+                parts = parts[1:]
+            for alias in node.names:
+                as_module = ".".join([*parts, alias.name])
+                found.add(as_module if as_module in known else ".".join(parts) or alias.name)
+    return found & set(known)
+
+
+def floor_of(module: str) -> int:
+    top = module.split(".")[0]
+    return next(number for number, names in enumerate(FLOORS) if top in names)
+
+
+def test_every_folder_has_a_floor() -> None:
+    placed = {name for names in FLOORS for name in names}
+    assert {module.split(".")[0] for module in modules()} <= placed
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_no_import_from_a_higher_floor(module: str) -> None:
+    higher = {name for name in imports_of(modules()[module]) if floor_of(name) > floor_of(module)}
+    assert not higher, f"{module} (floor {floor_of(module)}) imports {sorted(higher)}"
+
+
+def test_no_circles() -> None:
+    graph = {name: imports_of(path) - {name} for name, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_names_are_imported_from_the_file_that_defines_them() -> None:
+    defined: dict[str, set[str]] = {}
+    for name, path in modules().items():
+        names: set[str] = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif not isinstance(node, (ast.Import, ast.ImportFrom)):
+                names |= {leaf.id for leaf in ast.walk(node) if isinstance(leaf, ast.Name)}
+        defined[name] = names
+    wrong = []
+    for path in [*SRC.rglob("*.py"), *SRC.parent.glob("*.py"), *(SRC.parent / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("umamba."):
+                module = node.module.removeprefix("umamba.")
+                missing = [a.name for a in node.names if module in defined and a.name not in defined[module]]
+                wrong += [f"{path.name}: {node.module}.{name}" for name in missing]
+    assert not wrong, wrong
