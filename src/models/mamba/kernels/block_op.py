@@ -83,9 +83,9 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     grad_out_proj = _product(grad.flatten(0, 1).t(), y.flatten(0, 1))
     used, x_proj = len(w.x_proj), w.x_proj
     if x.dtype != torch.float32:
-        wide = x.new_zeros(len(grad_small), used + -used % 8)
-        wide[:, :used] = grad_small
-        grad_small = wide
+        narrow, grad_small = grad_small, x.new_zeros(len(grad_small), used + -used % 8)
+        grad_small[:, :used] = narrow
+        del narrow
         x_proj = _wide(x_proj, x.dtype)
     grad_u.addmm_(grad_small, x_proj)
     # u was overwritten by its gradient; it is formed again where y, no longer needed, was

@@ -1,0 +1,179 @@
+"""Training steps with and without the fused kernels: a table and a JSON file. Needs torch and a CUDA device.
+
+    python benchmarks/training_step.py                          # all settings, about three minutes
+    python benchmarks/training_step.py --settings ct_3d --networks U-Mamba_Enc --profile
+
+A step is forward under autocast, deep-supervision loss, backward, gradient clipping and SGD, as `networks.py` times it;
+`device ms` is the sum of its kernels, less than the step where the device waits for the host. "Before" is the same
+network with torch's own instance norm, channels-first maps and Mamba layers in float32. Each run adds its rows to
+training_step.json, in place of those of the same setting, network, precision and device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from src.files import write_json, write_text
+from src.models.losses import DeepSupervision, DiceCELoss
+from src.models.umamba import UMamba
+from src.models.unet import PlainConvUNet
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAT = {
+    "kernel_sizes": ((1, 3, 3),) + (3,) * 5,
+    "strides": (1, (1, 2, 2), 2, 2, 2, (1, 2, 2)),
+    "features_per_stage": (32, 64, 128, 256, 320, 320),
+}
+
+
+def deep(stages: int, largest: int) -> dict[str, Any]:
+    """Kernels of 3 and strides of 2 everywhere."""
+    features = tuple(min(32 * 2**stage, largest) for stage in range(stages))
+    return {"kernel_sizes": (3,) * stages, "strides": (1, *(2,) * (stages - 1)), "features_per_stage": features}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {  # channels, labels with background, patch, batch, topology
+    "ct_3d": {"channels": 1, "labels": 14, "patch": (40, 224, 192), "batch": 2, "topology": FLAT},
+    "mr_2d": {"channels": 1, "labels": 14, "patch": (320, 320), "batch": 30, "topology": deep(7, 512)},
+    "endoscopy": {"channels": 3, "labels": 8, "patch": (384, 640), "batch": 13, "topology": deep(7, 512)},
+    "cells": {"channels": 3, "labels": 3, "patch": (512, 512), "batch": 12, "topology": deep(8, 512)},
+    "hippocampus": {"channels": 1, "labels": 3, "patch": (40, 56, 40), "batch": 7, "topology": deep(4, 320)},
+}
+NETWORKS = {
+    "nnU-Net CNN": (PlainConvUNet, {}),
+    "No-Mamba control": (UMamba, {"mamba": "none"}),
+    "U-Mamba_Bot": (UMamba, {"mamba": "bottleneck"}),
+    "U-Mamba_Enc": (UMamba, {"mamba": "encoder"}),
+}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+REPEATS, WARM_UP = 7, 3
+COLUMNS = ("setting", "network", "precision", "step_ms", "device_ms", "peak_gib", "before_ms", "before_gib")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--before", action="store_true", help="also without the kernels")
+    parser.add_argument("--profile", action="store_true", help="also write the kernels of a step, by their time")
+    parser.add_argument("--commit", default="", help="of the code, for the table")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device, and nothing else to time.")
+    torch.backends.cudnn.benchmark = True
+    about = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "commit": args.commit,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / "training_step.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for setting in args.settings:
+        for network in args.networks:
+            for precision in args.precision:
+                row = about | {"setting": setting, "network": network, "precision": precision}
+                row |= measure(setting, network, precision, args.output if args.profile else None)
+                if args.before:
+                    with without_kernels():
+                        plain = measure(setting, network, precision, None)
+                    row |= {"before_ms": plain["step_ms"], "before_gib": plain["peak_gib"]}
+                rows = [r for r in rows if identity(r) != identity(row)] + [row]
+                write_json(rows, path)  # after every row: a benchmark cut short keeps what it has
+                write_text(args.output / "training_step.md", report(rows))
+                torch.cuda.empty_cache()
+
+
+def identity(row: dict[str, Any]) -> tuple:
+    return tuple(row[key] for key in ("device", "setting", "network", "precision"))
+
+
+def without_kernels() -> ExitStack:
+    """Torch's own operations, as on a device where the kernels fail their check; the scan stays."""
+    stack = ExitStack()
+    stack.enter_context(mock.patch("src.models.kernels.choice._usable", lambda *device: False))
+    stack.enter_context(mock.patch("src.models.mamba.scan._half_choice", lambda *device: False))
+    return stack
+
+
+def measure(setting: str, name: str, precision: str, folder: Path | None) -> dict[str, float]:
+    """Median of a step in ms, the sum of its kernels, and the peak memory; kernels to a file in `folder`."""
+    plan = SETTINGS[setting]
+    make, arguments = NETWORKS[name]
+    torch.manual_seed(0)
+    spatial = plan["patch"]
+    topology = plan["topology"] | {"in_channels": plan["channels"], "out_channels": plan["labels"]}
+    with torch.device("cuda"):
+        network = make(spatial_dims=len(spatial), **topology, **arguments)
+    network.to("cuda")  # where weights get their layout
+    parameters = list(network.parameters())
+    optimizer = torch.optim.SGD(parameters, 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
+    loss_function = DeepSupervision(DiceCELoss(len(spatial) == 2, None))
+    image = torch.randn(plan["batch"], plan["channels"], *spatial, device="cuda")
+    label = torch.randint(plan["labels"], (plan["batch"], *spatial), device="cuda", dtype=torch.int16)
+
+    def step() -> None:
+        with torch.autocast("cuda", dtype=DTYPES[precision]):
+            outputs = network(image)
+        scaler.scale(loss_function([o.float() for o in outputs], label)).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, 12)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(WARM_UP):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - start))
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    kernels = [(e.self_device_time_total / 1e3, e.count, e.key) for e in profiler.key_averages()]
+    if folder is not None:
+        lines = [f"{ms:8.2f} ms {count:5d} {key[:120]}" for ms, count, key in sorted(kernels, reverse=True)[:60]]
+        file = f"training_step_{setting}_{name}_{precision}.txt".replace(" ", "_")
+        write_text(folder / file, "\n".join([*lines, ""]))
+    return {
+        "step_ms": round(statistics.median(times), 1),
+        "device_ms": round(sum(ms for ms, *_ in kernels), 1),
+        "peak_gib": round(peak, 2),
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """All rows as Markdown, a table for each machine and commit."""
+    lines = ["# Training steps", "", "`python benchmarks/training_step.py`, whose head says what is measured."]
+    tables: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(tuple(row[key] for key in ("device", "torch", "commit", "date")), []).append(row)
+    for (device, version, commit, date), table in tables.items():
+        lines += ["", f"## {device}, torch {version}, eager, commit {commit}, {date}", ""]
+        lines += ["| " + " | ".join(key.replace("_", " ") for key in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+        lines += ["| " + " | ".join(str(row.get(key, "")) for key in COLUMNS) + " |" for row in table]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
