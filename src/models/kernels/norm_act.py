@@ -301,12 +301,17 @@ def norm_act(
         like x, in its layout; statistics and arithmetic are float32.
 
     Raises:
-        ValueError: another dtype or number of axes, or shapes that do not fit together.
+        ValueError: another dtype or number of axes, 2^31 elements an image, or shapes that do not fit together.
     """
     if not 3 <= x.dim() <= 5 or x.dtype not in DTYPES:
         raise ValueError(
             f"The fused instance norm takes (B, C, *S) with one to three spatial axes in float32, float16 or bfloat16, "
             f"but got shape {tuple(x.shape)} in {str(x.dtype).removeprefix('torch.')}."
+        )
+    if x.shape[1:].numel() >= MAX_INSTANCE:
+        raise ValueError(
+            f"The fused instance norm takes maps of fewer than {MAX_INSTANCE} elements an image, but got shape "
+            f"{tuple(x.shape)}; cut the image into smaller windows."
         )
     channels = (x.shape[1],)
     if weight.shape != channels or bias.shape != channels or (residual is not None and residual.shape != x.shape):

@@ -53,5 +53,7 @@ def test_input_that_does_not_fit_is_named(interpreted):
     ones = torch.ones(2)
     with pytest.raises(ValueError, match=r"float32, float16 or bfloat16, but got shape \(1, 2, 3\) in float64"):
         interpreted.norm_act(torch.zeros(1, 2, 3, dtype=torch.float64), ones, ones)
+    with pytest.raises(ValueError, match=r"fewer than 2147483648 elements an image, but got shape \(1, 4, 536870912\)"):
+        interpreted.norm_act(torch.empty(1, 4, 1).expand(1, 4, 2**29), torch.ones(4), torch.ones(4))
     with pytest.raises(ValueError, match=r"must be \(4,\) .* they are \(2,\)"):
         interpreted.norm_act(torch.zeros(1, 4, 3), ones, ones)
