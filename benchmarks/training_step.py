@@ -23,10 +23,10 @@ from unittest import mock
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from src.files import write_json, write_text
-from src.models.losses import DeepSupervision, DiceCELoss
-from src.models.umamba import UMamba
-from src.models.unet import PlainConvUNet
+from umamba.files import write_json, write_text
+from umamba.models.losses import DeepSupervision, DiceCELoss
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAT = {
@@ -104,8 +104,8 @@ def identity(row: dict[str, Any]) -> tuple:
 def without_kernels() -> ExitStack:
     """Torch's own operations, as on a device where the kernels fail their check; the scan stays."""
     stack = ExitStack()
-    stack.enter_context(mock.patch("src.models.kernels.choice._usable", lambda *device: False))
-    stack.enter_context(mock.patch("src.models.mamba.scan._half_choice", lambda *device: False))
+    stack.enter_context(mock.patch("umamba.models.kernels.choice._usable", lambda *device: False))
+    stack.enter_context(mock.patch("umamba.models.mamba.scan._half_choice", lambda *device: False))
     return stack
 
 
