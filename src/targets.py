@@ -221,7 +221,8 @@ class _Check:
 def _present_name(target: Any) -> Any:
     if not isinstance(target, str) or not target.startswith("src."):
         return target
-    return _MOVED.get(target, f"umamba.{target.removeprefix('src.')}")
+    present = f"umamba.{target.removeprefix('src.')}"
+    return _MOVED.get(present, present)
 
 
 def _shown(value: object) -> str:

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_method
 
 from umamba.locations import ROOT
 from umamba.run.wandb_log import wandb_logger
+from umamba.targets import present_names
 
 
 def test_wandb_is_offline_without_a_key(tmp_path: Path, monkeypatch, caplog) -> None:
@@ -32,8 +34,7 @@ def test_a_resumed_run_continues_its_own_record(tmp_path: Path, monkeypatch) -> 
 UNREACHABLE = """
 import logging, sys, time
 logging.basicConfig(level=logging.WARNING)
-from umamba.run import wandb_logger
-import umamba.run.wandb_log as module
+from umamba.run.wandb_log import wandb_logger
 logger = wandb_logger(project="p", save_dir=sys.argv[1])
 started = time.monotonic()
 logger.log_metrics({"train/loss": 1.0}, step=0)
@@ -53,3 +54,8 @@ def test_a_key_without_a_network_logs_offline(tmp_path: Path, monkeypatch) -> No
     assert result.returncode == 0, output
     assert "offline True" in output and "W&B cannot be used" in output
     assert list((tmp_path / "wandb").glob("offline-run-*")), output
+
+
+def test_runs_from_before_it_moved_find_it() -> None:
+    stored = {"wandb": {"_target_": "src.run.wandb_logger"}}
+    assert get_method(present_names(stored)["wandb"]["_target_"]) is wandb_logger
