@@ -2,7 +2,8 @@
 
 Predicting and scoring build two things of the configuration inside a checkpoint, ``model.network`` and ``data``; all
 else in it (optimiser, schedule, augmentation, callbacks, logger, trainer) is only read. train.py asks the same question
-before it begins, so that no run ends with a checkpoint that cannot be loaded.
+before it begins, so that no run ends with a checkpoint that cannot be loaded. What it builds of the configuration in a
+run's folder has lists of its own: `umamba.run.stored`.
 
 Code of the user's own is not in the list. Whoever runs it names it on the command line, ``trusted=[mymix]``: a package
 or module, or one class or function by its full name. Nothing in a file can add to that.
@@ -12,11 +13,38 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from hydra.utils import get_object
-from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exports:
+    """The classes that a package itself exports, of one kind.
+
+    Attributes:
+        package: its dotted name.
+        base: full name of the class that they derive from.
+    """
+
+    package: str
+    base: str
+
+    def __contains__(self, target: str) -> bool:
+        """Whether a target is one of them; no further dot is followed, and nothing but the package is imported."""
+        package, _, name = target.rpartition(".")
+        found = getattr(import_module(package), name, None) if package == self.package else None
+        return isinstance(found, type) and issubclass(found, get_object(self.base))
+
+    def __str__(self) -> str:
+        return f"{self.package}.<{self.base.rpartition('.')[2]}>"
+
+
+Allowed = Sequence[str | Exports]
 
 NETWORKS = (
     "umamba.models.umamba.UMamba",
@@ -26,8 +54,8 @@ NETWORKS = (
     "umamba.models.baselines.unetr",
     "umamba.models.baselines.swinunetr",
 )
-# Inside a network, beside every module class that torch.nn exports
-PARTS = (
+PARTS = (  # inside a network
+    Exports(package="torch.nn", base="torch.nn.Module"),
     "umamba.models.mamba.block.Mamba",
     "umamba.models.mamba.ssd.SSD",
     "umamba.models.mamba.gated_conv.GatedConv",
@@ -54,7 +82,9 @@ TRAINING_ONLY = (
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_HYDRA = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
+HYDRA = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
+# Nobody is advised to trust the whole of these
+_OF_OTHERS = {*sys.stdlib_module_names, "umamba", "torch", "lightning", "torchio", "monai", "numpy", "hydra"}
 _MOVED = {"umamba.run.wandb_logger": "umamba.run.wandb_log.wandb_logger"}
 # More than any published network asks for; they keep a crafted configuration from exhausting time or memory.
 _MAX_NUMBER = 16_384  # of a network's arguments: channels, blocks, heads, edges
@@ -81,7 +111,12 @@ def check_config(config: object, trusted: str | Sequence[str] | None = ()) -> No
         raise ValueError(f"model.network must be an object with _target_ and _partial_: true; it is {_shown(network)}.")
     if not isinstance(deep_supervision, bool):
         raise ValueError(f"model.deep_supervision must be true or false, it is {_shown(deep_supervision)}.")
-    check = _Check(trusted)
+    check = Check(
+        trusted,
+        source="a checkpoint",
+        advice="say {} on the command line: of train.py, and again of predict.py and eval.py, for everybody who uses "
+        "the checkpoint runs that code.",
+    )
     check.node(network, "model.network", NETWORKS, PARTS, largest=_MAX_NUMBER)
     if config.get("data") is not None:
         check.node(scoring_data(config), "data", DATA_MODULES, ())
@@ -141,19 +176,28 @@ def trusted_names(trusted: str | Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-class _Check:
-    """Walks plain data; counts what it sees, for lists that hold each other can be endless."""
+class Check:
+    """Walks plain data; counts what it sees, for lists that hold each other can be endless.
 
-    def __init__(self, trusted: Sequence[str]) -> None:
+    Args:
+        trusted: what the user vouches for, see `trusted_names`.
+        source: where the data come from, for the message of a refusal.
+        advice: how that message ends, after "If it is code of yours, or of somebody you trust,"; {} stands for
+            ``trusted=[...]``.
+    """
+
+    def __init__(self, trusted: Sequence[str], *, source: str, advice: str) -> None:
         self.trusted = trusted
+        self.source = source
+        self.advice = advice
         self.seen = 0
 
     def node(
         self,
         node: object,
         where: str,
-        allowed: Sequence[str],
-        inside: Sequence[str],
+        allowed: Allowed,
+        inside: Allowed,
         *,
         largest: float | None = None,
         depth: int = 0,
@@ -179,11 +223,11 @@ class _Check:
                 self._scalar(key, place, None)
                 if key == "_target_":
                     self._target(value, place, allowed)
-                elif key in _HYDRA:
-                    if not isinstance(value, _HYDRA[key]):
-                        raise ValueError(f"{place} must be a {_HYDRA[key].__name__}, it is {_shown(value)}.")
+                elif key in HYDRA:
+                    if not isinstance(value, HYDRA[key]):
+                        raise ValueError(f"{place} must be a {HYDRA[key].__name__}, it is {_shown(value)}.")
                 elif key.startswith("_") and key.endswith("_"):
-                    raise ValueError(f"{place}: only {', '.join(_HYDRA)} may stand between underscores.")
+                    raise ValueError(f"{place}: only {', '.join(HYDRA)} may stand between underscores.")
                 self.node(value, place, inside, inside, largest=largest, depth=depth + 1)
         elif isinstance(node, list):
             for index, value in enumerate(node):
@@ -200,21 +244,22 @@ class _Check:
         if largest is not None and isinstance(value, (int, float)) and not abs(value) <= largest:
             raise ValueError(f"{where} is {value}; expected a number from {-largest} to {largest}.")
 
-    def _target(self, target: object, where: str, allowed: Sequence[str]) -> None:
+    def _target(self, target: object, where: str, allowed: Allowed) -> None:
         if not isinstance(target, str) or not _NAME.fullmatch(target):
             raise ValueError(f"{where} must be a dotted name, it is {_shown(target)}.")
-        if target in allowed or (allowed is PARTS and _is_layer(target)) or target in self.trusted:
+        if target in self.trusted or any(
+            target in entry if isinstance(entry, Exports) else target == entry for entry in allowed
+        ):
             return
         root = next((name for name in self.trusted if target.startswith(f"{name}.")), None)
         if root is not None:
             _check_defined_below(target, root, where)
             return
-        layers = ", torch.nn.<layer>" if allowed is PARTS else ""
+        root = target.split(".")[0]
         raise ValueError(
-            f"{where} is {target!r}, which is not among what a checkpoint may have built "
-            f"({', '.join(allowed) or 'nothing here'}{layers}). If it is code of yours, or of somebody you trust, say "
-            f"trusted=[{target.split('.')[0] if target.split('.')[0] != 'umamba' else target}] on the command line: of "
-            "train.py, and again of predict.py and eval.py, for everybody who uses the checkpoint runs that code."
+            f"{where} is {target!r}, which is not among what {self.source} may have built "
+            f"({', '.join(map(str, allowed)) or 'nothing here'}). If it is code of yours, or of somebody you trust, "
+            + self.advice.format(f"trusted=[{target if root in _OF_OTHERS else root}]")
         )
 
 
@@ -228,13 +273,6 @@ def _present_name(target: Any) -> Any:
 def _shown(value: object) -> str:
     """A value for a message; of what holds others the type alone, for it may be endless."""
     return f"{value!r:.200}" if isinstance(value, (str, bool, int, float, type(None))) else type(value).__name__
-
-
-def _is_layer(target: str) -> bool:
-    """Whether a target is a module class that torch.nn itself exports; nothing is imported, no further dot followed."""
-    package, _, name = target.rpartition(".")
-    found = getattr(nn, name, None) if package == "torch.nn" else None
-    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _check_defined_below(target: str, root: str, where: str) -> None:

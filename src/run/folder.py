@@ -21,6 +21,7 @@ from umamba.run.compare import Differences, ResumeError, listed
 from umamba.run.lock import locked_run
 from umamba.run.provenance import provenance
 from umamba.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
+from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
 
@@ -129,7 +130,10 @@ def _run(config: DictConfig, changes: Differences | None) -> Run:
 
 
 def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
-    """The configuration to use, and what of a stored one is changed; None if the run is new."""
+    """The configuration to use, and what of a stored one is changed; None if the run is new.
+
+    Nothing is built of a stored one before it has been checked here: the folder may come from anybody.
+    """
     folder = Path(cfg.run_dir)
     last, stored_path = last_checkpoint(folder), folder / "config.yaml"
     if cfg.train and not cfg.resume and any(folder.glob("checkpoints/*.ckpt")):
@@ -144,9 +148,19 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         stored = checkpoint["config"]
     else:
         return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), None
-    if not isinstance(stored, dict) or not {"data", "model", "trainer", "run_dir"} <= set(stored):
-        raise ResumeError(f"{stored_path} is not the configuration of a run. Give another run_dir.")
-    config, changes = resumed_config(cfg, stored, trained=checkpoint is not None)
+    source = stored_path if stored_path.is_file() else last
+    needed = {"data": dict, "model": dict, "trainer": dict, "run_dir": str}
+    if not isinstance(stored, dict) or any(not isinstance(stored.get(key), kind) for key, kind in needed.items()):
+        raise ResumeError(f"{source} holds no configuration of a run. Give another run_dir.")
+    try:
+        refuse_interpolations(stored)
+        config, changes = resumed_config(cfg, stored, trained=checkpoint is not None)
+        plain, own = (OmegaConf.to_container(each, resolve=True) for each in (config, cfg))
+        check_stored(plain, own, cfg.trusted, folder)
+    except ResumeError:
+        raise
+    except ValueError as error:
+        raise ResumeError(f"{source}: {error}") from error
     if checkpoint is not None:
         check_checkpoint(last, checkpoint, config)
     return config, changes

@@ -21,7 +21,7 @@ from umamba.run.compare import ABSENT, Differences, ResumeError, differences, li
 from umamba.targets import present_names
 
 DEFAULT_CONFIG = "train"
-OF_THE_CALL = ("train", "test", "resume")  # what to do now, which no later call takes over
+OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
 
 
