@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from umamba.raw.dataset import RawCase
-from umamba.raw.description import DatasetError
-from umamba.raw.nifti import count_nonfinite, is_nifti
 from umamba.raw.readers import Geometry, read_label
 
 log = logging.getLogger(__name__)
@@ -125,8 +123,8 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
             that is cut off or holds NaN, which SimpleITK reads as if it were not.
         GridError: Shape, spacing, origin or direction differ.
     """
-    reference, geometry = _read_whole(pair.reference)
-    prediction, other = _read_whole(pair.prediction)
+    reference, geometry = read_label(pair.reference)
+    prediction, other = read_label(pair.prediction)
     difference = _difference(geometry, other)
     if difference:
         raise GridError(
@@ -136,13 +134,6 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     if geometry.dimension == 2:
         return reference[0], prediction[0], tuple(geometry.spacing[1:])
     return reference, prediction, tuple(geometry.spacing)
-
-
-def _read_whole(path: Path) -> tuple[np.ndarray, Geometry]:
-    label, geometry = read_label(path)
-    if is_nifti(path) and count_nonfinite(path):
-        raise DatasetError(f"{path} holds NaN or infinite values; a label map holds whole numbers. Correct the file.")
-    return label, geometry
 
 
 def _difference(expected: Geometry, found: Geometry) -> str | None:

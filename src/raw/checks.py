@@ -145,7 +145,8 @@ def _image_faults(
     for path, bad in _nonfinite(paths, image):
         yield (
             "values",
-            f"{path} has {bad} NaN or infinite voxels. Replace them, for instance by the background's value.",
+            f"{path} has {bad} NaN or infinite voxels (or too large for float32). Replace them, for instance by the "
+            "background's value, or correct the scale in its header.",
         )
     for path in paths[1:]:
         other = read_geometry(path)
@@ -198,7 +199,10 @@ def _nonfinite(paths: Sequence[Path], image: np.ndarray) -> list[tuple[Path, int
         counts = [(paths[0], int(np.count_nonzero(~np.isfinite(image))))]
     else:
         pairs = zip(paths, image, strict=True)
-        counts = [(path, count_nonfinite(path) if is_nifti(path) else _bad_voxels(channel)) for path, channel in pairs]
+        # What is stored, for SimpleITK reads NaN as 0; and what was read: scl_slope and float32 may make it infinite.
+        counts = [
+            (path, (count_nonfinite(path) if is_nifti(path) else 0) or _bad_voxels(channel)) for path, channel in pairs
+        ]
     return [(path, bad) for path, bad in counts if bad]
 
 

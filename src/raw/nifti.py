@@ -1,6 +1,8 @@
 """What SimpleITK does not tell about a NIfTI file.
 
-It reads NaN and infinite voxels as 0, and what a truncated file lacks as whatever the memory held, without a word.
+It reads NaN and infinite voxels as 0, a voxel size of 0 or NaN as 1 mm, and what a truncated or damaged file lacks as
+whatever the memory held, without a word. The voxels of an uncompressed file have no checksum; those of a .gz have one,
+which SimpleITK does not look at.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ def is_nifti(path: Path) -> bool:
 
 
 def count_nonfinite(path: Path) -> int:
-    """Count NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file, and see that the file is whole.
+    """Count NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file of a floating type; of others only the length is seen.
 
-    A file of whole numbers is not read again if its length is right; a compressed one has its length in the last bytes.
+    For a file that was read by `umamba.raw.volume_files.read_voxels`, which has seen its checksum.
 
     Args:
         path: A .nii or .nii.gz that SimpleITK can read.
@@ -49,8 +51,11 @@ def count_nonfinite(path: Path) -> int:
 def check_length(path: Path) -> None:
     """See that a NIfTI file holds all its voxels; without reading them where its length says so.
 
+    A compressed file says its length in its last bytes: one that is damaged before them passes here, and is found by
+    `check_every_byte` when its voxels are read.
+
     Raises:
-        DatasetError: The file ends before its last voxel, or it is no NIfTI file.
+        DatasetError: The file ends before its last voxel, has no voxel size, or it is no NIfTI file.
     """
     _, offset, expected = _layout_of(path)
     if not _has_length(path, offset + expected):
@@ -58,10 +63,10 @@ def check_length(path: Path) -> None:
 
 
 def check_every_byte(path: Path) -> None:
-    """Read a NIfTI file that was just written: a compressed one to its checksum, another one's length.
+    """Read a compressed NIfTI file to its checksum; see the length of another one, which has none.
 
     Raises:
-        DatasetError: It is not what was to be written.
+        DatasetError: It is cut off or damaged, or has no voxel size.
     """
     _, offset, expected = _layout_of(path)
     if path.name.endswith(".gz"):
@@ -73,9 +78,16 @@ def check_every_byte(path: Path) -> None:
 def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
     try:
         with _opened(path) as file:
-            return _read_layout(file.read(_HEADER_BYTES))
-    except (*_DAMAGES, struct.error) as error:
+            layout, voxel_size = _read_layout(file.read(_HEADER_BYTES))
+    except (*_DAMAGES, struct.error, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
+    # A negative size is taken without its sign, as other readers do.
+    if not all(math.isfinite(size) and size != 0 for size in voxel_size):
+        raise DatasetError(
+            f"{path} has the voxel size {voxel_size} (pixdim of its header, x, y, z); expected mm, numbers > 0. Write "
+            "the true size into its header: it would be read as 1 mm."
+        )
+    return layout
 
 
 def _read_through(path: Path, dtype: np.dtype | None, offset: int, expected: int) -> int:
@@ -118,16 +130,20 @@ def gzip_length(path: Path) -> int:
         return struct.unpack("<I", file.read(4))[0]
 
 
-def _read_layout(header: bytes) -> tuple[np.dtype | None, int, int]:
-    """The type of the voxels if it is a floating one, where they start, and how many bytes they take."""
+def _read_layout(header: bytes) -> tuple[tuple[np.dtype | None, int, int], tuple[float, ...]]:
+    """The type of the voxels if it is a floating one, where they start, and how many bytes they take; and the voxel
+    size (x, y[, z])."""
     order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
     if struct.unpack(f"{order}i", header[:4])[0] == 540:
         datatype, bits = struct.unpack(f"{order}2h", header[12:16])
         dim = struct.unpack(f"{order}8q", header[16:80])
+        pixdim = struct.unpack(f"{order}8d", header[104:168])
         (offset,) = struct.unpack(f"{order}q", header[168:176])
     else:
         dim = struct.unpack(f"{order}8h", header[40:56])
         datatype, bits = struct.unpack(f"{order}2h", header[70:74])
+        pixdim = struct.unpack(f"{order}8f", header[76:108])
         (offset,) = struct.unpack(f"{order}f", header[108:112])
     dtype = np.dtype(order + _FLOAT_TYPES[datatype]) if datatype in _FLOAT_TYPES else None
-    return dtype, int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8
+    layout = (dtype, int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8)
+    return layout, pixdim[1 : min(dim[0], 3) + 1]

@@ -82,7 +82,7 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        DatasetError: The file cannot be read, has several channels, or values that are no whole numbers.
+        DatasetError: The file cannot be read, has several channels, or values that are no whole numbers or too large.
     """
     array, geometry = _read(Path(path))
     if array.shape[0] != 1:
@@ -113,6 +113,11 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
             )
         array = rounded
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if low < np.iinfo(np.int32).min or high > np.iinfo(np.int32).max:
+        raise DatasetError(
+            f"{path} holds the values {low} to {high}; a label map holds class or instance numbers of at most 31 bits. "
+            "Correct the file."
+        )
     fits = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
     return array.astype(np.int16 if fits else np.int32), geometry
 
@@ -135,13 +140,18 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
         geometry: As returned by `read_images`.
 
     Raises:
-        ValueError: The label has another shape than the geometry.
+        ValueError: The label has another shape than the geometry, or values below 0 or above 65535.
         OSError: The disk is full or cannot be written to; names `path`, which is not there or as it was.
     """
     path = Path(path)
     if tuple(label.shape) != tuple(geometry.shape):
         raise ValueError(
             f"The label map has shape {label.shape}, its image {geometry.shape} (z, y, x): cannot write {path}."
+        )
+    if label.min(initial=0) < 0 or label.max(initial=0) > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"The label map holds the values {label.min()} to {label.max()}, a file takes 0 to "
+            f"{np.iinfo(np.uint16).max}: cannot write {path}."
         )
     dtype = np.uint8 if label.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
     array = np.ascontiguousarray(label, dtype=dtype)

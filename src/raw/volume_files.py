@@ -1,18 +1,21 @@
 """Volumes from and to disk by SimpleITK, which says nothing when a file is cut off or the disk is full.
 
-Of the formats it is silent about NIfTI and GIPL, both ways; it raises an error for MetaImage and NRRD.
+Of the formats it is silent about NIfTI and GIPL, both ways; it raises an error for MetaImage and NRRD that are cut
+off, and is silent about compressed ones that are damaged.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import SimpleITK as sitk
 
 from umamba.files import atomic_file
 from umamba.machine import require_memory
+from umamba.raw.compressed import check_compressed
 from umamba.raw.description import DatasetError
 from umamba.raw.nifti import check_every_byte, check_length, is_nifti
 
@@ -23,8 +26,8 @@ _HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file 
 def write_volume(volume: sitk.Image, path: Path | str) -> None:
     """Write a volume, compressed where the format can be, whole or not at all.
 
-    A NIfTI file is read again up to its checksum (gzip's, of every byte that was to be written), for SimpleITK takes a
-    failing disk for a success; its writers of MetaImage and NRRD report one.
+    A compressed file is read again up to its checksum, which is of every byte that was to be written, for SimpleITK's
+    writer of NIfTI takes a failing disk for a success.
 
     Args:
         volume: To write.
@@ -48,11 +51,13 @@ def write_volume(volume: sitk.Image, path: Path | str) -> None:
                 target.unlink(missing_ok=True)
 
 
-def _check(volume: sitk.Image, path: Path) -> None:
+def _check(volume: sitk.Image | sitk.ImageFileReader, path: Path) -> None:
     if is_nifti(path):
         check_every_byte(path)
     elif path.suffix == ".gipl":
         check_gipl_length(path, volume)
+    else:
+        check_compressed(path, voxel_bytes(volume))
 
 
 def open_volume(path: Path) -> sitk.ImageFileReader:
@@ -73,6 +78,8 @@ def open_volume(path: Path) -> sitk.ImageFileReader:
 def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:
     """Read the volume whose header was read, if it is whole and fits into memory.
 
+    A compressed file is decompressed a second time, in a thread, to the checksum that SimpleITK does not look at.
+
     Raises:
         DatasetError: It is cut off, damaged, or larger than the memory that is free.
     """
@@ -87,18 +94,21 @@ def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:
         )
     except MemoryError as error:
         raise DatasetError(str(error)) from error
-    if is_nifti(path):
-        check_length(path)
-    elif path.suffix == ".gipl":
-        check_gipl_length(path, reader)
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(_check, reader, path)
+        try:
+            image = reader.Execute()
+        except RuntimeError as error:
+            check.result()  # its reason is the better one
+            raise unreadable(path, error) from error
+        check.result()
+    return image
 
 
 def check_volume_whole(path: Path) -> None:
     """See that a volume holds all the voxels that its header declares; read it only if its length does not tell.
+
+    Damages inside of a compressed file of the right length are found when it is read, see `read_voxels`.
 
     Raises:
         DatasetError: It is cut off, damaged or no volume.

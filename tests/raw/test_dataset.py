@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from raw_data import blobs, make_dataset, make_pictures, write_description, write_volume
 from skimage import io as skio
 
+from tests.planning.raw_data import blobs, make_dataset, make_pictures, write_description, write_volume
 from umamba.raw.checks import check_case, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.description import DatasetDescription, DatasetError

@@ -1,0 +1,134 @@
+"""Volumes of the right length that are damaged inside, lack a voxel size, or hold values that do not fit."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from umamba.raw.checks import check_case, read_sound_images
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.nifti import check_length
+from umamba.raw.readers import Geometry, read_geometry, read_images, read_label, write_label
+
+SMOOTH = np.add.outer(np.arange(20) * 50, np.add.outer(np.arange(40), np.arange(50))).astype(np.int16)
+NOISE = np.random.default_rng(0).integers(0, 3000, SMOOTH.shape).astype(np.int16)
+
+
+def hole(content: bytes) -> bytes:
+    half = len(content) // 2
+    return content[:half] + bytes(len(content) - half - 8) + content[-8:]
+
+
+def without_middle(content: bytes) -> bytes:
+    return content[: len(content) // 3] + content[len(content) // 2 :]
+
+
+def flipped(content: bytes) -> bytes:
+    at = len(content) * 3 // 4
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+
+
+def wrong_checksum(content: bytes) -> bytes:
+    return content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(array), path, True)
+    return path
+
+
+@pytest.mark.parametrize("array", [SMOOTH, NOISE, NOISE.astype(np.float32)], ids=["smooth", "noise", "float"])
+@pytest.mark.parametrize("damage", [hole, without_middle, flipped, wrong_checksum])
+def test_a_damaged_nifti_of_the_right_length_is_refused(
+    tmp_path: Path, array: np.ndarray, damage: Callable[[bytes], bytes]
+) -> None:
+    path = write(tmp_path / "a_0000.nii.gz", array)
+    np.testing.assert_array_equal(read_images([path])[0][0], array)
+    path.write_bytes(damage(path.read_bytes()))
+    for refuse in (lambda: read_images([path]), lambda: read_label(path)):
+        with pytest.raises(DatasetError, match=r"a_0000\.nii\.gz (cannot be read|holds)"):
+            refuse()
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("damage", [hole, flipped])
+def test_a_damaged_compressed_volume_is_refused(
+    tmp_path: Path, ending: str, damage: Callable[[bytes], bytes], capfd: pytest.CaptureFixture
+) -> None:
+    path = write(tmp_path / f"a_0000{ending}", NOISE)
+    np.testing.assert_array_equal(read_images([path])[0][0], NOISE)
+    voxels = path.with_suffix(".zraw") if ending == ".mhd" else path
+    voxels.write_bytes(damage(voxels.read_bytes()))
+    with pytest.raises(DatasetError, match=rf"a_0000\{ending} cannot be read"):
+        read_images([path])
+
+
+def with_pixdim(path: Path, axis: int, value: float) -> Path:
+    plain = path.with_name("plain.nii")
+    sitk.WriteImage(sitk.GetImageFromArray(NOISE), plain)
+    content = bytearray(plain.read_bytes())
+    content[76 + 4 * axis : 80 + 4 * axis] = struct.pack("<f", value)
+    path.write_bytes(gzip.compress(bytes(content)) if path.name.endswith(".gz") else bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("axis", "value"), [(1, 0.0), (3, 0.0), (2, float("nan")), (3, float("inf"))])
+def test_a_voxel_size_that_is_none_is_refused(tmp_path: Path, ending: str, axis: int, value: float) -> None:
+    path = with_pixdim(tmp_path / f"a{ending}", axis, value)
+    for refuse in (lambda: read_images([path]), lambda: read_label(path), lambda: check_length(path)):
+        with pytest.raises(DatasetError, match=rf"a\{ending} (has the voxel size .*pixdim|cannot be read)"):
+            refuse()
+
+
+def test_a_negative_voxel_size_and_the_fourth_axis_are_no_fault(tmp_path: Path) -> None:
+    assert read_geometry(with_pixdim(tmp_path / "a.nii", 3, -2.0)).spacing == (2.0, 1.0, 1.0)
+    assert read_images([with_pixdim(tmp_path / "b.nii", 4, 0.0)])[0].shape == (1, *NOISE.shape)
+
+
+def case_of(image: Path) -> tuple[RawCase, DatasetDescription]:
+    description = DatasetDescription(
+        name="a", channel_names=("CT",), labels={"background": 0, "organ": 1}, file_ending=".nii.gz", num_training=1
+    )
+    return RawCase(identifier="a", images=(image,), label=None), description
+
+
+def test_values_beyond_float32_are_a_fault(tmp_path: Path) -> None:
+    double = write(tmp_path / "double_0000.nii.gz", np.linspace(1, 1e303, 1000).reshape(10, 10, 10))
+    scaled = with_pixdim(tmp_path / "scaled_0000.nii", 1, 1.0)
+    content = bytearray(scaled.read_bytes())
+    content[112:116] = struct.pack("<f", 1e38)  # scl_slope
+    scaled.write_bytes(bytes(content))
+    for path in (double, scaled):
+        with np.errstate(over="ignore"):
+            findings = check_case(*case_of(path))
+            assert [(finding.kind, finding.severity) for finding in findings] == [("values", "error")]
+            with pytest.raises(DatasetError, match=rf"{path.name} has \d+ NaN or infinite voxels .*float32"):
+                read_sound_images([path], ("CT",))
+
+
+@pytest.mark.parametrize(("ending", "dtype"), [(".nii.gz", np.int64), (".mha", np.float64), (".nrrd", np.uint32)])
+def test_label_values_that_do_not_fit_are_refused(tmp_path: Path, ending: str, dtype: type) -> None:
+    largest = 2**32 - 1 if dtype == np.uint32 else 2**32 + 2
+    path = write(tmp_path / f"a{ending}", np.array([[[0, 1], [largest, 1]]], dtype=dtype))
+    with pytest.raises(DatasetError, match=rf"a\{ending} holds the values 0 to {largest}"):
+        read_label(path)
+    fits = write(tmp_path / f"b{ending}", np.array([[[0, 1], [2**31 - 1, 1]]], dtype=dtype))
+    assert read_label(fits)[0].max() == 2**31 - 1
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_a_label_map_that_does_not_fit_its_file_is_not_written(tmp_path: Path, value: int) -> None:
+    geometry = Geometry(
+        spacing=(1.0,) * 3, origin=(0.0,) * 3, direction=tuple(np.eye(3).ravel()), shape=(1, 1, 2), dimension=3
+    )
+    with pytest.raises(ValueError, match=r"values .* a file takes 0 to 65535: cannot write .*a\.nii\.gz"):
+        write_label(np.array([[[0, value]]]), tmp_path / "a.nii.gz", geometry)
+    assert not list(tmp_path.iterdir())
