@@ -81,11 +81,7 @@ def load_plain(path: Path, allowed: Sequence[Any] = ()) -> Any:
         ValueError: it is damaged, holds other objects, or would grow when it is unpacked.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-            if size > path.stat().st_size + _SLACK:
-                raise ValueError(f"it would unpack to {size} bytes, which torch.save never does")
+        check_archive(path)
         with torch.serialization.safe_globals(list(allowed)) if allowed else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a crafted pickle makes the loader raise whatever it likes
@@ -96,6 +92,25 @@ def load_plain(path: Path, allowed: Sequence[Any] = ()) -> Any:
             f"{path} is not a checkpoint that can be loaded safely; it cannot be read as plain data ({reason}). Fetch "
             "or write it again."
         ) from error
+
+
+def check_archive(path: Path) -> None:
+    """See that a file of torch.save is undamaged, by the checksums of its records, which torch does not look at.
+
+    A file in torch's format of before version 1.6 has none.
+
+    Raises:
+        ValueError: a record is damaged, or it would grow when it is unpacked.
+        zipfile.BadZipFile: the archive itself is.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size + _SLACK:
+            raise ValueError(f"it would unpack to {size} bytes, which torch.save never does")
+        if damaged := archive.testzip():
+            raise ValueError(f"its record {damaged} is damaged: its checksum is another one")
 
 
 def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, Plan]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hydra.types import RunMode
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from umamba.models.checkpoint import check_archive
 from umamba.planning.plan import Plan
 from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
 from umamba.targets import present_names
@@ -32,8 +34,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ResumeError: it is broken, or none of train.py.
     """
     try:
+        check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
         raise ResumeError(f"{path} cannot be read ({error}). Put another checkpoint there, or remove it.") from error
     missing = [key for key in ("config", "plan", "configuration") if key not in checkpoint]
     if missing:
