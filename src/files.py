@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,28 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(content: object, path: Path | str) -> None:
     """Write JSON whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], key: str = "output") -> None:
+    """See that a file to be written is none of those that are read, through links neither.
+
+    Args:
+        output: The file to be written.
+        inputs: Key of the configuration -> file; None for those that are not given.
+        key: Of the output.
+
+    Raises:
+        ValueError: It is one of them, or a folder.
+    """
+    output = Path(output)
+    if output.is_dir():
+        raise ValueError(f"{key}={output} is a folder; expected the name of a file.")
+    for name, path in inputs.items():
+        if path is None:
+            continue
+        same = output.samefile(path) if output.exists() and Path(path).exists() else False
+        if same or output.resolve() == Path(path).resolve():
+            raise ValueError(f"{key}={output} would replace {name}={path}. Give another {key}.")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 
+_OF_A_DATA_SET = ("images", "labels", "instances")  # how the names of its folders begin
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -52,11 +53,12 @@ def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[R
 
 
 def check_apart(images: Path, output: Path) -> None:
-    """See that label maps do not go where the images are, through links neither.
+    """See that label maps do not go where the images are, nor where a data set's are, through links neither.
 
     Raises:
-        ValueError: One folder is the other, or lies in it.
+        ValueError: One folder is the other or lies in it, or the output is one of the folders of a raw data set.
     """
+    check_no_data_set(output)
     source, target = images.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:
         relation = "is" if source == target else "lies in" if source in target.parents else "holds"
@@ -66,16 +68,29 @@ def check_apart(images: Path, output: Path) -> None:
         )
 
 
+def check_no_data_set(output: Path) -> None:
+    """See that label maps do not replace those of a raw data set, imagesTr, labelsTs and kin beside dataset.json.
+
+    Raises:
+        ValueError: They would.
+    """
+    target = output.resolve()
+    if target.name.startswith(_OF_A_DATA_SET) and (target.parent / "dataset.json").is_file():
+        raise ValueError(
+            f"output={output} is a folder of the data set {target.parent}: predictions there would replace its files, "
+            "or be taken for them. Give a folder of its own, such as output=predictions."
+        )
+
+
 def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) -> None:
-    """See that no label map replaces an image that is to be read.
+    """See that no label map replaces an image that is to be read, or the label map of a case.
 
     Raises:
         ValueError: One would.
     """
-    images = {path.resolve() for case in cases for path in case.images}
-    images |= {path.parent.resolve() / path.name for case in cases for path in case.images}
+    inputs = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    taken = {path.resolve() for path in inputs} | {path.parent.resolve() / path.name for path in inputs}
     for name, path in outputs.items():
-        if path.parent.resolve() / path.name in images:
-            raise ValueError(
-                f"The label map of case {name} would replace the image {path}. Give another output folder."
-            )
+        check_no_data_set(path.parent)
+        if path.parent.resolve() / path.name in taken:
+            raise ValueError(f"The label map of case {name} would replace the file {path}. Give another output folder.")

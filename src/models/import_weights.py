@@ -30,7 +30,7 @@ from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from umamba.files import atomic_file
+from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
 from umamba.models.checkpoint import load_plain
@@ -200,9 +200,10 @@ def import_checkpoint(
             set in the folder of `dataset_json`. eval.py takes another folder as data.dataset_dir=.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or does not belong to the others; see `read_checkpoint`,
-            `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
+        FileNotFoundError, ValueError: a file is missing or does not belong to the others, or `output` is one of them;
+            see `read_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
     """
+    refuse_input(output, {"checkpoint": checkpoint, "plans": plans, "dataset_json": dataset_json})
     source = read_checkpoint(checkpoint)
     plan = load_plan(plans, DatasetDescription.read(dataset_json))
     trained_with = source.get("init_args", {})

@@ -7,6 +7,7 @@ python -m umamba.planning fingerprint=dataset_fingerprint.json dataset_json=data
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from umamba.files import refuse_input
 from umamba.locations import CONFIGS
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import load_plan
@@ -37,6 +39,26 @@ def planner_options(cfg: DictConfig) -> PlannerOptions:
         key: cfg[key] for key in ("rule", "preset", "memory_gb", "base_features", "plans") if cfg[key] is not None
     }
     return PlannerOptions(**chosen)
+
+
+def check_output(cfg: DictConfig) -> None:
+    """See that the plan is not written over a file it is made from, nor over any file that is no plan.
+
+    Raises:
+        ValueError: It would be.
+    """
+    if not cfg.output:
+        return
+    inputs = {key: cfg[key] for key in ("fingerprint", "dataset_json", "plans")}
+    refuse_input(cfg.output, inputs)
+    output = Path(cfg.output)
+    if output.exists():
+        try:
+            is_plan = "configurations" in json.loads(output.read_text(encoding="utf-8"))
+        except (ValueError, TypeError):
+            is_plan = False
+        if not is_plan:
+            raise ValueError(f"output={output} is there and is no plan; it is not replaced. Give another output.")
 
 
 def make_plan(cfg: DictConfig) -> Plan:
@@ -75,6 +97,7 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="planning")
 def main(cfg: DictConfig) -> None:
     try:
+        check_output(cfg)
         plan = make_plan(cfg)
         if cfg.output:
             Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)

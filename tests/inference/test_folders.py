@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from umamba.inference.folders import cases_in_folder, check_apart
+from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
+from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetError
 
 
@@ -71,6 +72,26 @@ def test_images_and_label_maps_lie_in_folders_of_their_own(tmp_path: Path) -> No
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"{relation} the folder of the images"):
             check_apart(images, output)
+
+
+@pytest.mark.parametrize("name", ["labelsTs", "labelsTr", "imagesTs", "labelsVal-instance-mask", "instancesTs"])
+def test_label_maps_do_not_go_into_a_data_set(tmp_path: Path, name: str) -> None:
+    images, output = tmp_path / "imagesTs", tmp_path / name
+    check_apart(images, tmp_path / "labels" if name != "imagesTs" else tmp_path / "predictions")
+    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "link").symlink_to(output)
+    for path in (output, tmp_path / "link"):
+        with pytest.raises(ValueError, match=f"a folder of the data set {tmp_path}: .* would replace"):
+            check_apart(tmp_path / "imagesTr", path)
+    check_apart(images, tmp_path / "predictions")
+
+
+def test_a_label_map_does_not_replace_that_of_its_case(tmp_path: Path) -> None:
+    label = tmp_path / "references" / "a.nii.gz"
+    case = RawCase(identifier="a", images=(tmp_path / "a_0000.nii.gz",), label=label)
+    check_not_an_input([case], {"a": tmp_path / "predictions" / "a.nii.gz"})
+    with pytest.raises(ValueError, match="label map of case a would replace the file .*references/a"):
+        check_not_an_input([case], {"a": label})
 
 
 def test_a_picture_holds_all_its_channels(tmp_path: Path) -> None:

@@ -214,6 +214,18 @@ def test_prediction_may_mirror_what_the_training_mirrored(trained: Path, recorde
     assert trained_mirror_axes(load_checkpoint(import_checkpoint(*files))["config"], 2) == axes
 
 
+@pytest.mark.parametrize("name", ["checkpoint_final.pth", "plans.json", "dataset.json", "link.ckpt", "."])
+def test_an_input_is_not_replaced(trained: Path, name: str) -> None:
+    files = [trained / one for one in ("checkpoint_final.pth", "plans.json", "dataset.json")]
+    (trained / "link.ckpt").unlink(missing_ok=True)
+    (trained / "link.ckpt").symlink_to(files[0])
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(ValueError, match=r"would replace|is a folder; expected the name of a file"):
+        import_checkpoint(*files, trained / name)
+    assert [path.read_bytes() for path in files] == before
+    (trained / "link.ckpt").unlink()
+
+
 def test_scored_as_a_named_data_set(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UMAMBA_ROOT", str(trained))
     files = [trained / name for name in ("checkpoint_final.pth", "plans.json", "dataset.json", "cells.ckpt")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from raw_data import make_dataset
 
 from umamba.planning import intensities
-from umamba.planning.__main__ import make_plan, planner_options
+from umamba.planning.__main__ import check_output, make_plan, planner_options
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import PlannerOptions
@@ -83,6 +84,23 @@ def test_errors_end_the_command_without_a_traceback(nnunet_files):
     done = run(nnunet_files, *FILES, "rule=3")
     assert done.returncode == 1
     assert done.stderr.strip() == "ValueError: planning.rule = '3': expected one of 2.1, 2.8."
+
+
+@pytest.mark.parametrize("name", ["dataset_fingerprint.json", "dataset.json", "link.json", "image.nii.gz", "."])
+def test_the_plan_replaces_nothing_but_a_plan(nnunet_files, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for file in ("dataset_fingerprint.json", "dataset.json"):
+        shutil.copy(nnunet_files / file, file)
+    Path("link.json").symlink_to("dataset.json")
+    Path("image.nii.gz").write_bytes(b"\x1f\x8b no plan")
+    check_output(config(*FILES, "output=new/plan.json"))
+    with pytest.raises(ValueError, match=r"^output=\S+ (would replace|is there and is no plan|is a folder)"):
+        check_output(config(*FILES, f"output={name}"))
+    plan = make_plan(config(*FILES))
+    plan.save("plan.json")
+    check_output(config(*FILES, "output=plan.json"))
+    with pytest.raises(ValueError, match=r"output=plan\.json would replace plans=plan\.json"):
+        check_output(config("plans=plan.json", "dataset_json=dataset.json", "output=plan.json"))
 
 
 def config(*overrides: str) -> DictConfig:
