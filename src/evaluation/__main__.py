@@ -17,7 +17,7 @@ import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from umamba.evaluation.evaluate import evaluate
+from umamba.evaluation.evaluate import check_tolerance, evaluate
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import check_one_network
@@ -32,14 +32,23 @@ from umamba.raw.description import DatasetDescription
 
 log = logging.getLogger(__name__)
 
+# What only one of the two ways of scoring knows, and its value that asks for nothing (configs/eval.yaml).
+_OF_CHECKPOINTS = {"ensemble": False, "mirror": False, "cases": "test", "fit_postprocessing": False}
+_OF_CHECKPOINTS |= {"postprocessing": None, "device": "auto", "trusted": [], "data.dataset_dir": None}
+_OF_CHECKPOINTS |= {"data.prepared_dir": None}
+_OF_FOLDERS = {"references": None, "dataset_json": None, "nsd_tolerance": None, "task": "semantic"}
+_OF_FOLDERS |= {"instance_predictions": False}
+
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
 def main(cfg: DictConfig) -> None:
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
         raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
     if cfg.predictions is not None:
+        _refuse(cfg, _OF_CHECKPOINTS, "predictions=..., which are scored as they are, once")
         score_folders(cfg)
     else:
+        _refuse(cfg, _OF_FOLDERS, "ckpt_path=..., whose data set says it")
         score_checkpoints(cfg)
     log.info("Tables are in %s.", Path(cfg.output) / "tables")
 
@@ -103,6 +112,13 @@ def score_folders(cfg: DictConfig) -> None:
             f"{dataset_json} declares regions ({', '.join(description.regions)}: lists of label values), which are not "
             "scored yet. Give every label one number in a dataset.json of its own and name that with dataset_json=..."
         )
+    tolerance = cfg.nsd_tolerance
+    if OmegaConf.is_config(tolerance):
+        tolerance = OmegaConf.to_container(tolerance)
+    if tolerance is not None and (cfg.task, cfg.protocol) != ("semantic", "standard"):
+        raise ValueError("nsd_tolerance=... acts on task=semantic with protocol=standard alone. Leave it out.")
+    if tolerance is not None:
+        check_tolerance(tolerance, description.labels)
     check_label_sets(predictions, description.labels)
     pairs: list[Pair] = pair_folders(
         predictions,
@@ -111,7 +127,6 @@ def score_folders(cfg: DictConfig) -> None:
         reference_ending=".tif" if cfg.task == "instances" else None,
         missing="leave_out" if cfg.protocol == "paper" else "error",
     )
-    tolerance = OmegaConf.to_container(cfg.nsd_tolerance) if OmegaConf.is_dict(cfg.nsd_tolerance) else cfg.nsd_tolerance
     scores = evaluate(
         pairs,
         description.labels,
@@ -124,6 +139,13 @@ def score_folders(cfg: DictConfig) -> None:
         workers=cfg.workers,
     )
     show_table(write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet), describe(scores))
+
+
+def _refuse(cfg: DictConfig, options: dict[str, object], way: str) -> None:
+    """Refuse options that would not act."""
+    given = [key for key, neutral in options.items() if OmegaConf.select(cfg, key) != neutral]
+    if given:
+        raise ValueError(f"{', '.join(given)} would do nothing beside {way}. Leave it out.")
 
 
 def _names(paths: list[Path]) -> list[str]:

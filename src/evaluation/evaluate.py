@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -150,6 +151,49 @@ def _check_values(reference: np.ndarray, prediction: np.ndarray, highest: int) -
                 raise ValueError(f"The {what} holds label {value}; expected labels 0 to {highest}.")
 
 
+def check_instance_options(task: str, *, grow: bool, instance_predictions: bool = False) -> None:
+    """Refuse options of instance data that would not act.
+
+    Raises:
+        ValueError: One is set where it does nothing.
+    """
+    if task != "instances" and (grow or instance_predictions):
+        which = "grow" if grow else "instance_predictions"
+        raise ValueError(f"{which}=true is for task=instances; this task is {task}. Leave it out.")
+    if grow and instance_predictions:
+        raise ValueError("grow=true grows instances out of class maps; instance_predictions=true gives it none.")
+
+
+def check_tolerance(tolerance: object, labels: Mapping[str, int]) -> None:
+    """Say before any work whether a tolerance of NSD is one, for these classes.
+
+    Raises:
+        ValueError: It is no number >= 0, nor one for each class, or names a class that there is not.
+    """
+    foreground = [name for name, value in labels.items() if value != 0]
+    given = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
+    unknown = sorted(str(name) for name in given if name not in foreground)
+    if unknown:
+        raise ValueError(f"nsd_tolerance names {', '.join(unknown)}; the classes are {', '.join(foreground)}.")
+    _tolerances(tolerance, foreground)
+
+
+def _tolerances(tolerance: object, foreground: Sequence[str]) -> dict[str, float]:
+    given = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
+    bad = [name for name in foreground if not _is_tolerance(given.get(name))]
+    if bad:
+        raise ValueError(
+            f"NSD needs a tolerance >= 0 (mm, or px for pictures) for {', '.join(bad)}; got {tolerance!r}. Set "
+            "nsd_tolerance to a number, or to {class name: number}."
+        )
+    return {name: float(given[name]) for name in foreground}
+
+
+def _is_tolerance(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0
+
+
 def check_protocol(protocol: str, labels: Mapping[str, int], task: str, file_ending: str) -> None:
     """Say before any work whether a protocol fits a data set.
 
@@ -227,6 +271,7 @@ def _check(
         raise ValueError(f"task must be one of {', '.join(TASKS)}, it is {task!r}.")
     if not pairs:
         raise ValueError("There is nothing to score: no pair of prediction and reference.")
+    check_instance_options(task, grow=grow, instance_predictions=instance_predictions)
     check_protocol(protocol, labels, task, pairs[0].reference.suffix)
     names = [pair.case for pair in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -237,14 +282,7 @@ def _check(
         raise ValueError(f"There is no class to score in the labels {dict(labels)}.")
     tolerances: dict[str, float] = {}
     if task == "semantic" and protocol == "standard":
-        given = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
-        bad = [name for name in foreground if given.get(name) is None or not given[name] >= 0]
-        if bad:
-            raise ValueError(
-                f"NSD needs a tolerance >= 0 (mm, or px for pictures) for {', '.join(bad)}; got {tolerance!r}. Set "
-                "nsd_tolerance to a number, or to {class name: number}."
-            )
-        tolerances = {name: float(given[name]) for name in foreground}
+        tolerances = _tolerances(tolerance, list(foreground))
     if protocol == "paper" and ignore_label is not None:
         raise ValueError("Protocol paper knows no ignore label. Use protocol=standard for this data set.")
     return Scoring(

@@ -6,7 +6,7 @@ import copy
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from torch import nn
 from umamba.evaluation.identity import plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
+from umamba.evaluation.tables import RECORD
 from umamba.files import write_text
 from umamba.models.cost import count_flops, count_parameters
 
@@ -183,9 +184,33 @@ def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir:
 
 
 def save_record(record: Mapping[str, Any], folder: Path) -> None:
-    """Write run.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "run.json", json.dumps(record, indent=1) + "\n")
+    """Write run.json, after the scores.csv in the same folder, by whose digest it knows it again."""
+    content = {**record, "scores_sha256": _digest(folder / "scores.csv")}
+    write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) -> None:
+    """See that a scores.csv is the one that the run.json beside it was written with.
+
+    Args:
+        record: Of `read_record`; older ones have no digest of the scores, their cases are compared.
+        cases: Names of the cases in scores.csv.
+        path: Of scores.csv.
+
+    Raises:
+        ValueError: It is not.
+    """
+    digest = record.get("scores_sha256")
+    # Protocol paper leaves out cases.
+    if digest != _digest(path) if digest is not None else not set(cases) <= set(record["cases"]):
+        raise ValueError(
+            f"{path} holds other scores than those that {RECORD} beside it tells of: one of the two was replaced or "
+            "edited. Score the run again with eval.py."
+        )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _load(path: Path) -> dict[str, Any]:

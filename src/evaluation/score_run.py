@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from umamba.datamodules.base import SegmentationDataModule
-from umamba.evaluation.evaluate import check_protocol, evaluate
+from umamba.evaluation.evaluate import check_instance_options, check_protocol, evaluate
 from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.members import Member
@@ -26,7 +26,7 @@ from umamba.evaluation.postprocessing import (
     refuse_fitted,
 )
 from umamba.evaluation.record import dataset_name, run_cost, run_record, save_record
-from umamba.evaluation.tables import case_means, describe, metrics_of, write_tables
+from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
 from umamba.evaluation.wandb_table import log_predictions
 from umamba.inference.predictor import Predictor
 
@@ -86,7 +86,9 @@ def predict_and_score(
         rules = load_rules(postprocessing, plan.labels)
         if scored != "test":
             refuse_fitted(postprocessing, [case.identifier for case in chosen])
+    check_instance_options(task, grow=grow)
     check_protocol(protocol, plan.labels, task, plan.file_ending)
+    (folder / "tables" / RECORD).unlink(missing_ok=True)  # it names label maps that are replaced now
     predictor.predict_cases(chosen, folder / "predictions")
     pairs = pair_cases(chosen, folder / "predictions", plan.file_ending, task)
 

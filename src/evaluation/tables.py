@@ -38,6 +38,7 @@ _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     ">": r"\textgreater{}",
 }
 IN_ALL = "all"  # the row under the classes
+RECORD = "run.json"  # beside the tables: what they were made with, see `umamba.evaluation.record`
 
 
 def metrics_of(scores: pd.DataFrame) -> list[str]:
@@ -121,7 +122,7 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
 
     ``scores.csv`` holds every number by case and class, ``per_case.*`` the mean of each case, ``per_class.*`` mean and
     SD of each class and in all, ``summary.*`` the row over all classes; each as csv, md and tex. The protocol stands in
-    every file.
+    every file. A ``run.json`` of the scores that were there goes first: it is of those alone.
 
     Args:
         scores: Of `evaluate`, with a column "run" if there are several networks or checkpoints.
@@ -139,6 +140,8 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     protocol, table, cases = protocol_of(scores), class_table(scores), case_means(scores)
+    for stale in (RECORD, "scores.parquet"):
+        (folder / stale).unlink(missing_ok=True)
     write_text(folder / "scores.csv", scores.to_csv(index=False))
     if parquet:
         with atomic_file(folder / "scores.parquet") as path:

@@ -86,6 +86,51 @@ def test_options_that_contradict_each_other(tmp_path):
         script.score_checkpoints(config("output=x", "ckpt_path=a.ckpt"))
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["postprocessing=rules.json", "fit_postprocessing=true", "ensemble=true", "mirror=true", "cases=foo",
+     "cases=validation", "device=cpu", "trusted=[mine]", "data.dataset_dir=x", "data.prepared_dir=x"],
+)  # fmt: skip
+def test_options_of_checkpoints_are_refused_beside_stored_predictions(folders, override):
+    with pytest.raises(ValueError, match=rf"^{override.split('=')[0]} would do nothing beside predictions"):
+        script.main.__wrapped__(stored(folders, "nsd_tolerance=1", override))
+
+
+@pytest.mark.parametrize(
+    "override", ["references=x", "dataset_json=x", "nsd_tolerance=1", "task=instances", "instance_predictions=true"]
+)
+def test_options_of_stored_predictions_are_refused_beside_checkpoints(override):
+    with pytest.raises(ValueError, match=rf"^{override.split('=')[0]} would do nothing beside ckpt_path"):
+        script.main.__wrapped__(config("output=x", "ckpt_path=a.ckpt", override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["nsd_tolerance={liver: 1, X: 3}"], "names X; the classes are liver"),
+        (["nsd_tolerance=[1,2]"], r"needs a tolerance >= 0 .* got \[1, 2\]"),
+        (["nsd_tolerance=abc"], "needs a tolerance >= 0 .* got 'abc'"),
+        (["nsd_tolerance=inf"], "needs a tolerance >= 0 .* got inf"),
+        (["nsd_tolerance=true"], "needs a tolerance >= 0 .* got True"),
+        (["nsd_tolerance=1", "grow=true"], "grow=true is for task=instances"),
+        (["nsd_tolerance=1", "instance_predictions=true"], "instance_predictions=true is for task=instances"),
+        (["nsd_tolerance=1", "protocol=paper"], "acts on task=semantic with protocol=standard alone"),
+    ],
+)
+def test_options_that_would_not_act_on_these_data(folders, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        script.main.__wrapped__(stored(folders, *overrides))
+    assert not (folders / "out").exists()
+
+
+def test_scoring_into_the_folder_of_a_run_removes_its_record(folders):
+    tables = folders / "out" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "run.json").write_text("{}")
+    script.main.__wrapped__(stored(folders, "nsd_tolerance=1"))
+    assert (tables / "scores.csv").is_file() and not (tables / "run.json").exists()
+
+
 def test_names_of_checkpoints_tell_them_apart():
     names = script._names([Path("logs/x/fold_0/checkpoints/last.ckpt"), Path("logs/x/fold_1/checkpoints/last.ckpt")])
     assert names == ["fold_0_checkpoints_last", "fold_1_checkpoints_last"]

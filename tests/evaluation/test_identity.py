@@ -107,7 +107,7 @@ def test_the_plain_half_of_post_processed_scores_is_the_plain_run(tmp_path):
     post = make_run(tmp_path / "post", options={"postprocessing": True, "rules": [["liver"]]})
     scores = pd.read_csv(folder / "scores.csv")
     both = pd.concat([scores.assign(run="plain"), scores.assign(run="post-processed")])
-    both.to_csv(post / "scores.csv", index=False)
+    scored_runs.replace_scores(post, both)
     assert sorted(run.network for run in gather.gather([tmp_path])) == ["umamba_bot", "umamba_bot, post-processed"]
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     folder = tmp_path / "tolerance"
     for run, tolerance in (("a", 1.0), ("b", 2.0)):
         made = make_run(folder / run, network=run)
-        pd.read_csv(made / "scores.csv").assign(nsd_tolerance=tolerance).to_csv(made / "scores.csv", index=False)
+        scored_runs.replace_scores(made, pd.read_csv(made / "scores.csv").assign(nsd_tolerance=tolerance))
     refused(folder, r"differ in NSD tolerances.*1\.0.*2\.0")
 
 

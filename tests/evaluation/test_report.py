@@ -45,8 +45,6 @@ def test_replicates_are_averaged_by_case_and_spread_apart(tmp_path):
 def test_a_run_scored_twice_counts_once_the_later_one(tmp_path):
     first = make_run(tmp_path / "run" / "tables", gain=0.0)
     again = make_run(tmp_path / "eval" / "tables", gain=0.1)
-    record = json.loads((first / "run.json").read_text())
-    (again / "run.json").write_text(json.dumps(record))
     os.utime(first / "run.json", (1, 1))
     (run,) = gather.gather([tmp_path])
     assert run.folder == again
@@ -58,7 +56,7 @@ def test_options_are_networks_of_their_own(tmp_path):
     folder = make_run(tmp_path / "post", options={"postprocessing": True}, seed=2)
     scores = pd.read_csv(folder / "scores.csv")
     both = pd.concat([scores.assign(run="plain"), scores.assign(run="post-processed", dsc=scores["dsc"] + 0.01)])
-    both.to_csv(folder / "scores.csv", index=False)
+    scored_runs.replace_scores(folder, both)
     table = gather.all_scores(gather.gather([tmp_path]))
     assert set(table["network"]) == {"umamba_bot", "umamba_bot, mirrored", "umamba_bot, post-processed"}
     plain = table[table["network"] == "umamba_bot"]
@@ -75,6 +73,22 @@ def test_runs_that_cannot_be_gathered(tmp_path):
     (tmp_path / "a" / "scores.csv").unlink()
     with pytest.raises(ValueError, match=r"a/run\.json has no scores\.csv beside it"):
         gather.gather([tmp_path / "a"])
+
+
+def test_scores_of_another_run_beside_a_record_are_refused(tmp_path):
+    """eval.py on stored label maps, into the folder of a scored run, left that run's record beside its own scores."""
+    folder = make_run(tmp_path / "a")
+    scores = pd.read_csv(folder / "scores.csv")
+    scores.assign(dsc=1.0).to_csv(folder / "scores.csv", index=False)
+    with pytest.raises(ValueError, match=r"a/scores\.csv holds other scores than those that run\.json"):
+        gather.gather([tmp_path])
+    record = json.loads((folder / "run.json").read_text())
+    del record["scores_sha256"]  # as older versions wrote it
+    (folder / "run.json").write_text(json.dumps(record))
+    assert len(gather.gather([tmp_path])) == 1
+    scores.assign(case="of another data set").to_csv(folder / "scores.csv", index=False)
+    with pytest.raises(ValueError, match=r"a/scores\.csv holds other scores"):
+        gather.gather([tmp_path])
 
 
 def test_published_numbers_are_complete_and_marked():

@@ -71,6 +71,13 @@ def test_files(tmp_path):
     assert pd.read_csv(tmp_path / "per_case.csv")["dsc"].tolist() == pytest.approx([0.8, 0.7])
 
 
+def test_nothing_of_earlier_scores_stays_beside_new_ones(tmp_path):
+    for name in ("run.json", "scores.parquet"):
+        (tmp_path / name).write_text("of other scores")
+    write_tables(scores({"liver": [0.9]}), tmp_path)
+    assert not (tmp_path / "run.json").exists() and not (tmp_path / "scores.parquet").exists()
+
+
 def test_runs_are_kept_apart(tmp_path):
     both = pd.concat([scores({"liver": [0.9, 0.8]}, run="a"), scores({"liver": [0.5, 0.4]}, run="b")])
     shown = write_tables(both, tmp_path)

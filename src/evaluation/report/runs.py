@@ -15,7 +15,7 @@ import pandas as pd
 from umamba.evaluation.identity import facts_of, name_apart
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
-from umamba.evaluation.record import read_record
+from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.tables import case_means, class_table, in_all, metrics_of
 
@@ -105,8 +105,8 @@ def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
 
     Raises:
         FileNotFoundError: A folder does not exist, or there is no run.json below it.
-        ValueError: Runs were scored with different protocols, one lies beside no scores, or runs of one data set cannot
-            be compared (see `check_comparable`).
+        ValueError: Runs were scored with different protocols, one lies beside no scores or other ones, or runs of one
+            data set cannot be compared (see `check_comparable`).
     """
     runs = [run for folder in map(Path, folders) for run in _read_below(folder)]
     families = {run.record["protocol"].split("/")[0]: run.folder for run in runs}
@@ -130,8 +130,10 @@ def _read_below(folder: Path) -> Iterator[ScoredRun]:
             raise ValueError(f"{path} has no scores.csv beside it. Score the run again with eval.py.")
         scores = pd.read_csv(path.parent / "scores.csv", dtype={"case": str, "class": str}, keep_default_na=False,
                              na_values=[""])  # fmt: skip
+        record = read_record(path)
+        check_scores(record, set(scores["case"]), path.parent / "scores.csv")
         run = ScoredRun(
-            folder=path.parent, record=read_record(path), scores=scores.drop(columns="run", errors="ignore"),
+            folder=path.parent, record=record, scores=scores.drop(columns="run", errors="ignore"),
             modified=path.stat().st_mtime,
         )  # fmt: skip
         if "run" not in scores:
