@@ -158,7 +158,10 @@ def present_names(node: Any) -> Any:
                 key: _present_name(value) if key == "_target_" else renamed(value, depth + 1)
                 for key, value in node.items()
             }
-        return [renamed(value, depth + 1) for value in node] if isinstance(node, (list, tuple)) else node
+        if isinstance(node, (list, tuple)):
+            values = [renamed(value, depth + 1) for value in node]
+            return tuple(values) if isinstance(node, tuple) else values  # a tuple is refused by name
+        return node
 
     return renamed(node, 0)
 

@@ -91,6 +91,8 @@ def test_names_are_imported_from_the_file_that_defines_them() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("umamba."):
                 module = node.module.removeprefix("umamba.")
+                packages = {name.rpartition(".")[0] for name in defined} | {""}
+                assert module in defined or module in packages, f"{path.name}: there is no {node.module}"
                 missing = [a.name for a in node.names if module in defined and a.name not in defined[module]]
                 wrong += [f"{path.name}: {node.module}.{name}" for name in missing]
     assert not wrong, wrong

@@ -274,12 +274,12 @@ def test_lists_that_hold_each_other_again_and_again(content, load) -> None:
         laughs = [laughs] * 10
     content["config"]["model"]["network"]["mamba"] = laughs
     started = time.perf_counter()
-    with pytest.raises(ValueError, match="more than 10000 entries"):
+    with pytest.raises(ValueError, match="more than 100000 entries"):
         load(content)
     endless: list[Any] = []
     endless.append(endless)
     content["config"]["model"]["network"] = endless
-    with pytest.raises(ValueError, match="model.network must be an object.*it is list"):
+    with pytest.raises(ValueError, match="nested over 64 deep"):
         load(content)
     assert time.perf_counter() - started < 10
 

@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from umamba.models.kernels.norm_act import processors
-from umamba.models.mamba.eager import as_function
-from umamba.models.mamba.launch import LAUNCHES_KEPT, Description, Launch, describe
-from umamba.models.mamba.tiling import cdiv, next_power_of_2
+from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
 HALF = (torch.float16, torch.bfloat16)
 MAX_WIDTH = 2048  # of a row, which a program holds whole

@@ -201,7 +201,11 @@ def gradient_sums(
         standard, before = _normalized(value, mean, rstd, gain, offset, residual, at, tile, inside, RESIDUAL)
         g = tl.where(before > 0, g, g * slope)
         if RESIDUAL:
+            # Rounded before it is summed: the input's gradient is formed from what is stored, and where a map hardly
+            # varies rstd would make much of the difference.
+            g = g.to(grad_residual.dtype.element_ty)
             tl.store(grad_residual + at + tile, g, mask=inside)
+            g = g.to(tl.float32)
         sum_g += g
         sum_gx += g * standard
     total_g = tl.sum(sum_g, 0)

@@ -39,6 +39,19 @@ def test_agrees_with_float64(interpreted, shape, residual, last):
     assert not conv_bias.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["random", "constant"])
+@pytest.mark.parametrize("shape", [(1, 4, 1), (2, 3, 9, 17)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_half_precision(interpreted, shape, kind, residual, dtype):
+    *inputs, grad = make_inputs(shape, kind, residual, dtype)
+    exact = expected(*inputs, grad)
+    out, kept = interpreted.forward(*inputs, None, SLOPE, EPS)
+    *got, _ = interpreted.backward(grad, kept, *inputs, None, SLOPE, EPS)
+    assert out.dtype == dtype
+    assert worst([out, *(t for t in got if t is not None)], exact) < 1e-2
+
+
 @pytest.mark.parametrize("kind", ["constant", "huge", "tiny", "far from zero"])
 def test_extreme_values(interpreted, kind):
     *inputs, grad = make_inputs((2, 3, 9, 17), kind)

@@ -65,5 +65,5 @@ def test_a_network_with_and_without_it(monkeypatch):
         gradients = [p.grad for n, p in network.named_parameters() if not n.endswith("conv.bias")]
         results.append([*(o.detach() for o in outputs), torch.cat([g.flatten() for g in gradients])])
         assert list(network.state_dict()) == list(state)
-    assert choice.is_channels_last(results[0][0]) and results[1][0].is_contiguous()
+    assert results[0][0].stride(1) == 1 and results[1][0].stride(-1) == 1  # cropped views of both layouts
     assert worst(*results) < 1e-3
