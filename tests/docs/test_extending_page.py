@@ -27,9 +27,14 @@ from umamba.targets import check_config
 FILES = {block.title: block.text for block in blocks(ROOT / "docs" / "extending.md") if block.title}
 
 
+def module_name(path: str) -> str:
+    """Import name of a file below src/."""
+    return "umamba." + path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+
+
 def write_code(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import a printed file under the name that it will have."""
-    name = path.removesuffix(".py").replace("/", ".")
+    name = module_name(path)
     module = ModuleType(name)
     exec(compile(FILES[path], path, "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, name, module)
@@ -52,7 +57,7 @@ def compose_with(path: str, folder: Path, *overrides: str) -> DictConfig:
 
 def printed_trust(path: str) -> list[str]:
     """What the page's commands trust of a printed file."""
-    name = path.removesuffix(".py").replace("/", ".")
+    name = module_name(path)
     found = [words for words in commands(ROOT / "docs" / "extending.md") if f"trusted=[{name}]" in words]
     assert len(found) == 1, f"no command of the page trusts {name}"
     return [name]
