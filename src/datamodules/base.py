@@ -66,8 +66,8 @@ class SegmentationDataModule(L.LightningDataModule):
     """
 
     folder_name: ClassVar[str] = ""
-    task: ClassVar[Literal["semantic", "instances"]] = "semantic"
-    nsd_tolerance: ClassVar[float | dict[str, float]] = 2.0
+    task: Literal["semantic", "instances"] = "semantic"
+    nsd_tolerance: float | Mapping[str, float] = 2.0
 
     plan: Plan
     plan_configuration: Configuration
@@ -116,8 +116,12 @@ class SegmentationDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self._prepared = False
 
-    def make_raw(self) -> None:
-        """Create or download the raw data set into `dataset_dir`; called if there is no dataset.json.
+    def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
+        """Create, convert or download the raw data set into `dataset_dir`; called if there is no dataset.json.
+
+        Args:
+            source: Archive or folder as the owners distribute it; None generates or downloads where that can be done.
+            incomplete: Accept another number of cases than the owners state.
 
         Raises:
             FileNotFoundError: It cannot be made here; the message says what to get and where to put it.

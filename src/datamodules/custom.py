@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from umamba.datamodules.base import SegmentationDataModule
 
 
 class CustomDataModule(SegmentationDataModule):
-    """Any raw data set.
+    """Any raw data set; it cannot be made, so only the user can provide it.
 
     Args:
         task: "semantic", or "instances" for labels 1 interior, 2 boundary with instance maps in instancesTr/Ts.
@@ -29,7 +28,3 @@ class CustomDataModule(SegmentationDataModule):
             raise ValueError(f'data.task is {task!r}; expected "semantic" or "instances"')
         self.task = task
         self.nsd_tolerance = nsd_tolerance
-
-    def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
-        """Say that only the user can provide these data."""
-        super().make_raw()

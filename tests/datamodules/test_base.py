@@ -61,7 +61,7 @@ class BlockDataModule(SegmentationDataModule):
     folder_name = "Dataset999_Blocks"
     nsd_tolerance = 1.0  # mm
 
-    def make_raw(self) -> None:
+    def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
         _make_volumes(self.dataset_dir)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
+from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.prepare import phantom, phantom_cells
 from umamba.evaluation.pairs import pair_cases
 from umamba.locations import ROOT
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
+from umamba.targets import DATA_MODULES
 
 register_resolvers()
 CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "data").glob("[!_]*.yaml"))
@@ -136,3 +139,9 @@ def test_the_real_hippocampus_set_is_found_where_it_lies(real_data: Path, tmp_pa
     assert {case.identifier for case in data.test_cases} == set(data.val_ids)
     label = sitk.GetArrayFromImage(sitk.ReadImage(data.test_cases[0].label))
     assert set(np.unique(label)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("target", DATA_MODULES)
+def test_every_data_module_makes_its_raw_data_by_the_same_call(target: str) -> None:
+    module = get_class(target)
+    assert inspect.signature(module.make_raw) == inspect.signature(SegmentationDataModule.make_raw)
