@@ -1,7 +1,8 @@
 """Signals to stop: the program ends with a code that says so, a training with a checkpoint at its next step.
 
-SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end it with 128 + the signal's number, as a shell would say it: 130, 143 and, on
-Linux, 138. Work that can be picked up where it is (preparation, prediction, scoring) ends at once.
+SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGHUP (the terminal was closed) end it with 128 + the signal's number, as a shell
+would say it: 130, 143, 129 and, on Linux, 138. Work that can be picked up where it is (preparation, prediction,
+scoring) ends at once. Under nohup, which has SIGHUP ignored, it goes on being ignored.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from umamba.processes import STOP_SIGNALS
 from umamba.run import ranks
 
 log = logging.getLogger(__name__)
 
+_STOPPED = "Stopped by %s; the same command goes on from here."
+_TERMINAL = [stream for stream in (1, 2) if os.isatty(stream)]  # asked now, for one that is gone is none any more
+_HANGUP = getattr(signal, "SIGHUP", None)
 _REPEAT_SECONDS = 1.0  # a terminal and a parent process may both pass on the same Ctrl-C
 
 
@@ -41,6 +46,8 @@ class _Requests:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handler of the signals."""
+        if number == _HANGUP:
+            _leave_terminal()
         again, self.signal = self.signal is not None, self.signal or number
         impatient = again and number == signal.SIGINT and time.monotonic() - self.since > _REPEAT_SECONDS
         self.since = time.monotonic()
@@ -61,8 +68,7 @@ def requested() -> int | None:
 
 def listen() -> None:
     """Handle the signals here, also after a library has put its own handlers there."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _requests.handle)
+    _handle_with(_requests.handle)
 
 
 @contextmanager
@@ -90,16 +96,41 @@ def ends_on_signals() -> Iterator[None]:
     listen()
     try:
         yield
+        _handle_with(_end_at_once)  # what is left is the interpreter's own end, in which an exception comes to nothing
+        if _requests.signal is not None:  # it came where Python drops exceptions, as in a finalizer
+            raise Stopped(_requests.signal)
     except (KeyboardInterrupt, Stopped) as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        for other in STOP_SIGNALS:
-            signal.signal(other, signal.SIG_IGN)  # the program is ending already
-        log.warning("Stopped by %s; the same command goes on from here.", signal.Signals(number).name)
+        _handle_with(signal.SIG_IGN)  # the program is ending already
+        log.warning(_STOPPED, signal.Signals(number).name)
         if number == getattr(signal, "SIGUSR1", None):
             _requeue()
         if ranks.is_started_from_first():
             raise SystemExit(0) from None  # Lightning would kill the first process for another code
         raise Stopped(number) from None
+
+
+def _handle_with(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        if number != _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handler of the program's last moments: its work is done, and it says the code all the same."""
+    if number == _HANGUP:
+        _leave_terminal()
+    with suppress(Exception):  # the log may be closed by now
+        log.warning(_STOPPED, signal.Signals(number).name)
+    os._exit(0 if ranks.is_started_from_first() else 128 + number)
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere what would go to the terminal that is gone, for writing there fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in _TERMINAL:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _requeue() -> None:

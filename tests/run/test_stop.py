@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.datamodules.sampling import EpochSampler
+from umamba.locations import ROOT
 from umamba.run import stop
 from umamba.run.stop_on_signal import StopOnSignal
 
@@ -170,9 +173,71 @@ def test_a_repeated_sigterm_waits_for_the_checkpoint(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 128 + 10)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138), ("SIGHUP", 129)])
 def test_outside_of_training_the_program_ends_at_once(name: str, code: int, caplog) -> None:
     with pytest.raises(SystemExit) as ended, stop.ends_on_signals():
         os.kill(os.getpid(), getattr(signal, name))
         signal.pause()
     assert ended.value.code == (128 + getattr(signal, name)) and f"Stopped by {name}" in caplog.text
+
+
+ENDINGS = {
+    "while the interpreter ends": "import atexit\nwith ends_on_signals():\n    pass\natexit.register(send)",
+    "in a finalizer": "class Last:\n    __del__ = lambda self: send()\nwith ends_on_signals():\n    Last()",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_in_the_last_moments_is_not_lost(ending: str, name: str, code: int) -> None:
+    program = f"""
+import logging, os, signal
+from umamba.run.stop import ends_on_signals
+logging.basicConfig()
+send = lambda: os.kill(os.getpid(), signal.{name})
+{ENDINGS[ending]}
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == code and f"Stopped by {name}; the same command" in ended.stderr, ended.stderr
+    if ending == "while the interpreter ends":
+        assert "Traceback" not in ended.stderr
+
+
+WAITING = """
+import logging, signal, sys, time
+from umamba.run.stop import deferred, ends_on_signals, requested
+logging.basicConfig(filename=sys.argv[1], level=logging.INFO)
+with ends_on_signals(), deferred():
+    print("listening", flush=True)
+    for step in range(int(sys.argv[2])):
+        time.sleep(0.05)
+        if requested():
+            print("to a terminal that is gone" * 1000, flush=True)
+            break
+    else:
+        logging.info("nothing came")
+"""
+
+
+def test_a_closed_terminal_stops_it_as_a_scheduler_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "log"), "600"]
+    child, terminal = pytest.importorskip("pty").fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, command)
+    while b"listening" not in os.read(terminal, 1000):
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    text = (tmp_path / "log").read_text()
+    assert "SIGHUP: stopping with a checkpoint" in text and "Stopped by SIGHUP" in text
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{WAITING}"
+    command = [sys.executable, "-c", ignoring, str(tmp_path / "log"), "10"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "listening\n"
+    process.send_signal(signal.SIGHUP)
+    process.communicate()
+    assert process.returncode == 0 and "nothing came" in (tmp_path / "log").read_text()
