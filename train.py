@@ -29,6 +29,7 @@ from umamba.evaluation.score_run import predict_and_score
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
+from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
 from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
@@ -101,5 +102,5 @@ def train(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

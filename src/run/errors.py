@@ -1,0 +1,80 @@
+"""What a user can put right is said in a message alone; where the program failed is for train.log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from umamba.run.compare import ResumeError
+from umamba.run.lock import RunInUseError
+
+_FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+_RAISED_ON_PURPOSE = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # if by this project's own code
+_OPTIMIZER = re.compile(r"\boptimizer\.\w+")
+_OF_THE_MODEL = (
+    "The optimiser is model.optimizer, its values are set there (model.optimizer.lr=...); `optimizer` replaces it as "
+    "a whole. A run that is gone on with keeps the optimiser it was begun with: there neither may change."
+)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """The main program: an error that this project raises itself ends it with the message alone, last, and code 1.
+
+    Its traceback goes to the log file of the run, if that is open. Any other error is a fault of the program and keeps
+    its traceback.
+    """
+    shown_in_full = os.environ.get(_FULL) == "1"
+    os.environ[_FULL] = "1"  # Hydra lets errors through instead of ending the process with a traceback of its own
+    try:
+        yield
+    except Exception as error:
+        if shown_in_full or not is_for_the_user(error):
+            raise
+        log_traceback(error)
+        sys.stderr.write(f"{message_of(error)}\n")
+        raise SystemExit(1) from None
+    finally:
+        if not shown_in_full:
+            del os.environ[_FULL]
+
+
+def is_for_the_user(error: BaseException) -> bool:
+    """Whether an error says what was given wrongly, or what the machine lacks; not where the program failed."""
+    if isinstance(error, (ResumeError, RunInUseError, HydraException, OmegaConfBaseException)):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    by_us = bool(frames) and os.path.realpath(frames[-1].filename).startswith(_PACKAGE)
+    return (
+        by_us and isinstance(error, _RAISED_ON_PURPOSE) and not isinstance(error, (NotImplementedError, RecursionError))
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """What to tell the user; of an error of Hydra's own also what it comes from."""
+    parts = [str(error)]
+    if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
+        parts.append(str(error.__cause__))
+    if isinstance(error, (HydraException, OmegaConfBaseException)) and _OPTIMIZER.search(" ".join(parts)):
+        if "model.optimizer" not in " ".join(parts):
+            parts.append(_OF_THE_MODEL)
+    return "\n".join(parts)
+
+
+def log_traceback(error: BaseException) -> None:
+    """Write an error with its traceback to the log files, not to the console."""
+    information = (type(error), error, error.__traceback__)
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "%s", (str(error),), information)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
