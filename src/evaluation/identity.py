@@ -37,6 +37,7 @@ _WATCHERS = ("umamba.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for na
 # Of the plan's configuration: its name (compared by itself), what explains it, and where data are kept.
 _REMARKS = ("name", "batch_reason", "data_identifier", "estimate", "median_shape", "patch_reason", "reference")
 _OF_PLAN = ("channel_names", "intensities", "transpose_forward")
+_EPOCHS = "epochs"  # trained; left out where it is all that the trainer was to train
 _FIRST = ("configuration", "model.network", "model", "optimizer", "data", "trainer", "", "plan")  # in names
 
 
@@ -50,7 +51,7 @@ def training_of(member: Member) -> dict[str, Any]:
     if member.imported is not None:  # the rest of its configuration was never used
         kept = {"model": {"network": config["model"]["network"]}, "imported": member.imported["trainer"]}
     if member.epochs != kept.get("trainer", {}).get("max_epochs"):
-        kept["epochs"] = "best" if member.epochs is None else member.epochs
+        kept[_EPOCHS] = "best" if member.epochs is None else member.epochs
     return kept
 
 
@@ -114,7 +115,9 @@ def name_apart(variants: Sequence[Mapping[str, Any]]) -> list[str]:
             chosen.append(key)
     short = {key: _short(key) for key in chosen}
     labels = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
-    return [" (" + ", ".join(f"{labels[key]}={_text(one.get(key))}" for key in chosen) + ")" for one in variants]
+    if _EPOCHS in labels:
+        labels[_EPOCHS] = "checkpoint"
+    return [" (" + ", ".join(f"{labels[key]}={_text(key, one.get(key))}" for key in chosen) + ")" for one in variants]
 
 
 def differing(variants: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -148,7 +151,9 @@ def _short(key: str) -> str:
     return key.removesuffix("._target_").rpartition(".")[2]
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
+    if key == _EPOCHS and not isinstance(value, list):
+        return "last" if value is None else value if value == "best" else f"after epoch {value}"
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:24]}…{content_hash(text)[:6]}"
 
