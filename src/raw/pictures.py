@@ -1,4 +1,7 @@
-"""Pictures from and to disk: PNG and BMP by imageio, TIFF by tifffile, which only logs that a file is cut off."""
+"""Pictures from and to disk: PNG and BMP by imageio, TIFF by tifffile, which only logs that a file is cut off.
+
+Colour PNG of 16 bits are read by SimpleITK, for imageio gives 8 of them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import SimpleITK as sitk
 import tifffile
 from skimage import io as skio
 
@@ -17,6 +21,7 @@ from umamba.machine import require_memory
 from umamba.raw.description import DatasetError
 
 TIFF_ENDINGS = (".tif", ".tiff")
+_COLOURS, _GREY_ALPHA = (2, 6), 4  # colour types of PNG: RGB and RGBA; grey with alpha
 _PNG_END = b"IEND\xaeB`\x82"
 _DAMAGE_WORDS = ("invalid page offset", "corrupt", "failed to reshape")  # of what tifffile logs about cut files
 
@@ -33,6 +38,12 @@ def read_picture(path: Path) -> np.ndarray:
         DatasetError: The file is damaged, cut off, no picture, or does not fit into memory.
     """
     try:
+        if (colours := _deep_colours(path)) == _GREY_ALPHA:
+            raise DatasetError(
+                f"{path} is a 16-bit PNG of grey and alpha, of which 8 bits can be read. Drop the alpha."
+            )
+        if colours in _COLOURS:
+            return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         if not is_tiff(path):
             return skio.imread(path)
         with _opened_tiff(path) as tiff:
@@ -43,6 +54,14 @@ def read_picture(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # the decoders raise kinds of their own for damaged files
         raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
+
+
+def _deep_colours(path: Path) -> int | None:
+    """The colour type of a PNG of 16 bits, of whose colours Pillow, and imageio with it, keeps the upper 8."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    deep = len(header) == 26 and header.startswith(b"\x89PNG") and header[24] == 16
+    return header[25] if deep else None
 
 
 def check_picture_whole(path: Path) -> None:

@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
 
 from umamba.datamodules.prepare.cells import to_rgb8, write_cells
@@ -15,7 +14,7 @@ from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, f
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.raw.description import DatasetError
 from umamba.raw.instances import CLASSES
-from umamba.raw.pictures import is_tiff, read_picture
+from umamba.raw.pictures import read_picture
 
 ZENODO_RECORD = 10719375
 ARCHIVES = {
@@ -96,7 +95,7 @@ def read_image(path: Path) -> np.ndarray:
         DatasetError: the file is damaged.
     """
     try:
-        return read_picture(path) if is_tiff(path) else iio.imread(path)
+        return read_picture(path)
     except Exception as error:  # the decoders raise kinds of their own for damaged files
         raise DatasetError(f"{path} cannot be read ({error}): fetch it again") from error
 
