@@ -88,6 +88,10 @@ def _check(c: Configuration) -> None:
     def fail(key: str, reason: str) -> None:
         raise PlanError(f"{where}.{key} = {getattr(c, key)}: {reason}")
 
+    if fault := name_fault(c.name):
+        fail("name", f"expected a plain name; {fault}.")
+    if "${" in c.name or c.name == "???":
+        fail("name", "expected a plain name; configs would take this for something to be filled in.")
     if dims not in (2, 3) or not all(_positive_int(size) for size in c.patch_size):
         fail("patch_size", "expected 2 or 3 whole numbers > 0.")
     if not _positive_int(c.batch_size):

@@ -13,6 +13,7 @@ import numpy as np
 
 _TOTAL = 10**8  # voxels drawn over the whole data set, per channel
 _CHUNK = 1 << 20  # draws at a time
+MIN_STD = 1e-8  # nnU-Net's floor for a divisor
 _BITS = 16  # of a float's 32 per histogram pass
 _PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -28,6 +29,25 @@ class Intensities:
     max: float
     percentile_00_5: float
     percentile_99_5: float
+
+    def fault(self, *, clips: bool) -> str | None:
+        """What contradicts itself; None if nothing does.
+
+        Args:
+            clips: Whether the channel is clipped to the percentiles and divided by the deviation (CT).
+        """
+        if self.std < 0:
+            return f"std is {self.std}; expected a number >= 0"
+        for low, high in (("min", "max"), ("percentile_00_5", "percentile_99_5")):
+            smaller, larger = getattr(self, low), getattr(self, high)
+            if smaller > larger:
+                return f"{low} is {smaller}, above {high}, which is {larger}"
+        if clips and (self.std < MIN_STD or self.percentile_00_5 == self.percentile_99_5):
+            return (
+                f"std is {self.std}, the percentiles are {self.percentile_00_5} and {self.percentile_99_5}: "
+                "CTNormalization would make every image one value. Name the channel otherwise in dataset.json"
+            )
+        return None
 
 
 @dataclass(frozen=True)

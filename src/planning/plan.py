@@ -15,6 +15,7 @@ from typing import Any, Self, get_type_hints
 from umamba.files import content_hash, write_json
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
+from umamba.planning.options import RULES
 from umamba.planning.typed import describe, has_type
 from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS
 
@@ -105,7 +106,13 @@ class Plan:
         Raises:
             PlanError: A key is missing or unknown, or values contradict each other.
         """
-        content = dict(content)
+        try:
+            return cls._from_dict(dict(content))
+        except RecursionError as error:
+            raise PlanError("A list of the plan contains itself.") from error
+
+    @classmethod
+    def _from_dict(cls, content: dict[str, Any]) -> Self:
         entries = content.pop("configurations", None)
         if not isinstance(entries, dict) or not entries:
             raise PlanError("A plan needs configurations, an object with one entry per configuration.")
@@ -149,6 +156,10 @@ def _check(plan: Plan) -> None:
         raise PlanError(f"channel_names has {channels} entries; expected 1 to {_MAX_CHANNELS}.")
     if len(plan.labels) > _MAX_CLASSES:
         raise PlanError(f"labels has {len(plan.labels)} entries; expected at most {_MAX_CLASSES}.")
+    if plan.rule not in RULES:
+        raise PlanError(f"rule = {plan.rule!r:.200}: expected one of {', '.join(RULES)}.")
+    if plan.labels.get("background", 0) != 0:
+        raise PlanError(f"labels = {plan.labels!r:.200}: expected background to be 0.")
     if not plan.regions and sorted(plan.labels.values()) != list(range(len(plan.labels))):
         raise PlanError(f"labels = {plan.labels!r:.200}: expected the values 0, 1, 2, ... without a gap.")
     if plan.file_ending not in VOLUME_ENDINGS + PICTURE_ENDINGS:
@@ -163,6 +174,15 @@ def _check(plan: Plan) -> None:
         raise PlanError(f"transpose_forward = {plan.transpose_forward}: expected an order of the axes 0, 1, 2.")
     if any(plan.transpose_backward[axis] != i for i, axis in enumerate(plan.transpose_forward)):
         raise PlanError(f"transpose_backward = {plan.transpose_backward} does not undo {plan.transpose_forward}.")
+    clipped = {
+        channel
+        for entry in plan.configurations.values()
+        for channel, scheme in enumerate(entry.normalization)
+        if scheme == "CTNormalization"
+    }
+    for channel, statistics in enumerate(plan.intensities):
+        if fault := statistics.fault(clips=channel in clipped):
+            raise PlanError(f"intensities[{channel}]: {fault}.")
     stores: dict[str, Configuration] = {}
     for name, entry in plan.configurations.items():
         if name != entry.name:

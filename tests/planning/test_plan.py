@@ -154,6 +154,57 @@ def test_a_wrong_plan_is_named_with_its_file(content, tmp_path, key, value, mess
         Plan.load(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"std": -50.0}, "std is -50.0; expected a number >= 0"),
+        ({"std": 0.0}, "CTNormalization would make every image one value"),
+        ({"std": 1e-30}, "CTNormalization would make every image one value"),
+        ({"percentile_00_5": 250.0}, "CTNormalization would make every image one value"),
+        ({"percentile_00_5": 251.0}, "percentile_00_5 is 251.0, above percentile_99_5, which is 250.0"),
+        ({"min": 301.0}, "min is 301.0, above max, which is 300.0"),
+    ],
+)
+def test_intensities_that_contradict_themselves(content, changes, message):
+    content["intensities"][0] |= changes
+    with pytest.raises(PlanError, match=rf"intensities\[0\]: .*{message}"):
+        Plan.from_dict(content)
+
+
+def test_a_channel_of_one_value_is_fine_where_nothing_is_divided_by_it(content):
+    content["intensities"][0] |= {"std": 0.0, "percentile_00_5": 250.0}
+    for entry in content["configurations"].values():
+        if "normalization" in entry:
+            entry["normalization"] = ["ZScoreNormalization"]
+    assert Plan.from_dict(content).intensities[0].std == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rule": "9"}, "rule = '9': expected one of 2.1, 2.8"),
+        ({"labels": {"background": 1, "liver": 0}}, "expected background to be 0"),
+    ],
+)
+def test_a_rule_and_labels_that_there_are_not(content, changes, message):
+    with pytest.raises(PlanError, match=message):
+        Plan.from_dict(content | changes)
+
+
+@pytest.mark.parametrize("name", ["${oc.env:HOME}", "???", "../2d", ""])
+def test_a_configuration_has_a_plain_name(content, name):
+    content["configurations"][name] = {"inherits_from": "2d"}
+    with pytest.raises(PlanError, match="name = .*: expected a plain name"):
+        Plan.from_dict(content)
+
+
+def test_a_list_that_contains_itself(content):
+    strides = content["configurations"]["2d"]["strides"]
+    strides.append(strides)
+    with pytest.raises(PlanError, match="contains itself"):
+        Plan.from_dict(content)
+
+
 def test_files_that_are_no_plan(tmp_path):
     with pytest.raises(FileNotFoundError, match="no plan at .*plan.json. Make one with: python -m umamba.planning"):
         Plan.load(tmp_path / "plan.json")
