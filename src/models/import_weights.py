@@ -165,6 +165,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is no checkpoint of nnU-Net or U-Mamba: expected the key 'network_weights', got {keys}."
         )
+    weights = checkpoint["network_weights"]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
+        raise ValueError(f"{path}: network_weights must be tensors by name.")
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{path} holds NaN or infinite weights ({bad[0]}, {len(bad)} in all): its training diverged, or the "
+            "file is damaged. Take another checkpoint of it."
+        )
     return checkpoint
 
 
@@ -175,7 +186,7 @@ def trained_with_mirroring(source: Mapping[str, Any]) -> tuple[int, ...]:
         ValueError: they are no axes.
     """
     axes = source.get("inference_allowed_mirroring_axes") or ()
-    if not isinstance(axes, (list, tuple)) or not set(axes) <= {0, 1, 2}:
+    if not isinstance(axes, (list, tuple)) or not all(type(axis) is int and axis in (0, 1, 2) for axis in axes):
         raise ValueError(f"inference_allowed_mirroring_axes must be among 0, 1 and 2, the checkpoint has {axes!r}.")
     return tuple(sorted(axes))
 
@@ -206,28 +217,36 @@ def import_checkpoint(
     refuse_input(output, {"checkpoint": checkpoint, "plans": plans, "dataset_json": dataset_json})
     source = read_checkpoint(checkpoint)
     plan = load_plan(plans, DatasetDescription.read(dataset_json))
-    trained_with = source.get("init_args", {})
+    trained_with, epoch = source.get("init_args", {}), source.get("current_epoch", 0)
+    if not isinstance(trained_with, dict) or not isinstance(epoch, int):
+        raise ValueError(
+            f"{checkpoint}: init_args must be a dictionary and current_epoch a whole number; they are "
+            f"{trained_with!r:.100} and {epoch!r:.100}."
+        )
     configuration = configuration or trained_with.get("configuration")
-    if configuration not in plan.configurations:
+    if not isinstance(configuration, str) or configuration not in plan.configurations:
         raise ValueError(
             f"configuration is {configuration!r}; {plans} has {', '.join(plan.configurations)}. Name the one the "
             "network was trained on with configuration=."
         )
     config = _compose(recognize(source["network_weights"]), data, plan.configuration(configuration))
-    config.data.fold = trained_with.get("fold", 0)
     if data == "custom":
-        config.data.dataset_dir = str(Path(dataset_json).absolute().parent)
-        config.data.prepared_dir = str(Path(output).absolute().parent / "prepared")
+        config.data.dataset_dir, config.data.prepared_dir = "", ""
+    # What comes from the files is put in after the interpolations were resolved: none of theirs is.
+    model, data_config = (OmegaConf.to_container(part, resolve=True) for part in (config.model, config.data))
+    data_config |= {"configuration": configuration, "fold": _fold(trained_with.get("fold", 0))}
+    if data == "custom":
+        data_config["dataset_dir"] = str(Path(dataset_json).absolute().parent)
+        data_config["prepared_dir"] = str(Path(output).absolute().parent / "prepared")
     mirrored = trained_with_mirroring(source)
     if mirrored:
-        config.data.augmentation = {"mirror": {"_target_": MIRROR, "axes": list(mirrored)}}
-    model, data_config = (OmegaConf.to_container(part, resolve=True) for part in (config.model, config.data))
+        data_config["augmentation"] = {"mirror": {"_target_": MIRROR, "axes": list(mirrored)}}
     with torch.device("meta"):
         network = build_network(instantiate(model["network"]), plan, configuration, model["deep_supervision"])
     weights = convert_state_dict(source["network_weights"], network)
     content = {
         "state_dict": {f"network.{name}": tensor for name, tensor in weights.items()},
-        "epoch": int(source.get("current_epoch", 0)),
+        "epoch": epoch,
         "global_step": 0,
         "pytorch-lightning_version": "2.5.1",
         "plan": plan.to_dict(),
@@ -246,10 +265,19 @@ def import_checkpoint(
     return output
 
 
+def _fold(fold: object) -> int | str:
+    """A fold as nnU-Net records it: a number, also as text, or "all"."""
+    if isinstance(fold, str) and (fold == "all" or (fold.isascii() and fold.isdigit())):
+        return fold if fold == "all" else int(fold)
+    if not isinstance(fold, int) or isinstance(fold, bool) or fold < 0:
+        raise ValueError(f"init_args.fold must be a whole number or 'all', the checkpoint has {fold!r:.100}.")
+    return fold
+
+
 def _compose(model_overrides: list[str], data: str, configuration: Configuration) -> DictConfig:
     """The training config, as if the network had been trained here; the plan's block counts for the residual
     encoder."""
-    overrides = [*model_overrides, f"data={data}", f"data.configuration={configuration.name}", "augmentation=none"]
+    overrides = [*model_overrides, f"data={data}", "augmentation=none"]
     if model_overrides == ["model=resenc"]:
         blocks = ",".join(map(str, configuration.n_conv_per_stage))
         overrides.append(f"+model.network.encoder_blocks=[{blocks}]")
@@ -274,7 +302,7 @@ def main() -> None:
         sys.exit(f"Missing: {missing}, unknown: {unknown}.\nUsage: python -m umamba.models.import_weights {usage}")
     try:
         import_checkpoint(**arguments)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(str(error))
 
 

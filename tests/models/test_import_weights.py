@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,49 @@ def test_prediction_may_mirror_what_the_training_mirrored(trained: Path, recorde
         del content["inference_allowed_mirroring_axes"]
     torch.save(content, files[0])
     assert trained_mirror_axes(load_checkpoint(import_checkpoint(*files))["config"], 2) == axes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_args": {"configuration": "2d", "fold": "${oc.env:HOME}"}}, r"init_args\.fold must be .*oc\.env"),
+        ({"init_args": {"configuration": "2d", "fold": "../../x"}}, r"init_args\.fold must be"),
+        ({"init_args": {"configuration": "2d", "fold": {"a": 1}}}, r"init_args\.fold must be"),
+        ({"init_args": {"configuration": "2d", "fold": True}}, r"init_args\.fold must be"),
+        ({"init_args": {"configuration": ["2d"], "fold": 0}}, r"configuration is \['2d'\]"),
+        ({"init_args": ["2d", 0]}, r"init_args must be a dictionary"),
+        ({"current_epoch": [1]}, r"current_epoch a whole number"),
+        ({"network_weights": [torch.zeros(1)]}, r"network_weights must be tensors by name"),
+        ({"network_weights": {"a": 1}}, r"network_weights must be tensors by name"),
+        ({"inference_allowed_mirroring_axes": ([0],)}, r"inference_allowed_mirroring_axes must be among"),
+    ],
+)
+def test_what_a_checkpoint_says_is_checked(trained: Path, changes: dict, message: str) -> None:
+    files = [trained / one for one in ("checkpoint_final.pth", "plans.json", "dataset.json")]
+    torch.save(torch.load(files[0], weights_only=False) | changes, files[0])
+    with pytest.raises(ValueError, match=message):
+        import_checkpoint(*files, trained / "bot.ckpt")
+    assert not (trained / "bot.ckpt").exists()
+
+
+def test_weights_that_are_not_finite_are_not_imported(trained: Path) -> None:
+    files = [trained / one for one in ("checkpoint_final.pth", "plans.json", "dataset.json")]
+    content = torch.load(files[0], weights_only=False)
+    name = next(iter(content["network_weights"]))
+    content["network_weights"][name].flatten()[0] = float("nan")
+    torch.save(content, files[0])
+    with pytest.raises(ValueError, match=r"holds NaN or infinite weights"):
+        import_checkpoint(*files, trained / "bot.ckpt")
+
+
+def test_a_folder_is_not_taken_for_an_interpolation(trained: Path) -> None:
+    folder = trained / "${oc.env:HOME}"
+    folder.mkdir()
+    files = [folder / one for one in ("checkpoint_final.pth", "plans.json", "dataset.json")]
+    for path in files:
+        shutil.copy(trained / path.name, path)
+    config = torch.load(import_checkpoint(*files, folder / "bot.ckpt"), weights_only=True)["config"]
+    assert config["data"]["dataset_dir"] == str(folder)
 
 
 @pytest.mark.parametrize("name", ["checkpoint_final.pth", "plans.json", "dataset.json", "link.ckpt", "."])
