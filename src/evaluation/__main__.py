@@ -26,8 +26,10 @@ from umamba.evaluation.pairs import Pair, check_label_sets, pair_folders
 from umamba.evaluation.postprocessing import fit_rules, save_rules
 from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
 from umamba.evaluation.tables import describe, write_tables
+from umamba.inference.mirroring import axes_to_mirror
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,9 @@ def score_checkpoints(cfg: DictConfig) -> None:
         datamodules[path] = datamodule_from_checkpoint(checkpoint, overrides)
         datamodules[path].open_raw()
         del checkpoint
+    for path in paths if cfg.mirror else ():
+        configuration = Plan.from_dict(members[path].plan).configuration(members[path].configuration)
+        axes_to_mirror(members[path].config, configuration.spatial_dims, path)
     for _, some in runs:  # what cannot be scored is refused before the first prediction
         kinds.append(choose_cases([members[path] for path in some], datamodules[some[0]], cfg.cases)[1])
     if cfg.fit_postprocessing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 from umamba.models.checkpoint import load_plain
@@ -50,10 +51,16 @@ class Member:
 
     @classmethod
     def of(cls, path: Path, checkpoint: Mapping[str, Any]) -> Self:
-        """What a checkpoint that has been read says."""
-        provenance = checkpoint.get("provenance") or {}
+        """What a checkpoint that has been read says.
+
+        Raises:
+            ValueError: Its provenance or cases are of another form.
+        """
+        provenance, cases = (_dict_of(checkpoint, key, path) for key in ("provenance", "cases"))
+        trained_on, validated_with = cases.get("trained_on"), cases.get("validated_with")
+        if not isinstance(trained_on, (dict, NoneType)) or not isinstance(validated_with, (list, tuple, NoneType)):
+            raise ValueError(f"{path}: cases.trained_on must be a dictionary, and cases.validated_with a list.")
         imported = {key: str(provenance.get(key, "")) for key in ("trainer", "sha256")}
-        cases = checkpoint.get("cases") or {}
         return cls(
             path=path,
             config=present_names(checkpoint["config"]),
@@ -61,8 +68,8 @@ class Member:
             configuration=checkpoint["configuration"],
             epochs=None if path.stem.startswith("best") else _epochs(checkpoint),
             imported=imported if "imported_from" in provenance else None,
-            trained_on=cases.get("trained_on"),
-            validated_with=tuple(cases["validated_with"]) if "validated_with" in cases else None,
+            trained_on=trained_on,
+            validated_with=None if validated_with is None else tuple(validated_with),
         )
 
     @property
@@ -80,6 +87,13 @@ class Member:
         """Name of the model config, of the foreign trainer, or at last of the file."""
         elsewhere = (self.imported or {}).get("trainer")
         return self.config.get("model_name") or elsewhere or self.config.get("task_name") or self.path.stem
+
+
+def _dict_of(checkpoint: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    entry = checkpoint.get(key) or {}
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path}: {key} must be a dictionary, it is a {type(entry).__name__}.")
+    return entry
 
 
 def _epochs(checkpoint: Mapping[str, Any]) -> int | None:

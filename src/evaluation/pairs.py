@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from umamba.raw.checks import SPACING_TOLERANCE
 from umamba.raw.dataset import RawCase
 from umamba.raw.readers import Geometry, read_label
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE_MM = 1e-2  # of spacing and origin: float32 headers of NIfTI are off by less, a shifted case by more
+_TOLERANCE_MM = 1e-2  # of the origin: float32 headers of NIfTI are off by less, a shifted case by more
 _TOLERANCE_COSINE = 1e-3
 _SHOWN = 10  # files listed one by one before "and N more"
 
@@ -137,12 +138,12 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
 
 
 def _difference(expected: Geometry, found: Geometry) -> str | None:
-    for name, tolerance in (
-        ("dimension", 0), ("shape", 0), ("spacing", _TOLERANCE_MM), ("origin", _TOLERANCE_MM),
-        ("direction", _TOLERANCE_COSINE),
+    for name, relative, absolute in (
+        ("dimension", 0, 0), ("shape", 0, 0), ("spacing", SPACING_TOLERANCE, 0), ("origin", 0, _TOLERANCE_MM),
+        ("direction", 0, _TOLERANCE_COSINE),
     ):  # fmt: skip
         a, b = getattr(expected, name), getattr(found, name)
-        if not np.allclose(a, b, rtol=0, atol=tolerance):
+        if not np.allclose(b, a, rtol=relative, atol=absolute):
             return f"its {name} is {b}, the reference's {a}"
     return None
 

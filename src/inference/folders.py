@@ -93,4 +93,6 @@ def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) ->
     for name, path in outputs.items():
         check_no_data_set(path.parent)
         if path.parent.resolve() / path.name in taken:
-            raise ValueError(f"The label map of case {name} would replace the file {path}. Give another output folder.")
+            raise ValueError(
+                f"The label map of case {name} would replace the image or label {path}. Give another output folder."
+            )

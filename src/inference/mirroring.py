@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from umamba.targets import MIRROR
@@ -24,6 +25,21 @@ def trained_mirror_axes(config: Mapping[str, Any], spatial_dims: int) -> tuple[i
     for transform in _transforms((config.get("data") or {}).get("augmentation")):
         axes |= set(_axes_of(transform))
     return tuple(sorted(axis for axis in axes if axis < spatial_dims))
+
+
+def axes_to_mirror(config: Mapping[str, Any], spatial_dims: int, path: Path | str) -> tuple[int, ...]:
+    """The axes over whose flips a prediction with mirror=true averages; `path` is the checkpoint's, for the message.
+
+    Raises:
+        ValueError: See `trained_mirror_axes`; or the training mirrored none.
+    """
+    axes = trained_mirror_axes(config, spatial_dims)
+    if not axes:
+        raise ValueError(
+            f"{path} was trained without mirroring (no transform of data.augmentation mirrors an axis of its patch): "
+            "averaging over mirrored inputs would show it what it never saw. Use mirror=false."
+        )
+    return axes
 
 
 def _transforms(node: Any) -> Iterator[Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from umamba.files import write_json
 from umamba.inference.folders import check_not_an_input
-from umamba.inference.mirroring import trained_mirror_axes
+from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.precision import autocast_dtype, trained_precision
 from umamba.inference.sliding_window import accumulator_bytes, ensemble, mirrored, predict_sliding_window
 from umamba.machine import free_memory, require_memory
@@ -118,13 +118,14 @@ class Predictor:
 
         Raises:
             FileNotFoundError, ValueError: See `load_checkpoint`.
-            ValueError: The checkpoints of an ensemble were trained with different plans or configurations, one holds
-                weights that are not finite, or was trained without mirroring and ``mirror`` is set.
+            ValueError: There is no checkpoint, or no such device; the checkpoints of an ensemble were trained with
+                different plans or configurations; one holds weights that are not finite, or was trained without
+                mirroring and ``mirror`` is set.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(device)
+        device = choose_device(device)
         paths = [path] if isinstance(path, (str, Path)) else list(path)
+        if not paths:
+            raise ValueError("There is no checkpoint to predict with: checkpoint=[] is an empty list.")
         checkpoints = [load_checkpoint(one, trusted) for one in paths]
         loaded = [network_from_checkpoint(checkpoint) for checkpoint in checkpoints]
         plan, name = loaded[0][1], checkpoints[0]["configuration"]
@@ -136,12 +137,8 @@ class Predictor:
                     f"{other.hash()}) than {paths[0]} ({name}, plan {plan.hash()}); their logits cannot be averaged."
                 )
             _check_weights(network, one)
-            axes = trained_mirror_axes(checkpoint["config"], plan.configuration(name).spatial_dims) if mirror else ()
-            if mirror and not axes:
-                raise ValueError(
-                    f"{one} was trained without mirroring (no transform of data.augmentation mirrors an axis of its "
-                    "patch): averaging over mirrored inputs would show it what it never saw. Use mirror=false."
-                )
+            dims = plan.configuration(name).spatial_dims
+            axes = axes_to_mirror(checkpoint["config"], dims, one) if mirror else ()
             autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
             members.append(Member(network, autocast, axes))
         return cls(members, plan, name, checkpoints[0]["config"], device)
@@ -214,6 +211,11 @@ class Predictor:
 
     def _preprocess(self, images: Sequence[Path]) -> PreprocessedCase:
         image, geometry = read_sound_images(images, self.plan.channel_names)
+        if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
+            raise DatasetError(
+                f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "
+                "volumes, or predict with a network of configuration 2d."
+            )
         return preprocess_case(image, geometry, None, self.plan, self.configuration)
 
     def _logit_bytes(self, case: PreprocessedCase) -> int:
@@ -264,6 +266,24 @@ def _noted(failures: dict[str, str], name: str) -> Iterator[None]:
             raise
         failures[name] = str(error)
         log.error("Case %s: %s", name, error)
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:<number>.") from error
+    count = torch.cuda.device_count()
+    if device.type == "meta" or (device.type == "cuda" and (device.index or 0) >= count):
+        raise ValueError(f"device is {str(name)!r}; this machine has the CPU and {count} GPU(s) that torch can use.")
+    return device
 
 
 def _check_weights(network: nn.Module, path: str | Path) -> None:

@@ -140,7 +140,12 @@ def datamodule_from_checkpoint(checkpoint: Mapping[str, Any], overrides: Mapping
     data = {**scoring_data(checkpoint["config"]), **overrides}
     if "_target_" not in data:
         raise ValueError("The checkpoint's config names no data set (data._target_), so it cannot be scored on one.")
-    datamodule = instantiate(data)
+    try:
+        datamodule = instantiate(data)
+    except (InstantiationException, TypeError) as error:
+        raise ValueError(
+            f"The data set of the checkpoint's config cannot be built ({error}): another version?"
+        ) from error
     if not (datamodule.dataset_dir / "dataset.json").is_file():
         raise FileNotFoundError(
             f"There is no raw data set at {datamodule.dataset_dir}, where it was in training (no dataset.json). Say "

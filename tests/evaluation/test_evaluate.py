@@ -140,6 +140,9 @@ def test_faulty_predictions_are_named(tmp_path):
         faulty(tmp_path, good[:9])
     with pytest.raises(ValueError, match=r"predictions/a\.nii\.gz .* its spacing is"):
         faulty(tmp_path, good, spacing=(2.5, 0.8, 0.9))
+    slightly = tuple(size * 1.002 for size in SPACING)  # as in training, where a thousandth is too much
+    with pytest.raises(ValueError, match=r"predictions/a\.nii\.gz .* its spacing is"):
+        faulty(tmp_path, good, spacing=slightly)
     with pytest.raises(ValueError, match=r"predictions/a\.nii\.gz .* its origin is"):
         faulty(tmp_path, good, origin=(0.0, 0.0, 5.0))
     with pytest.raises(ValueError, match=r"predictions/a\.nii\.gz .* its direction is"):

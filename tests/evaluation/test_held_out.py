@@ -175,3 +175,19 @@ def test_fingerprints_know_files_apart(tmp_path, size):
 def test_an_unknown_choice_is_named(raw):
     with pytest.raises(ValueError, match="cases must be test or validation, it is 'train'"):
         chosen([member(raw, 0)], raw, "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cases": "x"}, "cases must be a dictionary, it is a str"),
+        ({"cases": {"trained_on": ["a"]}}, r"cases\.trained_on must be a dictionary"),
+        ({"cases": {"validated_with": "abc"}}, r"cases\.validated_with a list"),
+        ({"provenance": ["x"]}, "provenance must be a dictionary, it is a list"),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_cases_is_checked(tmp_path: Path, changes: dict, message: str) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"config": {}, "plan": {}, "configuration": "2d"} | changes, path)
+    with pytest.raises(ValueError, match=rf"last\.ckpt: .*{message}"):
+        Member.read(path)

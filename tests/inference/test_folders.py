@@ -90,7 +90,7 @@ def test_a_label_map_does_not_replace_that_of_its_case(tmp_path: Path) -> None:
     label = tmp_path / "references" / "a.nii.gz"
     case = RawCase(identifier="a", images=(tmp_path / "a_0000.nii.gz",), label=label)
     check_not_an_input([case], {"a": tmp_path / "predictions" / "a.nii.gz"})
-    with pytest.raises(ValueError, match="label map of case a would replace the file .*references/a"):
+    with pytest.raises(ValueError, match="label map of case a would replace the image or label .*references/a"):
         check_not_an_input([case], {"a": label})
 
 

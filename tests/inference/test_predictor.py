@@ -191,6 +191,30 @@ def test_mirroring_goes_over_the_axes_of_the_training(tmp_path: Path) -> None:
         torch.testing.assert_close(mirrored.members[0](patch), expected)
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("meta", "device is 'meta'; this machine has"),
+        ("cuda:99", "this machine has the CPU and"),
+        ("gpu", "expected auto"),
+    ],
+)
+def test_a_device_that_there_is_not(tmp_path: Path, device: str, message: str) -> None:
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan())
+    with pytest.raises(ValueError, match=message):
+        Predictor.from_checkpoint(path, device)
+    with pytest.raises(ValueError, match=r"no checkpoint to predict with"):
+        Predictor.from_checkpoint([], "cpu")
+
+
+def test_a_flat_image_on_a_network_of_volumes_is_refused(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((10, 11), np.float32)), images / "a.nii.gz")
+    with pytest.raises(CasesFailedError, match=r"a: .*a\.nii\.gz is a 2D image; the network was trained in 3D"):
+        constant().predict_cases(cases_in_folder(images, ".nii.gz", 1), tmp_path / "out")
+
+
 @pytest.mark.parametrize("augmentation", [{}, [], None, {"mirror": MIRROR | {"axis_p": 0}}])
 def test_mirroring_that_the_training_did_not_do_is_refused(tmp_path: Path, augmentation) -> None:
     path = save_checkpoint(tmp_path / "a.ckpt", make_plan(), config={"data": {"augmentation": augmentation}})

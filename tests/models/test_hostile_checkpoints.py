@@ -304,6 +304,12 @@ def test_a_checkpoint_does_not_say_where_raw_data_are_written(content, load, tmp
     assert not (tmp_path / "victim").exists()
 
 
+def test_an_unknown_key_of_the_data_set_is_named(content, load, tmp_path) -> None:
+    content["config"]["data"]["surprise"] = 1
+    with pytest.raises(ValueError, match=r"(?s)data set of the checkpoint's config cannot be built .*surprise"):
+        datamodule_from_checkpoint(load(content), {"dataset_dir": tmp_path})
+
+
 OWN = """
 import os, torch
 class Mixer(torch.nn.Linear):
