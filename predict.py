@@ -10,5 +10,7 @@ from umamba.help import exit_with_help
 if __name__ == "__main__":
     exit_with_help(__doc__, "predict")
     from umamba.inference.__main__ import main
+    from umamba.run.stop import ends_on_signals
 
-    main()
+    with ends_on_signals():
+        main()

@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from umamba.help import exit_with_help
+from umamba.run.stop import ends_on_signals
 
 COMMANDS = {  # name -> module with the command's main, its config, what it does
     "predict": ("umamba.inference.__main__", "predict", "segment the images of a folder"),
@@ -43,7 +44,9 @@ def main() -> None:
     module, config, what = COMMANDS[name]
     sys.argv = [f"umamba {name}", *sys.argv[2:]]
     exit_with_help(f"umamba {name}: {what}.", config)
-    import_module(module).main()
+    command = import_module(module).main
+    with ends_on_signals():
+        command()
 
 
 def _usage() -> str:

@@ -31,6 +31,7 @@ from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
+from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -163,4 +164,5 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_on_signals():
+        main()

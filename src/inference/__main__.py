@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig
 from umamba.inference.folders import cases_in_folder, check_apart
 from umamba.inference.predictor import CasesFailedError, Predictor
 from umamba.locations import CONFIGS
+from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -40,4 +41,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_on_signals():
+        main()

@@ -28,6 +28,7 @@ from umamba.planning.prepare import prepare, prepare_plan
 from umamba.planning.summary import summarize
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
+from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -110,4 +111,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_on_signals():
+        main()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from umamba.processes import follow
 
 _FIRST = "UMAMBA_FIRST_PROCESS"  # in the environment: id of the process from which Lightning starts the others
@@ -18,11 +16,13 @@ def announce_first() -> None:
 
 def is_started_from_first() -> bool:
     """Whether Lightning started this process, with the command of the run's first one."""
-    return os.environ.get(_FIRST, str(os.getpid())) != str(os.getpid()) and rank_zero_only.rank != 0
+    return os.environ.get(_FIRST, str(os.getpid())) != str(os.getpid()) and not is_first()
 
 
 def is_first() -> bool:
     """Whether this process keeps the run's folder."""
+    from lightning.pytorch.utilities import rank_zero_only  # seconds, which commands that train nothing do without
+
     return rank_zero_only.rank == 0
 
 

@@ -55,7 +55,7 @@ class Command:
         self.line = line
         self.output_file = folder / f"output-{self.mark}.txt"
         variables = {
-            "OMP_NUM_THREADS": "1", "COLUMNS": "160", "UMAMBA_ROOT": str(root or folder), "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1", "COLUMNS": "160", "UMAMBA_ROOT": str(root or folder),
             "WANDB_MODE": "offline", _MARK: self.mark,
         }  # fmt: skip
         script = [str(ROOT / line[0]), *line[1:]] if line[0].endswith(".py") else list(line)

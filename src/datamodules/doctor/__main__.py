@@ -19,6 +19,7 @@ from umamba.datamodules.doctor.contact_sheet import contact_sheet
 from umamba.datamodules.doctor.examination import examine_dataset
 from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers
+from umamba.run.stop import ends_on_signals
 
 register_resolvers()
 
@@ -48,4 +49,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_on_signals():
+        main()

@@ -17,6 +17,7 @@ from rich.console import Console
 from umamba.locations import CONFIGS
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
+from umamba.run.stop import ends_on_signals
 
 register_resolvers()
 
@@ -41,4 +42,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_on_signals():
+        main()

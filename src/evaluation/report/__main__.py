@@ -26,6 +26,7 @@ from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figur
 from umamba.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown
 from umamba.files import write_text
 from umamba.locations import CONFIGS
+from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -189,4 +190,5 @@ def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str 
 
 
 if __name__ == "__main__":
-    main()
+    with ends_on_signals():
+        main()
