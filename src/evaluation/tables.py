@@ -37,7 +37,7 @@ _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
-IN_ALL = "all"  # the row under the classes
+_IN_ALL, _IN_ALL_BESIDE = "all", "all classes"  # the row under the classes; where a class is called all, the other
 RECORD = "run.json"  # beside the tables: what they were made with, see `umamba.evaluation.record`
 
 
@@ -74,7 +74,7 @@ def class_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and SD over cases of each class, and in all.
 
     Returns:
-        One row per (run and) class, the last one `IN_ALL`: columns cases, left_out (cases in which neither label map
+        One row per (run and) class, the last one in all: columns cases, left_out (cases in which neither label map
         has the class), hd95_infinite (cases in which one has it), and for each metric METRIC, METRIC_sd (NaN for a
         single case); "f1_median" for paper/cells.
     """
@@ -91,6 +91,11 @@ def class_table(scores: pd.DataFrame) -> pd.DataFrame:
             table.insert(0, "run", run)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def name_in_all(scores: pd.DataFrame) -> str:
+    """What the row over all classes is called: as none of the classes."""
+    return _IN_ALL if _IN_ALL not in set(scores["class"]) else _IN_ALL_BESIDE
 
 
 def in_all(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +168,7 @@ def describe(scores: pd.DataFrame) -> str:
     cases = scores["case"].nunique()
     parts = [f"Protocol {protocol_of(scores)}; {cases} case{'s' * (cases > 1)}."]
     parts.append("Mean ± SD over cases." if cases > 1 else "One case only: no SD.")
-    classes = table[table["class"] != IN_ALL]
+    classes = table[table["class"] != name_in_all(scores)]
     if classes["left_out"].sum():
         parts.append(f"{classes['left_out'].sum()} score(s) left out: neither reference nor prediction has the class.")
     absent = classes.loc[classes["left_out"] == classes["cases"], "class"].unique()
@@ -206,7 +211,7 @@ def _row_in_all(
     scores: pd.DataFrame, rows: list[dict[str, object]], metrics: Sequence[str], protocol: str
 ) -> dict[str, object]:
     cases = case_means(scores.drop(columns="run", errors="ignore"))
-    row = _row(IN_ALL, cases, metrics)
+    row = _row(name_in_all(scores), cases, metrics)
     row |= {name: sum(int(r[name]) for r in rows) for name in ("left_out", "hd95_infinite")}
     if protocol == "paper/abdomen":
         row |= {metric: float(np.nanmean([r[metric] for r in rows])) for metric in metrics}

@@ -6,6 +6,8 @@ Colour PNG of 16 bits are read by SimpleITK, for imageio gives 8 of them.
 from __future__ import annotations
 
 import logging
+import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,11 +40,13 @@ def read_picture(path: Path) -> np.ndarray:
         DatasetError: The file is damaged, cut off, no picture, or does not fit into memory.
     """
     try:
-        if (colours := _deep_colours(path)) == _GREY_ALPHA:
+        colours, declared = _deep_colours(path)
+        if colours == _GREY_ALPHA:
             raise DatasetError(
                 f"{path} is a 16-bit PNG of grey and alpha, of which 8 bits can be read. Drop the alpha."
             )
         if colours in _COLOURS:
+            require_memory(2 * declared, f"{path} declares {declared / 2**20:.0f} MiB of pixels")
             return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         if not is_tiff(path):
             return skio.imread(path)
@@ -56,12 +60,13 @@ def read_picture(path: Path) -> np.ndarray:
         raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
 
 
-def _deep_colours(path: Path) -> int | None:
-    """The colour type of a PNG of 16 bits, of whose colours Pillow, and imageio with it, keeps the upper 8."""
+def _deep_colours(path: Path) -> tuple[int | None, int]:
+    """The colour type of a PNG of 16 bits, of whose colours Pillow, and imageio with it, keeps the upper 8; and the
+    bytes of its pixels at most."""
     with open(path, "rb") as file:
         header = file.read(26)
     deep = len(header) == 26 and header.startswith(b"\x89PNG") and header[24] == 16
-    return header[25] if deep else None
+    return (header[25], 8 * math.prod(struct.unpack(">2I", header[16:24]))) if deep else (None, 0)
 
 
 def check_picture_whole(path: Path) -> None:

@@ -71,6 +71,14 @@ def test_files(tmp_path):
     assert pd.read_csv(tmp_path / "per_case.csv")["dsc"].tolist() == pytest.approx([0.8, 0.7])
 
 
+def test_a_class_called_all_is_not_the_row_in_all(tmp_path):
+    table = scores({"all": [0.9, 0.8], "liver": [0.5, math.nan]})
+    write_tables(table, tmp_path)
+    written = pd.read_csv(tmp_path / "per_class.csv")
+    assert written["class"].tolist() == ["all", "liver", "all classes"]
+    assert written["cases"].tolist() == [2, 2, 2] and "1 score(s) left out" in describe(table)
+
+
 def test_nothing_of_earlier_scores_stays_beside_new_ones(tmp_path):
     for name in ("run.json", "scores.parquet"):
         (tmp_path / name).write_text("of other scores")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ def test_pixels_are_read_as_they_were_written(tmp_path: Path, channels: int, lar
 def test_what_cannot_be_read_in_16_bits_is_refused(tmp_path: Path) -> None:
     path = write_png(tmp_path / "a.png", RANDOM.integers(0, 65_536, (20, 30, 2)).astype(np.uint16))
     with pytest.raises(DatasetError, match=r"a\.png is a 16-bit PNG of grey and alpha.*Drop the alpha"):
+        read_picture(path)
+
+
+def test_a_deep_picture_too_large_is_refused(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "a.png", RANDOM.integers(0, 65_536, (20, 30, 3)).astype(np.uint16))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">2I", 400_000, 400_000)
+    path.write_bytes(bytes(content))
+    with pytest.raises(DatasetError, match=r"a\.png declares 1220703 MiB of pixels"):
         read_picture(path)
 
 

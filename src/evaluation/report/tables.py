@@ -14,7 +14,7 @@ import yaml
 from umamba.evaluation.identity import differing
 from umamba.evaluation.report import runs as gather
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.tables import DECIMALS, IN_ALL, METRIC_TITLES, class_table, format_score, in_all, metrics_of
+from umamba.evaluation.tables import DECIMALS, METRIC_TITLES, class_table, format_score, in_all, metrics_of
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 NETWORK_TITLES = {
@@ -211,7 +211,7 @@ def rank_table(by_case: pd.DataFrame) -> pd.DataFrame:
 
 def class_names(scores: pd.DataFrame) -> list[str]:
     """Classes in the order of the scores, without the row in all."""
-    return [name for name in scores["class"].unique() if name != IN_ALL]
+    return list(scores["class"].unique())
 
 
 def _p_text(p: float) -> str:
