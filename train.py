@@ -35,7 +35,7 @@ from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.run.sweep import is_sweep_job, run_in_own_process
 from umamba.targets import check_config
-from umamba.trainer import check_last_checkpoint, entries, make_trainer
+from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -57,6 +57,7 @@ def train(run: Run) -> None:
 
     callbacks = entries(cfg.get("callbacks"))
     check_last_checkpoint(last, cfg, callbacks)
+    check_precision(cfg.trainer)
     finished = run.resume_from and is_finished(last, max_epochs=cfg.trainer.max_epochs, max_steps=cfg.trainer.max_steps)
 
     datamodule = instantiate(cfg.data)

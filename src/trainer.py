@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from torch.nn import functional as F
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.callbacks.last_checkpoint import LastCheckpoint
@@ -35,6 +37,41 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
+
+
+def check_precision(config: DictConfig) -> None:
+    """Refuse, before any work, bf16 on a CPU that computes gradients of convolutions wrongly in it.
+
+    With torch 2.13 and oneDNN on CPUs with avx512_bf16, parts of the weight gradient of small bf16 convolutions are
+    never written: a training goes on with arbitrary numbers. So it is tried here.
+
+    Args:
+        config: of the Trainer.
+
+    Raises:
+        ValueError: the gradients are wrong.
+    """
+    accelerator = str(config.get("accelerator", "auto"))
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if on_cpu and str(config.get("precision", "")).startswith("bf16") and not _bf16_gradients_are_right():
+        raise ValueError(
+            f"trainer.precision={config.precision}: with torch {torch.__version__} this CPU computes wrong "
+            "gradients of convolutions in bfloat16. Leave trainer.precision out (a CPU takes 32-true)."
+        )
+
+
+def _bf16_gradients_are_right() -> bool:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 16, 3, 3, 3, generator=generator).requires_grad_()
+    image = torch.randn(1, 16, 2, 2, 2, generator=generator)
+    (exact,) = torch.autograd.grad(F.conv3d(image, weight, padding=1).square().sum(), weight)
+    for _ in range(3):  # what is left unwritten holds something else every time
+        with torch.autocast("cpu", torch.bfloat16):
+            out = F.conv3d(image, weight, padding=1)
+        (got,) = torch.autograd.grad(out.float().square().sum(), weight)
+        if not (got - exact).norm() < 0.1 * exact.norm():
+            return False
+    return True
 
 
 def check_last_checkpoint(path: Path, config: DictConfig, callbacks: Sequence[Callback]) -> None:

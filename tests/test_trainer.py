@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from omegaconf import OmegaConf
 
+from umamba import trainer
 from umamba.callbacks.cost import Cost
 from umamba.callbacks.last_checkpoint import LastCheckpoint
-from umamba.trainer import check_last_checkpoint, entries, make_trainer
+from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
 
 CALLBACKS = {
     "last": {"_target_": "umamba.callbacks.last_checkpoint.LastCheckpoint", "dirpath": "run"},
@@ -50,3 +53,18 @@ def test_a_test_without_a_checkpoint_is_refused(callbacks: list) -> None:
     config = OmegaConf.create({"train": True, "test": True, "trainer": {}})
     with pytest.raises(ValueError, match="test=true needs run/last.ckpt, which callbacks.last writes"):
         check_last_checkpoint(Path("run/last.ckpt"), config, callbacks)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_bf16_on_a_cpu_is_tried_first(monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+    monkeypatch.setattr("umamba.trainer._bf16_gradients_are_right", lambda: right)
+    config = OmegaConf.create({"accelerator": "cpu", "precision": "bf16-mixed"})
+    with nullcontext() if right else pytest.raises(ValueError, match="precision=bf16-mixed.*wrong gradients"):
+        check_precision(config)
+    check_precision(OmegaConf.create({"accelerator": "cpu", "precision": "32-true"}))
+    check_precision(OmegaConf.create({"accelerator": "gpu", "precision": "bf16-mixed"}))
+
+
+def test_the_trial_of_bf16_agrees_with_a_cpu_that_has_no_such_kernels() -> None:
+    with torch.backends.mkldnn.flags(enabled=False):  # torch's own convolution, in which nothing is left unwritten
+        assert trainer._bf16_gradients_are_right()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,17 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
     Args:
         datamodule: With its raw data open.
         resumed: Checkpoint that the training goes on from; what was trained on before counts too.
+
+    Raises:
+        ValueError: A case to validate with or to test has the image of one to train on, under another name: its scores
+            would be of seen data. Both are named.
     """
     images = {case.identifier: case.images[0] for case in datamodule.raw.training_cases}
     before = (Member.read(resumed).trained_on or {}) if resumed else {}
     trained_on = {**before, **{name: fingerprint(images[name]) for name in datamodule.train_ids}}
+    if datamodule.fold != "all":
+        _refuse_twins(trained_on, [*(c for c in datamodule.raw.training_cases if c.identifier in datamodule.val_ids)])
+    _refuse_twins(trained_on, [case for case in datamodule.raw.test_cases if case.label is not None])
     held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
     return {"trained_on": trained_on, "validated_with": held_out}
 
@@ -142,6 +149,17 @@ def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str])
         raise ValueError(
             f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {_list(seen)}. "
             "Remove them from the test set, or take checkpoints of another fold."
+        )
+
+
+def _refuse_twins(trained_on: Mapping[str, str], held_out: Iterable[RawCase]) -> None:
+    named = {mark: name for name, mark in trained_on.items()}
+    marks = {case.identifier: fingerprint(case.images[0]) for case in held_out}
+    twins = [f"{name} = {named[mark]}" for name, mark in marks.items() if mark in named and named[mark] != name]
+    if twins:
+        raise ValueError(
+            f"{len(twins)} case(s) to validate with or to test have the image of a case to train on: {_list(twins)}. "
+            "Remove one of each pair, or put both into one part of splits_final.json."
         )
 
 

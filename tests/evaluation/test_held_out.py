@@ -191,3 +191,21 @@ def test_what_a_checkpoint_says_of_its_cases_is_checked(tmp_path: Path, changes:
     torch.save({"config": {}, "plan": {}, "configuration": "2d"} | changes, path)
     with pytest.raises(ValueError, match=rf"last\.ckpt: .*{message}"):
         Member.read(path)
+
+
+def test_a_held_out_case_that_is_a_training_case_by_another_name_is_refused_before_training(raw):
+    held_out, trained_on = opened(raw).val_ids[0], opened(raw).train_ids[0]
+    image = raw / "imagesTr" / f"{held_out}_0000.nii.gz"
+    image.write_bytes((raw / "imagesTr" / f"{trained_on}_0000.nii.gz").read_bytes())
+    with pytest.raises(ValueError, match=rf"1 case\(s\) to validate with.*: {held_out} = {trained_on}\."):
+        cases_of_training(opened(raw))
+    assert held_out in cases_of_training(opened(raw, "all"))["trained_on"]
+
+
+def test_a_test_case_that_is_a_training_case_is_refused_before_training(raw):
+    write_case(raw, "t0", "Ts")
+    trained_on = opened(raw).train_ids[0]
+    image = raw / "imagesTs" / "t0_0000.nii.gz"
+    image.write_bytes((raw / "imagesTr" / f"{trained_on}_0000.nii.gz").read_bytes())
+    with pytest.raises(ValueError, match=rf"t0 = {trained_on}\."):
+        cases_of_training(opened(raw))
