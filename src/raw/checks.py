@@ -12,13 +12,14 @@ import numpy as np
 
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
-from umamba.raw.nifti import count_nonfinite, is_nifti
+from umamba.raw.nifti import count_nonfinite, is_nifti, sizes_of_voxel
 from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
 
 # Headers store spacing and direction as float32, sometimes rounded again on the way: one thousandth of a voxel's edge
 # and about 0.06 degrees of direction are far above that and far below any real difference.
 SPACING_TOLERANCE = 1e-3
 DIRECTION_TOLERANCE = 1e-3
+_SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,9 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
     except (DatasetError, FileNotFoundError) as error:
         report("unreadable", str(error))
         return None, findings
+    for path in case.images:
+        if is_nifti(path) and (message := _sizes_fault(path)):
+            report("spacing", message, "warning")
     if not image.any():
         report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
     if case.label is None:
@@ -185,6 +189,17 @@ def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator
             f"{where} differ in direction: {label.direction} and {image.direction}. One of them is turned or mirrored; "
             "correct its header or resample it.",
         )
+
+
+def _sizes_fault(path: Path) -> str | None:
+    """What is odd about a header that gives two sizes of a voxel; SimpleITK takes pixdim's for the spacing."""
+    sizes = sizes_of_voxel(path)
+    if sizes is None or _close(*sizes, tolerance=_SIZES_TOLERANCE):
+        return None
+    return (
+        f"{path} gives the voxel size twice: {sizes[0]} mm by pixdim, {tuple(round(size, 4) for size in sizes[1])} by "
+        "sform (x, y, z). The first one is used; correct the header if it is wrong."
+    )
 
 
 def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float, *, relative: bool = True) -> bool:

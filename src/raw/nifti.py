@@ -75,6 +75,25 @@ def check_every_byte(path: Path) -> None:
         check_length(path)
 
 
+def sizes_of_voxel(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The size of a voxel as the header states it twice: by pixdim and by the lengths of sform's axes, mm (x, y[, z]).
+
+    Returns:
+        None if there is no sform, or the header is no NIfTI header.
+    """
+    with _opened(path) as file:
+        header = file.read(_HEADER_BYTES)
+    order, is_2 = _form(header)
+    code, rows = ("i", header[400:496]) if is_2 else ("h", header[280:328])
+    at = 348 if is_2 else 254
+    if struct.unpack_from(f"{order}{code}", header, at)[0] <= 0:
+        return None
+    matrix = np.array(struct.unpack(f"{order}12{'d' if is_2 else 'f'}", rows)).reshape(3, 4)[:, :3]
+    _, pixdim = _read_layout(header)
+    lengths = np.linalg.norm(matrix, axis=0)[: len(pixdim)]
+    return tuple(abs(size) for size in pixdim), tuple(lengths.tolist())
+
+
 def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
     try:
         with _opened(path) as file:
@@ -130,11 +149,17 @@ def gzip_length(path: Path) -> int:
         return struct.unpack("<I", file.read(4))[0]
 
 
+def _form(header: bytes) -> tuple[str, bool]:
+    """Byte order of a header, and whether it is one of NIfTI-2."""
+    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
+    return order, struct.unpack(f"{order}i", header[:4])[0] == 540
+
+
 def _read_layout(header: bytes) -> tuple[tuple[np.dtype | None, int, int], tuple[float, ...]]:
     """The type of the voxels if it is a floating one, where they start, and how many bytes they take; and the voxel
     size (x, y[, z])."""
-    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
-    if struct.unpack(f"{order}i", header[:4])[0] == 540:
+    order, is_2 = _form(header)
+    if is_2:
         datatype, bits = struct.unpack(f"{order}2h", header[12:16])
         dim = struct.unpack(f"{order}8q", header[16:80])
         pixdim = struct.unpack(f"{order}8d", header[104:168])

@@ -88,6 +88,17 @@ def test_a_voxel_size_that_is_none_is_refused(tmp_path: Path, ending: str, axis:
             refuse()
 
 
+def test_two_voxel_sizes_that_disagree_are_a_warning(tmp_path: Path) -> None:
+    for size, findings in ((1.0, []), (1.005, []), (10.0, ["spacing"])):
+        path = with_pixdim(tmp_path / f"{size}_0000.nii", 3, size)  # sform says 1 mm
+        found = check_case(*case_of(path))
+        assert [finding.kind for finding in found] == findings
+        assert read_geometry(path).spacing[0] == pytest.approx(size)
+        assert all(
+            f.severity == "warning" and "10.0) mm by pixdim, (1.0, 1.0, 1.0) by sform" in f.message for f in found
+        )
+
+
 def test_a_negative_voxel_size_and_the_fourth_axis_are_no_fault(tmp_path: Path) -> None:
     assert read_geometry(with_pixdim(tmp_path / "a.nii", 3, -2.0)).spacing == (2.0, 1.0, 1.0)
     assert read_images([with_pixdim(tmp_path / "b.nii", 4, 0.0)])[0].shape == (1, *NOISE.shape)

@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         report, cases = examine_dataset(
             Path(cfg.data.dataset_dir), output, workers=cfg.data.num_workers, geometry=cfg.geometry
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         Console(stderr=True, markup=False, soft_wrap=True).print(f"{type(error).__name__}: {error}")
         sys.exit(2)
     report.save(output / "report.json")
