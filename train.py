@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.callbacks.last_checkpoint import is_finished
 from umamba.evaluation.figures import loss_figure
 from umamba.evaluation.held_out import cases_of_training
+from umamba.evaluation.record import is_scored
 from umamba.evaluation.score_run import predict_and_score
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.fingerprint import Fingerprint
@@ -95,8 +96,7 @@ def train(run: Run) -> None:
         return
     if cfg.train and trainer.is_global_zero and (run.folder / "metrics.csv").is_file():
         loss_figure(run.folder / "metrics.csv", run.folder / "figures" / "loss.png")
-    overlays = run.folder / "figures" / "overlays.png"  # the last that a test leaves
-    if finished and overlays.is_file() and overlays.stat().st_mtime > last.stat().st_mtime:
+    if finished and is_scored(last, run.folder / "tables"):
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:
         predict_and_score([last], datamodule, run.folder, loggers, trusted=cfg.trusted)

@@ -24,7 +24,7 @@ from umamba.evaluation.identity import check_one_network
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair, check_label_sets, pair_folders
 from umamba.evaluation.postprocessing import fit_rules, save_rules
-from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
+from umamba.evaluation.score_run import REMARKS, predict_and_score, prepare, show_table
 from umamba.evaluation.tables import describe, write_tables
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.locations import CONFIGS
@@ -85,13 +85,15 @@ def score_checkpoints(cfg: DictConfig) -> None:
     if cfg.mirror:
         variants += [(f"{name}_mirrored", some, True) for name, some in runs]
     output, frames, pairs = Path(cfg.output), [], []
-    options = {
-        key: cfg[key]
-        for key in ("cases", "protocol", "postprocessing", "grow", "device", "workers", "parquet", "trusted")
-    }
-    for name, some, mirror in variants:
-        folder = output if len(variants) == 1 else output / name
-        scores, predicted = predict_and_score(some, datamodules[some[0]], folder, mirror=mirror, **options)
+    folders = [output if len(variants) == 1 else output / name for name, _, _ in variants]
+    options = {key: cfg[key] for key in ("cases", "protocol", "postprocessing", "grow", "device", "parquet", "trusted")}
+    if len(variants) > 1:  # no row is predicted if another one will be refused
+        for (_, some, mirror), folder in zip(variants, folders, strict=True):
+            prepare(some, datamodules[some[0]], folder, mirror=mirror, **options)
+    for (name, some, mirror), folder in zip(variants, folders, strict=True):
+        scores, predicted = predict_and_score(
+            some, datamodules[some[0]], folder, mirror=mirror, workers=cfg.workers, **options
+        )
         frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
         if len(some) == 1 and not mirror:
             pairs += predicted

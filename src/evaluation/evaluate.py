@@ -175,10 +175,15 @@ def check_tolerance(tolerance: object, labels: Mapping[str, int]) -> None:
     unknown = sorted(str(name) for name in given if name not in foreground)
     if unknown:
         raise ValueError(f"nsd_tolerance names {', '.join(unknown)}; the classes are {', '.join(foreground)}.")
-    _tolerances(tolerance, foreground)
+    tolerances_of(tolerance, foreground)
 
 
-def _tolerances(tolerance: object, foreground: Sequence[str]) -> dict[str, float]:
+def tolerances_of(tolerance: object, foreground: Sequence[str]) -> dict[str, float]:
+    """NSD's tolerance of each class.
+
+    Raises:
+        ValueError: It is no number >= 0, nor one for each class.
+    """
     given = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
     bad = [name for name in foreground if not _is_tolerance(given.get(name))]
     if bad:
@@ -282,7 +287,7 @@ def _check(
         raise ValueError(f"There is no class to score in the labels {dict(labels)}.")
     tolerances: dict[str, float] = {}
     if task == "semantic" and protocol == "standard":
-        tolerances = _tolerances(tolerance, list(foreground))
+        tolerances = tolerances_of(tolerance, list(foreground))
     if protocol == "paper" and ignore_label is not None:
         raise ValueError("Protocol paper knows no ignore label. Use protocol=standard for this data set.")
     return Scoring(

@@ -22,6 +22,7 @@ class Member:
         plan: The plan, as plain data.
         configuration: Of the plan, "2d", "3d_fullres", ...
         epochs: Trained epochs; None for the best one of a training, which is another in every run.
+        global_step: Optimizer steps done; None where it is unknown.
         imported: Of a checkpoint that was trained elsewhere: {"trainer": ..., "sha256": ...}.
         trained_on: Case -> fingerprint of its first image (see `held_out.fingerprint`); None in older checkpoints.
         validated_with: Cases of the validation fold; None in older checkpoints.
@@ -32,6 +33,7 @@ class Member:
     plan: Mapping[str, Any]
     configuration: str
     epochs: int | None = None
+    global_step: int | None = None
     imported: Mapping[str, str] | None = None
     trained_on: Mapping[str, str] | None = None
     validated_with: tuple[str, ...] | None = None
@@ -67,6 +69,7 @@ class Member:
             plan=checkpoint["plan"],
             configuration=checkpoint["configuration"],
             epochs=None if path.stem.startswith("best") else _epochs(checkpoint),
+            global_step=checkpoint.get("global_step"),
             imported=imported if "imported_from" in provenance else None,
             trained_on=trained_on,
             validated_with=None if validated_with is None else tuple(validated_with),

@@ -45,24 +45,46 @@ class Pair:
 def pair_cases(cases: Iterable[RawCase], predictions: Path, file_ending: str, task: str = "semantic") -> list[Pair]:
     """Pair the labelled cases of a data set with the files of a folder of predictions.
 
+    Label maps of other cases, which an earlier call has left in the folder, are named and not scored.
+
     Args:
-        cases: Cases with a label. For instance data the reference is ``instancesTs/NAME.tif`` beside ``labelsTs``
-            (or ``labelsVal-instance-mask/NAME_label.tiff`` beside ``labelsVal``).
+        cases: See `references_of`.
         predictions: Folder with NAME + file_ending.
         file_ending: Ending of the predictions, with its dot.
         task: "semantic" or "instances".
 
     Raises:
-        ValueError: A case has no label, or the folder holds a prediction of no case.
+        ValueError: A case has no label.
         FileNotFoundError: The folder, a prediction or an instance map is missing.
+    """
+    cases = list(cases)
+    references = references_of(cases, file_ending, task)
+    images = {case.identifier: case.images for case in cases}
+    found = _visible(predictions, file_ending)
+    others = [str(found.pop(name)) for name in sorted(found.keys() - references.keys())]
+    if others:
+        log.warning("%d label map(s) of other cases lie here too and are not scored: %s.", len(others), _list(others))
+    return _pair(found, references, predictions, images)
+
+
+def references_of(cases: Iterable[RawCase], file_ending: str, task: str = "semantic") -> dict[str, Path]:
+    """Case -> the file that its prediction is scored against.
+
+    Args:
+        cases: Cases with a label. For instance data the reference is ``instancesTs/NAME.tif`` beside ``labelsTs``
+            (or ``labelsVal-instance-mask/NAME_label.tiff`` beside ``labelsVal``).
+        file_ending: Ending of the label maps, with its dot.
+        task: "semantic" or "instances".
+
+    Raises:
+        ValueError: A case has no label.
+        FileNotFoundError: An instance map is missing.
     """
     cases = list(cases)
     unlabelled = [case.identifier for case in cases if case.label is None]
     if unlabelled:
         raise ValueError(f"No reference label for {_list(unlabelled)}: these cases can be predicted, but not scored.")
-    references = {case.identifier: _reference(case.label, file_ending, task) for case in cases}
-    images = {case.identifier: case.images for case in cases}
-    return _pair(_visible(predictions, file_ending), references, predictions, images)
+    return {case.identifier: _reference(case.label, file_ending, task) for case in cases}
 
 
 def pair_folders(

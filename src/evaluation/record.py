@@ -37,6 +37,7 @@ def run_record(
     options: Mapping[str, Any],
     cost: Mapping[str, Any],
     pairs: Sequence[Pair],
+    contents: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Facts about a scored run, as plain data.
 
@@ -50,6 +51,7 @@ def run_record(
         options: What was done beyond the plain prediction, such as {"mirror": True}.
         cost: Of `run_cost`.
         pairs: The scored files.
+        contents: `digest_of` the checkpoints, as they were when they were predicted with.
     """
     first = members[0]
     return {
@@ -64,8 +66,11 @@ def run_record(
         "labels": dict(labels),
         "scored": scored,
         "checkpoints": [str(member.path.resolve()) for member in members],
+        "checkpoints_sha256": list(contents),
         "members": [
             {
+                "epochs": member.epochs,
+                "global_step": member.global_step,
                 "network": member.network,
                 "fold": member.fold,
                 "seed": member.seed,
@@ -185,7 +190,7 @@ def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir:
 
 def save_record(record: Mapping[str, Any], folder: Path) -> None:
     """Write run.json, after the scores.csv in the same folder, by whose digest it knows it again."""
-    content = {**record, "scores_sha256": _digest(folder / "scores.csv")}
+    content = {**record, "scores_sha256": digest_of(folder / "scores.csv")}
     write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
 
@@ -202,15 +207,27 @@ def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) 
     """
     digest = record.get("scores_sha256")
     # Protocol paper leaves out cases.
-    if digest != _digest(path) if digest is not None else not set(cases) <= set(record["cases"]):
+    if digest != digest_of(path) if digest is not None else not set(cases) <= set(record["cases"]):
         raise ValueError(
             f"{path} holds other scores than those that {RECORD} beside it tells of: one of the two was replaced or "
             "edited. Score the run again with eval.py."
         )
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def is_scored(checkpoint: Path, folder: Path) -> bool:
+    """Whether a folder of tables has the scores of this very checkpoint, to the end: told by contents, not by times."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        kept = record.get("checkpoints_sha256"), record.get("scores_sha256")
+        return kept == ([digest_of(checkpoint)], digest_of(folder / "scores.csv"))
+    except (OSError, ValueError, AttributeError):  # none, or no such record
+        return False
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,12 @@ def format_score(mean: float, sd: float = np.nan, decimals: int = 4) -> str:
     if np.isnan(mean):
         return "–"
     return f"{mean:.{decimals}f}" + ("" if np.isnan(sd) else f" ± {sd:.{decimals}f}")
+
+
+def check_parquet(parquet: bool) -> None:
+    """Raises ImportError if Parquet is asked for and cannot be written."""
+    if parquet and find_spec("pyarrow") is None:
+        raise ImportError("parquet=true needs pyarrow: pip install pyarrow, or leave it out.")
 
 
 def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = False, remark: str = "") -> pd.DataFrame:

@@ -160,6 +160,16 @@ class Predictor:
         case = self._preprocess(images)
         return self._export(self._logits(case.data), case.properties), case.properties.geometry
 
+    def outputs(self, cases: Sequence[RawCase], output_dir: Path) -> dict[str, Path]:
+        """Case -> the label map that `predict_cases` writes.
+
+        Raises:
+            ValueError: It would replace one of the images.
+        """
+        paths = {case.identifier: output_dir / f"{case.identifier}{self.plan.file_ending}" for case in cases}
+        check_not_an_input(cases, paths)
+        return paths
+
     def predict_cases(self, cases: Sequence[RawCase], output_dir: Path) -> list[Path]:
         """Segment cases and write ``<output_dir>/<identifier><file ending of the data set>``.
 
@@ -172,8 +182,7 @@ class Predictor:
             ValueError: A label map would replace one of the images.
             OSError: The disk is full.
         """
-        paths = {case.identifier: output_dir / f"{case.identifier}{self.plan.file_ending}" for case in cases}
-        check_not_an_input(cases, paths)
+        paths = self.outputs(cases, output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         failures: dict[str, str] = {}
         seconds: dict[str, float] = {}

@@ -123,9 +123,12 @@ def _taken(config: dict[str, Any], pattern: str) -> Iterator[tuple[str, Any]]:
     """Take the nodes at a key out of `config`."""
     *parents, last = pattern.split(".")
     for parent in parents:
-        config = config.get(parent)
-        if not isinstance(config, dict):
-            return
+        config = config.get(parent) if isinstance(config, dict) else None
+    if last == "*" and isinstance(config, list):
+        yield from ((f"{'.'.join(parents)}[{index}]", node) for index, node in enumerate(config))
+        config.clear()
+    if not isinstance(config, dict):
+        return
     names = [name for name in config if not str(name).startswith("_")] if last == "*" else [last]
     for name in names:
         if isinstance(config.get(name), (dict, list)):

@@ -23,7 +23,7 @@ def plant(run_dir: Path, key: str, value: Any, *, into: str) -> None:
     """Put something into the stored configuration: of config.yaml, the checkpoint, or both in agreement."""
     path, last = run_dir / "config.yaml", run_dir / "checkpoints" / "last.ckpt"
     config = OmegaConf.load(path)
-    OmegaConf.update(config, key, value, force_add=True)
+    OmegaConf.update(config, key, value, merge=False, force_add=True)
     checkpoint = torch.load(last, weights_only=True)
     checkpoint["config"] = OmegaConf.to_container(config, resolve=False)
     path.write_text(OmegaConf.to_yaml(config))
@@ -60,6 +60,7 @@ HOSTILE = [
     ("data.augmentation.x", SHELL),
     ("data.augmentation._target_", "os.system"),
     ("data.augmentation.x", {"_target_": "torchio.Lambda", "function": SHELL}),
+    ("data.augmentation", [{"_target_": "torchio.RandomNoise"}, SHELL]),
     ("data.planning", SHELL),
     ("data.planning.plans", SHELL),
 ]

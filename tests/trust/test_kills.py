@@ -47,7 +47,7 @@ def stage(root: Path, run: Path) -> str:
         return "training and validation"
     if not (run / "inference.json").is_file() and len(list((run / "predictions").glob("*.nii.gz"))) < 4:
         return "prediction"
-    return "scoring" if not (run / "tables" / "run.json").is_file() else "figures"
+    return "scoring" if not (run / "tables" / "summary.tex").is_file() else "figures"
 
 
 def killed_chain(folder: Path, line: tuple[str, ...], moments: list[float]) -> list[str]:
