@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     if is_sweep_job():
         run_in_own_process(__file__)
         return
-    with open_run(cfg) as run:
+    with explained(), open_run(cfg) as run:
         train(run)
 
 

@@ -18,6 +18,7 @@ from umamba.run.compare import ResumeError
 from umamba.run.lock import RunInUseError
 
 _FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
+_within: list[bool] = []  # one for each `explained` that the program is in
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _RAISED_ON_PURPOSE = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # if by this project's own code
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
@@ -29,23 +30,31 @@ _OF_THE_MODEL = (
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """The main program: an error that this project raises itself ends it with the message alone, last, and code 1.
+    """Around Hydra and within its job: an error that this project raises itself ends the program with code 1 and the
+    message alone, last.
 
-    Its traceback goes to the log file of the run, if that is open. Any other error is a fault of the program and keeps
-    its traceback.
+    Within the job, for Hydra puts a line of its own before an error that leaves it; around Hydra for what is wrong in
+    the command line. The traceback goes to the log file of the run, if that is open. Any other error is a fault of the
+    program and keeps its traceback.
     """
-    shown_in_full = os.environ.get(_FULL) == "1"
+    outermost = not _within
+    shown_in_full = outermost and os.environ.get(_FULL) == "1"
+    if shown_in_full:
+        yield
+        return
     os.environ[_FULL] = "1"  # Hydra lets errors through instead of ending the process with a traceback of its own
+    _within.append(True)
     try:
         yield
     except Exception as error:
-        if shown_in_full or not is_for_the_user(error):
+        if not is_for_the_user(error):
             raise
         log_traceback(error)
         sys.stderr.write(f"{message_of(error)}\n")
         raise SystemExit(1) from None
     finally:
-        if not shown_in_full:
+        _within.pop()
+        if outermost:
             del os.environ[_FULL]
 
 

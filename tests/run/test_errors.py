@@ -35,6 +35,13 @@ def test_the_message_is_last_and_alone(error: Exception, log_file: Path, capsys)
     assert "Traceback" in log_file.read_text() and "test_errors.py" in log_file.read_text()
 
 
+def test_within_hydras_job_it_stands_alone_too(capsys) -> None:
+    with pytest.raises(SystemExit), explained():
+        with explained():
+            raise ResumeError("Another fold.")
+    assert capsys.readouterr().err == "Another fold.\n" and "HYDRA_FULL_ERROR" not in os.environ
+
+
 def test_an_error_that_the_project_raises_itself(log_file: Path, capsys) -> None:
     with pytest.raises(SystemExit), explained():
         trusted_names("a/b")
@@ -50,7 +57,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(fault, log_file: Path) -> No
 
 def test_hydras_own_switch_shows_everything(monkeypatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(ResumeError), explained():
+    with pytest.raises(ResumeError), explained(), explained():
         raise ResumeError("Another fold.")
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
