@@ -38,8 +38,9 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:
         room = _room(beside)
-        refusal = error if getattr(error, "errno", None) is not None else _refusal(beside)
-        if refusal is not None and refusal.filename in (None, str(beside)):  # say the name that the user knows
+        refusal = error if isinstance(error, OSError) and error.errno is not None else _refusal(beside)
+        # Say the name that the user knows.
+        if refusal is not None and refusal.errno is not None and refusal.filename in (None, str(beside)):
             reason = os.strerror(refusal.errno) + (room if refusal.errno in _FULL else "")
             raise type(refusal)(refusal.errno, reason, str(path)) from error
         raise

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import blosc2
 import SimpleITK as sitk
@@ -147,7 +147,7 @@ def _light_start() -> Iterator[None]:
     nothing. It is not asked to where ``__main__`` has no file.
     """
     main = sys.modules["__main__"]
-    hidden = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
+    hidden: dict[str, Any] = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
     main.__dict__["__spec__"] = None
     before = {key: os.environ.get(key) for key in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))

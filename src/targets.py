@@ -104,7 +104,7 @@ def check_config(config: object, trusted: str | Sequence[str] | None = ()) -> No
     """
     trusted = trusted_names(trusted)
     model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict):
+    if not isinstance(config, dict) or not isinstance(model, dict):
         raise ValueError(f"model must be an object, it is {_shown(model)}.")
     network, deep_supervision = model.get("network"), model.get("deep_supervision")
     if not isinstance(network, dict) or "_target_" not in network or network.get("_partial_") is not True:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from umamba.callbacks.trial import is_trial
 from umamba.files import write_json
 
 
@@ -42,6 +43,7 @@ class Cost(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Validation of the epoch has already run here, as in nnU-Net's epoch times.
+        assert self._started is not None  # on_train_start has set it, in a resumed epoch too
         self.epoch_seconds.append(time.perf_counter() - self._started)
         self._started = None
         on_gpu = module.device.type == "cuda"
@@ -49,10 +51,10 @@ class Cost(L.Callback):
         module.log("cost/epoch_seconds", self.epoch_seconds[-1])
         if peak is not None:
             module.log("cost/peak_vram_gib", peak)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not is_trial(trainer):
             cost = {
                 "device": torch.cuda.get_device_name(module.device) if on_gpu else "cpu",
-                "parameters": sum(p.numel() for p in module.network.parameters()),
+                "parameters": sum(p.numel() for p in module.get_submodule("network").parameters()),
                 "epoch_seconds": self.epoch_seconds,
                 "peak_vram_gib": peak,
             }

@@ -28,13 +28,14 @@ class ResumableCSVLogger(CSVLogger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(save_dir=folder, name="", version="")
+        self._writer: MetricsWriter | None = None
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        if self._experiment is None:
-            self._experiment = MetricsWriter(self.log_dir)
-        return self._experiment
+    def experiment(self) -> MetricsWriter:
+        if self._writer is None:
+            self._writer = self._experiment = MetricsWriter(self.log_dir)
+        return self._writer
 
     @rank_zero_only
     def rewind(self, step: int) -> None:

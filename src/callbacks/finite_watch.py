@@ -47,8 +47,9 @@ class FiniteWatch(L.Callback):
             return
         self.consecutive += 1
         scaler = getattr(trainer.precision_plugin, "scaler", None)
+        network = module.get_submodule("network")
         with trainer.precision_plugin.forward_context():
-            found = next(filter(None, (first_non_finite(module.network, image) for image in images)), None)
+            found = next(filter(None, (first_non_finite(network, image) for image in images)), None)
         where = found or "the loss or its gradient (every layer's output is finite)"
         if found or scaler is None:
             log.warning(

@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from umamba.callbacks.trial import is_trial
+
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` at the end of every epoch.
@@ -25,14 +27,14 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.fast_dev_run:
+        if is_trial(trainer):
             return
         _log_epoch(trainer)
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Of a run of no epochs: the network as it was made."""
-        if not trainer.fast_dev_run and not self.path.is_file():
+        if not is_trial(trainer) and not self.path.is_file():
             trainer.save_checkpoint(self.path, weights_only=False)
 
 

@@ -101,8 +101,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.configuration = configuration
         self.planning = planning if isinstance(planning, PlannerOptions) else _planner_options(planning or {})
         self.fold = fold
-        named = isinstance(augmentation, Mapping)
-        chosen = augmentation.values() if named else augmentation or ()
+        chosen = augmentation.values() if isinstance(augmentation, Mapping) else augmentation or ()
         self.augmentation = [transform for transform in chosen if transform is not None]
         self.num_workers = num_workers
         self.iterations_per_epoch = iterations_per_epoch
@@ -257,11 +256,13 @@ class SegmentationDataModule(L.LightningDataModule):
 
 def _progress(trainer: L.Trainer) -> tuple[int, int]:
     """The epoch that a new or resumed run begins with, and how many batches of it are done."""
-    epochs = trainer.fit_loop.epoch_progress.current
-    batches = trainer.fit_loop.epoch_loop.batch_progress
-    if epochs.processed < epochs.started and not batches.is_last_batch:
-        return epochs.processed, batches.current.processed
-    return epochs.started, 0
+    # Lightning declares the counters' base class, which has neither.
+    epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress
+    processed: int = epochs.processed  # type: ignore[attr-defined]
+    started: int = epochs.started  # type: ignore[attr-defined]
+    if processed < started and not batches.is_last_batch:
+        return processed, batches.current.processed  # type: ignore[attr-defined]
+    return started, 0
 
 
 def _planner_options(values: Mapping[str, Any]) -> PlannerOptions:

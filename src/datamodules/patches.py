@@ -113,7 +113,7 @@ class PatchDataset(Dataset):
         )
         for transform in self.transforms:
             subject = transform(subject)
-        image, label = subject["image"].data.float(), subject["label"].data[0].to(torch.int16)
+        image, label = subject.image.data.float(), subject.label.data[0].to(torch.int16)
         if self.configuration.spatial_dims == 2:
             image, label = image[..., 0], label[..., 0]  # (C, Y, X), (Y, X)
         for name, shape in (("image", image.shape[1:]), ("label", label.shape)):

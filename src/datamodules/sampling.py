@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from torch.utils.data import Sampler
 
 DATA_PADDING = 0.0
@@ -54,14 +55,14 @@ def draw_start(
     low = [-e // 2 for e in excess]  # floor: of an odd excess the lower and the upper side get the larger half
     high = [size + e // 2 + e % 2 - read for size, e, read in zip(shape, excess, read_size, strict=True)]
     present = [label for label, voxels in class_locations.items() if len(voxels)] if forced else []
-    voxels = class_locations[present[rng.integers(len(present))]] if present else annotated_locations
+    voxels = class_locations[present[int(rng.integers(len(present)))]] if present else annotated_locations
     if not len(voxels):
         return tuple(int(rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
-    centre = voxels[rng.integers(len(voxels))]
+    centre = voxels[int(rng.integers(len(voxels)))]
     return tuple(max(a, int(c) - read // 2) for a, c, read in zip(low, centre, read_size, strict=True))
 
 
-def read_block(array: Any, start: Sequence[int], size: Sequence[int], padding: float, dtype: np.dtype) -> np.ndarray:
+def read_block(array: Any, start: Sequence[int], size: Sequence[int], padding: float, dtype: DTypeLike) -> np.ndarray:
     """Read a block of an array's last axes, padded where it reaches outside; nothing else of the array is read.
 
     Args:

@@ -21,7 +21,7 @@ from umamba.raw.readers import read_images, read_label
 OPACITY = 0.55
 FIGURE_DPI = 150
 _MAX_PIXELS = 800  # along a side; a panel has about 400
-_COLOURS = colormaps["tab20"].colors
+_COLOURS = [colormaps["tab20"](i)[:3] for i in range(20)]
 _LONGEST_NAME = 60  # characters of a name in a figure
 _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 
@@ -162,7 +162,7 @@ def picture_of(channels: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
 
 
-def _colour(value: int) -> tuple[float, ...]:
+def _colour(value: int) -> tuple[float, float, float]:
     # Every second colour of tab20 first: the pale ones come when the strong ones are used up.
     order = [*range(0, 20, 2), *range(1, 20, 2)]
     return _COLOURS[order[(value - 1) % 20]]

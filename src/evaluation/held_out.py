@@ -136,6 +136,11 @@ def _held_out(member: Member, datamodule: SegmentationDataModule, training: Iter
             f"then while {datamodule.dataset_dir} has {len(known)} now: it may have seen any of them. Score it on "
             "labelled test cases (imagesTs, labelsTs)."
         )
+    if member.fold is None:
+        raise ValueError(
+            f"{member.path} says neither its fold nor which cases it was trained on. Score it on labelled test cases "
+            "(imagesTs, labelsTs)."
+        )
     return set(select_split(sorted(known), member.fold, (datamodule.prepared_dir, datamodule.dataset_dir)).val)
 
 

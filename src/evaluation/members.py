@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from umamba.models.checkpoint import load_plain
 from umamba.targets import present_names
@@ -76,7 +76,7 @@ class Member:
         )
 
     @property
-    def fold(self) -> int | str | None:
+    def fold(self) -> int | Literal["all"] | None:
         """Of the cross-validation, "all", or None where it is unknown."""
         return self.config.get("fold", self.config["data"].get("fold"))
 

@@ -59,5 +59,5 @@ def count_overlap(reference: np.ndarray, prediction: np.ndarray, num_labels: int
         pair *= num_labels
         pair += pred.ravel()
         table += np.bincount(pair, minlength=table.size)
-    table = table.reshape(num_labels, num_labels)  # (reference, prediction)
-    return Overlap(reference=table.sum(axis=1), prediction=table.sum(axis=0), intersection=table.diagonal().copy())
+    square = table.reshape(num_labels, num_labels)  # (reference, prediction)
+    return Overlap(reference=square.sum(axis=1), prediction=square.sum(axis=0), intersection=square.diagonal().copy())

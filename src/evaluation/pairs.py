@@ -84,7 +84,7 @@ def references_of(cases: Iterable[RawCase], file_ending: str, task: str = "seman
     unlabelled = [case.identifier for case in cases if case.label is None]
     if unlabelled:
         raise ValueError(f"No reference label for {_list(unlabelled)}: these cases can be predicted, but not scored.")
-    return {case.identifier: _reference(case.label, file_ending, task) for case in cases}
+    return {case.identifier: _reference(case.label_file, file_ending, task) for case in cases}
 
 
 def pair_folders(

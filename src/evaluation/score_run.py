@@ -150,8 +150,16 @@ def predict_and_score(
 
     def score(some: Sequence[Pair]) -> pd.DataFrame:
         tolerance = datamodule.nsd_tolerance
-        arguments = {"ignore_label": plan.ignore_label, "protocol": protocol, "grow": grow, "workers": workers}
-        return evaluate(some, plan.labels, task=task, tolerance=tolerance, **arguments)
+        return evaluate(
+            some,
+            plan.labels,
+            task=task,
+            tolerance=tolerance,
+            ignore_label=plan.ignore_label,
+            protocol=protocol,
+            grow=grow,
+            workers=workers,
+        )
 
     scores = score(pairs)
     if prepared.rules is not None:

@@ -53,7 +53,7 @@ def score_semantic(
     boxes_ref, boxes_pred = find_objects(reference, highest), find_objects(prediction, highest)
     rows = []
     for name, label in labels.items():
-        row = {"class": name, "label": label, "dsc": overlap.dice(label)}
+        row: dict[str, Any] = {"class": name, "label": label, "dsc": overlap.dice(label)}
         box = _union(boxes_ref[label - 1], boxes_pred[label - 1])
         if box is None:
             row |= {"nsd": math.nan, "hd95": math.nan}

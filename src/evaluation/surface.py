@@ -135,5 +135,5 @@ def _weighted_percentile(distances: np.ndarray, areas: np.ndarray, percent: floa
         return math.inf
     order = np.argsort(distances, kind="stable")
     share = np.cumsum(areas[order])
-    index = np.searchsorted(share / share[-1], percent / 100)
+    index = int(np.searchsorted(share / share[-1], percent / 100))
     return float(distances[order[min(index, len(order) - 1)]])

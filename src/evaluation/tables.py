@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -205,9 +206,9 @@ def _run(table: pd.DataFrame) -> list[str]:
     return ["run"] if "run" in table.columns else []
 
 
-def _row(name: str, group: pd.DataFrame, metrics: Sequence[str]) -> dict[str, object]:
+def _row(name: str, group: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Any]:
     main = group[metrics[0]]  # DSC or F1: missing only where both label maps are empty
-    row: dict[str, object] = {"class": name, "cases": group["case"].nunique(), "left_out": int(main.isna().sum())}
+    row: dict[str, Any] = {"class": name, "cases": group["case"].nunique(), "left_out": int(main.isna().sum())}
     row["hd95_infinite"] = int((group["hd95"].isna() & main.notna()).sum()) if "hd95" in metrics else 0
     for metric in metrics:
         row |= {metric: group[metric].mean(), f"{metric}_sd": group[metric].std()}
@@ -215,8 +216,8 @@ def _row(name: str, group: pd.DataFrame, metrics: Sequence[str]) -> dict[str, ob
 
 
 def _row_in_all(
-    scores: pd.DataFrame, rows: list[dict[str, object]], metrics: Sequence[str], protocol: str
-) -> dict[str, object]:
+    scores: pd.DataFrame, rows: list[dict[str, Any]], metrics: Sequence[str], protocol: str
+) -> dict[str, Any]:
     cases = case_means(scores.drop(columns="run", errors="ignore"))
     row = _row(name_in_all(scores), cases, metrics)
     row |= {name: sum(int(r[name]) for r in rows) for name in ("left_out", "hd95_infinite")}

@@ -58,7 +58,7 @@ def _overlay(wandb: Any, pair: Pair, labels: Mapping[str, int], task: str, grow:
     reference, prediction = read_label(pair.reference)[0], read_label(pair.prediction)[0]
     z = fullest_slice(reference, [prediction])
     masks = {"reference": reference[z], "prediction": prediction[z]}
-    names = {value: name for name, value in labels.items()}
+    names: dict[int, str] | None = {value: name for name, value in labels.items()}
     if task == "instances":
         masks["prediction"] = classes_to_instances(masks["prediction"], grow=grow)
         names = None

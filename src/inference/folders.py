@@ -33,8 +33,8 @@ def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[R
     groups: dict[str, list[Path]] = {}
     for name, path in names.items():
         match = _CHANNEL.fullmatch(name)
-        numbered = match is not None and f"{match['case']}_0000" in names
-        groups.setdefault(match["case"] if numbered else name, []).append(path)
+        case = match["case"] if match is not None and f"{match['case']}_0000" in names else name
+        groups.setdefault(case, []).append(path)
     for name, images in groups.items():
         if name in names and len(images) > 1:
             others = ", ".join(path.name for path in images if path != names[name])

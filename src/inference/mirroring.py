@@ -58,16 +58,17 @@ def _axes_of(transform: Mapping[str, Any]) -> tuple[int, ...]:
     if transform.get("p", 1) == 0:
         return ()
     if target == MIRROR:
-        axes, probability = transform.get("axes"), transform.get("axis_p", 0.5)
-        axes = (0, 1, 2) if axes is None else axes
+        axes = (0, 1, 2) if transform.get("axes") is None else transform["axes"]
+        probability = transform.get("axis_p", 0.5)
     elif target.startswith("torchio.") and target.endswith(".RandomFlip"):
         axes, probability = transform.get("axes", 0), transform.get("flip_probability", 0.5)
         axes = (axes,) if isinstance(axes, (int, str)) else axes
     else:
         return ()
-    if any(not isinstance(axis, int) for axis in axes):
+    numbers = tuple(axis for axis in axes if isinstance(axis, int))
+    if len(numbers) != len(axes):
         raise ValueError(
             f"The training mirrored the axes {list(axes)}, by names of the anatomy: which axes of the patch those are "
             "cannot be known. Predict with mirror=false."
         )
-    return tuple(axes) if probability > 0 else ()
+    return numbers if probability > 0 else ()

@@ -162,12 +162,12 @@ def accumulator_bytes(shape: Sequence[int], patch_size: Sequence[int], num_class
 
 def _windows(shape: Sequence[int], patch_size: tuple[int, ...], step: float) -> Iterator[tuple[int | slice, ...]]:
     """Index tuples into (Z, Y, X); with a two-dimensional patch the first entry is the slice number."""
-    axes = [
+    axes: list[Sequence[int | slice]] = [
         [slice(start, start + patch) for start in window_starts(size, patch, step)]
         for size, patch in zip(shape[-len(patch_size) :], patch_size, strict=True)
     ]
     if len(patch_size) == 2:
-        axes.insert(0, list(range(shape[0])))
+        axes.insert(0, range(shape[0]))
     return itertools.product(*axes)
 
 
@@ -181,17 +181,12 @@ def _where_not_finite(
     if len(voxel) < len(starts):
         voxel.insert(0, 0)
     offsets = [0] * (len(starts) - len(inner)) + [part.start for part in inner]
-    start, voxel = (
-        tuple(place)
-        for place in (
-            [s - o for s, o in zip(starts, offsets, strict=True)],
-            [s - o + v for s, o, v in zip(starts, offsets, voxel, strict=True)],
-        )
-    )
+    start = tuple(s - o for s, o in zip(starts, offsets, strict=True))
+    place = tuple(s + v for s, v in zip(start, voxel, strict=True))
     kind = "holds only finite values" if image[(slice(None), *window)].isfinite().all() else "is itself not finite"
     return (
         f"the network's logits are NaN or infinite in {bad} of {windows} window(s), first in the one at {start}, for "
-        f"class {k} at voxel {voxel} (z, y, x of the preprocessed image, whose part there {kind}). Look at the image's "
+        f"class {k} at voxel {place} (z, y, x of the preprocessed image, whose part there {kind}). Look at the image's "
         "values there, or predict in float32 if the network was trained in half precision"
     )
 

@@ -27,7 +27,7 @@ Shortcut = Literal["pool", "conv"]
 Upsampling = Literal["transposed", "nearest"]
 
 
-class _Conv:
+class _Conv(nn.modules.conv._ConvNd):
     """A convolution that can leave its bias to what comes next."""
 
     def forward(self, x: torch.Tensor, add_bias: bool = True) -> torch.Tensor:
@@ -42,7 +42,7 @@ class Conv3d(_Conv, nn.Conv3d):
     pass
 
 
-class _InstanceNorm:
+class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
     """Instance norm that also does what follows it, as one operation where `fused` says so."""
 
     def fused(self, x: torch.Tensor) -> bool:
@@ -84,8 +84,8 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     pass
 
 
-CONV: dict[int, type[nn.Module]] = {2: Conv2d, 3: Conv3d}
-INSTANCE_NORM: dict[int, type[nn.Module]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
+CONV: dict[int, Callable[..., Conv2d | Conv3d]] = {2: Conv2d, 3: Conv3d}
+INSTANCE_NORM: dict[int, Callable[..., InstanceNorm2d | InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
 
 def activation() -> nn.Module:
@@ -116,6 +116,9 @@ class AveragePool(nn.Module):
 class ConvBlock(nn.Sequential):
     """Convolution, instance norm and, unless `act=False`, LeakyReLU: (B, C_in, *S) -> (B, C_out, *(S // stride))."""
 
+    conv: Conv2d | Conv3d
+    norm: InstanceNorm2d | InstanceNorm3d
+
     def __init__(
         self,
         spatial_dims: int,
@@ -129,7 +132,8 @@ class ConvBlock(nn.Sequential):
     ) -> None:
         padding = tuple(k // 2 for k in kernel_size)
         conv = CONV[spatial_dims](in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        layers = OrderedDict(conv=conv, norm=INSTANCE_NORM[spatial_dims](out_channels, eps=1e-5, affine=True))
+        norm = INSTANCE_NORM[spatial_dims](out_channels, eps=1e-5, affine=True)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, norm=norm)
         if act:
             layers["act"] = activation()
         super().__init__(layers)
@@ -166,7 +170,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = ConvBlock(spatial_dims, in_channels, out_channels, kernel_size, stride)
         self.conv2 = ConvBlock(spatial_dims, out_channels, out_channels, kernel_size, one, act=False)
         if shortcut == "conv":
-            self.shortcut = CONV[spatial_dims](in_channels, out_channels, one, stride)
+            self.shortcut: nn.Module = CONV[spatial_dims](in_channels, out_channels, one, stride)
         else:
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             if stride != one:

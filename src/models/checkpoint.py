@@ -122,7 +122,7 @@ def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, P
     plan = Plan.from_dict(checkpoint["plan"])
     network = _build(checkpoint, plan)
     network.load_state_dict(_weights(checkpoint))
-    network.deep_supervision = False
+    network.deep_supervision = False  # type: ignore[assignment]  # a switch that every network here has
     return network.eval(), plan
 
 

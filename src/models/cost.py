@@ -3,7 +3,7 @@ pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -84,7 +84,7 @@ def mamba_left_out(network: nn.Module) -> Iterator[list[tuple[Mamba, tuple[int, 
     seen: list[tuple[Mamba, tuple[int, int]]] = []
     blocks = [module for module in network.modules() if isinstance(module, Mamba)]
 
-    def passing_on(block: Mamba) -> object:
+    def passing_on(block: Mamba) -> Callable[[torch.Tensor], torch.Tensor]:
         def forward(x: torch.Tensor) -> torch.Tensor:
             seen.append((block, (x.shape[0], x.shape[1])))
             return x
@@ -92,7 +92,7 @@ def mamba_left_out(network: nn.Module) -> Iterator[list[tuple[Mamba, tuple[int, 
         return forward
 
     for block in blocks:
-        block.forward = passing_on(block)
+        block.forward = passing_on(block)  # type: ignore[method-assign, assignment]  # hides the class's own until it is deleted
     try:
         yield seen
     finally:

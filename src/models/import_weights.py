@@ -35,6 +35,7 @@ from umamba.locations import CONFIGS
 from umamba.models.build import build_network
 from umamba.models.checkpoint import load_plain
 from umamba.models.unet import UNet
+from umamba.plain import to_plain
 from umamba.planning.configuration import Configuration
 from umamba.planning.nnunet_plans import load_plan
 from umamba.raw.description import DatasetDescription
@@ -157,7 +158,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint at {path} (checkpoint=).")
     scalar = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
-    allowed = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    allowed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     allowed += [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
     checkpoint = load_plain(path, allowed)
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
@@ -233,7 +234,7 @@ def import_checkpoint(
     if data == "custom":
         config.data.dataset_dir, config.data.prepared_dir = "", ""
     # What comes from the files is put in after the interpolations were resolved: none of theirs is.
-    model, data_config = (OmegaConf.to_container(part, resolve=True) for part in (config.model, config.data))
+    model, data_config = to_plain(config.model), to_plain(config.data)
     data_config |= {"configuration": configuration, "fold": _fold(trained_with.get("fold", 0))}
     if data == "custom":
         data_config["dataset_dir"] = str(Path(dataset_json).absolute().parent)
@@ -243,6 +244,8 @@ def import_checkpoint(
         data_config["augmentation"] = {"mirror": {"_target_": MIRROR, "axes": list(mirrored)}}
     with torch.device("meta"):
         network = build_network(instantiate(model["network"]), plan, configuration, model["deep_supervision"])
+    if not isinstance(network, UNet):  # recognize() names U-Mamba and nnU-Net's networks only
+        raise TypeError(f"Weights can be imported into a U-Net, not into {type(network).__name__}.")
     weights = convert_state_dict(source["network_weights"], network)
     content = {
         "state_dict": {f"network.{name}": tensor for name, tensor in weights.items()},
@@ -294,7 +297,7 @@ def _compose(model_overrides: list[str], data: str, configuration: Configuration
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    arguments = OmegaConf.to_container(OmegaConf.from_cli())
+    arguments = to_plain(OmegaConf.from_cli())
     missing = [name for name, required in ARGUMENTS.items() if required and not arguments.get(name)]
     unknown = [name for name in arguments if name not in ARGUMENTS]
     if missing or unknown:

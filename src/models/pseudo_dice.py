@@ -15,6 +15,9 @@ class PseudoDice(Metric):
     """
 
     full_state_update = False
+    true_positive: Tensor  # (K,) int64, as the two below
+    predicted: Tensor
+    actual: Tensor
 
     def __init__(self, num_classes: int, ignore_label: int | None = None) -> None:
         super().__init__()

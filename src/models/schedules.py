@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,9 +27,9 @@ class EpochSchedule(LRScheduler):
         self.rate = rate
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rate of the present epoch, one per parameter group."""
-        return [self.rate(self.last_epoch, base) for base in self.base_lrs]
+        return [self.rate(self.last_epoch, float(base)) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch; everything else follows from the configuration."""

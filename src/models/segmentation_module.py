@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from umamba.callbacks.csv_log import ResumableCSVLogger
@@ -31,6 +32,8 @@ class SegmentationModule(L.LightningModule):
         metadata: plain data stored in every checkpoint beside the weights (resolved config, provenance).
         compile: torch.compile the network.
     """
+
+    dice_ema: Tensor  # of the foreground classes, NaN before the first validation
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class SegmentationModule(L.LightningModule):
         self.log("val/dice_ema", self.dice_ema.clone())
         self.log_dict({f"val/dice_{name}": value for name, value in zip(self.class_names, dice, strict=True)})
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = self.make_optimizer(trainable)
         scheduler = self.make_scheduler(optimizer, max_epochs=self.trainer.max_epochs)
@@ -122,7 +125,8 @@ class SegmentationModule(L.LightningModule):
 
     def _update_ema(self, dice: Tensor) -> None:
         loop = self.trainer.fit_loop
-        now = loop.epoch_progress.current.processed + loop.epoch_loop.batch_progress.current.ready / loop.max_batches
+        done: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # not in the declared base class
+        now = done + loop.epoch_loop.batch_progress.current.ready / loop.max_batches
         epochs = 1.0 if self._last_validation is None else now - self._last_validation
         decay = EMA_DECAY**epochs
         self.dice_ema.copy_(dice if self.dice_ema.isnan() else decay * self.dice_ema + (1 - decay) * dice)

@@ -42,19 +42,19 @@ def check_topology(
     if len(set(lengths.values())) != 1 or lengths["strides"] < 2:
         raise ValueError(f"Need one entry per stage in each list and at least two stages; got lengths {lengths}.")
     kernels = [_per_axis("kernel_sizes", s, k, spatial_dims) for s, k in enumerate(kernel_sizes)]
-    strides = [_per_axis("strides", s, k, spatial_dims) for s, k in enumerate(strides)]
+    steps = [_per_axis("strides", s, k, spatial_dims) for s, k in enumerate(strides)]
     if any(k % 2 == 0 for kernel in kernels for k in kernel):
         raise ValueError(f"kernel_sizes must be odd (padding is kernel // 2); got {kernels}.")
-    if any(k != 1 for k in strides[0]):
-        raise ValueError(f"strides[0] must be 1 on every axis (stage 0 works at full resolution); got {strides[0]}.")
+    if any(k != 1 for k in steps[0]):
+        raise ValueError(f"strides[0] must be 1 on every axis (stage 0 works at full resolution); got {steps[0]}.")
     if patch_size is not None:
-        divisor = total_stride(strides)
+        divisor = total_stride(steps)
         if len(patch_size) != spatial_dims or any(p % k for p, k in zip(patch_size, divisor, strict=True)):
             raise ValueError(
                 f"patch_size {tuple(patch_size)} must have {spatial_dims} axes divisible by {divisor} (the product of "
                 "the strides); round it up or take the plan's patch_size."
             )
-    return kernels, strides
+    return kernels, steps
 
 
 def _per_axis(name: str, stage: int, value: int | Sequence[int], spatial_dims: int) -> Size:

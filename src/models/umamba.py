@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from umamba.models.blocks import ConvBlock, initialize, residual_stage, upsampling
+from umamba.models.blocks import ConvBlock, Shortcut, initialize, residual_stage, upsampling
 from umamba.models.mamba.layer import MambaLayer, Mixer
 from umamba.models.mamba.orders import Order
 from umamba.models.spec import NetworkSpec
@@ -73,15 +73,15 @@ class UMamba(UNet):
             raise ValueError(f"variant is {variant!r}; allowed: 'paper', 'repo'.")
         repo = variant == "repo"
         stages = () if mixer == "none" else mamba_stages(mamba, len(f), every_second=repo and d == 2)
-        widths = dict.fromkeys(stages)  # of channel tokens; None: spatial tokens
+        widths: dict[int, int | None] = dict.fromkeys(stages)  # of channel tokens; None: spatial tokens
         if repo and mamba == "encoder" and stages:
-            tokens = {stage: _num_tokens(s.patch_size, strides, stage) for stage in stages}
-            widths = {stage: width if width <= f[stage] else None for stage, width in tokens.items()}
+            counts = {stage: _num_tokens(s.patch_size, strides, stage) for stage in stages}
+            widths = {stage: count if count <= f[stage] else None for stage, count in counts.items()}
 
         def mamba_layer(stage: int) -> MambaLayer:
-            channel_tokens = widths[stage] is not None
-            width = widths[stage] if channel_tokens else f[stage]
-            return MambaLayer(width, spatial_dims=d, mixer=mixer, order=order, channel_tokens=channel_tokens)
+            tokens = widths[stage]
+            width = f[stage] if tokens is None else tokens
+            return MambaLayer(width, spatial_dims=d, mixer=mixer, order=order, channel_tokens=tokens is not None)
 
         def encoder_stage(stage: int) -> nn.Module:
             channels = f[max(stage - 1, 0)], f[stage]
@@ -95,7 +95,7 @@ class UMamba(UNet):
             return residual_stage(d, in_features, f[stage], kernels[stage], one, num_blocks, shortcut)
 
         one = (1,) * d
-        shortcut = "conv" if repo else "pool"
+        shortcut: Shortcut = "conv" if repo else "pool"
         skip_at_full_resolution = not (repo and d == 2)
         encoder_blocks, decoder_blocks = blocks_per_stage(len(f), variant)
         if repo:

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from umamba.files import refuse_input
 from umamba.locations import CONFIGS
+from umamba.plain import to_plain
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import load_plan
 from umamba.planning.options import PlannerOptions
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def planner_options(cfg: DictConfig) -> PlannerOptions:
     """The data config's planning options, overridden by those given on their own."""
-    chosen = OmegaConf.to_container(cfg.data.planning, resolve=True) if cfg.get("data") else {}
+    chosen = to_plain(cfg.data.planning) if cfg.get("data") else {}
     chosen |= {
         key: cfg[key] for key in ("rule", "preset", "memory_gb", "base_features", "plans") if cfg[key] is not None
     }

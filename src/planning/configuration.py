@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from umamba.names import name_fault
 from umamba.planning.normalization import SCHEMES
@@ -143,6 +144,6 @@ def _positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _largest(value: object) -> int:
+def _largest(value: tuple[Any, ...] | int) -> int:
     """The largest number in nested tuples; 0 in an empty one."""
     return max(map(_largest, value), default=0) if isinstance(value, tuple) else value

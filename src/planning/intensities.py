@@ -124,9 +124,9 @@ def order_statistic(samples: Sequence[Sample], rank: int) -> float:
         start, stop = np.searchsorted(bits, [upper_bits << _BITS, (upper_bits + 1) << _BITS])
         histogram += _count(bits[start:stop] & ((1 << _BITS) - 1), sample.counts[start:stop])
     lower_bits, _ = _locate(histogram, rank)
-    bits = np.uint32((upper_bits << _BITS) | lower_bits)
+    found = np.uint32((upper_bits << _BITS) | lower_bits)
     sign = np.uint32(1 << 31)
-    return float((bits ^ sign if bits & sign else ~bits).view(np.float32))
+    return float((found ^ sign if found & sign else ~found).view(np.float32))
 
 
 def _ordered_bits(values: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ _KNOWN = {
     "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "num_pool_per_axis", "pool_op_kernel_sizes",
     "conv_kernel_sizes", *_RESAMPLING, *(f"{key}_kwargs" for key in _RESAMPLING),
 }  # fmt: skip
-_ARGUMENTS = {  # of the network; None: followed, else what is built here
+_ARGUMENTS: dict[str, tuple[Any, ...] | None] = {  # of the network; None: followed, else what is built here
     "n_stages": None, "features_per_stage": None, "kernel_sizes": None, "strides": None, "n_conv_per_stage": None,
     "n_blocks_per_stage": None, "n_conv_per_stage_decoder": None,
     "conv_op": ("torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"), "conv_bias": (True,),
@@ -86,7 +86,7 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
     for key, allowed in {**_TOP, "image_reader_writer": _READERS}.items():
         if key in content and content[key] not in allowed:
             raise PlanError(f"{key} is {content[key]!r:.200}; only {', '.join(allowed)} can be followed.")
-    forward = tuple(int(axis) for axis in content["transpose_forward"])
+    forward = _axes(content["transpose_forward"])
     channels = content["foreground_intensity_properties_per_channel"]
     names = [field.name for field in dataclasses.fields(Intensities)]
     entries = content["configurations"]
@@ -105,7 +105,7 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
         file_ending=description.file_ending,
         num_training=description.num_training,
         transpose_forward=forward,
-        transpose_backward=tuple(int(axis) for axis in content["transpose_backward"]),
+        transpose_backward=_axes(content["transpose_backward"]),
         intensities=tuple(
             Intensities(**{name: float(channels[str(i)][name]) for name in names}) for i in range(len(channels))
         ),
@@ -184,6 +184,12 @@ def _check_defaults(name: str, entry: dict[str, Any]) -> None:
             )
 
 
-def _back(values: list[float], forward: tuple[int, ...]) -> tuple[float, ...]:
+def _axes(values: list[int]) -> tuple[int, int, int]:
+    z, y, x = values
+    return int(z), int(y), int(x)
+
+
+def _back(values: list[float], forward: tuple[int, int, int]) -> tuple[float, float, float]:
     """Undo the transpose of per-axis values."""
-    return tuple(float(values[forward.index(axis)]) for axis in range(3))
+    z, y, x = (float(values[forward.index(axis)]) for axis in range(3))
+    return z, y, x

@@ -42,7 +42,7 @@ def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, opti
     cases = len(description.training_cases) if isinstance(description, RawDataset) else description.num_training
     spacing = target_spacing(fingerprint)
     forward = transpose_order(spacing)
-    backward = tuple(forward.index(axis) for axis in range(3))
+    backward = (forward.index(0), forward.index(1), forward.index(2))
     shapes = [
         resampled_shape(shape, old, spacing)
         for shape, old in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True)
@@ -76,8 +76,8 @@ def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, opti
         transpose_forward=forward,
         transpose_backward=backward,
         intensities=fingerprint.intensities,
-        original_median_spacing=_floats(np.median(fingerprint.spacings, axis=0)),
-        original_median_shape=_floats(np.median(fingerprint.shapes_after_crop, axis=0)),
+        original_median_spacing=_three(np.median(fingerprint.spacings, axis=0)),
+        original_median_shape=_three(np.median(fingerprint.shapes_after_crop, axis=0)),
         configurations=configurations,
     )
 
@@ -97,13 +97,14 @@ def target_spacing(fingerprint: Fingerprint) -> np.ndarray:
     return target
 
 
-def transpose_order(spacing: Sequence[float]) -> tuple[int, int, int]:
+def transpose_order(spacing: Sequence[float] | np.ndarray) -> tuple[int, int, int]:
     """Coarsest axis first, the others in order."""
     worst = int(np.argmax(spacing))
-    return (worst, *(axis for axis in range(3) if axis != worst))
+    second, third = (axis for axis in range(3) if axis != worst)
+    return worst, second, third
 
 
-def resampled_shape(shape: Sequence[int], old: Sequence[float], new: Sequence[float]) -> tuple[int, ...]:
+def resampled_shape(shape: Sequence[int], old: Sequence[float], new: Sequence[float] | np.ndarray) -> tuple[int, ...]:
     """Shape after a change of spacing, rounded half to even; at least 1 voxel per axis.
 
     nnU-Net lets an axis vanish (shape 0) and fails later; one voxel is kept here.
@@ -139,10 +140,10 @@ class _Planner:
         return plain_unet_cost(patch, strides, features, self.num_labels)
 
     def fit_patch(
-        self, spacing: Sequence[float], median_shape: Sequence[float], reference: float
+        self, spacing: Sequence[float] | np.ndarray, median_shape: Sequence[float] | np.ndarray, reference: float
     ) -> tuple[Topology, int, str]:
         """The largest patch whose cost is within the reference, its cost, and why it is not larger."""
-        dims = len(spacing)
+        spacing, dims = tuple(spacing), len(spacing)
         inverse = 1 / np.asarray(spacing, dtype=np.float64)
         initial = [round(edge) for edge in inverse * (_INITIAL_VOXELS[dims] / np.prod(inverse)) ** (1 / dims)]
         clipped = [min(edge, median) for edge, median in zip(initial, median_shape, strict=True)]
@@ -180,8 +181,8 @@ class _Planner:
     def configure(
         self,
         name: str,
-        spacing: Sequence[float],
-        median_shape: Sequence[float],
+        spacing: Sequence[float] | np.ndarray,
+        median_shape: Sequence[float] | np.ndarray,
         num_voxels: float,
         *,
         batch_dice: bool,
@@ -243,5 +244,10 @@ class _Planner:
         return configuration
 
 
-def _floats(values: Sequence[float]) -> tuple[float, ...]:
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    z, y, x = values
+    return float(z), float(y), float(x)
+
+
+def _floats(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
     return tuple(float(value) for value in values)

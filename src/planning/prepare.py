@@ -200,6 +200,8 @@ def _measure(
     loaded, findings = load_and_check(case, description)
     if loaded is None or any(finding.severity == "error" for finding in findings):
         return None, findings
+    if loaded.label is None:
+        raise DatasetError(f"Case {case.identifier} has no label; only labelled cases are planned from.")
     return case_facts(loaded.image, loaded.label, loaded.geometry.spacing, num_samples), findings
 
 
@@ -214,7 +216,7 @@ class _Job:
 
     def __call__(self, case: RawCase) -> None:
         image, geometry = read_images(case.images)
-        label, _ = read_label(case.label)
+        label, _ = read_label(case.label_file)
         done = preprocess_case(image, geometry, label, self.plan, self.configuration)
         del image, label
         write_case(
@@ -254,8 +256,8 @@ def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -
     fingerprint = Fingerprint.load(prepared_dir / "fingerprint.json")
     total = 0
     for shape, spacing in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True):
-        shape, spacing = ([values[axis] for axis in plan.transpose_forward] for values in (shape, spacing))
-        voxels = math.prod(resampled_shape(shape, spacing, target_of(configuration, spacing)))
+        size, old = [shape[axis] for axis in plan.transpose_forward], [spacing[axis] for axis in plan.transpose_forward]
+        voxels = math.prod(resampled_shape(size, old, target_of(configuration, old)))
         total += voxels * (4 * len(plan.channel_names) + 2)  # float32 channels, int16 label
     return total
 

@@ -224,7 +224,7 @@ def _resize_slab(label: np.ndarray, axes: list[_Neighbours]) -> np.ndarray:
         return result
     values, weights = [], []
     for corner in np.ndindex((2,) * label.ndim):
-        index, weight = [], 1.0
+        index, weight = [], np.ones(boundary[0].size)
         for axis, where, above in zip(axes, boundary, corner, strict=True):
             index.append((axis.upper if above else axis.lower)[where])
             below = 1 - axis.weight[where]

@@ -136,8 +136,11 @@ def write_case(
         key: Recorded with the case; a case whose key has changed is stale.
 
     Raises:
+        ValueError: The case has no label.
         OSError: The disk is full or cannot be written; nothing half-written stays in use.
     """
+    if case.label is None:
+        raise ValueError(f"Case {identifier} has no label; a store holds labelled cases.")
     beside = _beside(folder, identifier)
     try:
         for name, array in (("data", case.data), ("label", case.label)):
@@ -293,7 +296,7 @@ def _annotated_locations(label: np.ndarray, plan: Plan) -> np.ndarray:
 
 
 def _properties(content: dict[str, Any]) -> CaseProperties:
-    geometry = {k: tuple(v) if isinstance(v, list) else v for k, v in content["geometry"].items()}
+    geometry: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["geometry"].items()}
     return CaseProperties(
         geometry=Geometry(**geometry),
         shape_before_crop=tuple(content["shape_before_crop"]),

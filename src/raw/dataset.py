@@ -35,6 +35,17 @@ class RawCase:
         if fault := name_fault(self.identifier):
             raise DatasetError(f"A case cannot be called {self.identifier!r:.300}: {fault}. Rename it.")
 
+    @property
+    def label_file(self) -> Path:
+        """The label of a case that must have one.
+
+        Raises:
+            DatasetError: The case has none.
+        """
+        if self.label is None:
+            raise DatasetError(f"Case {self.identifier} has no label, which it needs here.")
+        return self.label
+
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset(DatasetDescription):

@@ -84,7 +84,8 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
         FileNotFoundError: The file does not exist.
         DatasetError: The file cannot be read, has several channels, or values that are no whole numbers or too large.
     """
-    array, geometry = _read(Path(path))
+    path = Path(path)
+    array, geometry = _read(path)
     if array.shape[0] != 1:
         if not (array == array[:1]).all():
             raise DatasetError(
@@ -189,7 +190,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     array = read_picture(path)
-    spacing, dimension = (_FLAT_SPACING, 1.0, 1.0), 2
+    spacing: tuple[float, ...] = (_FLAT_SPACING, 1.0, 1.0)
+    dimension = 2
     if array.ndim == 2:
         array = array[None, None]
     elif array.ndim == 3 and array.shape[-1] in (3, 4):
@@ -201,9 +203,13 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     else:
         raise DatasetError(f"{path} has an array of shape {array.shape}; expected (y, x), (y, x, 3) or (y, x, 4).")
     identity = tuple(float(i == j) for i in range(dimension) for j in range(dimension))
-    shape = tuple(int(n) for n in array.shape[1:])
+    depth, height, width = array.shape[1:]
     return array, Geometry(
-        spacing=spacing, origin=(0.0,) * dimension, direction=identity, shape=shape, dimension=dimension
+        spacing=spacing,
+        origin=(0.0,) * dimension,
+        direction=identity,
+        shape=(depth, height, width),
+        dimension=dimension,
     )
 
 
@@ -244,13 +250,13 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
             "NAME_0001, ..."
         )
     spacing = tuple(abs(float(s)) for s in image.GetSpacing()[::-1])
-    shape = tuple(int(n) for n in image.GetSize()[::-1])
+    width, height, *rest = (int(n) for n in image.GetSize())
     if dimension == 2:
-        spacing, shape = (_FLAT_SPACING * max(spacing), *spacing), (1, *shape)
+        spacing = (_FLAT_SPACING * max(spacing), *spacing)
     return Geometry(
         spacing=spacing,
         origin=tuple(image.GetOrigin()),
         direction=tuple(image.GetDirection()),
-        shape=shape,
+        shape=(rest[0] if rest else 1, height, width),
         dimension=dimension,
     )

@@ -140,8 +140,11 @@ def _metaimage_bytes(head: bytes, voxels: int) -> int | None:
 def _nrrd_bytes(head: bytes, voxels: int) -> int | None:
     """Bytes of an uncompressed NRRD file in one piece; None if its header does not tell."""
     end = re.search(rb"\r?\n\r?\n", head)
-    raw = end and re.search(rb"^encoding: *raw", head[: end.end()], re.MULTILINE)
-    return end.end() + voxels if raw and b"data file:" not in head[: end.end()] else None
+    if end is None:
+        return None
+    fields = head[: end.end()]
+    raw = re.search(rb"^encoding: *raw", fields, re.MULTILINE)
+    return end.end() + voxels if raw and b"data file:" not in fields else None
 
 
 def unreadable(path: Path, error: RuntimeError) -> DatasetError:
@@ -168,7 +171,9 @@ def check_gipl_length(path: Path, volume: sitk.Image | sitk.ImageFileReader) -> 
 
 def voxel_bytes(volume: sitk.Image | sitk.ImageFileReader) -> int:
     """Bytes of all voxels in memory; of a reader as the header that it has read states them."""
-    is_image = isinstance(volume, sitk.Image)
-    components = volume.GetNumberOfComponentsPerPixel() if is_image else volume.GetNumberOfComponents()
+    if isinstance(volume, sitk.Image):
+        components = volume.GetNumberOfComponentsPerPixel()
+    else:
+        components = volume.GetNumberOfComponents()
     each = sitk.Image([1, 1], volume.GetPixelID()).GetSizeOfPixelComponent()
     return math.prod(volume.GetSize()) * components * each

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.files import write_json, write_text
+from umamba.plain import to_plain
 from umamba.planning.plan import Plan
 from umamba.run import ranks
 from umamba.run.compare import Differences, ResumeError, listed
@@ -105,7 +106,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     if ranks.is_started_from_first():
         ranks.follow_first()
         folder = Path(HydraConfig.get().runtime.output_dir)  # Lightning passes it on
-        yield _run(OmegaConf.load(folder / "config.yaml"), None)
+        yield _run(_loaded(folder / "config.yaml"), None)
         return
     if not ranks.is_first():
         if not any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task):
@@ -121,11 +122,18 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         yield run
 
 
+def _loaded(path: Path) -> DictConfig:
+    config = OmegaConf.load(path)
+    if not isinstance(config, DictConfig):
+        raise ResumeError(f"{path} is not the configuration of a run. Give another run_dir.")
+    return config
+
+
 def _run(config: DictConfig, changes: Differences | None) -> Run:
     folder = Path(config.run_dir)
     last = last_checkpoint(folder)
     resume_from = last if config.train and last.is_file() else None
-    metadata = {"config": OmegaConf.to_container(config, resolve=True)}
+    metadata = {"config": to_plain(config)}
     return Run(config=config, folder=folder, resume_from=resume_from, changes=changes, metadata=metadata)
 
 
@@ -147,7 +155,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
     elif checkpoint is not None:
         stored = checkpoint["config"]
     else:
-        return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), None
+        return OmegaConf.create(to_plain(cfg)), None
     source = stored_path if stored_path.is_file() else last
     needed = {"data": dict, "model": dict, "trainer": dict, "run_dir": str}
     if not isinstance(stored, dict) or any(not isinstance(stored.get(key), kind) for key, kind in needed.items()):
@@ -155,8 +163,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
     try:
         refuse_interpolations(stored)
         config, changes = resumed_config(cfg, stored, trained=checkpoint is not None)
-        plain, own = (OmegaConf.to_container(each, resolve=True) for each in (config, cfg))
-        check_stored(plain, own, cfg.trusted, folder)
+        check_stored(to_plain(config), to_plain(cfg), cfg.trusted, folder)
     except ResumeError:
         raise
     except ValueError as error:

@@ -23,7 +23,7 @@ def is_first() -> bool:
     """Whether this process keeps the run's folder."""
     from lightning.pytorch.utilities import rank_zero_only  # seconds, which commands that train nothing do without
 
-    return rank_zero_only.rank == 0
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it outside of the function
 
 
 def follow_first() -> None:

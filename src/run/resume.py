@@ -18,6 +18,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.models.checkpoint import check_archive
+from umamba.plain import to_plain
 from umamba.planning.plan import Plan
 from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
 from umamba.targets import present_names
@@ -62,11 +63,11 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
     Raises:
         ResumeError: the call asks for what may not change; each difference is named.
     """
-    asked = OmegaConf.to_container(cfg, resolve=True)
+    asked = to_plain(cfg)
     scope = _asked_keys(cfg)
     new = {key: value for key, value in asked.items() if key not in stored or key in OF_THE_CALL}
-    stored = _with_trainer_of(asked, _moved({**stored, **new}, asked["run_dir"]))
-    found = differences(stored, asked, scope)
+    own = _with_trainer_of(asked, _moved({**stored, **new}, asked["run_dir"]))
+    found = differences(own, asked, scope)
     whole = scope == [""]
     refused = {key: values for key, values in found.items() if not may_differ(key)}
     if whole:
@@ -79,13 +80,13 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
             f"{asked['run_dir']} was trained with other settings than this call asks for (stored -> asked):"
             f"{listed(refused)}\n{_WAY_OUT}{hint}"
         )
-    return _changed(cfg, stored, found), found
+    return _changed(cfg, own, found), found
 
 
 def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig) -> None:
     """Raises ResumeError if a checkpoint was trained with settings that the run's configuration does not have."""
     sections = ("seed", "fold", "model", "augmentation", "optimizer", "data", "trainer")
-    now = _plain(OmegaConf.to_container(cfg, resolve=True))
+    now = _plain(to_plain(cfg))
     found = differences(_with_trainer_of(now, _plain(checkpoint["config"])), now, sections)
     found = {key: values for key, values in found.items() if not may_differ(key)}
     if found:
@@ -127,8 +128,8 @@ def _asked_keys(cfg: DictConfig) -> list[str]:
             return [""]
         elif name == "trainer":  # its choices differ from the default in a few keys only
             default = GlobalHydra.instance().config_loader().load_configuration(DEFAULT_CONFIG, [], RunMode.RUN)
-            plain = [OmegaConf.to_container(each.trainer, resolve=False) for each in (default, cfg)]
-            keys += [f"trainer.{key}" for key in differences(*plain)]
+            usual, asked = (to_plain(each.trainer, resolve=False) for each in (default, cfg))
+            keys += [f"trainer.{key}" for key in differences(usual, asked)]
         else:
             keys += [name, *({"data": ["data_name"], "model": ["model_name"]}.get(name, []))]
     return keys
@@ -160,13 +161,13 @@ def _with_trainer_of(other: Mapping[str, Any], config: dict[str, Any]) -> dict[s
 def _changed(cfg: DictConfig, stored: dict[str, Any], found: Differences) -> DictConfig:
     """`stored` with the differing values of `cfg`, their interpolations resolved among the run's own values."""
     config = OmegaConf.create(stored)
-    raw = OmegaConf.to_container(cfg, resolve=False)
+    raw = to_plain(cfg, resolve=False)
     for key, (_, new) in found.items():
         *parents, name = key.split(".")
         if new == ABSENT:
             _remove(config, parents, name)
         else:
-            value = raw
+            value: Any = raw
             for part in (*parents, name):
                 value = value[part]
             OmegaConf.update(config, key, value, force_add=True)

@@ -43,7 +43,8 @@ class StopOnSignal(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
-        last = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        fetcher = trainer.fit_loop._data_fetcher
+        last = loop.batch_progress.is_last_batch or (fetcher is not None and loop._should_check_val_fx(fetcher))
         if loop._should_accumulate() or last or not self._told(trainer):
             return  # validation or the epoch's end come next and have their own place to stop
         trainer.save_checkpoint(self.path)

@@ -86,7 +86,7 @@ def outliers(facts: Sequence[CaseFacts]) -> list[Finding]:
         """values: (cases, axes or channels), positive."""
         median = np.median(values, axis=0)
         far = np.abs(np.log(values / median)) > np.log(factor)
-        for index in np.flatnonzero(far.any(axis=1)):
+        for index in np.flatnonzero(far.any(axis=1)).tolist():
             found, usual = (" x ".join(f"{value:.4g}" for value in row) for row in (values[index], median))
             message = f"{kind} {found} {unit}, more than {factor:g} times off the median {usual}. Is that right?"
             findings.append(Finding(case=facts[index].case, kind=kind, severity="warning", message=message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -66,7 +67,7 @@ class CaseFacts:
 def case_key(case: RawCase, description: DatasetDescription) -> str:
     """Changes whenever a file of the case, the allowed labels or the channels do."""
     files = [path for path in (*case.images, case.label) if path is not None]
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    facts: list[object] = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     facts += [sorted(description.allowed_values), description.channel_names, VERSION]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
@@ -79,20 +80,19 @@ def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFa
         description: what dataset.json says.
     """
     case, split = job
-    known = {"key": case_key(case, description), "case": case.identifier, "split": split}
+    facts_of = functools.partial(CaseFacts, key=case_key(case, description), case=case.identifier, split=split)
     try:
         loaded, findings = load_and_check(case, description)
     except Exception as error:  # whatever a decoder does with a damaged file, the other cases are examined
         message = f"{case.images[0]} or its label cannot be examined: {type(error).__name__}: {error}."
         finding = Finding(case=case.identifier, kind="unreadable", severity="error", message=message)
-        return CaseFacts(**known, findings=(finding,))
+        return facts_of(findings=(finding,))
     if loaded is None:
-        return CaseFacts(**known, findings=tuple(findings))
+        return facts_of(findings=tuple(findings))
     channels = tuple(channel_facts(channel) for channel in loaded.image)
     findings += origin_faults(case, loaded.geometry)
     findings += intensity_faults(case, loaded, channels, description)
-    return CaseFacts(
-        **known,
+    return facts_of(
         shape=loaded.geometry.shape,
         spacing=loaded.geometry.spacing,
         orientation=orientation(case.images[0], loaded.geometry),
@@ -133,7 +133,7 @@ def content_hash(image: np.ndarray) -> str:
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     for channel in image:
         for part in channel:
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

@@ -68,7 +68,7 @@ def choose(severities: Sequence[set[str]], number: int = TILES) -> list[int]:
     striking = striking[: number * 2 // 3]
     others = [index for index in range(len(severities)) if index not in set(striking)]
     wanted = min(len(others), number - len(striking))
-    spread = np.linspace(0, len(others) - 1, wanted).round().astype(int) if wanted else []
+    spread: list[int] = np.linspace(0, len(others) - 1, wanted).round().astype(int).tolist() if wanted else []
     return striking + [others[index] for index in spread]
 
 

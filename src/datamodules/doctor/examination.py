@@ -79,8 +79,8 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
         try:
             raw = RawDataset.open(folder)  # files listed in dataset.json, not found by name
             cases = [(case, "Tr") for case in raw.training_cases] + [(case, "Ts") for case in raw.test_cases]
-        except DatasetError as fault:
-            error(str(fault))
+        except DatasetError as refusal:
+            error(str(refusal))
     else:
         for split, files in (("Tr", "Tr"), ("Ts", test_split(folder))):
             found, faults = pair_files(folder, files, description)

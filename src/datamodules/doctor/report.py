@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,4 +126,4 @@ def _range(values: Sequence[tuple[float, ...] | None]) -> dict[str, list[float]]
     return {name: np.round(f(array, axis=0), 6).tolist() for name, f in _STATISTICS.items()}
 
 
-_STATISTICS = {"min": np.min, "median": np.median, "max": np.max}
+_STATISTICS: dict[str, Callable[..., np.ndarray]] = {"min": np.min, "median": np.median, "max": np.max}

@@ -100,6 +100,6 @@ def _write_case(folder: Path, job: tuple[str, Path]) -> None:
         label = image.parents[1] / f"labels{part}" / f"{name}.nii.gz"
         if not label.is_file():
             raise FileNotFoundError(f"{label} is missing: the scan {name} has no label. Is the download complete?")
-        renumber_labels(label, case.label, NUMBERS)
+        renumber_labels(label, case.label_file, NUMBERS)
     copy_file(image, case.images[0])
     check_written(case, folder, DESCRIPTION)

@@ -93,6 +93,6 @@ def _write_case(root: Path, folder: Path, description: DatasetDescription, job: 
         label = root / "labelsTr" / f"{name}.nii.gz"
         if not label.is_file():
             raise DatasetError(f"{label} is missing: the image {name} has no label. Is the download complete?")
-        copy_file(label, case.label)
+        copy_file(label, case.label_file)
     split_channels(root / f"images{split}" / f"{name}.nii.gz", case.images)
     check_written(case, folder, description)

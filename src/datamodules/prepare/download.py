@@ -13,7 +13,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +109,7 @@ def download(url: str, target: Path, *, expected: str | None = None) -> Path:
     return target
 
 
-def _fetch_rest(url: str, part: Path, progress: Progress, task: int) -> None:
+def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> None:
     """Append what `part` lacks; restart it if the server cannot resume.
 
     Raises:
@@ -113,8 +121,8 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: int) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        total = error.headers.get("Content-Range", "").rpartition("/")[2]
-        if error.code == 416 and total == str(offset):
+        size = error.headers.get("Content-Range", "").rpartition("/")[2]
+        if error.code == 416 and size == str(offset):
             return  # nothing left: all of it had arrived
         if error.code == 416:
             part.unlink()  # longer than the file is now: start anew

@@ -66,7 +66,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
             if test:
                 check_count(len(test), 1200, "test frames (left_frames)", source, incomplete=incomplete)
                 check_count(len(types), len(test), "test labels (TypeSegmentation)", source, incomplete=incomplete)
-            jobs = [("Tr", frame, None) for frame in training]
+            jobs: list[tuple[str, Path, Path | None]] = [("Tr", frame, None) for frame in training]
             jobs += [("Ts", frame, types.get(key(frame))) for frame in test]
             for_each(functools.partial(_write_case, folder), jobs, workers=workers, description="EndoVis 2017")
         with atomic_file(folder / "splits_final.json") as path:

@@ -77,6 +77,6 @@ def _write_case(folder: Path, job: tuple[str, Path]) -> None:
         raise FileNotFoundError(f"{label} is missing: the scan {image.name} has no label. Is the download complete?")
     case = case_files(folder, split, name, DESCRIPTION)
     if not case.images[0].exists():
-        copy_file(label, case.label)
+        copy_file(label, case.label_file)
         copy_file(image, case.images[0])
         check_written(case, folder, DESCRIPTION)

@@ -8,6 +8,7 @@ randomly warped space, so that no two cases are alike; a volume follows from (se
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def ellipsoid(grid: np.ndarray, centre: tuple[float, ...], radii: tuple[float, .
     return np.sqrt((offset**2).sum(axis=0)) - 1.0
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: np.ndarray | float) -> np.ndarray:
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], sigma: np.ndarray | float | Sequence[float]
+) -> np.ndarray:
     """Gaussian noise of zero mean and unit SD, correlated over `sigma` voxels."""
     noise = gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return (noise - noise.mean()) / noise.std()

@@ -106,5 +106,6 @@ def check_written(case: RawCase, folder: Path, description: DatasetDescription) 
         raise_errors(check_case(replace(case, label=case.label if labelled else None), description))
     except DatasetError as error:
         for path in (*case.images, case.label):
-            path.unlink(missing_ok=True)
+            if path is not None:
+                path.unlink(missing_ok=True)
         raise DatasetError(str(error).replace(f"{folder}{os.sep}", "")) from None

@@ -15,7 +15,7 @@ from typing import Any
 
 import hydra
 import pandas as pd
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.file_names import file_names
@@ -43,7 +43,7 @@ REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the 
 def main(cfg: DictConfig) -> None:
     """See the module."""
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
-    cases = OmegaConf.to_container(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
+    cases = list(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
     path = make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
     log.info("Report: %s", path)
 

@@ -14,12 +14,18 @@ _SHOWN = 5  # cases named before "and N more"
 class Run(Protocol):
     """What is looked at of a `gather.ScoredRun`."""
 
-    folder: Any
-    record: Mapping[str, Any]
-    scores: pd.DataFrame
-    dataset: str
-    network: str
-    folds: tuple[str, ...]
+    @property
+    def folder(self) -> Any: ...
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+    @property
+    def scores(self) -> pd.DataFrame: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def network(self) -> str: ...
+    @property
+    def folds(self) -> tuple[str, ...]: ...
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -160,11 +160,11 @@ def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
 
 def _same_scores(run: ScoredRun, other: ScoredRun) -> bool:
     metrics = metrics_of(run.scores)
-    tables = [one.scores.set_index(["case", "class"]).sort_index() for one in (run, other)]
+    one, two = (each.scores.set_index(["case", "class"]).sort_index() for each in (run, other))
     return (
         metrics == metrics_of(other.scores)
-        and tables[0].index.equals(tables[1].index)
-        and np.allclose(*(table[metrics].to_numpy(float) for table in tables), atol=1e-6, equal_nan=True)
+        and one.index.equals(two.index)
+        and np.allclose(one[metrics].to_numpy(float), two[metrics].to_numpy(float), atol=1e-6, equal_nan=True)
     )
 
 

@@ -113,7 +113,7 @@ def cost_table(runs: Sequence[gather.ScoredRun]) -> pd.DataFrame:
 
 def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
     """A `cost_table` as text, networks in the paper's order."""
-    text = {"network": []} | {title: [] for title, _, _ in COSTS.values()}
+    text: dict[str, list[str]] = {"network": [], **{title: [] for title, _, _ in COSTS.values()}}
     for network in gather.order_networks(list(costs.index)):
         text["network"].append(title_of(network))
         for key, (title, factor, decimals) in COSTS.items():
@@ -181,8 +181,10 @@ def paper_table(scores: pd.DataFrame, number: int, published: Mapping[str, Any])
             for metric in next(iter(setting["scores"].values())):
                 column = f"{setting['title']} {METRIC_TITLES[metric]}"
                 here = ours.get(name)
-                known = here is not None and network in here.index
-                row[column] = format_score(*here.loc[network, [metric, f"{metric}_sd"]]) if known else MISSING
+                if here is None or network not in here.index:
+                    row[column] = MISSING
+                else:
+                    row[column] = format_score(*here.loc[network, [metric, f"{metric}_sd"]])
                 row[f"{column}, paper"] = published_score(published, name, network, metric)
         rows.append(row)
     return pd.DataFrame(rows)

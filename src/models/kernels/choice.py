@@ -27,9 +27,10 @@ def _usable(device_type: str, device_index: int | None) -> bool:
     if device_type != "cuda":
         return False
     from umamba.models.kernels.selfcheck import relative_errors
+    from umamba.models.mamba.scan.choice import device_of
     from umamba.models.mamba.scan.selfcheck import check
 
-    fault = check(torch.device(device_type, device_index), relative_errors)
+    fault = check(device_of(device_type, device_index), relative_errors)
     if fault:
         log.warning("Instance norm falls back to torch's own, which is slower: %s.", fault)
     else:

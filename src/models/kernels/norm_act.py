@@ -95,7 +95,7 @@ class _Plan(NamedTuple):
 
     first: Callable[..., None]
     join: Callable[..., None] | None
-    last: Callable[..., None] | None
+    last: Callable[..., None] | None  # as join
     chunks: int
 
 
@@ -177,7 +177,7 @@ def forward(
     partial = None if plan.join is None else x.new_empty((x.shape[0], plan.chunks, 2, x.shape[1]), dtype=FLOAT)
     at = _arguments(x, [x, partial, weight, bias, residual, out, stats])
     plan.first(*at)
-    if plan.join is not None:
+    if plan.join is not None and plan.last is not None:
         plan.join(at[1], at[6])
         plan.last(at[0], *at[2:])
     return out, stats
@@ -193,7 +193,7 @@ def backward(
     conv_bias: Tensor | None,
     slope: float,
     eps: float,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of x, weight, bias (views of one another), residual and conv_bias."""
     x = laid_out(x)
     grad = laid_out_as(grad, x)
@@ -209,7 +209,7 @@ def backward(
         x, tensors
     )
     plan.first(at_grad, at_x, at_weight, at_bias, at_residual, at_stats, at_g, at_grad_x, at_partial)
-    if plan.join is not None:
+    if plan.join is not None and plan.last is not None:
         plan.join(at_partial, at_sums)
         source = at_grad if residual is None else at_g
         plan.last(source, at_x, at_weight, at_bias, at_stats, at_sums, at_grad_x)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class Mamba(nn.Module):
         return Weights(
             in_proj=self.in_proj.weight,
             conv=self.conv1d.weight,
-            conv_bias=self.conv1d.bias,
+            conv_bias=cast("Tensor", self.conv1d.bias),
             x_proj=self.x_proj.weight,
             dt_proj=self.dt_proj.weight,
             dt_bias=self.dt_proj.bias,

@@ -70,12 +70,13 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     z = xz[..., inner:]
     got = scan_backward(y, u, delta, A, B, C, w.D, z, w.dt_bias, True, kept, weight=projection, in_place=True)
     grad_u, grad_small = got.u.flatten(0, 1), got.small.flatten(0, 1)  # the latter (tokens, [rank +] 2 d_state)
-    if projection is None:
+    if got.delta is not None:
         grad_delta = got.delta.flatten(0, 1)
         grad_dt_proj = grad_delta.t() @ step_input.flatten(0, 1)
         grad_small = torch.cat([grad_delta @ w.dt_proj, grad_small], dim=-1)
         del grad_delta
     else:
+        assert got.weight is not None  # as there is a projection
         grad_dt_proj = got.weight
     grad_dt_bias, grad_A_log, grad_D = got.bias, got.A * A, got.skip  # dA / dA_log = A
     # At full resolution these are a third of a gigabyte to nearly one each, and the peak lies ahead

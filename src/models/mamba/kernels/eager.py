@@ -8,10 +8,10 @@ millisecond, which is as long as a short sequence takes on the device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 Operation = Callable[..., tuple[Tensor, Tensor]]  # what `Forward` is, through the dispatcher
 Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, what backward needs besides
@@ -38,13 +38,13 @@ def as_function(
     Of its inputs, all by position, the first `tensors` are tensors or None and the others are flags.
     """
 
-    def keep(ctx: FunctionCtx, *inputs: Tensor | bool | None) -> Tensor:
+    def keep(ctx: Any, *inputs: Any) -> Tensor:
         output, kept = forward(*inputs)
         ctx.save_for_backward(kept, *inputs[:tensors])
         ctx.flags = inputs[tensors:]
         return output
 
-    def gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # torch's once_differentiable would leave out what goes through the inputs
             raise RuntimeError(
                 f"{name} has no second derivative, which create_graph=True asks for; use backend 'reference' for it."
@@ -53,10 +53,11 @@ def as_function(
 
     methods = {"forward": staticmethod(keep), "backward": staticmethod(gradients)}
     function = type(name, (torch.autograd.Function,), methods)
-    apply = super(torch.autograd.Function, function).apply  # what Function.apply comes to outside torch.func
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]  # what Function.apply comes to outside torch.func
 
-    def run(*inputs: Tensor | bool | None) -> Tensor:
-        if is_watched(inputs[0]):
+    def run(x: Tensor, *others: Tensor | bool | None) -> Tensor:
+        inputs = (x, *others)
+        if is_watched(x):
             return operation(*inputs)[0]
         return apply(*inputs) if torch.is_grad_enabled() else forward(*inputs)[0]
 

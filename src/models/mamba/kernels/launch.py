@@ -36,10 +36,13 @@ class Description(tuple):
     def aligned(self) -> bool:
         return self[1]
 
-    def shape(self, i: int) -> torch.Size | None:
-        """Of the i-th tensor."""
-        found = self[2 + i]
-        return None if found is None else found[0]
+    def shape(self, i: int) -> torch.Size:
+        """Shape of the tensor with index i, which is there."""
+        return self[2 + i][0]
+
+    def has(self, i: int) -> bool:
+        """Whether the tensor with index i is there."""
+        return self[2 + i] is not None
 
     def strides(self, *order: int) -> list[int]:
         """Strides over batch and tokens of the tensors with these indices, zero where there is none."""
@@ -51,14 +54,15 @@ class Description(tuple):
         return [None if t is None else t[2] for t in found]
 
 
-def describe(*tensors: Tensor | None) -> tuple[Description, list[Address]]:
+def describe(first: Tensor, *others: Tensor | None) -> tuple[Description, list[Address]]:
     """Description and addresses of tensors on one device, the first of which is there."""
+    tensors = (first, *others)
     addresses = [None if t is None else t.data_ptr() for t in tensors]
     bits = 0
     for address in addresses:
         bits |= address or 0
     seen = [None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
-    return Description((tensors[0].get_device(), bits % ALIGNMENT == 0, *seen)), addresses
+    return Description((first.get_device(), bits % ALIGNMENT == 0, *seen)), addresses
 
 
 class _Pointer:

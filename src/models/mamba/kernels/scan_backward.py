@@ -77,10 +77,10 @@ def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | 
         return None
     GRAD, U, DELTA, A, B, C, SKIP, Z, WEIGHT, BIAS = range(10)
     shape, (_, states) = inputs.shape(U), inputs.shape(A)
-    _, rank = inputs.shape(WEIGHT) or (0, 0)
+    rank = inputs.shape(WEIGHT)[1] if inputs.has(WEIGHT) else 0
     batch, length, channels = shape
     device, aligned = inputs.device, inputs.aligned
-    cut = tiling or tile(*shape)
+    cut = tiling or tile(batch, length, channels)
     several = cut.chunks > 1
     sizes = constants(states, rank)
 
@@ -130,9 +130,12 @@ def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | 
     ends = kept if join is not None else 0
     partial = kept + padded(max(ends, programs * groups * scratch))
     parts = partial + padded(programs * columns)
-    offsets = [FLOAT.itemsize * n for n in (kept, kept, partial, parts)]
-    work = parts + groups * small
-    return _Plan(find_ends, join, write, sums, *offsets[:3], offsets[3] if small else None, work)
+    in_bytes = [FLOAT.itemsize * n for n in (kept, partial, parts)]
+    return _Plan(
+        find_ends, join, write, sums,
+        totals=in_bytes[0], scratch=in_bytes[0], partial=in_bytes[1], parts=in_bytes[2] if small else None,
+        work=parts + groups * small,
+    )  # fmt: skip
 
 
 def scan_backward(
@@ -161,8 +164,11 @@ def scan_backward(
     if plan is None:
         if in_place:
             raise ValueError("The backward pass in place needs tensors with contiguous rows.")
-        given = [with_whole_rows(t) for t in (grad, u, delta, A, B, C, skip, z, bias)]
-        return scan_backward(*given, softplus, kept, with_whole_rows(weight), tiling=tiling)
+        whole = with_whole_rows
+        return scan_backward(
+            whole(grad), whole(u), whole(delta), whole(A), whole(B), whole(C), whole(skip), whole(z), whole(bias),
+            softplus, kept, whole(weight), tiling=tiling,
+        )  # fmt: skip
     buffer = u.new_empty(plan.work, dtype=FLOAT)
     work = buffer.data_ptr()
     scratch, partial = work + plan.scratch, work + plan.partial

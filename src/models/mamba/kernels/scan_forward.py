@@ -7,7 +7,7 @@ is one state per chunk. Offsets are 64-bit from the chunk on, so tensors may exc
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from umamba.models.mamba.kernels.reductions import carry
 from umamba.models.mamba.kernels.tiling import Tiling, cdiv, constants, kept_sizes, next_power_of_2, tile, unrolled
 
 FLOAT = torch.float32
+_Given = TypeVar("_Given", Tensor, Tensor | None)
 
 
 def whole_rows(description: Description) -> bool:
@@ -27,7 +28,7 @@ def whole_rows(description: Description) -> bool:
     return rows and all(stride[0] == shape[1] or shape[0] == 1 for shape, stride, _ in found if len(shape) == 2)
 
 
-def with_whole_rows(t: Tensor | None) -> Tensor | None:
+def with_whole_rows(t: _Given) -> _Given:
     return t if t is None or (t.dim() == 3 and t.stride(-1) == 1) else t.contiguous()
 
 
@@ -59,11 +60,11 @@ def _plan(description: Description, softplus: bool, tiling: Tiling | None) -> _P
         return None
     U, DELTA, A, B, C, SKIP, Z, WEIGHT, BIAS, OUT = range(10)
     shape, (_, states) = description.shape(U), description.shape(A)
-    _, rank = description.shape(WEIGHT) or (0, 0)
+    rank = description.shape(WEIGHT)[1] if description.has(WEIGHT) else 0
     batch, length, channels = shape
-    cut = tiling or tile(*shape)
+    cut = tiling or tile(batch, length, channels)
     given = description.types(U, DELTA, A, B, C, SKIP, Z, WEIGHT, BIAS)
-    fresh = description.shape(OUT) is None
+    fresh = not description.has(OUT)
     out_type = description.types(U if fresh else OUT)[0]
     out_strides = [length * channels, channels] if fresh else description.strides(OUT)
     numbers = [length, channels, cut.chunks, *description.strides(U, DELTA, B, C, Z), *out_strides, cut.tokens]
@@ -115,8 +116,11 @@ def scan_forward(
     if plan is None:
         if out is not None and out.stride(-1) != 1:
             raise ValueError(f"The output needs contiguous rows, but its strides are {out.stride()}.")
-        given = [with_whole_rows(t) for t in (u, delta, A, B, C, skip, z, bias)]
-        return scan_forward(*given, softplus, with_whole_rows(weight), out, tiling)
+        whole = with_whole_rows
+        return scan_forward(
+            whole(u), whole(delta), whole(A), whole(B), whole(C), whole(skip), whole(z), whole(bias), softplus,
+            whole(weight), out, tiling,
+        )  # fmt: skip
     kept = u.new_empty(plan.states + plan.totals, dtype=FLOAT)
     chunks: tuple[Address, ...] = (None, None, None)  # starts, ends, totals
     if plan.find_ends is not None:

@@ -53,7 +53,7 @@ def _choice(backend: str, device_type: str, device_index: int | None, double: bo
     if chosen == "triton":
         from umamba.models.mamba.scan.selfcheck import check  # imports Triton, which a CPU installation need not have
 
-        fault = check(torch.device(device_type, device_index))
+        fault = check(device_of(device_type, device_index))
         if fault and backend == "triton":
             raise RuntimeError(f"Scan backend 'triton' refused: {fault}. Use backend 'torch', or 'auto' to fall back.")
         if fault:
@@ -73,7 +73,12 @@ def half_usable(device_type: str, device_index: int | None) -> bool:
 def _half_choice(device_type: str, device_index: int | None) -> bool:
     from umamba.models.mamba.scan.selfcheck import check, half_errors  # imports Triton
 
-    fault = check(torch.device(device_type, device_index), half_errors)
+    fault = check(device_of(device_type, device_index), half_errors)
     if fault:
         log.warning("Mamba layers compute in float32 throughout, which is slower: %s.", fault)
     return not fault
+
+
+def device_of(device_type: str, device_index: int | None) -> torch.device:
+    """The device of the type with this number, or without one the present device."""
+    return torch.device(device_type) if device_index is None else torch.device(device_type, device_index)

@@ -41,20 +41,22 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
     tokens, states = (BATCH, LENGTH, CHANNELS), (BATCH, LENGTH, STATES)
     shapes = [tokens, tokens, (CHANNELS, STATES), states, states, (CHANNELS,), tokens, (CHANNELS,)]
     u, delta, A, B, C, D, z, bias = (random_tensor(shape, i) for i, shape in enumerate(shapes))
-    exact = [t.requires_grad_() for t in (u, delta, -torch.exp(A), B, C, D, z, bias - 2)]
+    A, bias = -torch.exp(A), bias - 2
+    exact = [t.requires_grad_() for t in (u, delta, A, B, C, D, z, bias)]
     weight = random_tensor(tokens, len(shapes))
-    out = reference_scan(*exact, delta_softplus=True)
+    out = reference_scan(u, delta, A, B, C, D, z, bias, delta_softplus=True)
     names = ("output", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")
     expected = dict(zip(names, (out, *torch.autograd.grad(out, exact, weight)), strict=True))
-    single = [t.detach().float().to(device) for t in exact]
+    u, delta, A, B, C, D, z, bias = (t.detach().float().to(device) for t in exact)
     grad = weight.float().to(device)
     errors = {}
     for cut in (tile(*tokens), Tiling(8, cdiv(LENGTH, 8), 64)):
-        y, kept = scan_forward(*single, True, tiling=cut)
-        got = scan_backward(grad, *single, True, kept, tiling=cut)
+        y, kept = scan_forward(u, delta, A, B, C, D, z, bias, True, tiling=cut)
+        got = scan_backward(grad, u, delta, A, B, C, D, z, bias, True, kept, tiling=cut)
         got_B, got_C = got.small.chunk(2, -1)
         results = (y, got.u, got.delta, got.A, got_B, got_C, got.skip, got.z, got.bias)
         for name, result in zip(names, results, strict=True):
+            assert result is not None  # a gradient of what was given
             errors[f"{name} ({cut.chunks} chunks)"] = relative_error(result, expected[name])
     return errors
 
@@ -104,13 +106,14 @@ def _layer_norm_errors(device: torch.device, dtype: torch.dtype) -> dict[str, fl
 
     shapes = (BATCH, LENGTH, CHANNELS), (CHANNELS,), (CHANNELS,), (BATCH, LENGTH, CHANNELS)
     x, weight, bias, grad = (random_tensor(shape, i) for i, shape in enumerate(shapes))
-    leaves = [t.requires_grad_() for t in (x.to(dtype).double(), weight, bias)]
+    x = x.to(dtype).double()
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
     grad = grad.to(dtype).double()
-    out = torch.nn.functional.layer_norm(leaves[0], (CHANNELS,), *leaves[1:])
+    out = torch.nn.functional.layer_norm(x, (CHANNELS,), weight, bias)
     expected = (out, *torch.autograd.grad(out, leaves, grad))
-    given = leaves[0].detach().to(device, dtype), *(t.detach().float().to(device) for t in leaves[1:])
-    got, kept = forward(*given, 1e-5)
-    results = got, *backward(grad.to(device, dtype), kept, *given, 1e-5)
+    x, weight, bias = x.detach().to(device, dtype), weight.detach().float().to(device), bias.detach().float().to(device)
+    got, kept = forward(x, weight, bias, 1e-5)
+    results = got, *backward(grad.to(device, dtype), kept, x, weight, bias, 1e-5)
     names = ("layer norm", "layer norm x", "layer norm weight", "layer norm bias")
     return {n: relative_error(a, b) for n, a, b in zip(names, results, expected, strict=True)}
 

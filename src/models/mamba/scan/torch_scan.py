@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 STEPS = 16  # tokens a chunk
@@ -64,9 +64,9 @@ def _chunk_starts(total: Tensor, ends: Tensor, start: Tensor, reverse: bool = Fa
     """
     starts = torch.empty_like(ends)
     after = torch.empty_like(start)
-    rows, ends, total = (list(t.unbind(-2))[:: -1 if reverse else 1] for t in (starts, ends, total))
+    rows, last, decays = (list(t.unbind(-2))[:: -1 if reverse else 1] for t in (starts, ends, total))
     rows[0].copy_(start)
-    for before, end, decay, behind in zip(rows, ends, total, [*rows[1:], after], strict=True):
+    for before, end, decay, behind in zip(rows, last, decays, [*rows[1:], after], strict=True):
         torch.addcmul(end, decay, before, out=behind)
     return starts, after
 
@@ -207,14 +207,15 @@ def _(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor
 def _(
     grad: Tensor, starts: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return tuple(t.new_empty(t.shape) for t in (x, delta, A, B, C))
+    grad_x, grad_delta, grad_A, grad_B, grad_C = (t.new_empty(t.shape) for t in (x, delta, A, B, C))
+    return grad_x, grad_delta, grad_A, grad_B, grad_C
 
 
-def _keep(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1], *inputs)
 
 
-def _backward(ctx: FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
     return recurrence_backward(grad, *ctx.saved_tensors)
 
 
