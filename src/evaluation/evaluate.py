@@ -184,7 +184,7 @@ def tolerances_of(tolerance: object, foreground: Sequence[str]) -> dict[str, flo
     Raises:
         ValueError: It is no number >= 0, nor one for each class.
     """
-    given = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
+    given: Mapping[str, Any] = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(foreground, tolerance)
     bad = [name for name in foreground if not _is_tolerance(given.get(name))]
     if bad:
         raise ValueError(
@@ -195,8 +195,7 @@ def tolerances_of(tolerance: object, foreground: Sequence[str]) -> dict[str, flo
 
 
 def _is_tolerance(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def check_protocol(protocol: str, labels: Mapping[str, int], task: str, file_ending: str) -> None:
