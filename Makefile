@@ -1,6 +1,7 @@
 # make demo   trains, applies and scores U-Mamba on generated volumes
 # make test   runs the test suite; make test-all the slow and GPU tests too
 # make trust  kills, full disks, NaN, two at once, hostile files: all of tests/trust; its fast part is in make test
+# make lint   runs ruff and mypy; make types mypy alone
 # make docs   builds the documentation into site/
 # make peer   compares planning and preprocessing with nnunetv2, in environments of its own, and writes docs/peer.md
 # Needs Python >= 3.11 and a network; everything is installed into .venv.
@@ -12,7 +13,7 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
-.PHONY: install demo test test-all trust peer lint docs clean
+.PHONY: install demo test test-all trust peer lint types docs clean
 
 install: $(VENV)/installed
 
@@ -53,10 +54,18 @@ peer: install
 	    $(PEER)/$$v/bin/python tests/peer/run_nnunet.py || exit 1; done
 	$(RUN) tests/peer/compare.py $(PEER)/raw docs/peer.md $(PEER)/out-2.8.1 $(PEER)/out-2.1.2
 
-lint: install
-	$(RUN) -m pip install --quiet ruff
+# mypy looks for a package under its name; the link gives the folder that name.
+lint: $(VENV)/linters types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+types: $(VENV)/linters
+	mkdir -p build/api && ln -sfn ../../src build/api/umamba
+	$(RUN) -m mypy
+
+$(VENV)/linters: $(VENV)/installed
+	$(RUN) -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt "$(TORCH)" --editable ".[lint]"
+	touch $@
 
 # mkdocstrings reads the source without importing it; the link gives the folder its import name.
 docs: install

@@ -58,7 +58,10 @@ def check_scan_inputs(
             raise ValueError(f"{name} must be on {device} like u, but it is on {tensor.device}.")
 
 
-def _triton_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
+def _triton_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
+) -> Tensor:  # fmt: skip
     # Imports Triton, which a CPU installation need not have
     from umamba.models.mamba.kernels.scan_op import selective_scan as launch_scan
 
@@ -67,7 +70,10 @@ def _triton_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
     return launch_scan(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus)
 
 
-def _mamba_ssm_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus) -> Tensor:
+def _mamba_ssm_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
+) -> Tensor:  # fmt: skip
     """mamba-ssm's CUDA kernel, which works on (batch, channels, L)."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 

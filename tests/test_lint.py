@@ -1,0 +1,56 @@
+"""What `make lint` and the commit hooks rely on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pinned() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return dict(requirement.split("==") for requirement in project["optional-dependencies"]["lint"])
+
+
+def test_the_hooks_run_the_pinned_ruff() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    [revision] = [repo["rev"] for repo in hooks["repos"] if repo["repo"].endswith("/ruff-pre-commit")]
+    assert revision == f"v{pinned()['ruff']}"
+
+
+def test_constraints_have_the_pinned_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    constraints = dict(line.split("==") for line in lines)
+    assert pinned().items() <= constraints.items()
+
+
+def test_integration_lints_before_it_tests() -> None:
+    commands = re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert commands == ["lint", "test"]
+
+
+@pytest.mark.parametrize(
+    ("message", "accepted"),
+    [
+        ("planning: cap the batch at 5 % of the voxels\n\nWhy.\n", True),
+        ("x" * 72, True),
+        ("x" * 73, False),
+        ("ö" * 72 + "\n", True),  # characters, not bytes
+        ("Mend it.\n", False),
+        ("# only a comment\n", False),
+        ("\nno title\n", False),
+        ("fixup! " + "x" * 72 + "\n", True),
+    ],
+)
+def test_titles(message: str, accepted: bool, tmp_path: Path) -> None:
+    file = tmp_path / "COMMIT_EDITMSG"
+    file.write_text(message, encoding="utf-8")
+    done = subprocess.run([ROOT / ".ci" / "check_title", file], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is accepted
+    assert accepted or "expected 1 to 72" in done.stderr
