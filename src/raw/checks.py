@@ -73,8 +73,8 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
         report("unreadable", str(error))
         return None, findings
     for path in case.images:
-        if is_nifti(path) and (message := _sizes_fault(path)):
-            report("spacing", message, "warning")
+        if is_nifti(path) and (fault := _sizes_fault(path)):
+            report("spacing", fault, "warning")
     if not image.any():
         report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
     if case.label is None:
