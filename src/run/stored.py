@@ -122,17 +122,18 @@ def _foreign(node: Any, own: Any) -> Any:
 def _taken(config: dict[str, Any], pattern: str) -> Iterator[tuple[str, Any]]:
     """Take the nodes at a key out of `config`."""
     *parents, last = pattern.split(".")
+    node: Any = config
     for parent in parents:
-        config = config.get(parent) if isinstance(config, dict) else None
-    if last == "*" and isinstance(config, list):
-        yield from ((f"{'.'.join(parents)}[{index}]", node) for index, node in enumerate(config))
-        config.clear()
-    if not isinstance(config, dict):
+        node = node.get(parent) if isinstance(node, dict) else None
+    if last == "*" and isinstance(node, list):
+        yield from ((f"{'.'.join(parents)}[{index}]", entry) for index, entry in enumerate(node))
+        node.clear()
+    if not isinstance(node, dict):
         return
-    names = [name for name in config if not str(name).startswith("_")] if last == "*" else [last]
+    names = [name for name in node if not str(name).startswith("_")] if last == "*" else [last]
     for name in names:
-        if isinstance(config.get(name), (dict, list)):
-            yield ".".join([*parents, str(name)]), config.pop(name)
+        if isinstance(node.get(name), (dict, list)):
+            yield ".".join([*parents, str(name)]), node.pop(name)
 
 
 def _check_paths(node: Any, where: str, folder: Path) -> None:
