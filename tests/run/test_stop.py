@@ -1,10 +1,12 @@
 """A training that is told to stop saves at the next step and goes on from there bit by bit the same."""
 
+import csv
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -12,6 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.callbacks.csv_log import ResumableCSVLogger
+from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.datamodules.sampling import EpochSampler
 from umamba.locations import ROOT
 from umamba.run import stop
@@ -103,13 +107,16 @@ class SignalAt(L.Callback):
         setattr(self, hook, send)
 
 
-def fit(folder: Path, *callbacks: L.Callback, workers: int = 0, **settings) -> Module:
+def fit(
+    folder: Path, *callbacks: L.Callback, workers: int = 0, module: Module | None = None, **settings: Any
+) -> Module:
     last = folder / "last.ckpt"
-    module = Module()
+    module = module or Module()
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=EPOCHS, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False, default_root_dir=folder,
-        callbacks=[*callbacks, StopOnSignal(last)], plugins=[AtomicCheckpointIO()], **settings,
+        accelerator="cpu", max_epochs=EPOCHS, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0, default_root_dir=folder,
+        callbacks=[*callbacks, StopOnSignal(last)], plugins=[AtomicCheckpointIO()],
+        **{"logger": False, "enable_checkpointing": False, **settings},
     )  # fmt: skip
     stop.listen()
     with stop.deferred():
@@ -121,7 +128,8 @@ WHERE = [
     ("on_train_batch_start", 1), ("on_train_batch_end", 2), ("on_train_batch_start", 4), ("on_train_batch_start", 6),
     ("on_validation_start", 1), ("on_validation_batch_start", 3), ("on_validation_batch_end", 8),
     ("on_validation_batch_start", 9), ("on_validation_end", 1), ("on_train_epoch_end", 2), ("on_train_epoch_start", 2),
-    ("on_train_batch_start", 12), ("on_validation_batch_end", 12),
+    ("on_train_batch_start", 12), ("on_validation_batch_end", 12), ("on_train_batch_end", 4), ("on_train_batch_end", 8),
+    ("on_train_batch_end", 12),
 ]  # fmt: skip
 
 
@@ -144,6 +152,59 @@ def test_a_stopped_training_ends_as_one_that_was_not(tmp_path: Path, hook, time,
     resumed = fit(tmp_path, **settings)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class Logged(Module):
+    """A row for every step, validation and epoch; what an epoch sums up is in the checkpoint, as in the real one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            logger.rewind(self.global_step)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.total += loss.detach()
+        self.log("loss", loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("total", self.total.clone())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val", torch.stack(self.seen).mean())
+        super().on_validation_epoch_end()
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Of metrics.csv, without what is empty: a resumed run may have its columns in another order."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("batches", [STEPS, 2])  # the loader's own last batch, or the last that is asked for
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_zero_grad", "on_train_batch_end"])
+def test_a_stop_at_an_epochs_last_step_waits_for_the_epochs_end(tmp_path: Path, hook, interval, batches) -> None:
+    def logged(folder: Path, *callbacks: L.Callback) -> Logged:
+        return fit(
+            folder, *callbacks, LastCheckpoint(folder), module=Logged(), check_val_every_n_epoch=interval,
+            logger=ResumableCSVLogger(folder), log_every_n_steps=1, limit_train_batches=batches,
+            enable_checkpointing=True,
+        )  # fmt: skip
+
+    whole = logged(tmp_path / "whole")
+    for epoch in range(1, EPOCHS + 1):
+        folder = tmp_path / str(epoch)
+        with pytest.raises(stop.Stopped):
+            logged(folder, SignalAt(hook, epoch * batches, signal.SIGTERM))
+        stop._requests.signal = None
+        resumed = logged(folder)
+        assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+        assert rows(folder) == rows(tmp_path / "whole"), epoch
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
