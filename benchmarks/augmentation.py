@@ -23,7 +23,7 @@ from batches_peer import describe, make_sample
 from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 SETTINGS = {"3D": ((24, 28, 24), 1), "3D anisotropic": ((8, 40, 40), 1), "2D, three channels": ((64, 64), 3)}
 LABELS = 3

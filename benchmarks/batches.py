@@ -35,7 +35,7 @@ from umamba.datamodules.patches import PatchDataset
 from umamba.planning.store import storage_shapes
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "benchmarks"

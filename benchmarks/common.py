@@ -11,9 +11,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from umamba.run.provenance import git_revision  # noqa: E402
+from umamba.run.provenance import git_revision
 
 
 def versions(*packages: str) -> dict[str, str]:

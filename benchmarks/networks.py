@@ -38,7 +38,7 @@ from umamba.models.cost import activation_bytes, count_flops, count_parameters
 from umamba.models.losses import DeepSupervision, DiceCELoss
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAT_3D = {

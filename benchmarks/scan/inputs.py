@@ -21,16 +21,16 @@ def make_inputs(shape: tuple[int, int, int], device: str, kind: str = "random", 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator, device=device)
 
-    inputs = dict(
-        u=normal(batch, length, channels),
-        delta=0.5 * normal(batch, length, channels),
-        A=-torch.arange(1.0, STATES + 1, device=device).repeat(channels, 1),
-        B=normal(batch, length, STATES),
-        C=normal(batch, length, STATES),
-        D=normal(channels),
-        z=normal(batch, length, channels),
-        delta_bias=normal(channels) - 4,
-    )
+    inputs = {
+        "u": normal(batch, length, channels),
+        "delta": 0.5 * normal(batch, length, channels),
+        "A": -torch.arange(1.0, STATES + 1, device=device).repeat(channels, 1),
+        "B": normal(batch, length, STATES),
+        "C": normal(batch, length, STATES),
+        "D": normal(channels),
+        "z": normal(batch, length, channels),
+        "delta_bias": normal(channels) - 4,
+    }
     if kind == "random":
         inputs["A"] = -torch.exp(normal(channels, STATES))
     else:

@@ -45,7 +45,8 @@ class Rule:
 
 def keep_largest(label: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """A copy of a label map in which only the largest component of the union of some values is left (full
-    connectivity); everything else of them becomes background."""
+    connectivity); everything else of them becomes background.
+    """
     mask = np.isin(label, values)
     components = skimage.measure.label(mask, connectivity=label.ndim)
     sizes = np.bincount(components.ravel())

@@ -119,7 +119,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def dataset_name(member: Member, dataset_dir: Path) -> str:
     """What to call a data set: as the config it was trained with if that stands for one data set and it is this one,
-    else as its folder."""
+    else as its folder.
+    """
     name, trained_with = member.config.get("data_name"), Path(str(member.config["data"].get("dataset_dir", "")))
     folder = dataset_dir.resolve().name
     return name if name and name not in _CONFIGS_OF_MANY and trained_with.name in (folder, dataset_dir.name) else folder

@@ -118,7 +118,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_score(mean: float, sd: float = np.nan, decimals: int = 4) -> str:
-    """ "0.8683 ± 0.0808"; without SD "0.8683"; "–" where there is nothing to average."""
+    """As "0.8683 ± 0.0808"; without SD "0.8683"; "–" where there is nothing to average."""
     if np.isnan(mean):
         return "–"
     return f"{mean:.{decimals}f}" + ("" if np.isnan(sd) else f" ± {sd:.{decimals}f}")

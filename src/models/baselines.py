@@ -77,7 +77,8 @@ def segresnet(
     **spec: Any,
 ) -> SingleOutputNetwork:
     """SegResNet (Myronenko, arXiv 1810.11654) without its autoencoder branch; any input size. See
-    `SingleOutputNetwork`."""
+    `SingleOutputNetwork`.
+    """
     s = _spec(spec)
     network = SegResNet(
         spatial_dims=s.spatial_dims,

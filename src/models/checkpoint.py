@@ -87,7 +87,7 @@ def load_plain(path: Path, allowed: Sequence[Any] = ()) -> Any:
     except Exception as error:  # a crafted pickle makes the loader raise whatever it likes
         # Not torch's own text, which advises to load the file with the code in it.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it holds the object {foreign[1]}" if foreign else f"{type(error).__name__}: {str(error):.200}"
+        reason = f"it holds the object {foreign[1]}" if foreign else f"{type(error).__name__}: {error!s:.200}"
         raise ValueError(
             f"{path} is not a checkpoint that can be loaded safely; it cannot be read as plain data ({reason}). Fetch "
             "or write it again."

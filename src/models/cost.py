@@ -1,5 +1,6 @@
 """What a network costs, without running it: parameters, floating-point operations, memory kept for the backward
-pass."""
+pass.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def activation_bytes(network: nn.Module, input_shape: Sequence[int], autocast: t
 @contextmanager
 def mamba_left_out(network: nn.Module) -> Iterator[list[tuple[Mamba, tuple[int, int]]]]:
     """Within it the network's Mamba blocks return their input; gives the list of blocks with (batch, length) they
-    saw."""
+    saw.
+    """
     seen: list[tuple[Mamba, tuple[int, int]]] = []
     blocks = [module for module in network.modules() if isinstance(module, Mamba)]
 

@@ -1,6 +1,6 @@
-"""Weights of the authors' and of nnU-Net's networks under this project's names.
+r"""Weights of the authors' and of nnU-Net's networks under this project's names.
 
-    python -m umamba.models.import_weights checkpoint=fold_0/checkpoint_final.pth plans=nnUNetPlans.json \\
+    python -m umamba.models.import_weights checkpoint=fold_0/checkpoint_final.pth plans=nnUNetPlans.json \
         dataset_json=dataset.json output=umamba_bot.ckpt
 
 writes a checkpoint for eval.py and predict.py: the network is recognised by the names of its weights, its plan and the
@@ -279,7 +279,8 @@ def _fold(fold: object) -> int | str:
 
 def _compose(model_overrides: list[str], data: str, configuration: Configuration) -> DictConfig:
     """The training config, as if the network had been trained here; the plan's block counts for the residual
-    encoder."""
+    encoder.
+    """
     overrides = [*model_overrides, f"data={data}", "augmentation=none"]
     if model_overrides == ["model=resenc"]:
         blocks = ",".join(map(str, configuration.n_conv_per_stage))

@@ -68,7 +68,8 @@ def _per_axis(name: str, stage: int, value: int | Sequence[int], spatial_dims: i
 
 def check_input(x: torch.Tensor, spatial_dims: int, in_channels: int, fixed_patch_size: Size | None) -> None:
     """Raises ValueError if `x` is not (B, in_channels, *S) with `spatial_dims` axes in S, equal to `fixed_patch_size`
-    if there is one."""
+    if there is one.
+    """
     if x.ndim != spatial_dims + 2 or x.shape[1] != in_channels:
         raise ValueError(
             f"Input of shape {tuple(x.shape)}; expected (batch, {in_channels} channels, {spatial_dims} spatial axes)."
@@ -83,7 +84,8 @@ def check_input(x: torch.Tensor, spatial_dims: int, in_channels: int, fixed_patc
 
 def pad_to_multiple(x: torch.Tensor, divisor: Size) -> torch.Tensor:
     """Zeros at the far end of each spatial axis of (B, C, *S) up to the next multiple of `divisor`; `x` itself where
-    none are needed."""
+    none are needed.
+    """
     missing = [-size % d for size, d in zip(x.shape[2:], divisor, strict=True)]
     if not any(missing):
         return x

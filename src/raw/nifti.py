@@ -157,7 +157,8 @@ def _form(header: bytes) -> tuple[str, bool]:
 
 def _read_layout(header: bytes) -> tuple[tuple[np.dtype | None, int, int], tuple[float, ...]]:
     """The type of the voxels if it is a floating one, where they start, and how many bytes they take; and the voxel
-    size (x, y[, z])."""
+    size (x, y[, z]).
+    """
     order, is_2 = _form(header)
     if is_2:
         datatype, bits = struct.unpack(f"{order}2h", header[12:16])

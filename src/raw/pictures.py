@@ -84,7 +84,8 @@ def _check_png(path: Path) -> None:
 
 def _deep_colours(path: Path) -> tuple[int | None, int]:
     """The colour type of a PNG of 16 bits, of whose colours Pillow, and imageio with it, keeps the upper 8; and the
-    bytes of its pixels at most."""
+    bytes of its pixels at most.
+    """
     with open(path, "rb") as file:
         header = file.read(26)
     deep = len(header) == 26 and header.startswith(b"\x89PNG") and header[24] == 16

@@ -86,12 +86,11 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
     """
     path = Path(path)
     array, geometry = _read(path)
-    if array.shape[0] != 1:
-        if not (array == array[:1]).all():
-            raise DatasetError(
-                f"{path} is a colour picture of {array.shape[0]} channels; a label map has one channel that holds "
-                "the class number of each pixel. Convert it."
-            )
+    if array.shape[0] != 1 and not (array == array[:1]).all():
+        raise DatasetError(
+            f"{path} is a colour picture of {array.shape[0]} channels; a label map has one channel that holds the "
+            "class number of each pixel. Convert it."
+        )
     array = array[0]
     if array.dtype.kind == "b":
         array = array.astype(np.uint8)

@@ -74,9 +74,10 @@ def message_of(error: BaseException) -> str:
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))
-    if isinstance(error, (HydraException, OmegaConfBaseException)) and _OPTIMIZER.search(" ".join(parts)):
-        if "model.optimizer" not in " ".join(parts):
-            parts.append(_OF_THE_MODEL)
+    text = " ".join(parts)
+    of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
+    if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
+        parts.append(_OF_THE_MODEL)
     return "\n".join(parts)
 
 

@@ -187,7 +187,7 @@ def make_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name, make", [("a.zip", make_zip), ("a.tar", make_tar), ("a.tar.gz", make_tar)])
+@pytest.mark.parametrize(("name", "make"), [("a.zip", make_zip), ("a.tar", make_tar), ("a.tar.gz", make_tar)])
 def test_unpack_takes_what_is_wanted_and_no_hidden_files(tmp_path: Path, name: str, make) -> None:
     members = {"./top/x.nii.gz": b"x", "top/._x.nii.gz": b"mac", "__MACOSX/top/x.nii.gz": b"mac", "top/y.txt": b"y"}
     archive = make(tmp_path / name, members)
@@ -197,7 +197,7 @@ def test_unpack_takes_what_is_wanted_and_no_hidden_files(tmp_path: Path, name: s
     ]
 
 
-@pytest.mark.parametrize("name, make", [("a.zip", make_zip), ("a.tar", make_tar), ("a.tar.gz", make_tar)])
+@pytest.mark.parametrize(("name", "make"), [("a.zip", make_zip), ("a.tar", make_tar), ("a.tar.gz", make_tar)])
 def test_a_truncated_archive_is_named(tmp_path: Path, name: str, make) -> None:
     archive = make(tmp_path / name, {"x": CONTENT[:100_000], "y": hashlib.sha512(b"y").digest() * 1000})
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])

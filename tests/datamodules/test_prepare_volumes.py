@@ -258,7 +258,7 @@ def test_amos_refuses_an_incomplete_download(amos_source: Path, tmp_path: Path) 
         amos.prepare(amos_source, tmp_path / "raw" / "set")
 
 
-@pytest.mark.parametrize("module, names", [(flare, "FLARE22Train.zip.*Tuning"), (amos, "amos22.zip")])
+@pytest.mark.parametrize(("module", "names"), [(flare, "FLARE22Train.zip.*Tuning"), (amos, "amos22.zip")])
 def test_without_data_it_says_what_to_get_where(module, names: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"is missing.*{names}.*https://.*source="):
         module.prepare(None, tmp_path / "raw" / "set")

@@ -11,8 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = tuple(
     sorted(
-        [*(p for name in ("README", "CONTRIBUTING", "CHANGELOG") if (p := ROOT / f"{name}.md").is_file())]
-        + list((ROOT / "docs").rglob("*.md"))
+        [
+            *(p for name in ("README", "CONTRIBUTING", "CHANGELOG") if (p := ROOT / f"{name}.md").is_file()),
+            *(ROOT / "docs").rglob("*.md"),
+        ]
     )
 )
 _FENCE = re.compile(r"^( *)(`{3,})([\w-]*)[^\n]*\n(.*?)^ *\2 *$", re.DOTALL | re.MULTILINE)

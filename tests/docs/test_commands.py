@@ -60,7 +60,7 @@ def compose_as_the_program_would(source: Path, words: list[str], extra: Path) ->
     known = ("--config-name=", "--multirun", "--help", "--cfg", "--resolve", "--info", "--package", "job", "hydra")
     assert all(flag.startswith(known) or flag == "-m" for flag in flags), words
     name = names[0] if names else CONFIG_NAME.search(source.read_text(encoding="utf-8"))[1]
-    values = [w for w in words if w not in flags and "=" in w or w.startswith("~")]
+    values = [w for w in words if (w not in flags and "=" in w) or w.startswith("~")]
     stray = [w for w in words if w not in flags and w not in values and w not in ("job", "hydra", "all")]
     assert not stray, f"not an override: {stray}"
     values = [w for w in values if w.partition("=")[2] not in ("...", "somewhere") or "=" not in w]

@@ -11,11 +11,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import networks as benchmark  # noqa: E402
-from umamba.models.cost import activation_bytes, count_flops, count_parameters  # noqa: E402
-from umamba.models.mamba.block import Mamba  # noqa: E402
-from umamba.models.umamba import UMamba  # noqa: E402
-from umamba.models.unet import PlainConvUNet  # noqa: E402
+import networks as benchmark
+from umamba.models.cost import activation_bytes, count_flops, count_parameters
+from umamba.models.mamba.block import Mamba
+from umamba.models.umamba import UMamba
+from umamba.models.unet import PlainConvUNet
 
 
 def test_flops_of_a_small_unet_by_hand() -> None:

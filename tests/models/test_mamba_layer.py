@@ -182,6 +182,6 @@ def test_ssd_block_starts_as_the_reference() -> None:
     block = SSD(320)
     assert (block.head_dim, len(block.D)) == (64, 10)
     steps, decays = nn.functional.softplus(block.dt_bias), block.A_log.exp()
-    assert 1e-3 <= steps.min() and steps.max() <= 1e-1 + 1e-6
-    assert 1 <= decays.min() and decays.max() <= 16
+    assert steps.min() >= 1e-3 and steps.max() <= 1e-1 + 1e-6
+    assert decays.min() >= 1 and decays.max() <= 16
     assert SSD(24).head_dim == 16  # 48 channels: the largest head that divides both 48 and 64

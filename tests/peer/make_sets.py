@@ -81,7 +81,7 @@ def volumes(
     for i, (shape, spacing) in enumerate(cases):
         label = organs(shape, i + 1, len(labels) - 1)
         inside = np.zeros(shape, dtype=bool)
-        cut = [int(round(border * edge)) for edge in shape]
+        cut = [round(border * edge) for edge in shape]
         inside[tuple(slice(c, edge - c) for c, edge in zip(cut, shape, strict=True))] = True
         for channel, name in enumerate(channels):
             image = 40.0 * label + 30.0 * texture(shape, 1000 * i + channel, blur=1.0)

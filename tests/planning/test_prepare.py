@@ -104,7 +104,7 @@ def test_nothing_is_done_twice(tmp_path, written):
 def test_only_what_changed_is_done_again(tmp_path, written):
     raw = make_dataset(tmp_path / "raw")
     run(raw, tmp_path / "out")
-    image, label = blobs((20, 24, 28), seed=9)
+    image, _label = blobs((20, 24, 28), seed=9)
     write_volume(raw / "imagesTr" / "case_1_0000.nii.gz", image)
     written.clear()
     _, store = run(raw, tmp_path / "out")

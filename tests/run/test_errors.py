@@ -36,9 +36,8 @@ def test_the_message_is_last_and_alone(error: Exception, log_file: Path, capsys)
 
 
 def test_within_hydras_job_it_stands_alone_too(capsys) -> None:
-    with pytest.raises(SystemExit), explained():
-        with explained():
-            raise ResumeError("Another fold.")
+    with pytest.raises(SystemExit), explained(), explained():
+        raise ResumeError("Another fold.")
     assert capsys.readouterr().err == "Another fold.\n" and "HYDRA_FULL_ERROR" not in os.environ
 
 

@@ -195,9 +195,9 @@ def test_a_second_training_in_the_folder_is_told_who_has_it(tmp_path: Path) -> N
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(RunInUseError, match=rf"{tmp_path} is in use.*process {first.pid} on .* since 20"):
-        with called(tmp_path):
-            pass
+    held = rf"{tmp_path} is in use.*process {first.pid} on .* since 20"
+    with pytest.raises(RunInUseError, match=held), called(tmp_path):
+        pass
     first.communicate("")
     with called(tmp_path) as run:  # it is free again
         assert run.changes is None

@@ -6,6 +6,7 @@ children inherit, so that whatever it leaves behind is found whichever process g
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import random
@@ -138,10 +139,8 @@ class Command:
     def end(self) -> None:
         """End the command and all that it started."""
         for pid, _ in marked(self.mark):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.wait()
 
     def _note_memory(self) -> None:

@@ -156,7 +156,7 @@ def _paper_section(
 
 def _overlays(dataset: str, path: Path, runs: Sequence[gather.ScoredRun], cases: int | Sequence[str]) -> str:
     """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there."""
-    first = {run.network: run for run in reversed(sorted(runs, key=lambda run: run.replicate))}
+    first = {run.network: run for run in sorted(runs, key=lambda run: run.replicate)[::-1]}
     first = {name: first[name] for name in gather.order_networks(list(first))}
     pairs = {name: run.pairs for name, run in first.items()}
     common = set.intersection(*({pair.case for pair in some} for some in pairs.values()))

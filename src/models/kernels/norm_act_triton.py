@@ -45,7 +45,8 @@ def _merge(count_a, mean_a, m2_a, count_b, mean_b, m2_b):
 @triton.jit
 def _moments(x, tile, length, channel, C, row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Count, mean and sum of squared deviations of each channel over the chunk: Welford's update in every place of the
-    tile, the places merged at the end."""
+    tile, the places merged at the end.
+    """
     mean = tl.zeros([ROWS, BLOCK], tl.float32)
     m2 = tl.zeros([ROWS, BLOCK], tl.float32)
     turns = 0.0

@@ -17,7 +17,8 @@ import torch
 
 class Direction(Protocol):
     """One way through the tokens; `restore` undoes `arrange`. Both map (B, L, C) to (B, L, C), L =
-    prod(spatial_shape)."""
+    prod(spatial_shape).
+    """
 
     def arrange(self, tokens: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor: ...
 
@@ -27,7 +28,8 @@ class Direction(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class AxisScan:
     """Row-major over the spatial axes in the order `axes` (the last runs fastest; None keeps the raster), from the
-    end if `reverse`."""
+    end if `reverse`.
+    """
 
     axes: tuple[int, ...] | None = None
     reverse: bool = False

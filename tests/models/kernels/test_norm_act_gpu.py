@@ -49,7 +49,7 @@ def test_a_network_with_and_without_it(monkeypatch):
     """In float32, with the convolutions' rounding that of float32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
-    arguments = dict(spatial_dims=3, in_channels=1, out_channels=3, features_per_stage=(8, 16, 32))
+    arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "features_per_stage": (8, 16, 32)}
     network = PlainConvUNet(**arguments, kernel_sizes=((1, 3, 3), 3, 3), strides=(1, (1, 2, 2), 2))
     x = torch.randn(2, 1, 10, 33, 35)
     state = {name: value.clone() for name, value in network.state_dict().items()}

@@ -11,16 +11,16 @@ def make_inputs(batch, length, channels, states, dtype=torch.float64, kind="rand
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    inputs = dict(
-        u=normal(batch, length, channels),
-        delta=normal(batch, length, channels),
-        A=-torch.exp(normal(channels, states)),
-        B=normal(batch, length, states),
-        C=normal(batch, length, states),
-        D=normal(channels),
-        z=normal(batch, length, channels),
-        delta_bias=normal(channels),
-    )
+    inputs = {
+        "u": normal(batch, length, channels),
+        "delta": normal(batch, length, channels),
+        "A": -torch.exp(normal(channels, states)),
+        "B": normal(batch, length, states),
+        "C": normal(batch, length, states),
+        "D": normal(channels),
+        "z": normal(batch, length, channels),
+        "delta_bias": normal(channels),
+    }
     if kind == "trained":  # states 1..N as initialised, steps from 1e-5 (memory of thousands of tokens) to 10 (none)
         inputs["A"] = -torch.arange(1, states + 1, dtype=torch.float64).repeat(channels, 1)
         inputs["delta_bias"] = torch.linspace(-11.5, 10, channels, dtype=torch.float64)

@@ -17,7 +17,7 @@ def test_auto_is_torch_on_the_cpu():
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"delta": (1, 19, 3)}, r"delta must have shape \(1, 20, 3\).*\(1, 19, 3\)"),
         ({"B": (1, 20, 5)}, r"B must have shape \(1, 20, 4\).*\(1, 20, 5\)"),

@@ -9,15 +9,15 @@ from umamba.models.mamba.kernels.tiling import ALONE, CHUNKS, FEW, RESIDENT, cdi
 SIZES = [(b, length, d) for b in (1, 2, 30) for length in (1, 15, 100, 513, 840, 6720, 1720320) for d in (1, 40, 640)]
 
 
-@pytest.mark.parametrize("batch, length, channels", SIZES)
+@pytest.mark.parametrize(("batch", "length", "channels"), SIZES)
 def test_chunks_cover_the_sequence_once(batch, length, channels):
     cut = tile(batch, length, channels)
     assert (cut.chunks - 1) * cut.tokens < length <= cut.chunks * cut.tokens
-    assert cut.tokens % 4 == 0 and (cut.tokens in CHUNKS or cut.chunks == 1 and length <= ALONE)
+    assert cut.tokens % 4 == 0 and (cut.tokens in CHUNKS or (cut.chunks == 1 and length <= ALONE))
     assert cut.few == (1 < cut.chunks <= FEW)
 
 
-@pytest.mark.parametrize("blocks, items", [(1, 1), (2, 13654), (20, 48), (20, 54), (16, 260), (3, 1057), (40, 1)])
+@pytest.mark.parametrize(("blocks", "items"), [(1, 1), (2, 13654), (20, 48), (20, 54), (16, 260), (3, 1057), (40, 1)])
 def test_every_block_and_item_has_its_program_and_none_waits(blocks, items):
     groups, programs = spread(blocks, items, RESIDENT)
     assert groups * programs <= RESIDENT and groups <= blocks and programs <= items

@@ -82,7 +82,7 @@ def test_more_elements_than_32_bits_count():
     def random(width):
         return torch.randn(1, length, width, device="cuda", dtype=torch.bfloat16, generator=generator)
 
-    inputs = dict(u=random(channels), delta=random(channels), B=random(4), C=random(4), z=random(channels))
+    inputs = {"u": random(channels), "delta": random(channels), "B": random(4), "C": random(4), "z": random(channels)}
     A = -torch.arange(1.0, 5.0, device="cuda").repeat(channels, 1)  # memory of some tens of tokens
     ends = []
     for part in (inputs, {n: t[:, -tail:].contiguous() for n, t in inputs.items()}):
@@ -129,7 +129,7 @@ def test_same_bits_every_time():
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize("d_model, length", [(32, 3000), (32, 5), (96, 500)])  # step size projected in the scan, or not
+@pytest.mark.parametrize(("d_model", "length"), [(32, 3000), (32, 5), (96, 500)])  # steps projected in the scan, or not
 def test_fused_block_agrees_with_float64(d_model, length):
     torch.manual_seed(0)
     fused, exact = Mamba(d_model, backend="triton").cuda(), Mamba(d_model, backend="torch").cuda().double()
