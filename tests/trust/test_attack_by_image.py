@@ -168,7 +168,8 @@ def test_a_training_case(tmp_path: Path, make: Callable[[Path], None]) -> None:
     line = ("-m", "umamba.planning", "data=custom", f"data.dataset_dir={raw}", "preprocess=3d_fullres", "workers=1")
     with Command(*line, folder=tmp_path) as command:
         refused(command, "hostile")
-    assert not (tmp_path / "data" / "prepared" / raw.name / "plan.json").exists()
+    # A case whose spacing alone is absurd is found when it is resampled to the plan's: the plan itself is sound
+    assert make is thick or not (tmp_path / "data" / "prepared" / raw.name / "plan.json").exists()
 
 
 @each
