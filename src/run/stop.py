@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -96,7 +97,8 @@ def ends_on_signals() -> Iterator[None]:
     listen()
     try:
         yield
-        _handle_with(_end_at_once)  # what is left is the interpreter's own end, in which an exception comes to nothing
+        ending = partial(_end_at_once, started_from_first=ranks.is_started_from_first())
+        _handle_with(ending)  # what is left is the interpreter's own end, in which an exception comes to nothing
         if _requests.signal is not None:  # it came where Python drops exceptions, as in a finalizer
             raise Stopped(_requests.signal)
     except (KeyboardInterrupt, Stopped) as stop:
@@ -116,13 +118,13 @@ def _handle_with(handler: Callable[[int, FrameType | None], Any] | signal.Handle
             signal.signal(number, handler)
 
 
-def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """Handler of the program's last moments: its work is done, and it says the code all the same."""
+def _end_at_once(number: int, frame: FrameType | None, *, started_from_first: bool) -> None:
+    """Handler of the program's last moments, when nothing can be imported: it says the code all the same."""
     if number == _HANGUP:
         _leave_terminal()
     with suppress(Exception):  # the log may be closed by now
         log.warning(_STOPPED, signal.Signals(number).name)
-    os._exit(0 if ranks.is_started_from_first() else 128 + number)
+    os._exit(0 if started_from_first else 128 + number)
 
 
 def _leave_terminal() -> None:
