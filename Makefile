@@ -1,5 +1,6 @@
 # make demo   trains, applies and scores U-Mamba on generated volumes
 # make test   runs the test suite; make test-all the slow and GPU tests too
+# make test-lowest, test-newest  part of the suite with the lowest versions that are allowed, and with the newest
 # make trust  kills, full disks, NaN, two at once, hostile files: all of tests/trust; its fast part is in make test
 # make lint   runs ruff and mypy; make types mypy alone
 # make docs   builds the documentation into site/
@@ -13,7 +14,7 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
-.PHONY: install demo test test-all trust peer lint types docs clean
+.PHONY: install demo test test-all test-lowest test-newest trust peer lint types docs clean
 
 install: $(VENV)/installed
 
@@ -33,6 +34,19 @@ test: install
 
 test-all: install
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# Whether the lower bounds of pyproject.toml are true, and whether the newest versions do, in environments of their own
+# with the index's torch (on Linux the one for CUDA) unless PIP_ARGS says where another is.
+SHORT := tests/planning tests/raw tests/models tests/inference tests/evaluation tests/test_configs.py tests/test_end_to_end.py
+test-lowest: LIMITS = --constraint build/lowest.txt
+test-newest: LIMITS = --upgrade --upgrade-strategy eager
+test-lowest test-newest: test-%: build/lowest.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet $(PIP_ARGS) $(LIMITS) --editable ".[test]"
+	$(VENV)-$*/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(SHORT)
+
+build/lowest.txt: pyproject.toml .ci/lowest_versions.py
+	mkdir -p build && $(PYTHON) .ci/lowest_versions.py > $@
 
 # SEED=<number that a failure names> repeats its random choices.
 KILLS ?= 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def test_constraints_have_the_pinned_versions() -> None:
 def test_integration_lints_before_it_tests() -> None:
     commands = re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     assert commands == ["lint", "test"]
+
+
+def test_every_dependency_has_a_lower_bound_that_is_tested() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "lowest_versions.py"], capture_output=True, text=True, check=True
+    )
+    versions = dict(line.split("==") for line in done.stdout.splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = project["dependencies"] + project["optional-dependencies"]["test"]
+    assert {re.split("[>=]=", requirement)[0] for requirement in needed} == set(versions)
+    assert versions["surface-distance"] == "0.1" and versions["omegaconf"] == "2.3"  # pinned; with an upper bound
 
 
 @pytest.mark.parametrize(
