@@ -99,7 +99,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.dataset_dir = Path(dataset_dir)
         self.prepared_dir = Path(prepared_dir)
         self.configuration = configuration
-        self.planning = planning if isinstance(planning, PlannerOptions) else _planner_options(planning or {})
+        self.planning = planning if isinstance(planning, PlannerOptions) else PlannerOptions.of(planning or {})
         self.fold = fold
         chosen = augmentation.values() if isinstance(augmentation, Mapping) else augmentation or ()
         self.augmentation = [transform for transform in chosen if transform is not None]
@@ -263,14 +263,6 @@ def _progress(trainer: L.Trainer) -> tuple[int, int]:
     if processed < started and not batches.is_last_batch:
         return processed, batches.current.processed  # type: ignore[attr-defined]
     return started, 0
-
-
-def _planner_options(values: Mapping[str, Any]) -> PlannerOptions:
-    allowed = [field.name for field in dataclasses.fields(PlannerOptions)]
-    unknown = sorted(set(values) - set(allowed))
-    if unknown:
-        raise ValueError(f"data.planning has unknown keys {unknown}; allowed are {allowed}.")
-    return PlannerOptions(**values)
 
 
 def _start_worker(worker: int) -> None:

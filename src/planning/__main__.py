@@ -7,6 +7,7 @@ python -m umamba.planning fingerprint=dataset_fingerprint.json dataset_json=data
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -35,12 +36,10 @@ log = logging.getLogger(__name__)
 
 
 def planner_options(cfg: DictConfig) -> PlannerOptions:
-    """The data config's planning options, overridden by those given on their own."""
+    """The data config's planning options, overridden by those given on the command line without `data.planning.`."""
     chosen = to_plain(cfg.data.planning) if cfg.get("data") else {}
-    chosen |= {
-        key: cfg[key] for key in ("rule", "preset", "memory_gb", "base_features", "plans") if cfg[key] is not None
-    }
-    return PlannerOptions(**chosen)
+    names = [field.name for field in dataclasses.fields(PlannerOptions)]
+    return PlannerOptions.of(chosen | {name: cfg[name] for name in names if cfg[name] is not None})
 
 
 def check_output(cfg: DictConfig) -> None:

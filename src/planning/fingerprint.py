@@ -71,14 +71,10 @@ class Fingerprint:
             DatasetError: A key is missing or the entries do not fit together.
         """
         try:
-            channels = content["foreground_intensity_properties_per_channel"]
-            names = [field.name for field in dataclasses.fields(Intensities)]
             fingerprint = cls(
                 spacings=tuple(tuple(abs(float(v)) for v in spacing) for spacing in content["spacings"]),
                 shapes_after_crop=tuple(tuple(int(v) for v in shape) for shape in content["shapes_after_crop"]),
-                intensities=tuple(
-                    Intensities(**{name: float(channels[str(i)][name]) for name in names}) for i in range(len(channels))
-                ),
+                intensities=Intensities.per_channel(content["foreground_intensity_properties_per_channel"]),
                 median_relative_size=float(content["median_relative_size_after_cropping"]),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -6,8 +6,10 @@ the memory of the sample itself, and every statistic of the sample follows from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,6 +31,19 @@ class Intensities:
     max: float
     percentile_00_5: float
     percentile_99_5: float
+
+    @classmethod
+    def per_channel(cls, content: Mapping[str, Mapping[str, Any]]) -> tuple[Self, ...]:
+        """Read "foreground_intensity_properties_per_channel" of nnU-Net's fingerprints and plans.
+
+        Args:
+            content: Number of the channel, "0", "1", ... -> name of a statistic -> its value.
+
+        Raises:
+            KeyError: A channel or a statistic is missing.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        return tuple(cls(**{name: float(content[str(i)][name]) for name in names}) for i in range(len(content)))
 
     def fault(self, *, clips: bool) -> str | None:
         """What contradicts itself; None if nothing does.

@@ -6,7 +6,6 @@ they are arguments under "architecture".
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -87,8 +86,6 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
         if key in content and content[key] not in allowed:
             raise PlanError(f"{key} is {content[key]!r:.200}; only {', '.join(allowed)} can be followed.")
     forward = _axes(content["transpose_forward"])
-    channels = content["foreground_intensity_properties_per_channel"]
-    names = [field.name for field in dataclasses.fields(Intensities)]
     entries = content["configurations"]
     configurations = {name: _configuration(name, inherit(name, entries)) for name in entries}
     newer = any("architecture" in entry for entry in entries.values())
@@ -106,9 +103,7 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
         num_training=description.num_training,
         transpose_forward=forward,
         transpose_backward=_axes(content["transpose_backward"]),
-        intensities=tuple(
-            Intensities(**{name: float(channels[str(i)][name]) for name in names}) for i in range(len(channels))
-        ),
+        intensities=Intensities.per_channel(content["foreground_intensity_properties_per_channel"]),
         original_median_spacing=_back(content["original_median_spacing_after_transp"], forward),
         original_median_shape=_back(content["original_median_shape_after_transp"], forward),
         configurations=configurations,

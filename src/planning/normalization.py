@@ -8,23 +8,21 @@ channel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from umamba.planning.intensities import Intensities
+from umamba.planning.intensities import MIN_STD, Intensities
 
-_TINY = np.float32(1e-8)  # nnU-Net's floor for a divisor
+_TINY = np.float32(MIN_STD)
 
-Scheme = Callable[[np.ndarray, np.ndarray | None, bool, "Intensities"], np.ndarray]
+Scheme = Callable[[np.ndarray, np.ndarray | None, bool, Intensities], np.ndarray]
 
 
 def ct(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
     """Clip to the foreground percentiles 0.5 and 99.5, then z-score with the data set's mean and deviation."""
     np.clip(channel, intensities.percentile_00_5, intensities.percentile_99_5, out=channel)
     channel -= intensities.mean
-    channel /= max(intensities.std, 1e-8)
+    channel /= max(intensities.std, MIN_STD)
     return channel
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 RULES = ("2.1", "2.8")
 
@@ -53,6 +56,19 @@ class PlannerOptions:
     memory_gb: float | None = None
     base_features: int = 32
     plans: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The options of a configuration's `data.planning`; what it leaves out has its default.
+
+        Raises:
+            ValueError: There is no such option, or it has no allowed value.
+        """
+        allowed = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(values.keys() - set(allowed))
+        if unknown:
+            raise ValueError(f"data.planning has unknown keys {unknown}; allowed are {allowed}.")
+        return cls(**values)
 
     def __post_init__(self) -> None:
         # YAML and the command line read 2.1 as a number.

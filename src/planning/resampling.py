@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -110,11 +111,16 @@ def nearest_index(size_in: int, size_out: int) -> np.ndarray:
     return np.clip(np.floor(source_positions(size_in, size_out) + 0.5), 0, size_in - 1).astype(np.intp)
 
 
-@lru_cache(maxsize=16)
-def spline_matrix(size_in: int, size_out: int, order: int) -> np.ndarray | sparse.csr_array:
-    """The (size_out, size_in) float32 matrix that resizes one axis as ndimage.zoom does with mode "nearest".
+def spline_weights(size_in: int, size_out: int, order: int) -> np.ndarray:
+    """The (size_out, size_in) float64 matrix that resizes one axis as ndimage.zoom does with mode "nearest".
 
-    Dense, or sparse for long axes.
+    Args:
+        size_in: Voxels of the axis.
+        size_out: Voxels it gets.
+        order: Of the spline, 1 or 3.
+
+    Raises:
+        ValueError: The order is another.
     """
     position = source_positions(size_in, size_out)
     identity = np.eye(size_in)
@@ -123,20 +129,25 @@ def spline_matrix(size_in: int, size_out: int, order: int) -> np.ndarray | spars
         lower = np.floor(position).astype(np.intp)
         weight = (position - lower)[:, None]
         upper = np.minimum(lower + 1, size_in - 1)
-        matrix = (1 - weight) * identity[lower] + weight * identity[upper]
-    elif order == 3:
+        return (1 - weight) * identity[lower] + weight * identity[upper]
+    if order == 3:
         padded = np.pad(identity, ((_PAD, _PAD), (0, 0)), mode="edge")
         coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="nearest")
         position = np.clip(position + _PAD, 0, size_in + 2 * _PAD - 1)
         start = np.floor(position).astype(np.intp) - 1
         t = position - np.floor(position)
         weights = ((1 - t) ** 3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (1 + 3 * t + 3 * t**2 - 3 * t**3) / 6, t**3 / 6)
-        matrix = sum(
+        return sum(
             weight[:, None] * coefficients[np.clip(start + tap, 0, size_in + 2 * _PAD - 1)]
             for tap, weight in enumerate(weights)
         )
-    else:
-        raise ValueError(f"order = {order}: expected 1 or 3.")
+    raise ValueError(f"order = {order}: expected 1 or 3.")
+
+
+@lru_cache(maxsize=16)
+def spline_matrix(size_in: int, size_out: int, order: int) -> np.ndarray | sparse.csr_array:
+    """`spline_weights` in float32, kept for the next slice or case; sparse for long axes."""
+    matrix = spline_weights(size_in, size_out, order)
     if size_in < _SPARSE_FROM:
         return matrix.astype(np.float32)
     matrix[np.abs(matrix) < _NEGLIGIBLE] = 0
@@ -232,21 +243,37 @@ def _resize_slab(label: np.ndarray, axes: list[_Neighbours]) -> np.ndarray:
             weight = weight * (1 - below if above else below)
         values.append(label[tuple(index)])
         weights.append(weight)
-    result[boundary] = _winner(values, weights, result[boundary])
+    result[boundary] = largest_share(values, weights, preferred=result[boundary])
     return result
 
 
-def _winner(values: list[np.ndarray], weights: list[np.ndarray], nearest: np.ndarray) -> np.ndarray:
-    """Per voxel the label of the largest sum of weights; ties go to the nearest label if tied, else to the lowest."""
-    best = np.zeros(nearest.shape)
-    winner = nearest.copy()
-    nearest_wins = np.zeros(nearest.shape, dtype=bool)
-    for label in values:
-        score = np.zeros(nearest.shape)
-        for value, weight in zip(values, weights, strict=True):
-            score += np.where(value == label, weight, 0.0)
-        better, level = score > best, score == best
-        winner = np.where(better | (level & (label < winner)), label, winner)
-        nearest_wins = np.where(better, label == nearest, nearest_wins | (level & (label == nearest)))
-        best = np.maximum(best, score)
-    return np.where(nearest_wins, nearest, winner)
+def largest_share(
+    labels: Sequence[np.ndarray], weights: Sequence[np.ndarray], preferred: np.ndarray | None = None
+) -> np.ndarray:
+    """Per voxel the label with the largest sum of weights.
+
+    Args:
+        labels: For each corner of a voxel's cell the labels (M,) there.
+        weights: For each corner the weights (M,) of its labels, not negative.
+        preferred: Labels (M,) that win ties; None, or where they do not tie, leaves those to the lowest label.
+    """
+    candidates: Sequence[Any] = np.unique(np.stack(labels))
+    if len(candidates) > len(labels):
+        candidates = labels
+    best = np.full(labels[0].shape, -1, dtype=weights[0].dtype)
+    winner = labels[0].copy()
+    for label in candidates:
+        share = _share(label, labels, weights)
+        winner = np.where((share > best) | ((share == best) & (label < winner)), label, winner)
+        best = np.maximum(best, share)
+    if preferred is not None:
+        winner = np.where(_share(preferred, labels, weights) == best, preferred, winner)
+    return winner
+
+
+def _share(label: Any, labels: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
+    # One corner after the other: the same terms in another order would tie otherwise.
+    share = np.zeros_like(weights[0])
+    for value, weight in zip(labels, weights, strict=True):
+        share += np.where(value == label, weight, weight.dtype.type(0))
+    return share

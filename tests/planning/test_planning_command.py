@@ -136,6 +136,10 @@ def test_options_of_the_data_config_hold_unless_overridden():
     [
         ((), "Nothing to plan. Give data=<name>"),
         (("fingerprint=x.json",), "Nothing to plan"),
+        (
+            ("data=custom", "data.dataset_dir=x", "+data.planning.memry_gb=1"),
+            r"data.planning has unknown keys \['memry_gb'\]",
+        ),
         (("fingerprint=x.json", "dataset_json=dataset.json"), "There is no fingerprint at x.json"),
         (("data=hippocampus", "paths.raw=nowhere", "paths.root=x"), "python -m umamba.datamodules.prepare"),
     ],

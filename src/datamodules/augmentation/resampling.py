@@ -9,6 +9,8 @@ import scipy.ndimage as ndi
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
+from umamba.planning.resampling import largest_share
+
 
 def centre_crop(data: torch.Tensor, size: Sequence[int], padding: float) -> torch.Tensor:
     """Crop the last axes to `size` about the centre, padding where the data are smaller.
@@ -109,7 +111,7 @@ def affine_label(
     if len(voxel):
         base = [b.ravel()[voxel] for b in corner]
         fractions = [(c.ravel()[voxel] - b).astype(np.float32) for c, b in zip(coordinates, base, strict=True)]
-        result[channel, voxel] = _largest_share(padded, channel, base, fractions)
+        result[channel, voxel] = largest_share(*_linear_shares(padded, channel, base, fractions))
     result[:, outside.ravel()] = padding
     return torch.from_numpy(result.reshape(channels, *size))
 
@@ -121,22 +123,15 @@ def _coordinates(matrix: np.ndarray, size: Sequence[int], bounds: Sequence[int])
     return [sum(row[j] * axes[j] for j in range(len(size))) + start for row, start in zip(matrix, offset, strict=True)]
 
 
-def _largest_share(
+def _linear_shares(
     padded: np.ndarray, channel: np.ndarray, base: list[np.ndarray], fractions: list[np.ndarray]
-) -> np.ndarray:
-    """Label with the largest sum of linear weights among the corners of each cell; arrays (M,)."""
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The labels (M,) at the corners of M cells, and their linear weights."""
     labels, weights = [], []
     for steps in np.ndindex(*(2,) * len(base)):
         labels.append(padded[(channel, *(b + s for b, s in zip(base, steps, strict=True)))])
         weights.append(np.prod([f if s else 1 - f for f, s in zip(fractions, steps, strict=True)], axis=0))
-    labels_at, weights_at = np.stack(labels), np.stack(weights)  # (2^d, M)
-    best = np.full(labels_at.shape[1], -1, dtype=np.float32)
-    result = labels_at[0].copy()
-    for value in np.unique(labels_at):
-        share = np.where(labels_at == value, weights_at, 0).sum(axis=0)
-        better = share > best
-        result[better], best[better] = value, share[better]
-    return result
+    return labels, weights
 
 
 def _without_last(axis: int, dims: int) -> tuple[slice, ...]:

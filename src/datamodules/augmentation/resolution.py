@@ -14,6 +14,7 @@ from torchio.transforms.augmentation import RandomTransform
 
 from umamba.datamodules.augmentation.draws import coin, uniform
 from umamba.datamodules.augmentation.spatial import is_anisotropic
+from umamba.planning.resampling import spline_weights
 
 
 class _RandomPerChannel(RandomTransform, tio.IntensityTransform):
@@ -151,19 +152,6 @@ def lower_resolution(image: torch.Tensor, zoom: float, *, order: int, keep_first
     large = small
     for axis, n in enumerate(image.shape):
         if small.shape[axis] != n:
-            matrix = _upsampling_matrix(small.shape[axis], n)
+            matrix = torch.from_numpy(spline_weights(small.shape[axis], n, order)).float()
             large = torch.movedim(torch.tensordot(matrix, large, dims=([1], [axis])), 0, axis)
     return large.clamp(*small.aminmax())
-
-
-def _upsampling_matrix(n: int, wanted: int) -> torch.Tensor:
-    """Matrix (wanted, n) of the cubic spline zoom of one axis: half-pixel centres, edges continued, as scipy's zoom."""
-    padding = 12  # scipy's: by then an edge's influence on the spline's coefficients is below 2e-7
-    identity = np.pad(np.eye(n), [(padding, padding), (0, 0)], mode="edge")
-    coefficients = ndi.spline_filter1d(identity, order=3, axis=0)
-    source = (np.arange(wanted) + 0.5) * (n / wanted) - 0.5 + padding
-    base = np.floor(source).astype(int)
-    t = (source - base)[:, None]
-    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3)
-    rows = sum(weight * coefficients[base + k] for k, weight in zip((-1, 0, 1, 2), weights, strict=True)) / 6
-    return torch.from_numpy(rows).float()

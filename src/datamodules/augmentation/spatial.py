@@ -13,13 +13,13 @@ from torchio.transforms.augmentation import RandomTransform
 
 from umamba.datamodules.augmentation.draws import around_one, coin, uniform
 from umamba.datamodules.augmentation.resampling import affine_image, affine_label, centre_crop
+from umamba.planning.topology import ANISOTROPY
 
-ANISOTROPY = 3.0  # nnU-Net's: a patch with a first axis shorter than the longest by more than this is rotated in plane
 _SMALLEST_SCALE = 0.85  # nnU-Net enlarges the patch for this scale, not for the smallest that is drawn
 
 
 def is_anisotropic(patch_size: Sequence[int]) -> bool:
-    """Whether a 3D patch is augmented slice by slice (nnU-Net's "dummy 2D")."""
+    """Whether a 3D patch is augmented slice by slice (nnU-Net's "dummy 2D"): its first axis is much the shortest."""
     return len(patch_size) == 3 and max(patch_size) / patch_size[0] > ANISOTROPY
 
 

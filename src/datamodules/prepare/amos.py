@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from umamba.datamodules.prepare.download import download_from_zenodo
+from umamba.datamodules.prepare.download import source_or_zenodo
 from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, renumber_labels
@@ -48,11 +48,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     """
 
     def write(folder: Path) -> dict[str, Any]:
-        if source is None:
-            raise FileNotFoundError(f"{target} is missing. {HELP}")
-        data = source
-        if str(source) == "zenodo":
-            data = download_from_zenodo(ZENODO_RECORD, [ARCHIVE], target.parent / "downloads")[0]
+        data = source_or_zenodo(source, target, ZENODO_RECORD, [ARCHIVE], HELP)
         with opened(data, folder / ".unpacked", archives=["amos*"], wanted=is_mri) as roots:
             parts = {part: find_mri(roots, f"images{part}") for part in ("Tr", "Va", "Ts")}
             check_count(len(parts["Tr"]), 40, "MRI in imagesTr (ids above 500)", data, incomplete=incomplete)

@@ -143,6 +143,31 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> None:
         raise ConnectionError(f"the connection ended after {done} of {total} bytes")
 
 
+def source_or_zenodo(source: Path | None, target: Path, record: int, names: list[str], how: str) -> Path:
+    """What a data set is made from: the source as given; for "zenodo" a record's files, fetched beside the data set.
+
+    Args:
+        source: what the user gave.
+        target: the data set to make; downloads go to `downloads/` beside it.
+        record: number in the record's address.
+        names: files of the record.
+        how: what to get where, for the message.
+
+    Returns:
+        The source; or the downloaded file, of several their folder.
+
+    Raises:
+        FileNotFoundError: no source was given.
+        DownloadError: the download failed.
+    """
+    if source is None:
+        raise FileNotFoundError(f"{target} is missing. {how}")
+    if str(source) != "zenodo":
+        return source
+    files = download_from_zenodo(record, names, target.parent / "downloads")
+    return files[0] if len(files) == 1 else files[0].parent
+
+
 def download_from_zenodo(record: int, names: list[str], folder: Path, *, api: str = ZENODO) -> list[Path]:
     """Fetch files of a public Zenodo record, verified with the checksums that the record lists.
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from umamba.datamodules.prepare.download import download_from_zenodo
+from umamba.datamodules.prepare.download import source_or_zenodo
 from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.datamodules.prepare.volumes import case_files, check_written, copy_file, describe
@@ -41,11 +41,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     """
 
     def write(folder: Path) -> dict[str, Any]:
-        if source is None:
-            raise FileNotFoundError(f"{target} is missing. {HELP}")
-        data = source
-        if str(source) == "zenodo":
-            data = download_from_zenodo(ZENODO_RECORD, [TRAINING_ARCHIVE], target.parent / "downloads")[0]
+        data = source_or_zenodo(source, target, ZENODO_RECORD, [TRAINING_ARCHIVE], HELP)
         with opened(data, folder / ".unpacked", archives=["FLARE22*", "Tuning*", "*tuning*"]) as roots:
             images = find_files(roots, "images/FLARE22_Tr_*.nii.gz")
             tuning = find_files(roots, "Tuning/images/*.nii.gz", "tuning/images/*.nii.gz")

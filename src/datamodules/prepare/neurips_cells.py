@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from umamba.datamodules.prepare.cells import to_rgb8, write_cells
-from umamba.datamodules.prepare.download import download_from_zenodo, verify
+from umamba.datamodules.prepare.download import source_or_zenodo, verify
 from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.raw.description import DatasetError
@@ -50,11 +50,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     """
 
     def write(folder: Path) -> dict[str, Any]:
-        if source is None:
-            raise FileNotFoundError(f"{target} is missing. {HELP}")
-        data = source
-        if str(source) == "zenodo":
-            data = download_from_zenodo(ZENODO_RECORD, list(ARCHIVES), target.parent / "downloads")[0].parent
+        data = source_or_zenodo(source, target, ZENODO_RECORD, list(ARCHIVES), HELP)
         for name, expected in ARCHIVES.items():
             archive = data if data.name == name else data / name
             if archive.is_file() and not incomplete:
