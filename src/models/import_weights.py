@@ -20,10 +20,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
@@ -33,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
-from umamba.models.checkpoint import load_plain
+from umamba.models.nnunet_checkpoint import fold_number, mirrored_axes, read_checkpoint
 from umamba.models.unet import UNet
 from umamba.plain import to_plain
 from umamba.planning.configuration import Configuration
@@ -147,51 +146,6 @@ def recognize(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
     return [f"model={model}", f"model.network.variant={'repo' if repo else 'paper'}"]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """An nnU-Net checkpoint (.pth), read without running code stored in it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an nnU-Net checkpoint, or one that asks for more than tensors, numbers and containers.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path} (checkpoint=).")
-    scalar = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
-    allowed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    allowed += [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
-    checkpoint = load_plain(path, allowed)
-    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
-        keys = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(
-            f"{path} is no checkpoint of nnU-Net or U-Mamba: expected the key 'network_weights', got {keys}."
-        )
-    weights = checkpoint["network_weights"]
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
-    ):
-        raise ValueError(f"{path}: network_weights must be tensors by name.")
-    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f"{path} holds NaN or infinite weights ({bad[0]}, {len(bad)} in all): its training diverged, or the "
-            "file is damaged. Take another checkpoint of it."
-        )
-    return checkpoint
-
-
-def trained_with_mirroring(source: Mapping[str, Any]) -> tuple[int, ...]:
-    """Axes of the patch that nnU-Net's training mirrored, as its checkpoint records them; none if it does not.
-
-    Raises:
-        ValueError: they are no axes.
-    """
-    axes = source.get("inference_allowed_mirroring_axes") or ()
-    if not isinstance(axes, (list, tuple)) or not all(type(axis) is int and axis in (0, 1, 2) for axis in axes):
-        raise ValueError(f"inference_allowed_mirroring_axes must be among 0, 1 and 2, the checkpoint has {axes!r}.")
-    return tuple(sorted(axes))
-
-
 def import_checkpoint(
     checkpoint: str | Path,
     plans: str | Path,
@@ -213,7 +167,7 @@ def import_checkpoint(
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not belong to the others, or `output` is one of them;
-            see `read_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
+            see `umamba.models.nnunet_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
     """
     refuse_input(output, {"checkpoint": checkpoint, "plans": plans, "dataset_json": dataset_json})
     source = read_checkpoint(checkpoint)
@@ -235,11 +189,11 @@ def import_checkpoint(
         config.data.dataset_dir, config.data.prepared_dir = "", ""
     # What comes from the files is put in after the interpolations were resolved: none of theirs is.
     model, data_config = to_plain(config.model), to_plain(config.data)
-    data_config |= {"configuration": configuration, "fold": _fold(trained_with.get("fold", 0))}
+    data_config |= {"configuration": configuration, "fold": fold_number(trained_with.get("fold", 0))}
     if data == "custom":
         data_config["dataset_dir"] = str(Path(dataset_json).absolute().parent)
         data_config["prepared_dir"] = str(Path(output).absolute().parent / "prepared")
-    mirrored = trained_with_mirroring(source)
+    mirrored = mirrored_axes(source)
     if mirrored:
         data_config["augmentation"] = {"mirror": {"_target_": MIRROR, "axes": list(mirrored)}}
     with torch.device("meta"):
@@ -251,7 +205,7 @@ def import_checkpoint(
         "state_dict": {f"network.{name}": tensor for name, tensor in weights.items()},
         "epoch": epoch,
         "global_step": 0,
-        "pytorch-lightning_version": "2.5.1",
+        "pytorch-lightning_version": version("lightning"),  # Lightning's own loader asks for it
         "plan": plan.to_dict(),
         "configuration": configuration,
         "config": {"model": model, "data": data_config, "data_name": data},
@@ -268,19 +222,8 @@ def import_checkpoint(
     return output
 
 
-def _fold(fold: object) -> int | str:
-    """A fold as nnU-Net records it: a number, also as text, or "all"."""
-    if isinstance(fold, str) and (fold == "all" or (fold.isascii() and fold.isdigit())):
-        return fold if fold == "all" else int(fold)
-    if not isinstance(fold, int) or isinstance(fold, bool) or fold < 0:
-        raise ValueError(f"init_args.fold must be a whole number or 'all', the checkpoint has {fold!r:.100}.")
-    return fold
-
-
 def _compose(model_overrides: list[str], data: str, configuration: Configuration) -> DictConfig:
-    """The training config, as if the network had been trained here; the plan's block counts for the residual
-    encoder.
-    """
+    """The training config, as if the network had been trained here; a residual encoder has the plan's block counts."""
     overrides = [*model_overrides, f"data={data}", "augmentation=none"]
     if model_overrides == ["model=resenc"]:
         blocks = ",".join(map(str, configuration.n_conv_per_stage))

@@ -17,8 +17,8 @@ from umamba.files import content_hash, write_json
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
-from umamba.planning.typed import describe, has_type
 from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS
+from umamba.typed import describe, has_type
 
 # Beyond any data set; a plan may come from anybody
 _MAX_CHANNELS, _MAX_CLASSES = 1_024, 4_096

@@ -13,11 +13,10 @@ import numpy as np
 
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
-from umamba.planning.memory import plain_unet_cost, residual_unet_cost
 from umamba.planning.normalization import scheme_for, uses_mask
 from umamba.planning.options import PRESETS, PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.topology import ANISOTROPY, Topology, plan_topology
+from umamba.planning.topology import ANISOTROPY, Topology, plain_unet_cost, plan_topology, residual_unet_cost
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription
 

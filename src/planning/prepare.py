@@ -13,28 +13,26 @@ import json
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from umamba.files import content_hash, write_json
 from umamba.parallel import fitting_workers, map_cases, track
-from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.configuration import PlanError
 from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from umamba.planning.intensities import samples_per_case
 from umamba.planning.locking import READ_ONLY, disk_errors, locked
 from umamba.planning.nnunet_plans import load_plan
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.planner import plan_dataset, resampled_shape
-from umamba.planning.preprocess import preprocess_case, target_of
-from umamba.planning.store import VERSION, Store, remove_unfinished_cases, write_case
-from umamba.planning.stores import link_known_cases, missing_cases, name_others, store_folder
+from umamba.planning.planner import plan_dataset
+from umamba.planning.store import Store
+from umamba.planning.stores import case_key, file_key, fresh_store, needed_bytes
 from umamba.raw.checks import Finding, load_and_check, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.description import DatasetDescription, DatasetError
-from umamba.raw.readers import read_geometry, read_images, read_label
+from umamba.raw.readers import read_geometry
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ def prepare(
         entry = plan.configuration(configuration)
         refuse_cascade(configuration, entry.previous_stage)
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
-            folder = _fresh_store(raw, prepared_dir, plan, entry, workers)
+            folder = fresh_store(raw, prepared_dir, plan, entry, workers)
     return plan, Store.open(folder)
 
 
@@ -140,7 +138,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
         "fingerprint": content_hash(fingerprint.to_dict()),
         "description": content_hash(dataclasses.asdict(_description(raw))),
         "options": dataclasses.asdict(options),
-        "plans_file": _file_key(Path(options.plans)) if options.plans else None,
+        "plans_file": file_key(Path(options.plans)) if options.plans else None,
     }
     if path.is_file():
         plan = Plan.load(path)
@@ -171,7 +169,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
 
 def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int) -> Fingerprint:
     """The stored fingerprint if it is of exactly these files, else a new one; checks every case on the way."""
-    made_from = content_hash([_case_key(case) for case in raw.training_cases] + sorted(raw.allowed_values))
+    made_from = content_hash([case_key(case) for case in raw.training_cases] + sorted(raw.allowed_values))
     stored = _read_json(path)
     if stored is not None and stored.get("made_from") == made_from:
         return Fingerprint.load(path)
@@ -205,83 +203,6 @@ def _measure(
     return case_facts(loaded.image, loaded.label, loaded.geometry.spacing, num_samples), findings
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What a worker needs to preprocess cases into a store."""
-
-    folder: Path
-    plan: Plan
-    configuration: Configuration
-    keys: dict[str, str]
-
-    def __call__(self, case: RawCase) -> None:
-        image, geometry = read_images(case.images)
-        label, _ = read_label(case.label_file)
-        done = preprocess_case(image, geometry, label, self.plan, self.configuration)
-        del image, label
-        write_case(
-            self.folder, case.identifier, done, self.plan, self.configuration.patch_size, self.keys[case.identifier]
-        )
-
-
-def _fresh_store(raw: RawDataset, prepared_dir: Path, plan: Plan, configuration: Configuration, workers: int) -> Path:
-    """Preprocess the cases that no store has yet.
-
-    Returns:
-        The folder of the store.
-    """
-    key = _store_key(plan, configuration)
-    keys = {case.identifier: content_hash([key, _case_key(case)]) for case in raw.training_cases}
-    folder = store_folder(prepared_dir, configuration.data_identifier, keys)
-    if not missing_cases(folder, keys):
-        return folder
-    folder.mkdir(exist_ok=True)
-    remove_unfinished_cases(folder)
-    name_others(folder)
-    link_known_cases(folder, keys)
-    missing = set(missing_cases(folder, keys))
-    if not missing:
-        return folder
-    log.info("Preprocessing %d of %d cases for %s into %s", len(missing), len(keys), configuration.name, folder)
-    job = _Job(folder=folder, plan=plan, configuration=configuration, keys=keys)
-    cases = [case for case in raw.training_cases if case.identifier in missing]
-    results = map_cases(job, cases, lambda case: case.identifier, workers)
-    for _ in track(results, len(cases), f"Preprocessing {raw.name}"):
-        pass
-    return folder
-
-
-def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -> int:
-    """Upper bound of a store's size on disk, in bytes: all cases uncompressed."""
-    fingerprint = Fingerprint.load(prepared_dir / "fingerprint.json")
-    total = 0
-    for shape, spacing in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True):
-        size, old = [shape[axis] for axis in plan.transpose_forward], [spacing[axis] for axis in plan.transpose_forward]
-        voxels = math.prod(resampled_shape(size, old, target_of(configuration, old)))
-        total += voxels * (4 * len(plan.channel_names) + 2)  # float32 channels, int16 label
-    return total
-
-
-def _store_key(plan: Plan, configuration: Configuration) -> str:
-    """Hash of all that the preprocessed arrays depend on; a change of patch or batch is none of it."""
-    used = [
-        dataclasses.asdict(intensities) if scheme == "CTNormalization" else None
-        for scheme, intensities in zip(configuration.normalization, plan.intensities, strict=True)
-    ]
-    return content_hash(
-        [
-            VERSION,
-            plan.transpose_forward,
-            plan.labels,
-            plan.ignore_label,
-            configuration.spacing,
-            configuration.normalization,
-            configuration.use_mask_for_norm,
-            used,
-        ]
-    )
-
-
 def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
     """A plan must be of these data: same channels, labels and ignore label."""
     for key in ("channel_names", "labels", "regions", "ignore_label"):
@@ -294,7 +215,7 @@ def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
 
 def _identity(raw: RawDataset) -> dict[str, str]:
     """Which raw data set this is: where it lies, and what its training files are called, how large and how old."""
-    keys = [_case_key(case) for case in raw.training_cases]
+    keys = [case_key(case) for case in raw.training_cases]
     sizes = [[entry[:2] if isinstance(entry, list) else entry for entry in key] for key in keys]
     return {"folder": str(raw.folder.resolve()), "files": content_hash(keys), "sizes": content_hash(sizes)}
 
@@ -321,15 +242,6 @@ def _check_owner(dataset: dict[str, str], recorded: dict[str, str] | None, prepa
         f"{' (which is no longer there)' if gone else ''}; the one in {dataset['folder']} has other files. Give it a "
         "folder of its own with data.prepared_dir=..., or delete the prepared folder if its data set is not needed."
     )
-
-
-def _case_key(case: RawCase) -> list[Any]:
-    return [case.identifier, *(_file_key(path) for path in (*case.images, case.label) if path is not None)]
-
-
-def _file_key(path: Path) -> list[Any]:
-    stat = path.stat()
-    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def _description(raw: RawDataset) -> DatasetDescription:

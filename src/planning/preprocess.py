@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,6 +41,17 @@ class CaseProperties:
     shape_before_crop: tuple[int, int, int]
     box: tuple[tuple[int, int], ...]
     shape: tuple[int, int, int]
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` gave and JSON kept, with lists for tuples."""
+        geometry: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["geometry"].items()}
+        return cls(
+            geometry=Geometry(**geometry),
+            shape_before_crop=tuple(content["shape_before_crop"]),
+            box=tuple(tuple(edge) for edge in content["box"]),
+            shape=tuple(content["shape"]),
+        )
 
     @property
     def shape_after_crop(self) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ from umamba.files import UNFINISHED, write_json
 from umamba.names import name_fault
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
-from umamba.raw.readers import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ class Store:
             folder=folder,
             data=_open_array(folder / "data.b2nd"),
             label=_open_array(folder / "label.b2nd"),
-            properties=_properties(meta["properties"]),
+            properties=CaseProperties.from_dict(meta["properties"]),
             location_counts={int(c): n for c, n in meta["locations"].items()},
             annotated_count=meta["annotated"],
         )
@@ -293,13 +292,3 @@ def _annotated_locations(label: np.ndarray, plan: Plan) -> np.ndarray:
     """Locations among all annotated voxels: a class of its own for drawing patches where most voxels are ignored."""
     annotated = (label != plan.ignore_label).astype(np.int8)
     return class_locations(annotated, [1])[1]
-
-
-def _properties(content: dict[str, Any]) -> CaseProperties:
-    geometry: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["geometry"].items()}
-    return CaseProperties(
-        geometry=Geometry(**geometry),
-        shape_before_crop=tuple(content["shape_before_crop"]),
-        box=tuple(tuple(edge) for edge in content["box"]),
-        shape=tuple(content["shape"]),
-    )

@@ -7,14 +7,82 @@ that two stores have in common are hard links to the same files. Nothing is dele
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from umamba.files import content_hash
-from umamba.planning.store import link_case, read_meta, stored_identifiers
+from umamba.parallel import map_cases, track
+from umamba.planning.configuration import Configuration
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.plan import Plan
+from umamba.planning.planner import resampled_shape
+from umamba.planning.preprocess import preprocess_case, target_of
+from umamba.planning.store import VERSION, link_case, read_meta, remove_unfinished_cases, stored_identifiers, write_case
+from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.readers import read_images, read_label
 
 log = logging.getLogger(__name__)
+
+
+def fresh_store(raw: RawDataset, prepared_dir: Path, plan: Plan, configuration: Configuration, workers: int) -> Path:
+    """Make the store of these data and this plan: cases are preprocessed that no store beside it has yet.
+
+    Args:
+        raw: The data set.
+        prepared_dir: Where its stores lie.
+        plan: Of the data set.
+        configuration: The plan's, that is to be trained.
+        workers: Processes.
+
+    Returns:
+        The folder of the store.
+    """
+    key = _store_key(plan, configuration)
+    keys = {case.identifier: content_hash([key, case_key(case)]) for case in raw.training_cases}
+    folder = store_folder(prepared_dir, configuration.data_identifier, keys)
+    if not missing_cases(folder, keys):
+        return folder
+    folder.mkdir(exist_ok=True)
+    remove_unfinished_cases(folder)
+    name_others(folder)
+    link_known_cases(folder, keys)
+    missing = set(missing_cases(folder, keys))
+    if not missing:
+        return folder
+    log.info("Preprocessing %d of %d cases for %s into %s", len(missing), len(keys), configuration.name, folder)
+    job = _Job(folder=folder, plan=plan, configuration=configuration, keys=keys)
+    cases = [case for case in raw.training_cases if case.identifier in missing]
+    results = map_cases(job, cases, lambda case: case.identifier, workers)
+    for _ in track(results, len(cases), f"Preprocessing {raw.name}"):
+        pass
+    return folder
+
+
+def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -> int:
+    """Upper bound of a store's size on disk, in bytes: all cases uncompressed."""
+    fingerprint = Fingerprint.load(prepared_dir / "fingerprint.json")
+    total = 0
+    for shape, spacing in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True):
+        size, old = [shape[axis] for axis in plan.transpose_forward], [spacing[axis] for axis in plan.transpose_forward]
+        voxels = math.prod(resampled_shape(size, old, target_of(configuration, old)))
+        total += voxels * (4 * len(plan.channel_names) + 2)  # float32 channels, int16 label
+    return total
+
+
+def case_key(case: RawCase) -> list[Any]:
+    """What tells a case's raw files from others of its name; see `file_key`."""
+    return [case.identifier, *(file_key(path) for path in (*case.images, case.label) if path is not None)]
+
+
+def file_key(path: Path) -> list[Any]:
+    """Name, size in bytes and time of the last change in ns: a file that keeps all three counts as unchanged."""
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def store_folder(prepared_dir: Path, data_identifier: str, keys: Mapping[str, str]) -> Path:
@@ -62,6 +130,45 @@ def name_others(folder: Path) -> None:
             "This run reads %s. Other stores are kept for runs that use them: %s. To free their space delete the "
             "folders that no run needs.", folder, sizes,
         )  # fmt: skip
+
+
+def _store_key(plan: Plan, configuration: Configuration) -> str:
+    """Hash of all that the preprocessed arrays depend on; a change of patch or batch is none of it."""
+    used = [
+        dataclasses.asdict(intensities) if scheme == "CTNormalization" else None
+        for scheme, intensities in zip(configuration.normalization, plan.intensities, strict=True)
+    ]
+    return content_hash(
+        [
+            VERSION,
+            plan.transpose_forward,
+            plan.labels,
+            plan.ignore_label,
+            configuration.spacing,
+            configuration.normalization,
+            configuration.use_mask_for_norm,
+            used,
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a worker needs to preprocess cases into a store."""
+
+    folder: Path
+    plan: Plan
+    configuration: Configuration
+    keys: dict[str, str]
+
+    def __call__(self, case: RawCase) -> None:
+        image, geometry = read_images(case.images)
+        label, _ = read_label(case.label_file)
+        done = preprocess_case(image, geometry, label, self.plan, self.configuration)
+        del image, label
+        write_case(
+            self.folder, case.identifier, done, self.plan, self.configuration.patch_size, self.keys[case.identifier]
+        )
 
 
 def _others(folder: Path) -> Iterator[Path]:

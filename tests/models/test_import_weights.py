@@ -19,7 +19,8 @@ from torch import nn
 
 from umamba.inference.mirroring import trained_mirror_axes
 from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
-from umamba.models.import_weights import convert_state_dict, import_checkpoint, main, read_checkpoint, recognize
+from umamba.models.import_weights import convert_state_dict, import_checkpoint, main, recognize
+from umamba.models.nnunet_checkpoint import read_checkpoint
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.intensities import Intensities
-from umamba.planning.memory import plain_unet_cost, residual_unet_cost
 from umamba.planning.options import PRESETS, PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset, target_spacing
+from umamba.planning.topology import plain_unet_cost, residual_unet_cost
 from umamba.raw.description import DatasetDescription
 
 STATISTICS = Intensities(

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from preparation import SMALL, run
 from raw_data import blobs, make_dataset, make_pictures, write_volume
 
 from umamba import parallel
 from umamba.parallel import fitting_workers, map_cases
-from umamba.planning import intensities, locking
+from umamba.planning import locking
 from umamba.planning import prepare as module
 from umamba.planning import store as store_module
 from umamba.planning.configuration import PlanError
@@ -28,31 +29,7 @@ from umamba.planning.store import Store
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetError
 
-SMALL = PlannerOptions(base_features=8)
-
-
-@pytest.fixture(autouse=True)
-def few_samples(monkeypatch):
-    """10^8 intensities take seconds to draw and change nothing here."""
-    monkeypatch.setattr(intensities, "_TOTAL", 10**5)
-
-
-@pytest.fixture
-def written(monkeypatch):
-    """Names of the cases that preparation writes."""
-    names: list[str] = []
-    original = module.write_case
-
-    def recording(folder, identifier, *args):
-        names.append(identifier)
-        return original(folder, identifier, *args)
-
-    monkeypatch.setattr(module, "write_case", recording)
-    return names
-
-
-def run(raw: Path, out: Path, configuration: str = "3d_fullres", options: PlannerOptions = SMALL):
-    return prepare(raw, out, configuration, options, workers=1)
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def store_of(tmp_path: Path) -> Path:
@@ -88,7 +65,7 @@ def test_parallel_and_serial_stores_agree(tmp_path):
 
 def test_pictures_are_prepared_as_2d(tmp_path):
     raw = make_pictures(tmp_path / "raw")
-    plan, store = run(raw, tmp_path / "out", "2d")
+    plan, store = run(raw, tmp_path / "out", configuration="2d")
     assert list(plan.configurations) == ["2d"] and plan.configuration("2d").spatial_dims == 2
     assert store.case("case_0").data.shape == (3, 1, 40, 56)
 
@@ -171,7 +148,7 @@ def test_an_edited_plan_is_kept_and_guarded(tmp_path, written, caplog):
     assert plan.configuration("3d_fullres").batch_size == 5
     assert "differs from what was planned" in caplog.text
     assert written == []  # the batch size does not touch the arrays
-    _, coarse = run(raw, tmp_path / "out", "coarse")
+    _, coarse = run(raw, tmp_path / "out", configuration="coarse")
     assert coarse.case("case_0").data.shape == (1, 10, 12, 14)
     with pytest.raises(PlanError, match=r"plan.json was edited by hand, but .* options changed.*Delete it"):
         run(raw, tmp_path / "out", options=PlannerOptions(base_features=16))
@@ -318,7 +295,7 @@ def test_thin_and_tiny_volumes_are_handled(tmp_path, shape):
         label = np.zeros(shape, dtype=np.uint8)
         label.flat[i::3] = 1
         write_volume(path, label)
-    plan, store = run(raw, tmp_path / "out", "2d")
+    plan, store = run(raw, tmp_path / "out", configuration="2d")
     assert store.case("case_0").data.shape[0] == 1
     assert plan.configuration("2d").batch_size >= 2
 
@@ -407,5 +384,5 @@ def test_a_ready_plan_can_be_given(tmp_path):
     )
     changed.save(tmp_path / "given.json")
     options = PlannerOptions(plans=str(tmp_path / "given.json"))
-    used, store = run(raw, tmp_path / "two", "mine", options)
+    used, store = run(raw, tmp_path / "two", options, "mine")
     assert used == changed and len(store.identifiers) == 3

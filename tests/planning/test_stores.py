@@ -10,42 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from preparation import SMALL, run
 from raw_data import blobs, make_dataset, write_volume
 
-from umamba.planning import intensities
-from umamba.planning import prepare as module
 from umamba.planning import stores as stores_module
 from umamba.planning.configuration import PlanError
 from umamba.planning.options import PlannerOptions
-from umamba.planning.prepare import prepare, prepare_plan
+from umamba.planning.prepare import prepare_plan
 from umamba.planning.store import Store, remove_case
 from umamba.raw.description import DatasetError
 
-SMALL = PlannerOptions(base_features=8)
-
-
-@pytest.fixture(autouse=True)
-def few_samples(monkeypatch):
-    """10^8 intensities take seconds to draw and change nothing here."""
-    monkeypatch.setattr(intensities, "_TOTAL", 10**5)
-
-
-@pytest.fixture
-def written(monkeypatch):
-    """Names of the cases that preparation computes."""
-    names: list[str] = []
-    original = module.write_case
-
-    def recording(folder, identifier, *args):
-        names.append(identifier)
-        return original(folder, identifier, *args)
-
-    monkeypatch.setattr(module, "write_case", recording)
-    return names
-
-
-def run(raw: Path, out: Path, options: PlannerOptions = SMALL, configuration: str = "3d_fullres"):
-    return prepare(raw, out, configuration, options, workers=1)
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def edited(out: Path, **changes) -> None:

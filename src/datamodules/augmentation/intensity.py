@@ -16,7 +16,7 @@ _SMALL = 1e-8  # keeps the ratio finite for a constant channel
 class _RandomFactor(RandomTransform, tio.IntensityTransform):
     """Changes every channel by a factor of its own, half of the factors below 1 and half above."""
 
-    def __init__(self, factors: tuple[float, float], **kwargs: Any) -> None:
+    def __init__(self, factors: tuple[float, float] = (0.75, 1.25), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         low, high = (float(factor) for factor in factors)
         if not 0 <= low <= high:
@@ -45,9 +45,6 @@ class RandomBrightness(_RandomFactor):
         ValueError: The factors are no range.
     """
 
-    def __init__(self, factors: tuple[float, float] = (0.75, 1.25), **kwargs: Any) -> None:
-        super().__init__(factors, **kwargs)
-
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
         """x * factor."""
         return channel * factor
@@ -63,9 +60,6 @@ class RandomContrast(_RandomFactor):
     Raises:
         ValueError: The factors are no range.
     """
-
-    def __init__(self, factors: tuple[float, float] = (0.75, 1.25), **kwargs: Any) -> None:
-        super().__init__(factors, **kwargs)
 
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
         """clip((x - mean) * factor + mean)."""

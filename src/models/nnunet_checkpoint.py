@@ -1,0 +1,70 @@
+"""What an nnU-Net checkpoint (.pth) holds, read without running code stored in it; it may come from anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from umamba.models.checkpoint import load_plain
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """An nnU-Net checkpoint (.pth), read without running code stored in it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an nnU-Net checkpoint, or one that asks for more than tensors, numbers and containers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path} (checkpoint=).")
+    scalar = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
+    allowed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    allowed += [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    checkpoint = load_plain(path, allowed)
+    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
+        keys = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(
+            f"{path} is no checkpoint of nnU-Net or U-Mamba: expected the key 'network_weights', got {keys}."
+        )
+    weights = checkpoint["network_weights"]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
+        raise ValueError(f"{path}: network_weights must be tensors by name.")
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{path} holds NaN or infinite weights ({bad[0]}, {len(bad)} in all): its training diverged, or the "
+            "file is damaged. Take another checkpoint of it."
+        )
+    return checkpoint
+
+
+def mirrored_axes(source: Mapping[str, Any]) -> tuple[int, ...]:
+    """Axes of the patch that nnU-Net's training mirrored, as its checkpoint records them; none if it does not.
+
+    Raises:
+        ValueError: they are no axes.
+    """
+    axes = source.get("inference_allowed_mirroring_axes") or ()
+    if not isinstance(axes, (list, tuple)) or not all(type(axis) is int and axis in (0, 1, 2) for axis in axes):
+        raise ValueError(f"inference_allowed_mirroring_axes must be among 0, 1 and 2, the checkpoint has {axes!r}.")
+    return tuple(sorted(axes))
+
+
+def fold_number(fold: object) -> int | str:
+    """A fold as nnU-Net records it: a number, also as text, or "all".
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(fold, str) and (fold == "all" or (fold.isascii() and fold.isdigit())):
+        return fold if fold == "all" else int(fold)
+    if not isinstance(fold, int) or isinstance(fold, bool) or fold < 0:
+        raise ValueError(f"init_args.fold must be a whole number or 'all', the checkpoint has {fold!r:.100}.")
+    return fold

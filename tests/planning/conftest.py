@@ -1,0 +1,27 @@
+"""What the tests of preparation put in the place of the real thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from umamba.planning import intensities, stores
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10^8 intensities take seconds to draw and change nothing here."""
+    monkeypatch.setattr(intensities, "_TOTAL", 10**5)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cases that preparation writes."""
+    names: list[str] = []
+    original = stores.write_case
+
+    def recording(folder, identifier, *args):
+        names.append(identifier)
+        return original(folder, identifier, *args)
+
+    monkeypatch.setattr(stores, "write_case", recording)
+    return names
