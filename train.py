@@ -75,6 +75,7 @@ def train(run: Run) -> None:
         deep_supervision=model.deep_supervision,
         metadata=run.metadata,
         compile=cfg.compile,
+        cuda_graph=cfg.get("cuda_graph", "auto"),  # configurations of earlier runs have none
     )
 
     fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")

@@ -4,9 +4,11 @@
     python benchmarks/training_step.py --settings ct_3d --networks U-Mamba_Enc --profile
 
 A step is forward under autocast, deep-supervision loss, backward, gradient clipping and SGD, as `networks.py` times it;
-`device ms` is the sum of its kernels, less than the step where the device waits for the host. "Before" is the same
-network with torch's own instance norm, channels-first maps and Mamba layers in float32. Each run adds its rows to
-training_step.json, in place of those of the same setting, network, precision and device.
+`device ms` is the sum of its kernels, less than the step where the device waits for the host; `graph ms` is the step as
+train.py takes it, replayed from CUDA graphs. `peak gib` is that of tensors, `graph gib` all that torch holds, since a
+graph keeps its memory. "Before" is the same network with torch's own instance norm, channels-first maps and Mamba
+layers in float32. Each run adds its rows to training_step.json, in place of those of the same setting, network,
+precision and device.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from umamba.files import write_json, write_text
 from umamba.models.losses import DeepSupervision, DiceCELoss
+from umamba.models.step_graph import GraphedLoss
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 
@@ -57,7 +62,10 @@ NETWORKS = {
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REPEATS, WARM_UP = 7, 3
-COLUMNS = ("setting", "network", "precision", "step_ms", "device_ms", "peak_gib", "before_ms", "before_gib")
+COLUMNS = (
+    "setting", "network", "precision", "step_ms", "device_ms", "peak_gib", "graph_ms", "graph_gib",
+    "before_ms", "before_gib",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -126,19 +134,45 @@ def measure(setting: str, name: str, precision: str, folder: Path | None) -> dic
     image = torch.randn(plan["batch"], plan["channels"], *spatial, device="cuda")
     label = torch.randint(plan["labels"], (plan["batch"], *spatial), device="cuda", dtype=torch.int16)
 
-    def step() -> None:
+    def loss_of(image: Tensor, label: Tensor) -> Tensor:
+        return loss_function(network(image), label)
+
+    def step(loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
         with torch.autocast("cuda", dtype=DTYPES[precision]):
-            outputs = network(image)
-        scaler.scale(loss_function([o.float() for o in outputs], label)).backward()
+            loss = loss_of(image, label)
+        scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, 12)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
+    step_ms, peak, _ = timed(lambda: step(loss_of))
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step(loss_of)
+        torch.cuda.synchronize()
+    kernels = [(e.self_device_time_total / 1e3, e.count, e.key) for e in profiler.key_averages()]
+    graphed = GraphedLoss(loss_of, parameters)
+    graph_ms, _, graph_peak = timed(lambda: step(graphed))
+    if folder is not None:
+        lines = [f"{ms:8.2f} ms {count:5d} {key[:120]}" for ms, count, key in sorted(kernels, reverse=True)[:60]]
+        file = f"training_step_{setting}_{name}_{precision}.txt".replace(" ", "_")
+        write_text(folder / file, "\n".join([*lines, ""]))
+    return {
+        "step_ms": step_ms,
+        "device_ms": round(sum(ms for ms, *_ in kernels), 1),
+        "peak_gib": peak,
+        "graph_ms": graph_ms,
+        "graph_gib": graph_peak,
+    }
+
+
+def timed(step: Callable[[], None]) -> tuple[float, float, float]:
+    """Median of a step in ms, and the peak memory in GiB after the warm-up: of tensors, and of what torch holds."""
     for _ in range(WARM_UP):
         step()
     torch.cuda.synchronize()
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(REPEATS):
@@ -146,20 +180,8 @@ def measure(setting: str, name: str, precision: str, folder: Path | None) -> dic
         step()
         torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - start))
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        step()
-        torch.cuda.synchronize()
-    kernels = [(e.self_device_time_total / 1e3, e.count, e.key) for e in profiler.key_averages()]
-    if folder is not None:
-        lines = [f"{ms:8.2f} ms {count:5d} {key[:120]}" for ms, count, key in sorted(kernels, reverse=True)[:60]]
-        file = f"training_step_{setting}_{name}_{precision}.txt".replace(" ", "_")
-        write_text(folder / file, "\n".join([*lines, ""]))
-    return {
-        "step_ms": round(statistics.median(times), 1),
-        "device_ms": round(sum(ms for ms, *_ in kernels), 1),
-        "peak_gib": round(peak, 2),
-    }
+    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return round(statistics.median(times), 1), *(round(peak / 2**30, 2) for peak in peaks)
 
 
 def report(rows: list[dict[str, Any]]) -> str:

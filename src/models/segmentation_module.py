@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,10 @@ from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.models.build import build_network, check_planned_blocks
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.pseudo_dice import PseudoDice
+from umamba.models.step_graph import GraphedLoss, obstacle_to_graphs
 from umamba.planning.plan import Plan
+
+log = logging.getLogger(__name__)
 
 EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.9 * old + 0.1 * epoch
 
@@ -31,6 +35,10 @@ class SegmentationModule(L.LightningModule):
         deep_supervision: whether the network returns, and the loss uses, all decoder resolutions.
         metadata: plain data stored in every checkpoint beside the weights (resolved config, provenance).
         compile: torch.compile the network.
+        cuda_graph: replay training steps from CUDA graphs; "auto" where that is possible.
+
+    Raises:
+        ValueError: the network does not fit the plan, or cuda_graph is none of "auto", true and false.
     """
 
     dice_ema: Tensor  # of the foreground classes, NaN before the first validation
@@ -46,8 +54,11 @@ class SegmentationModule(L.LightningModule):
         deep_supervision: bool = True,
         metadata: Mapping[str, Any] | None = None,
         compile: bool = False,
+        cuda_graph: bool | str = "auto",
     ) -> None:
         super().__init__()
+        if cuda_graph not in ("auto", True, False):
+            raise ValueError(f"cuda_graph is auto, true or false, but got {cuda_graph!r}.")
         self.plan = plan
         self.configuration = configuration
         self.metadata = dict(metadata or {})
@@ -55,6 +66,8 @@ class SegmentationModule(L.LightningModule):
         check_planned_blocks(self.network, plan, configuration)
         if compile:
             self.network.compile()  # in place, so that state_dict keeps its names
+        self.compiled, self.cuda_graph = compile, cuda_graph
+        self._training_loss: Callable[[Tensor, Tensor], Tensor] = self._loss_of
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         batch_dice = plan.configuration(configuration).batch_dice
         self.loss = DeepSupervision(DiceCELoss(batch_dice, plan.ignore_label))
@@ -73,9 +86,13 @@ class SegmentationModule(L.LightningModule):
         for logger in self.loggers:
             if isinstance(logger, ResumableCSVLogger):
                 logger.rewind(self.global_step)
+        self._training_loss = self._loss_of
+        if self.cuda_graph and self._can_graph():
+            self._training_loss = GraphedLoss(self._loss_of, self.network.parameters())
+            log.info("Training steps are replayed from CUDA graphs (cuda_graph=false launches their kernels singly).")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch["image"]), batch["label"])
+        loss = self._training_loss(batch["image"], batch["label"])
         self._step_losses.append(loss.detach())
         return loss
 
@@ -122,6 +139,28 @@ class SegmentationModule(L.LightningModule):
         if progress is not None:
             self._last_validation = progress["last_validation"]
             self._train_loss = TrainLoss(**progress["train_loss"])
+
+    def _loss_of(self, image: Tensor, label: Tensor) -> Tensor:
+        return self.loss(self.network(image), label)
+
+    def _can_graph(self) -> bool:
+        """Whether steps can be replayed from graphs; where the user should know, the log says why not."""
+        obstacle: str | None
+        if self.device.type != "cuda":
+            obstacle, worth_saying = f"the device is {self.device.type}", False
+        elif self.trainer.world_size > 1:
+            obstacle, worth_saying = "several devices sum their gradients while the backward pass runs", False
+        elif self.compiled or torch.is_anomaly_enabled():
+            obstacle, worth_saying = "compile=true" if self.compiled else "trainer.detect_anomaly=true", False
+        else:
+            obstacle, worth_saying = obstacle_to_graphs(self.network), True
+        if obstacle is None:
+            return True
+        if self.cuda_graph is True:
+            raise ValueError(f"cuda_graph=true is not possible: {obstacle}. Set cuda_graph=auto or false.")
+        if worth_saying:
+            log.info("Training steps launch their kernels singly, not as a CUDA graph: %s.", obstacle)
+        return False
 
     def _update_ema(self, dice: Tensor) -> None:
         loop = self.trainer.fit_loop

@@ -1,6 +1,7 @@
 """The training step: it can overfit, it reaches every parameter, and its checkpoint holds plan and configuration."""
 
 import functools
+from typing import Any
 
 import lightning as L
 import pytest
@@ -56,16 +57,19 @@ def batch() -> dict:
     return {"image": image, "label": label, "case": ["a", "b"]}
 
 
+def arguments(plan: Plan, name: str) -> dict[str, Any]:
+    return {
+        "plan": plan,
+        "configuration": "3d_fullres",
+        "network": NETWORKS[name],
+        "optimizer": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
+        "scheduler": functools.partial(poly, power=0.9),
+    }
+
+
 def make_module(plan: Plan, name: str, metadata: dict | None = None) -> SegmentationModule:
     torch.manual_seed(0)
-    return SegmentationModule(
-        plan=plan,
-        configuration="3d_fullres",
-        network=NETWORKS[name],
-        optimizer=functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
-        scheduler=functools.partial(poly, power=0.9),
-        metadata=metadata,
-    )
+    return SegmentationModule(**arguments(plan, name), metadata=metadata)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -76,6 +80,18 @@ def test_every_parameter_gets_a_gradient(plan: Plan, name: str) -> None:
     module.loss(module(sample["image"]), sample["label"]).backward()
     without = [n for n, p in module.named_parameters() if p.grad is None]
     assert not without
+
+
+def test_a_graph_that_is_asked_for_and_not_possible_is_refused(plan: Plan, tmp_path) -> None:
+    with pytest.raises(ValueError, match="auto, true or false"):
+        SegmentationModule(**arguments(plan, "nnunet"), cuda_graph="always")
+    module = SegmentationModule(**arguments(plan, "nnunet"), cuda_graph=True)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="the device is cpu"):
+        trainer.fit(module, torch.utils.data.DataLoader([batch()], batch_size=None))
 
 
 @pytest.mark.parametrize("name", ["umamba_enc", "nnunet"])
