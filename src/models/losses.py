@@ -5,12 +5,15 @@ Source: nnU-Net (Isensee et al. 2021), online methods "training"; U-Mamba keeps 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 import torch.distributed.nn.functional as dist_nn
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from umamba.models.kernels.choice import loss_fused
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice
 MIN_DENOMINATOR = 1e-8
@@ -35,11 +38,20 @@ def soft_dice(logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_d
     intersection = (probabilities * target).sum(axes)  # (B, K-1)
     total = probabilities.sum(axes) + target.sum(axes)
     if batch_dice:
-        sums = torch.stack([intersection, total]).sum(1)  # (2, K-1)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            sums = dist_nn.all_reduce(sums)
-        intersection, total = sums
-    return ((2 * intersection + SMOOTH) / (total + SMOOTH).clamp_min(MIN_DENOMINATOR)).mean()
+        intersection, total = _over_batch(intersection, total)
+    return _dice(intersection, total).mean()
+
+
+def _over_batch(intersection: Tensor, total: Tensor) -> Tensor:
+    """(B, ...) each -> (2, ...), summed over the batch and over DDP ranks."""
+    sums = torch.stack([intersection, total]).sum(1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        sums = dist_nn.all_reduce(sums)
+    return sums
+
+
+def _dice(intersection: Tensor, total: Tensor) -> Tensor:
+    return (2 * intersection + SMOOTH) / (total + SMOOTH).clamp_min(MIN_DENOMINATOR)
 
 
 class DiceCELoss(nn.Module):
@@ -52,6 +64,8 @@ class DiceCELoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Args: logits (B, K, *S) float; label (B, *S) integer. Returns a scalar."""
+        if label.shape[1:] == logits.shape[2:] and loss_fused([logits], label, self.ignore_label):
+            return self.fused([logits], label, (1.0,))
         label = label.long()
         if self.ignore_label is None:
             return F.cross_entropy(logits.float(), label) - soft_dice(logits, label, None, self.batch_dice)
@@ -60,6 +74,33 @@ class DiceCELoss(nn.Module):
         per_voxel = F.cross_entropy(logits.float(), label, reduction="none") * mask
         cross_entropy = per_voxel.sum() / mask.sum().clamp_min(1)
         return cross_entropy - soft_dice(logits, label, mask, self.batch_dice)
+
+    def fused(self, outputs: Sequence[Tensor], label: Tensor, weights: Sequence[float]) -> Tensor:
+        """The weighted sum over outputs (B, K, *S) against a label (B, *S) that is resampled to each, in Triton.
+
+        An output that weighs nothing is not read: what it holds cannot make the loss NaN, and its gradient is zero.
+        """
+        from umamba.models.kernels.dice_ce import dice_ce_sums  # imports Triton
+
+        counted = sum(weight > 0 for weight in weights)  # the last ones, if any, weigh nothing
+        sums = dice_ce_sums(outputs, label, self.ignore_label, counted)
+        intersection, predicted, voxels, entropy = sums.unbind(2)  # (R, B, K) each
+        overlap, total = intersection[..., 1:], (predicted + voxels)[..., 1:]  # (R, B, K-1) each
+        if self.batch_dice:
+            overlap, total = _over_batch(overlap.transpose(0, 1), total.transpose(0, 1))  # (R, K-1) each
+        dice = _dice(overlap, total).flatten(1).mean(1)  # (R,)
+        if self.ignore_label is None:
+            counts = _constant(tuple(o.numel() / o.shape[1] for o in outputs[:counted]), label.device)
+        else:
+            counts = voxels.detach().sum((1, 2)).clamp_min(1)
+        losses = entropy.sum((1, 2)) / counts - dice
+        return (losses * _constant(tuple(weights[:counted]), label.device)).sum()
+
+
+@functools.lru_cache(maxsize=64)  # a process sees a handful; made once, since the host waits for the device each time
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a validation may be what asks first
+        return torch.tensor(values, device=device)
 
 
 class DeepSupervision(nn.Module):
@@ -77,8 +118,11 @@ class DeepSupervision(nn.Module):
         """Args: outputs (B, K, *S) or a list of such, highest resolution first; label (B, *S) integer."""
         if isinstance(outputs, Tensor):
             return self.loss(outputs, label)
+        weights = deep_supervision_weights(len(outputs))
+        if isinstance(self.loss, DiceCELoss) and loss_fused(outputs, label, self.loss.ignore_label):
+            return self.loss.fused(outputs, label, weights)
         total = outputs[0].new_zeros((), dtype=torch.float32)
-        for weight, output in zip(deep_supervision_weights(len(outputs)), outputs, strict=True):
+        for weight, output in zip(weights, outputs, strict=True):
             total = total + weight * self.loss(output, resample_label(label, output.shape[2:]))
         return total
 

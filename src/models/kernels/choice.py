@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from umamba.models.kernels.dice_ce_inputs import takes
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -36,6 +40,44 @@ def _usable(device_type: str, device_index: int | None) -> bool:
     else:
         log.info("Instance norm, residual sum and activation on %s: fused Triton kernels.", device_type)
     return not fault
+
+
+def loss_fused(outputs: Sequence[Tensor], label: Tensor, ignore_label: int | None) -> bool:
+    """Whether the fused Dice and cross-entropy are used for these logits, highest resolution first, and this label.
+
+    They are on a CUDA device for what they take, if the kernels as they are compiled for it pass their check.
+    """
+    if not outputs or not outputs[0].is_cuda:
+        return False
+    logits = outputs[0]
+    ignore = ignore_label is not None
+    kind = (logits.device.index, logits.shape[1], logits.dtype, is_channels_last(logits), label.dtype, ignore)
+    return takes(outputs, label) and _loss_checked(*kind)
+
+
+@torch.compiler.assume_constant_result
+def _loss_checked(index: int, *kind: Any) -> bool:
+    return _loss_usable(index, *kind)
+
+
+@functools.cache
+def _loss_usable(index: int, *kind: Any) -> bool:
+    """Whether the kernels for this number of classes, dtype, layout, label dtype, and with or without an ignore label
+    pass their check on a CUDA device.
+    """
+    from umamba.models.kernels.loss_check import relative_errors
+    from umamba.models.mamba.scan.selfcheck import check
+
+    device = torch.device("cuda", index)
+    fault = check(device, functools.partial(relative_errors, *kind))
+    if fault:
+        log.warning("The loss falls back to torch's own operations, which are slower: %s.", fault)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # All ranks or none: for a batch Dice the ranks sum one thing together, or one for each output
+        agreed = torch.tensor(fault is None, dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+        return bool(agreed)
+    return fault is None
 
 
 def in_preferred_layout(x: Tensor) -> Tensor:

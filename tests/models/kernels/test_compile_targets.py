@@ -1,4 +1,4 @@
-"""The kernels of the fused instance norm compile for every target that the installed Triton knows; no GPU is needed."""
+"""The fused kernels compile for every target that the installed Triton knows; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -26,21 +26,47 @@ def variants():
 @pytest.mark.parametrize("capability", TARGETS)
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_compiles(capability, dtype):
-    triton = pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
-    from triton.backends.compiler import GPUTarget
-
+    pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
     from umamba.models.kernels.norm_act import ELEMENTS, WARPS, WIDEST
 
     maps = ("x", "residual", "out", "grad", "grad_residual", "grad_x", "source")
     tables = ("partial", "weight", "bias", "stats", "sums")
     for kernel, constants in variants():
         fixed = constants | {"ROWS": ELEMENTS // WIDEST, "BLOCK": WIDEST, "col": 1}
-        names = kernel.arg_names
-        types = dict.fromkeys(names, "i32") | dict.fromkeys(("slope", "eps"), "fp32")
-        types |= dict.fromkeys(maps, f"*{dtype}") | dict.fromkeys(tables, "*fp32") | dict.fromkeys(fixed, "constexpr")
-        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][0] == "*" or n == "row"}
-        values = {(names.index(n),): value for n, value in fixed.items() if n in names}
-        source = triton.compiler.ASTSource(kernel, {n: types[n] for n in names}, values, aligned)
-        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS})
-        assert built.metadata.shared <= SHARED_MEMORY, kernel.__name__
-        assert built.asm["cubin"]
+        types = dict.fromkeys(("slope", "eps"), "fp32")
+        types |= dict.fromkeys(maps, f"*{dtype}") | dict.fromkeys(tables, "*fp32")
+        build(kernel, types, fixed, ("row",), capability, WARPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize(("dtype", "classes"), [("fp32", 2), ("fp16", 14), ("bf16", 120), ("fp32", 1024)])
+def test_the_loss_compiles(capability, dtype, classes):
+    pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
+    from umamba.models.kernels import dice_ce_triton
+    from umamba.models.kernels.dice_ce import ELEMENTS, WARPS
+    from umamba.models.mamba.kernels.tiling import next_power_of_2
+
+    block = next_power_of_2(classes)
+    types = {"logits": f"*{dtype}", "grad_logits": f"*{dtype}", "label": "*i16", "partial": "*fp32", "grad": "*fp32"}
+    types |= dict.fromkeys(("zd", "zh", "zw"), "fp32")
+    for kernel in (dice_ce_triton.class_sums, dice_ce_triton.logits_gradient):
+        for flag in (False, True):
+            fixed = {"K": classes, "LAST": flag, "SAME": not flag, "IGNORE": flag}
+            build(kernel, types, fixed | {"ROWS": max(1, ELEMENTS // block), "BLOCK": block}, (), capability, WARPS)
+
+
+def build(kernel, types, fixed, divisible, capability, warps):
+    """Compile for a target; `types` are of the tensors and floats, `fixed` the constants, by the names of arguments."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    names = kernel.arg_names
+    types = dict.fromkeys(names, "i32") | types | dict.fromkeys(fixed, "constexpr")
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][0] == "*" or n in divisible}
+    values = {(names.index(n),): value for n, value in fixed.items() if n in names}
+    source = triton.compiler.ASTSource(kernel, {n: types[n] for n in names}, values, aligned)
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    assert built.metadata.shared <= SHARED_MEMORY, kernel.__name__
+    assert built.asm["cubin"]
+    return built

@@ -1,4 +1,4 @@
-"""The fused instance norm in Triton's interpreter, and what decides whether it runs; neither needs a GPU."""
+"""The fused kernels in Triton's interpreter, and what decides whether it runs; neither needs a GPU."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from umamba.models.kernels import choice
 from umamba.models.unet import PlainConvUNet
 
 
-def test_the_kernels_in_tritons_interpreter():
+@pytest.mark.parametrize("file", ["test_interpreted.py", "test_dice_ce_interpreted.py"])
+def test_the_kernels_in_tritons_interpreter(file):
     pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
     from importlib.metadata import version
 
     if Version(version("numpy")) >= Version("2.4") and Version(version("triton")) < Version("3.9"):
         pytest.skip("the interpreter of this Triton turns arrays of one element to numbers, which NumPy 2.4 refuses")
-    tests = Path(__file__).with_name("test_interpreted.py")
+    tests = Path(__file__).with_name(file)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0 and "skipped" not in run.stdout, run.stdout

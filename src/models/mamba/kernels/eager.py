@@ -35,7 +35,8 @@ def as_function(
 ) -> Callable[..., Tensor]:
     """A differentiable function to the output alone: `operation` if it is watched, else the same passes directly.
 
-    Of its inputs, all by position, the first `tensors` are tensors or None and the others are flags.
+    Of its inputs, all by position, the first `tensors` are tensors or None and the others are flags; -2 stands for any
+    number of tensors before two flags.
     """
 
     def keep(ctx: Any, *inputs: Any) -> Tensor:
