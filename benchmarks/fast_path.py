@@ -22,7 +22,11 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS, STEPS = 6, 50
 SEEDS = (0, 1)
-SWITCHES = ("umamba.models.kernels.choice._usable", "umamba.models.mamba.scan.choice._half_choice")
+SWITCHES = (
+    "umamba.models.kernels.choice._usable",
+    "umamba.models.kernels.choice._loss_usable",
+    "umamba.models.mamba.scan.choice._half_choice",
+)
 FIXED = [
     f"trainer.max_epochs={EPOCHS}", f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=10",
     "trainer.accelerator=gpu", "test=false", "logger=csv",

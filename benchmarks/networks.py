@@ -206,8 +206,7 @@ def measure_times(
 
     def step() -> None:
         with autocast:
-            outputs = run(image)
-        loss = loss_function([o.float() for o in outputs] if isinstance(outputs, list) else outputs.float(), label)
+            loss = loss_function(run(image), label)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, 12)

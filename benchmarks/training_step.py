@@ -113,6 +113,7 @@ def without_kernels() -> ExitStack:
     """Torch's own operations, as on a device where the kernels fail their check; the scan stays."""
     stack = ExitStack()
     stack.enter_context(mock.patch("umamba.models.kernels.choice._usable", lambda *device: False))
+    stack.enter_context(mock.patch("umamba.models.kernels.choice._loss_usable", lambda *kind: False))
     stack.enter_context(mock.patch("umamba.models.mamba.scan.choice._half_choice", lambda *device: False))
     return stack
 
