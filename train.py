@@ -36,7 +36,7 @@ from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.run.sweep import is_sweep_job, run_in_own_process
 from umamba.targets import check_config
-from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
+from umamba.trainer import check_last_checkpoint, check_precision, entries, fit, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -59,7 +59,8 @@ def train(run: Run) -> None:
     callbacks = entries(cfg.get("callbacks"))
     check_last_checkpoint(last, cfg, callbacks)
     check_precision(cfg.trainer)
-    finished = run.resume_from and is_finished(last, max_epochs=cfg.trainer.max_epochs, max_steps=cfg.trainer.max_steps)
+    limits = {key: cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time")}
+    finished = run.resume_from and is_finished(last, **limits)
 
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
@@ -91,7 +92,7 @@ def train(run: Run) -> None:
         if run.resume_from:
             log.info("Resuming from %s.", last)
         with deferred():
-            trainer.fit(module, datamodule, ckpt_path=run.resume_from, weights_only=True)
+            fit(trainer, module, datamodule, run.resume_from)
     if cfg.trainer.fast_dev_run:
         log.info("trainer.fast_dev_run makes no checkpoint: there is nothing to test.")
         return

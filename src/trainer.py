@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.callbacks.last_checkpoint import LastCheckpoint
+from umamba.callbacks.limits import LimitReached, Limits
+
+log = logging.getLogger(__name__)
 
 
 def entries(config: DictConfig | None) -> list[Any]:
@@ -26,17 +30,34 @@ def entries(config: DictConfig | None) -> list[Any]:
 def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> L.Trainer:
     """Build Lightning's Trainer, which adds nothing of its own in place of a callback that was left out.
 
-    Without loggers there is nobody to monitor the learning rate for: Lightning's monitor would refuse to run.
+    Without loggers there is nobody to monitor the learning rate for: Lightning's monitor would refuse to run. Limits
+    within an epoch are kept by a callback of this project.
+
+    Raises:
+        ValueError: trainer.max_time is no time.
     """
+    last = next((callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
+    limits = Limits(last, config.get("max_time"))
     callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]
     return instantiate(
         config,
         logger=list(loggers),
-        callbacks=callbacks,
+        callbacks=[*callbacks, limits],
+        max_time=None,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
+
+
+def fit(
+    trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule, resume_from: Path | None = None
+) -> None:
+    """Train to the end, or to the limit that is set; go on from a checkpoint, of which plain data alone are read."""
+    try:
+        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+    except LimitReached as limit:
+        log.info("%s: the training ends there; a call with a larger limit goes on from there.", limit)
 
 
 def check_precision(config: DictConfig) -> None:

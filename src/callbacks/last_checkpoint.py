@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from umamba.callbacks.limits import is_over
 from umamba.callbacks.trial import is_trial
 
 
@@ -47,12 +48,14 @@ def _log_epoch(trainer: L.Trainer) -> None:
     loop._batches_that_stepped += 1
 
 
-def is_finished(checkpoint: str | Path, *, max_epochs: int | None, max_steps: int = -1) -> bool:
+def is_finished(
+    checkpoint: str | Path, *, max_epochs: int | None, max_steps: int = -1, max_time: Any | None = None
+) -> bool:
     """Whether the run that wrote a checkpoint has trained as long as it should.
 
     Args:
         checkpoint: written by Lightning.
-        max_epochs, max_steps: of the trainer; None or -1 for no limit.
+        max_epochs, max_steps, max_time: of the trainer; None or -1 for no limit.
 
     Raises:
         ValueError: it has trained longer than that, so that neither its weights nor its learning rates are those of a
@@ -65,4 +68,4 @@ def is_finished(checkpoint: str | Path, *, max_epochs: int | None, max_steps: in
             f"{checkpoint} was trained for {epochs} epochs, more than trainer.max_epochs={max_epochs}. Set "
             f"trainer.max_epochs to {epochs} or more to go on with it, or train anew in another run_dir."
         )
-    return epochs == max_epochs or 0 <= max_steps <= state["global_step"]
+    return epochs == max_epochs or 0 <= max_steps <= state["global_step"] or is_over(state, max_time)

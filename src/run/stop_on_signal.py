@@ -9,12 +9,10 @@ from typing import Any
 
 import lightning as L
 
+from umamba.callbacks.limits import validation_follows
 from umamba.run.stop import Stopped, listen, requested
 
 log = logging.getLogger(__name__)
-
-_VALIDATION = "epoch_loop.val_loop.batch_progress"
-_NOT_VALIDATED = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
 class StopOnSignal(L.Callback):
@@ -63,7 +61,7 @@ class StopOnSignal(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._in_validation:
-            checkpoint["loops"]["fit_loop"][_VALIDATION].update(total=_NOT_VALIDATED, current=_NOT_VALIDATED)
+            validation_follows(checkpoint["loops"]["fit_loop"])
 
     def _told(self, trainer: L.Trainer) -> bool:
         """Whether any process was told to stop; all get the same answer."""

@@ -21,7 +21,7 @@ from umamba.datamodules.custom import CustomDataModule
 from umamba.models.schedules import poly
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.models.unet import PlainConvUNet
-from umamba.trainer import make_trainer
+from umamba.trainer import fit, make_trainer
 
 BATCHES = 4
 
@@ -91,7 +91,7 @@ def run(folder: Path, dataset: Path, callbacks=(), *, workers: int = 0, epochs: 
     trainer = make_trainer(config, [ResumableCSVLogger(folder)], [*callbacks, *own])
     last = checkpoints / "last.ckpt"
     try:
-        trainer.fit(module, datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+        fit(trainer, module, datamodule, last if last.is_file() else None)
     except Killed:
         return None
     return trainer
@@ -198,6 +198,48 @@ def test_the_ema_decays_per_epoch(kind: int, uninterrupted) -> None:
         decay = 0.9 ** (position - before)
         expected.append(decay * expected[-1] + (1 - decay) * dice)
     assert rows["val/dice_ema"].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 6, 7])
+@pytest.mark.parametrize("kind", range(len(INTERVALS)))
+def test_max_steps_within_an_epoch(kind: int, steps: int, dataset: Path, uninterrupted, tmp_path: Path) -> None:
+    """A run that ends at a number of steps and is gone on with ends as one that was long at once."""
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    for _ in range(2):  # the second time nothing is left to train
+        assert run(tmp_path, dataset, max_steps=steps, **INTERVALS[kind])
+        assert torch.load(last, weights_only=True)["global_step"] == steps
+        assert is_finished(last, max_epochs=4, max_steps=steps)
+    assert run(tmp_path, dataset, **INTERVALS[kind])
+    assert_same_end(tmp_path, uninterrupted(kind))
+
+
+class Hour(L.Callback):
+    """A clock that goes on by an hour with each batch."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def on_train_batch_end(self, *_) -> None:
+        self.now += 3600.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", range(len(INTERVALS)))
+def test_max_time_within_an_epoch(kind: int, workers: int, dataset: Path, uninterrupted, tmp_path, monkeypatch) -> None:
+    """The time is over with the sixth batch, which in one of the kinds validation follows."""
+    clock = Hour()
+    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", clock)
+    trainer = run(tmp_path, dataset, [clock], max_time="00:06:00:00", workers=workers, **INTERVALS[kind])
+    assert trainer and trainer.fit_loop.epoch_loop.batch_progress.total.processed == 6
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert is_finished(last, max_epochs=4, max_time="00:06:00:00")
+    assert not is_finished(last, max_epochs=4, max_time="00:06:00:01")
+    assert not is_finished(last, max_epochs=4)
+    assert run(tmp_path, dataset, workers=workers, **INTERVALS[kind])
+    assert_same_end(tmp_path, uninterrupted(kind))
 
 
 def test_a_resumed_epoch_has_its_seconds_before_the_checkpoint_too(tmp_path: Path, monkeypatch) -> None:
