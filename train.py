@@ -23,10 +23,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.callbacks.last_checkpoint import is_finished
-from umamba.evaluation.figures import loss_figure
+from umamba.datamodules.sampling import check_shares
+from umamba.evaluation.before_training import check_test
+from umamba.evaluation.figures import has_losses, loss_figure
 from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.record import is_scored
 from umamba.evaluation.score_run import predict_and_score
+from umamba.models.build import check_preset
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
@@ -56,17 +59,22 @@ def train(run: Run) -> None:
     check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
-    callbacks = entries(cfg.get("callbacks"))
+    # What can be refused is refused before any case is read, and the rest before any is preprocessed.
+    callbacks, loggers = entries(cfg.get("callbacks")), entries(cfg.get("logger"))
     check_last_checkpoint(last, cfg, callbacks)
     check_precision(cfg.trainer)
     limits = {key: cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time")}
     finished = run.resume_from and is_finished(last, **limits)
-
+    trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
+    model = instantiate(cfg.model)
     datamodule = instantiate(cfg.data)
-    datamodule.prepare_data()
+    check_preset(model.network, datamodule.planning)
+    datamodule.open_raw()
+    if cfg.test:
+        check_test(datamodule)
+    datamodule.make_plan()
     run.use_data(datamodule.plan, cfg.data.configuration, cases_of_training(datamodule))
 
-    model = instantiate(cfg.model)
     module = SegmentationModule(
         plan=datamodule.plan,
         configuration=cfg.data.configuration,
@@ -78,10 +86,11 @@ def train(run: Run) -> None:
         compile=cfg.compile,
         cuda_graph=cfg.get("cuda_graph", "auto"),  # configurations of earlier runs have none
     )
+    module.optimizer_and_schedule(cfg.trainer.max_epochs)
+    check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
+    datamodule.prepare_data()
 
     fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")
-    loggers = entries(cfg.get("logger"))
-    trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
     facts = {"plan": datamodule.plan.to_dict(), "fingerprint": fingerprint.to_dict()}
     for logger in loggers:
         logger.log_hyperparams({**run.metadata, **facts})
@@ -96,7 +105,7 @@ def train(run: Run) -> None:
     if cfg.trainer.fast_dev_run:
         log.info("trainer.fast_dev_run makes no checkpoint: there is nothing to test.")
         return
-    if cfg.train and trainer.is_global_zero and (run.folder / "metrics.csv").is_file():
+    if cfg.train and trainer.is_global_zero and has_losses(run.folder / "metrics.csv"):
         loss_figure(run.folder / "metrics.csv", run.folder / "figures" / "loss.png")
     if finished and is_scored(last, run.folder / "tables"):
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from umamba.callbacks.trial import is_trial
 
-
 _VALIDATION, _BATCHES = "epoch_loop.val_loop.batch_progress", "epoch_loop.batch_progress"
 
 

@@ -21,10 +21,10 @@ from umamba.datamodules.splits import select_split
 from umamba.planning.configuration import Configuration
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.prepare import prepare, refuse_cascade
+from umamba.planning.prepare import prepare, prepare_plan, refuse_cascade, refuse_regions
 from umamba.planning.store import Store
 from umamba.processes import become_worker
-from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.fold = fold
         chosen = augmentation.values() if isinstance(augmentation, Mapping) else augmentation or ()
         self.augmentation = [transform for transform in chosen if transform is not None]
+        _check_counts(num_workers=num_workers, iterations_per_epoch=iterations_per_epoch, val_iterations=val_iterations)
         self.num_workers = num_workers
         self.iterations_per_epoch = iterations_per_epoch
         self.val_iterations = val_iterations
@@ -113,6 +114,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.patch_size = patch_size
         self.patch_multiple = patch_multiple
         self.batch_size = batch_size
+        self._planned: Plan | None = None  # as it lies in the prepared folder
         self._prepared = False
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
@@ -130,22 +132,44 @@ class SegmentationDataModule(L.LightningDataModule):
             "point data.dataset_dir at it."
         )
 
-    def prepare_data(self) -> None:
-        """Make what is missing or stale of raw data, plan and store, and open all; once.
+    def make_plan(self) -> None:
+        """Make what is missing or stale of raw data and plan, and open both; once. No case is preprocessed.
 
         Raises:
             FileNotFoundError: The raw data set is missing and cannot be made.
             ValueError: The raw data are faulty (`umamba.raw.dataset.DatasetError`), or a setting does not fit them.
         """
-        if self._prepared:
+        if self._planned is not None:
             return
         refuse_cascade(self.configuration)  # before raw data are made or read
-        self.open_raw()
+        refuse_raw_folders(self.prepared_dir, self.dataset_dir, "data.prepared_dir")
+        if not hasattr(self, "raw"):
+            self.open_raw()
+        refuse_regions(self.raw)
         quick_check(self.raw)
+        plan = prepare_plan(self.dataset_dir, self.prepared_dir, self.planning, max(1, self.num_workers))
+        refuse_cascade(self.configuration, plan.configuration(self.configuration).previous_stage)
+        self.plan, self.plan_configuration = self._adapt(plan)
+        self._transforms = [self._build(entry) for entry in self.augmentation]
+        self._planned = plan
+
+    def prepare_data(self) -> None:
+        """Make what is missing or stale of raw data, plan and store, and open all; once.
+
+        Raises:
+            FileNotFoundError, ValueError: As `make_plan`; or another process has planned anew since that was called.
+        """
+        if self._prepared:
+            return
+        self.make_plan()
         plan, self.store = prepare(
             self.dataset_dir, self.prepared_dir, self.configuration, self.planning, max(1, self.num_workers)
         )
-        self.plan, self.plan_configuration = self._adapt(plan)
+        if plan != self._planned:
+            raise ValueError(
+                f"{self.prepared_dir / 'plan.json'} was changed while this run was starting. Start it again once the "
+                "plan is settled."
+            )
         log.info(
             "%s, %s, fold %s: %d cases to train on, %d to validate with, %d to test.",
             self.plan.dataset_name, self.configuration, self.fold, len(self.train_ids), len(self.val_ids),
@@ -173,8 +197,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Augmented patches, `iterations_per_epoch` batches of them."""
-        transforms = [self._build(entry) for entry in self.augmentation]
-        return self._loader(self.train_ids, transforms, self.iterations_per_epoch, training=True)
+        return self._loader(self.train_ids, self._transforms, self.iterations_per_epoch, training=True)
 
     def val_dataloader(self) -> DataLoader:
         """Patches as they are, the same `val_iterations` batches in every epoch."""
@@ -235,6 +258,11 @@ class SegmentationDataModule(L.LightningDataModule):
         """Put the patch and batch size asked for into the plan."""
         configuration = plan.configuration(self.configuration)
         wanted = configuration.patch_size if self.patch_size is None else self.patch_size
+        if len(wanted) != configuration.spatial_dims:
+            raise ValueError(
+                f"data.patch_size={[*wanted]} has {len(wanted)} axes; {self.configuration} of this data set has "
+                f"{configuration.spatial_dims}, such as the plan's {[*configuration.patch_size]}."
+            )
         patch_size = tuple(-(-int(size) // self.patch_multiple) * self.patch_multiple for size in wanted)
         changes: dict[str, Any] = {"patch_size": patch_size}
         if self.batch_size is not None:
@@ -263,6 +291,13 @@ def _progress(trainer: L.Trainer) -> tuple[int, int]:
     if processed < started and not batches.is_last_batch:
         return processed, batches.current.processed  # type: ignore[attr-defined]
     return started, 0
+
+
+def _check_counts(**counts: int) -> None:
+    for key, count in counts.items():
+        least = 1 if key == "iterations_per_epoch" else 0
+        if not isinstance(count, int) or count < least:
+            raise ValueError(f"data.{key} is {count!r}; expected a whole number, {least} or more.")
 
 
 def _start_worker(worker: int) -> None:

@@ -88,6 +88,15 @@ def read_block(array: Any, start: Sequence[int], size: Sequence[int], padding: f
     return block
 
 
+def check_shares(batch_size: int, world_size: int) -> None:
+    """Raises ValueError if the processes of a distributed run cannot share a batch evenly."""
+    if batch_size % world_size:
+        raise ValueError(
+            f"A batch of {batch_size} cannot be shared evenly by {world_size} processes. "
+            f"Set data.batch_size to a multiple of {world_size}."
+        )
+
+
 class EpochSampler(Sampler[int]):
     """The sample numbers of an epoch for one process of a distributed run.
 
@@ -117,11 +126,7 @@ class EpochSampler(Sampler[int]):
         advance: bool = True,
         skip_batches: int = 0,
     ) -> None:
-        if batch_size % world_size:
-            raise ValueError(
-                f"A batch of {batch_size} cannot be shared evenly by {world_size} processes. "
-                f"Set data.batch_size to a multiple of {world_size}."
-            )
+        check_shares(batch_size, world_size)
         self.num_batches = num_batches
         self.batch_size = batch_size
         self.rank = rank

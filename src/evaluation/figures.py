@@ -22,6 +22,7 @@ OPACITY = 0.55
 FIGURE_DPI = 150
 _MAX_PIXELS = 800  # along a side; a panel has about 400
 _COLOURS = [colormaps["tab20"](i)[:3] for i in range(20)]
+_LOSSES = ("train/loss", "val/loss")  # columns of metrics.csv
 _LONGEST_NAME = 60  # characters of a name in a figure
 _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 
@@ -99,6 +100,11 @@ def choose_cases(scores: pd.DataFrame, count: int) -> list[str]:
     return list(ordered.index[picks])
 
 
+def has_losses(metrics_csv: Path) -> bool:
+    """Whether there is a metrics.csv with something to draw: a run that ends within its first epoch has none."""
+    return metrics_csv.is_file() and not {*_LOSSES}.isdisjoint(pd.read_csv(metrics_csv, nrows=0).columns)
+
+
 def loss_figure(metrics_csv: Path | str, path: Path | str) -> None:
     """Losses and validation Dice over the epochs of a run.
 
@@ -113,7 +119,7 @@ def loss_figure(metrics_csv: Path | str, path: Path | str) -> None:
     if not Path(metrics_csv).is_file():
         raise FileNotFoundError(f"{metrics_csv} does not exist. logger=csv writes it into the run's folder.")
     table = pd.read_csv(metrics_csv)
-    losses = [name for name in ("train/loss", "val/loss") if name in table.columns]
+    losses = [name for name in _LOSSES if name in table.columns]
     dices = [name for name in table.columns if name.startswith("val/dice")]
     if "epoch" not in table.columns or not losses + dices:
         raise ValueError(f"{metrics_csv} has the columns {', '.join(table.columns)}; expected epoch and train/loss.")

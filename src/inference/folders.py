@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from umamba.raw.dataset import RawCase
+from umamba.raw.dataset import OF_A_DATA_SET, RawCase
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 
-_OF_A_DATA_SET = ("images", "labels", "instances")  # how the names of its folders begin
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -75,7 +74,7 @@ def check_no_data_set(output: Path) -> None:
         ValueError: They would.
     """
     target = output.resolve()
-    if target.name.startswith(_OF_A_DATA_SET) and (target.parent / "dataset.json").is_file():
+    if target.name.startswith(OF_A_DATA_SET) and (target.parent / "dataset.json").is_file():
         raise ValueError(
             f"output={output} is a folder of the data set {target.parent}: predictions there would replace its files, "
             "or be taken for them. Give a folder of its own, such as output=predictions."

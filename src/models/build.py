@@ -9,9 +9,15 @@ from torch import nn
 
 from umamba.models.blocks import ConvBlock, ResidualBlock
 from umamba.models.unet import RESENC_BLOCKS, PlainConvUNet, ResidualEncoderUNet
+from umamba.planning.options import PRESETS, PlannerOptions
 from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
+
+_NO_RESIDUAL = (
+    "The plan ({}) is for nnU-Net's residual encoder, but {} is its plain CNN. Train model=resenc, or plan with "
+    "data.planning.preset=default."
+)
 
 
 def build_network(
@@ -41,6 +47,20 @@ def build_network(
         patch_size=topology.patch_size,
         deep_supervision=deep_supervision,
     )
+
+
+def check_preset(network: Callable[..., nn.Module], options: PlannerOptions) -> None:
+    """Refuse, before there is a plan, what `check_planned_blocks` would refuse of the plan of these options.
+
+    Args:
+        network: class or partial, see `build_network`.
+
+    Raises:
+        ValueError: the preset is for nnU-Net's residual encoder and the network is its plain one.
+    """
+    of_resenc = options.plans is None and PRESETS[options.preset].residual
+    if of_resenc and getattr(network, "func", network) is PlainConvUNet:
+        raise ValueError(_NO_RESIDUAL.format(options.preset, PlainConvUNet.__name__))
 
 
 def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> None:
@@ -74,10 +94,7 @@ def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> 
             "Take the edit back, or choose the blocks as an argument of model.network."
         )
     if planned == resenc and isinstance(network, PlainConvUNet):
-        raise ValueError(
-            f"The plan ({plan.preset}) was made for nnU-Net's residual encoder, but {name} is its plain CNN. Train "
-            "model=resenc, or plan with data.planning.preset=default."
-        )
+        raise ValueError(_NO_RESIDUAL.format(plan.preset, name))
     if planned == resenc or isinstance(network, ResidualEncoderUNet):
         log.warning(
             "%s has the blocks %s and %s; patch and batch were planned for %s and %s, so it needs another amount of "

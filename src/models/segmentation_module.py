@@ -124,10 +124,23 @@ class SegmentationModule(L.LightningModule):
         self.log("val/dice_ema", self.dice_ema.clone())
         self.log_dict({f"val/dice_{name}": value for name, value in zip(self.class_names, dice, strict=True)})
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def optimizer_and_schedule(
+        self, max_epochs: int | None
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Build both for the network, for a training of this many epochs.
+
+        Raises:
+            ValueError: One of them does not take the values that it was given.
+        """
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = self.make_optimizer(trainable)
-        scheduler = self.make_scheduler(optimizer, max_epochs=self.trainer.max_epochs)
+        try:
+            optimizer = self.make_optimizer(trainable)
+            return optimizer, self.make_scheduler(optimizer, max_epochs=max_epochs)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"The optimiser or its schedule (model.optimizer, model.scheduler): {error}") from error
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer, scheduler = self.optimizer_and_schedule(self.trainer.max_epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from umamba.planning.planner import plan_dataset
 from umamba.planning.store import Store
 from umamba.planning.stores import case_key, file_key, fresh_store, needed_bytes
 from umamba.raw.checks import Finding, load_and_check, raise_errors
-from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.readers import read_geometry
 
@@ -65,16 +65,14 @@ def prepare(
         DatasetError: The raw data have faults; all of them are listed.
         PlanError: plan.json contradicts itself, the data or the options.
         ValueError: The plan has no such configuration.
+        ValueError: `prepared_dir` is the raw data set, or holds it.
         OSError: The disk is full or cannot be written to.
     """
     prepared_dir, options = Path(prepared_dir), options or PlannerOptions()
     refuse_cascade(configuration)
+    refuse_raw_folders(prepared_dir, Path(dataset_dir), "data.prepared_dir")
     raw = RawDataset.open(dataset_dir)
-    if raw.regions:
-        raise DatasetError(
-            f"{raw.folder / 'dataset.json'} declares the regions {sorted(raw.regions)} (labels given as lists). Such "
-            "a data set can be planned, but training needs exclusive classes: give every label one number."
-        )
+    refuse_regions(raw)
     with locked(prepared_dir):
         workers = fitting_workers(workers, bytes_per_worker(raw))
         plan = _fresh_plan(raw, prepared_dir, options, workers)
@@ -83,6 +81,15 @@ def prepare(
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
             folder = fresh_store(raw, prepared_dir, plan, entry, workers)
     return plan, Store.open(folder)
+
+
+def refuse_regions(raw: RawDataset) -> None:
+    """Raises DatasetError if a data set's classes overlap, which can be planned but not trained."""
+    if raw.regions:
+        raise DatasetError(
+            f"{raw.folder / 'dataset.json'} declares the regions {sorted(raw.regions)} (labels given as lists). Such "
+            "a data set can be planned, but training needs exclusive classes: give every label one number."
+        )
 
 
 def refuse_cascade(configuration: str, previous_stage: str | None = None) -> None:
@@ -108,6 +115,7 @@ def prepare_plan(
 ) -> Plan:
     """Fingerprint and plan alone; region-based data sets are allowed. Arguments and errors as `prepare`."""
     prepared_dir = Path(prepared_dir)
+    refuse_raw_folders(prepared_dir, Path(dataset_dir), "data.prepared_dir")
     raw = RawDataset.open(dataset_dir)
     with locked(prepared_dir):
         return _fresh_plan(raw, prepared_dir, options, fitting_workers(workers, bytes_per_worker(raw)))
@@ -133,6 +141,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
     state = _read_json(state_path) or {}
     dataset = _identity(raw)
     _check_owner(dataset, state.get("dataset"), prepared_dir)
+    given = load_plan(options.plans, raw) if options.plans else None  # refused before the cases are read
     fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers)
     source = {
         "fingerprint": content_hash(fingerprint.to_dict()),
@@ -158,7 +167,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
                 "Delete it to plan anew, or delete state.json beside it to keep your plan for the changed data."
             )
         log.info("The data or the planning options changed: planning %s anew.", raw.name)
-    plan = load_plan(options.plans, raw) if options.plans else plan_dataset(fingerprint, raw, options)
+    plan = given or plan_dataset(fingerprint, raw, options)
     _check_fits(plan, raw, Path(options.plans) if options.plans else path)
     # In this order a kill at any point leaves no plan, and the next run plans anew.
     path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from umamba.raw.description import PICTURE_ENDINGS, DatasetDescription, DatasetE
 
 log = logging.getLogger(__name__)
 
+OF_A_DATA_SET = ("images", "labels", "instances")  # how the names of its folders begin
 _SHOWN = 10  # faults listed one by one before "and N more"
 
 
@@ -92,6 +93,35 @@ class RawDataset(DatasetDescription):
                 path, description.num_training, len(training), len(training),
             )  # fmt: skip
         return cls(folder=folder, training_cases=training, test_cases=test, **vars(description))
+
+
+def refuse_raw_folders(folder: Path, dataset_dir: Path, key: str) -> None:
+    """See that a folder to write into is not a raw data set, does not hold it, and is none of its folders of images.
+
+    Args:
+        folder: To be written into, not necessarily there; links are followed.
+        dataset_dir: The raw data set.
+        key: Of the configuration, for the message.
+
+    Raises:
+        ValueError: It is.
+    """
+    target, raw = folder.resolve(), dataset_dir.resolve()
+    inner = target.relative_to(raw).parts[:1] if raw in target.parents else ()
+    relation = (
+        "is the raw data set"
+        if target == raw
+        else "holds the raw data set"
+        if target in raw.parents
+        else "lies among the images of the raw data set"
+        if inner and inner[0].startswith(OF_A_DATA_SET)
+        else None
+    )
+    if relation:
+        raise ValueError(
+            f"{key}={folder} {relation} {dataset_dir}: what is written there could replace its files, or be taken for "
+            f"them. Give {key} a folder of its own."
+        )
 
 
 def _listed_cases(folder: Path, listing: object, path: Path) -> tuple[RawCase, ...]:

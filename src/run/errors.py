@@ -21,6 +21,7 @@ _FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
 _within: list[bool] = []  # one for each `explained` that the program is in
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _RAISED_ON_PURPOSE = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # if by this project's own code
+_OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _OF_THE_MODEL = (
     "The optimiser is model.optimizer, its values are set there (model.optimizer.lr=...); `optimizer` replaces it as "
@@ -61,6 +62,8 @@ def explained() -> Iterator[None]:
 def is_for_the_user(error: BaseException) -> bool:
     """Whether an error says what was given wrongly, or what the machine lacks; not where the program failed."""
     if isinstance(error, (ResumeError, RunInUseError, HydraException, OmegaConfBaseException)):
+        return True
+    if type(error).__name__ in _OF_LIBRARIES:
         return True
     frames = traceback.extract_tb(error.__traceback__)
     by_us = bool(frames) and os.path.realpath(frames[-1].filename).startswith(_PACKAGE)

@@ -324,9 +324,8 @@ def test_an_error_in_a_worker_names_the_case(folder: Path, workers: int) -> None
 
 def test_a_partial_that_is_none_of_ours(folder: Path) -> None:
     wrong = {"noise": {"_target_": "torchio.RandomNoise", "_partial_": True}}
-    datamodule = _blocks(folder, augmentation=instantiate(wrong))
     with pytest.raises(ValueError, match="torchio transform, or a `_partial_: true` one that takes patch_size"):
-        datamodule.train_dataloader()
+        _blocks(folder, augmentation=instantiate(wrong))
 
 
 def test_settings_that_cannot_be(folder: Path) -> None:
@@ -340,7 +339,7 @@ def test_settings_that_cannot_be(folder: Path) -> None:
 
 def test_missing_raw_data(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no raw data set at .*nowhere.*data.dataset_dir"):
-        SegmentationDataModule(dataset_dir=tmp_path / "nowhere", prepared_dir=tmp_path).prepare_data()
+        SegmentationDataModule(dataset_dir=tmp_path / "nowhere", prepared_dir=tmp_path / "new").prepare_data()
 
 
 def test_rgb_pictures_with_an_ignore_label(tmp_path: Path) -> None:

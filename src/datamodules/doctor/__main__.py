@@ -18,6 +18,7 @@ from rich.console import Console
 from umamba.datamodules.doctor.contact_sheet import contact_sheet
 from umamba.datamodules.doctor.examination import examine_dataset
 from umamba.locations import CONFIGS
+from umamba.raw.dataset import refuse_raw_folders
 from umamba.resolvers import register_resolvers
 from umamba.run.stop import ends_on_signals
 
@@ -30,6 +31,7 @@ def main(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     start = time.monotonic()
     try:
+        refuse_raw_folders(output, Path(cfg.data.dataset_dir), "output")
         report, cases = examine_dataset(
             Path(cfg.data.dataset_dir), output, workers=cfg.data.num_workers, geometry=cfg.geometry
         )

@@ -1,0 +1,27 @@
+"""Before a training: what its test would refuse when all epochs are done."""
+
+from __future__ import annotations
+
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.evaluation.evaluate import check_tolerance, tolerances_of
+from umamba.evaluation.pairs import references_of
+
+
+def check_test(datamodule: SegmentationDataModule) -> None:
+    """See that the test cases of a data set can be scored as a training does it.
+
+    Args:
+        datamodule: With its raw data open.
+
+    Raises:
+        ValueError: There is no class to score, or data.nsd_tolerance is none for its classes.
+        FileNotFoundError: A reference is missing.
+    """
+    raw = datamodule.raw
+    if not any(value != 0 for value in raw.labels.values()):
+        raise ValueError(f"{raw.folder / 'dataset.json'} has no class to score in the labels {dict(raw.labels)}.")
+    if datamodule.task == "semantic":
+        if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
+            check_tolerance(datamodule.nsd_tolerance, raw.labels)
+        tolerances_of(datamodule.nsd_tolerance, [name for name, value in raw.labels.items() if value != 0])
+    references_of(datamodule.test_cases, raw.file_ending, datamodule.task)

@@ -1,0 +1,124 @@
+"""What a training refuses, it refuses before the work that would be lost: reading cases, preprocessing them, epochs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from miniatures import TINY, make_volumes
+from omegaconf import OmegaConf
+
+from umamba.locations import CONFIGS, ROOT
+from umamba.plain import to_plain
+from umamba.planning import prepare
+from umamba.run.folder import Run
+
+NO_CASE, NO_STORE = "reads a case", "preprocesses a case"
+
+
+@pytest.fixture(scope="module")
+def train():
+    spec = importlib.util.spec_from_file_location("train_script", ROOT / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.train
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return make_volumes(tmp_path / "raw" / "Dataset001_Small", labels=("liver", "spleen"))
+
+
+def forbid(monkeypatch, *work: str) -> None:
+    """Fail where cases are read, or where they are preprocessed."""
+    for function, what in (("_measure", NO_CASE), ("fresh_store", NO_STORE)):
+        if what in work:
+            monkeypatch.setattr(prepare, function, lambda *_, what=what: pytest.fail(f"the call {what}"))
+    monkeypatch.setattr(L.Trainer, "fit", lambda *_, **__: pytest.fail("the call trains"))
+
+
+def start(train, dataset: Path, *overrides: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        line = [
+            "data=custom", *TINY, f"data.dataset_dir={dataset}", f"data.prepared_dir={dataset.parents[1] / 'prepared'}",
+            "data.patch_size=[16,16,16]", f"run_dir={dataset.parents[1] / 'run'}", *overrides,
+        ]  # fmt: skip
+        cfg = compose("train", line, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        config = OmegaConf.create(to_plain(cfg))
+    train(Run(config=config, folder=Path(config.run_dir), metadata={"config": to_plain(config)}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.nsd_tolerance=-1"], "nsd_tolerance"),
+        (["data.nsd_tolerance={liver: 2}"], "spleen"),
+        (["data.nsd_tolerance={liver: 2, spleen: 2, kidney: 1}"], "kidney"),
+        (["model=nnunet", "data.planning.preset=resenc_l"], "plain CNN"),
+        (["trainer.max_time=soon"], r"trainer\.max_time is 'soon'"),
+        (["trainer.precision=17"], "17"),
+        (["data.iterations_per_epoch=0"], r"data\.iterations_per_epoch is 0"),
+        (["data.val_iterations=-1"], r"data\.val_iterations is -1"),
+        (["data.num_workers=-2"], r"data\.num_workers is -2"),
+        (["data.planning.plans=/nowhere/plan.json"], "/nowhere/plan.json"),
+        (["data.prepared_dir=${data.dataset_dir}"], "is the raw data set"),
+        (["data.prepared_dir=${data.dataset_dir}/../"], "holds the raw data set"),
+        (["data.prepared_dir=${data.dataset_dir}/imagesTr/x"], "lies among the images"),
+    ],
+)
+def test_before_a_case_is_read(train, dataset: Path, monkeypatch, overrides: list[str], message: str) -> None:
+    forbid(monkeypatch, NO_CASE, NO_STORE)
+    with pytest.raises((ValueError, OSError, HydraException), match=message):
+        start(train, dataset, *overrides)
+    assert sorted(path.name for path in dataset.iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.patch_size=[16,16]"], r"data\.patch_size=\[16, 16\] has 2 axes"),
+        (["data.patch_size=[16,16,0]"], "patch_size"),
+        (["data.batch_size=0"], "batch_size"),
+        (["data.configuration=4d"], "4d"),
+        (["data.batch_size=3", "trainer.devices=2", "trainer.strategy=ddp"], "3 cannot be shared evenly by 2"),
+        (["model.optimizer.lr=-1"], "lr.*-1|learning rate"),
+        (["+model.optimizer.momentun=0.9"], "momentun"),
+        (["trainer.max_epochs=null"], r"trainer\.max_epochs must be"),
+    ],
+)
+def test_before_a_case_is_preprocessed(train, dataset: Path, monkeypatch, overrides, message: str) -> None:
+    forbid(monkeypatch, NO_STORE)
+    with pytest.raises(ValueError, match=message):
+        start(train, dataset, *overrides)
+
+
+def test_a_plan_that_was_edited_to_other_blocks(train, dataset: Path, monkeypatch) -> None:
+    with pytest.raises(pytest.fail.Exception, match="trains"):
+        forbid(monkeypatch)
+        start(train, dataset)
+    path = dataset.parents[1] / "prepared" / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["configurations"]["3d_fullres"]["n_conv_per_stage"][0] = 5
+    path.write_text(json.dumps(plan))
+    forbid(monkeypatch, NO_CASE, NO_STORE)
+    with pytest.raises(ValueError, match="n_conv_per_stage"):
+        start(train, dataset)
+
+
+def test_the_doctor_writes_into_no_raw_data_set(dataset: Path) -> None:
+    for output in (dataset, dataset.parent, dataset / "labelsTr" / "doctor"):
+        line = ["-m", "umamba.datamodules.doctor", "data=custom", f"data.dataset_dir={dataset}", f"output={output}"]
+        result = subprocess.run([sys.executable, *line], cwd=dataset.parents[1], capture_output=True, text=True)
+        assert result.returncode == 2 and f"output={output}" in result.stderr.replace("\n", ""), result.stderr
+    assert sorted(path.name for path in dataset.iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
