@@ -27,6 +27,7 @@ from umamba.datamodules.sampling import check_shares
 from umamba.evaluation.before_training import check_test
 from umamba.evaluation.figures import has_losses, loss_figure
 from umamba.evaluation.held_out import cases_of_training
+from umamba.evaluation.prepared import RunOptions
 from umamba.evaluation.record import is_scored
 from umamba.evaluation.score_run import predict_and_score
 from umamba.models.build import check_preset
@@ -110,7 +111,7 @@ def train(run: Run) -> None:
     if finished and is_scored(last, run.folder / "tables"):
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:
-        predict_and_score([last], datamodule, run.folder, loggers, trusted=cfg.trusted)
+        predict_and_score([last], datamodule, run.folder, loggers, RunOptions(trusted=cfg.trusted))
 
 
 if __name__ == "__main__":

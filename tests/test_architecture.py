@@ -97,3 +97,42 @@ def test_names_are_imported_from_the_file_that_defines_them() -> None:
                 missing = [a.name for a in node.names if module in defined and a.name not in defined[module]]
                 wrong += [f"{path.name}: {node.module}.{name}" for name in missing]
     assert not wrong, wrong
+
+
+# Outside the kernels, whose arguments are the arrays and sizes of one launch, nothing takes more than this.
+MOST_PARAMETERS = 10
+LONGER = {
+    "datamodules.base.SegmentationDataModule.__init__",  # its parameters are the keys of configs/data/_base.yaml
+    "models.mamba.scan.selective_scan.selective_scan",  # called as mamba-ssm's `selective_scan_fn`, and `backend`
+}
+
+
+def parameters(path: Path) -> dict[str, int]:
+    """Qualified name -> how many parameters, without self and cls, of each function of a file.
+
+    The constructor that `dataclass` writes is none of them: its parameters are the fields, which are the definition.
+    """
+    found: dict[str, int] = {}
+
+    def visit(node: ast.AST, way: tuple[str, ...]) -> None:
+        for child in ast.iter_child_nodes(node):
+            named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            inside = (*way, child.name) if named else way
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                a = child.args
+                names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if arg]
+                found[".".join(inside)] = len([name for name in names if name not in ("self", "cls")])
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), ())
+    return found
+
+
+def test_no_long_parameter_lists() -> None:
+    counts = {
+        f"{module}.{name}": count
+        for module, path in modules().items()
+        if not (module.startswith("models.") and ".kernels." in module)
+        for name, count in parameters(path).items()
+    }
+    assert {name for name, count in counts.items() if count > MOST_PARAMETERS} == LONGER

@@ -11,20 +11,23 @@ folder gets tables/ (per case, per class and in all as CSV, Markdown and LaTeX),
 from __future__ import annotations
 
 import logging
+from dataclasses import fields, replace
 from pathlib import Path
 
 import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from umamba.evaluation.evaluate import check_tolerance, evaluate
+from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import check_one_network
 from umamba.evaluation.members import Member
-from umamba.evaluation.pairs import Pair, check_label_sets, pair_folders
+from umamba.evaluation.pairs import check_label_sets, pair_folders
 from umamba.evaluation.postprocessing import fit_rules, save_rules
-from umamba.evaluation.score_run import REMARKS, predict_and_score, prepare, show_table
+from umamba.evaluation.prepared import RunOptions, prepare
+from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
+from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.tables import describe, write_tables
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.locations import CONFIGS
@@ -81,21 +84,19 @@ def score_checkpoints(cfg: DictConfig) -> None:
         if datamodules[paths[0]].task == "instances":
             raise ValueError("fit_postprocessing=true keeps the largest component of a class; instances need them all.")
 
-    variants = [(name, some, False) for name, some in runs]
+    plain = RunOptions(**{field.name: cfg[field.name] for field in fields(RunOptions) if field.name != "mirror"})
+    variants = [(name, some, plain) for name, some in runs]
     if cfg.mirror:
-        variants += [(f"{name}_mirrored", some, True) for name, some in runs]
+        variants += [(f"{name}_mirrored", some, replace(plain, mirror=True)) for name, some in runs]
     output, frames, pairs = Path(cfg.output), [], []
     folders = [output if len(variants) == 1 else output / name for name, _, _ in variants]
-    options = {key: cfg[key] for key in ("cases", "protocol", "postprocessing", "grow", "device", "parquet", "trusted")}
     if len(variants) > 1:  # no row is predicted if another one will be refused
-        for (_, some, mirror), folder in zip(variants, folders, strict=True):
-            prepare(some, datamodules[some[0]], folder, mirror=mirror, **options)
-    for (name, some, mirror), folder in zip(variants, folders, strict=True):
-        scores, predicted = predict_and_score(
-            some, datamodules[some[0]], folder, mirror=mirror, workers=cfg.workers, **options
-        )
+        for (_, some, options), folder in zip(variants, folders, strict=True):
+            prepare(some, datamodules[some[0]], folder, options)
+    for (name, some, options), folder in zip(variants, folders, strict=True):
+        scores, predicted = predict_and_score(some, datamodules[some[0]], folder, options=options)
         frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
-        if len(some) == 1 and not mirror:
+        if len(some) == 1 and not options.mirror:
             pairs += predicted
     if len(variants) > 1:
         together = pd.concat(frames, ignore_index=True)
@@ -125,27 +126,17 @@ def score_folders(cfg: DictConfig) -> None:
         tolerance = OmegaConf.to_container(tolerance)
     if tolerance is not None and (cfg.task, cfg.protocol) != ("semantic", "standard"):
         raise ValueError("nsd_tolerance=... acts on task=semantic with protocol=standard alone. Leave it out.")
-    if tolerance is not None:
-        check_tolerance(tolerance, description.labels)
-    check_label_sets(predictions, description.labels)
-    pairs: list[Pair] = pair_folders(
-        predictions,
-        references,
-        file_ending=description.file_ending,
-        reference_ending=".tif" if cfg.task == "instances" else None,
-        missing="leave_out" if cfg.protocol == "paper" else "error",
-    )
-    scores = evaluate(
-        pairs,
-        description.labels,
+    scoring = Scoring.of(
+        description,
         task=cfg.task,
         tolerance=tolerance,
-        ignore_label=description.ignore_label,
         protocol=cfg.protocol,
         instance_predictions=cfg.instance_predictions,
         grow=cfg.grow,
-        workers=cfg.workers,
     )
+    scoring.check_tolerance_names()
+    check_label_sets(predictions, description.labels)
+    scores = evaluate(pair_folders(predictions, references, scoring), scoring, workers=cfg.workers)
     show_table(write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet), describe(scores))
 
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from umamba.evaluation.pairs import Pair
+from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import METRIC_TITLES, case_means, metrics_of
 from umamba.files import atomic_file
-from umamba.raw.instances import classes_to_instances
 from umamba.raw.readers import read_images, read_label
 
 OPACITY = 0.55
@@ -30,12 +30,9 @@ _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 def overlay_figure(
     runs: Mapping[str, Sequence[Pair]],
     scores: pd.DataFrame,
-    labels: Mapping[str, int],
+    labelling: Labelling,
     path: Path | str,
     *,
-    task: str = "semantic",
-    instance_predictions: bool = False,
-    grow: bool = False,
     cases: int | Sequence[str] = 4,
 ) -> list[str]:
     """Image, reference and each network's prediction for some cases, in the layout of the paper's figure 2.
@@ -43,10 +40,8 @@ def overlay_figure(
     Args:
         runs: Network (or "prediction") -> its pairs, with images.
         scores: Of `evaluate`; with a column "run" whose values are the keys of `runs` if there are several.
-        labels: Class name -> value.
+        labelling: Of the label maps.
         path: PNG or PDF to write.
-        task: "semantic" or "instances".
-        instance_predictions, grow: As given to `evaluate`.
         cases: How many (from the worst to the best, evenly), or which.
 
     Returns:
@@ -77,16 +72,14 @@ def overlay_figure(
         picture = picture_of(image[:, z])[thin]
         row[0].set_ylabel(literal(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}"), fontsize=9)
         _show(row[0], picture, None, aspect, "image")
-        _show(row[1], picture, _coloured(reference[z][thin], task == "instances"), aspect, "reference")
+        _show(row[1], picture, _coloured(reference[z][thin], labelling.of_instances), aspect, "reference")
         for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
-            layer = prediction[z]
-            if task == "instances" and not instance_predictions:
-                layer = classes_to_instances(layer, grow=grow)
+            layer = labelling.as_compared(prediction[z])
             here = means[(means["case"] == case) & (means["run"] == name if "run" in means else True)]
             score = f"{literal(name)}\n{METRIC_TITLES[metric]} {here[metric].mean():.3f}"
-            _show(ax, picture, _coloured(layer[thin], task == "instances"), aspect, score)
-    if task == "semantic":
-        patches = [Patch(color=_colour(value), label=literal(name)) for name, value in labels.items() if value]
+            _show(ax, picture, _coloured(layer[thin], labelling.of_instances), aspect, score)
+    if not labelling.of_instances:
+        patches = [Patch(color=_colour(value), label=literal(name)) for name, value in labelling.foreground.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5), fontsize=8)
     save_figure(figure, path)
     return shown

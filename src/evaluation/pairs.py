@@ -1,28 +1,19 @@
-"""Which prediction belongs to which reference, and whether the two can be compared at all."""
+"""Which prediction belongs to which reference."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from umamba.raw.checks import SPACING_TOLERANCE
+from umamba.evaluation.scoring import Scoring
 from umamba.raw.dataset import RawCase
-from umamba.raw.readers import Geometry, read_label
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE_MM = 1e-2  # of the origin: float32 headers of NIfTI are off by less, a shifted case by more
-_TOLERANCE_COSINE = 1e-3
 _SHOWN = 10  # files listed one by one before "and N more"
-
-
-class GridError(ValueError):
-    """A prediction does not lie on the grid of its reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,39 +33,37 @@ class Pair:
     images: tuple[Path, ...] = ()
 
 
-def pair_cases(cases: Iterable[RawCase], predictions: Path, file_ending: str, task: str = "semantic") -> list[Pair]:
+def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) -> list[Pair]:
     """Pair the labelled cases of a data set with the files of a folder of predictions.
 
     Label maps of other cases, which an earlier call has left in the folder, are named and not scored.
 
     Args:
         cases: See `references_of`.
-        predictions: Folder with NAME + file_ending.
-        file_ending: Ending of the predictions, with its dot.
-        task: "semantic" or "instances".
+        predictions: Folder with a file NAME + `scoring.file_ending` for each.
+        scoring: Says what the files are called.
 
     Raises:
         ValueError: A case has no label.
         FileNotFoundError: The folder, a prediction or an instance map is missing.
     """
     cases = list(cases)
-    references = references_of(cases, file_ending, task)
+    references = references_of(cases, scoring)
     images = {case.identifier: case.images for case in cases}
-    found = _visible(predictions, file_ending)
+    found = _visible(predictions, scoring.file_ending)
     others = [str(found.pop(name)) for name in sorted(found.keys() - references.keys())]
     if others:
         log.warning("%d label map(s) of other cases lie here too and are not scored: %s.", len(others), _list(others))
     return _pair(found, references, predictions, images)
 
 
-def references_of(cases: Iterable[RawCase], file_ending: str, task: str = "semantic") -> dict[str, Path]:
+def references_of(cases: Iterable[RawCase], scoring: Scoring) -> dict[str, Path]:
     """Case -> the file that its prediction is scored against.
 
     Args:
         cases: Cases with a label. For instance data the reference is ``instancesTs/NAME.tif`` beside ``labelsTs``
             (or ``labelsVal-instance-mask/NAME_label.tiff`` beside ``labelsVal``).
-        file_ending: Ending of the label maps, with its dot.
-        task: "semantic" or "instances".
+        scoring: Says what the references are.
 
     Raises:
         ValueError: A case has no label.
@@ -84,36 +73,33 @@ def references_of(cases: Iterable[RawCase], file_ending: str, task: str = "seman
     unlabelled = [case.identifier for case in cases if case.label is None]
     if unlabelled:
         raise ValueError(f"No reference label for {_list(unlabelled)}: these cases can be predicted, but not scored.")
-    return {case.identifier: _reference(case.label_file, file_ending, task) for case in cases}
+    return {case.identifier: _reference(case.label_file, scoring) for case in cases}
 
 
-def pair_folders(
-    predictions: Path, references: Path, *, file_ending: str, reference_ending: str | None = None,
-    missing: str = "error",
-) -> list[Pair]:  # fmt: skip
+def pair_folders(predictions: Path, references: Path, scoring: Scoring) -> list[Pair]:
     """Pair the files of two folders by name.
 
+    Protocol paper leaves out a reference without a prediction, as the paper's scripts do.
+
     Args:
-        predictions: Folder with NAME + file_ending.
-        references: Folder with NAME + reference_ending.
-        file_ending: Ending of the predictions, with its dot.
-        reference_ending: Ending of the references; None takes that of the predictions.
-        missing: What to do about a reference without prediction: "error", or "leave_out" as the paper's scripts do.
+        predictions: Folder with NAME + `scoring.file_ending`.
+        references: Folder with NAME + `scoring.reference_ending`.
+        scoring: Says what the files are called.
 
     Raises:
         FileNotFoundError: A folder does not exist or holds no such file, or a prediction is missing.
         ValueError: A prediction has no reference.
     """
-    found = _visible(predictions, file_ending)
-    expected = _visible(references, reference_ending or file_ending)
+    found = _visible(predictions, scoring.file_ending)
+    expected = _visible(references, scoring.reference_ending)
     left_out = sorted(expected.keys() - found.keys())
-    if missing == "leave_out" and left_out:
+    if scoring.protocol == "paper" and left_out:
         log.warning("Protocol paper: %d case(s) without prediction left out: %s.", len(left_out), _list(left_out))
         expected = {name: path for name, path in expected.items() if name in found}
     return _pair(found, expected, predictions, {})
 
 
-def check_label_sets(predictions: Path, labels: dict[str, int]) -> None:
+def check_label_sets(predictions: Path, labels: Mapping[str, int]) -> None:
     """Compare the label set with the dataset.json that nnU-Net and others leave beside predictions, if there is one.
 
     Raises:
@@ -128,54 +114,19 @@ def check_label_sets(predictions: Path, labels: dict[str, int]) -> None:
         raise ValueError(f"{path} is no dataset.json ({error}). Correct it or remove it.") from error
     other = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in entries}
     other.pop("ignore", None)
-    if other != labels:
+    if other != dict(labels):
         raise ValueError(
-            f"{path} has the labels {other}, the references have {labels}. Score predictions of the same classes, or "
-            "renumber them."
+            f"{path} has the labels {other}, the references have {dict(labels)}. Score predictions of the same "
+            "classes, or renumber them."
         )
 
 
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Read both label maps of a pair and check that they are whole and lie on one grid.
-
-    Returns:
-        Reference and prediction, (Z, Y, X) or for 2D images (Y, X), and the spacing in their axis order.
-
-    Raises:
-        FileNotFoundError, DatasetError: As `umamba.raw.readers.read_label`, naming the file; also for a NIfTI file
-            that is cut off or holds NaN, which SimpleITK reads as if it were not.
-        GridError: Shape, spacing, origin or direction differ.
-    """
-    reference, geometry = read_label(pair.reference)
-    prediction, other = read_label(pair.prediction)
-    difference = _difference(geometry, other)
-    if difference:
-        raise GridError(
-            f"{pair.prediction} does not lie on the grid of {pair.reference}: {difference}. Predict in the geometry of "
-            "the original image, or resample the prediction with nearest-neighbour interpolation."
-        )
-    if geometry.dimension == 2:
-        return reference[0], prediction[0], tuple(geometry.spacing[1:])
-    return reference, prediction, tuple(geometry.spacing)
-
-
-def _difference(expected: Geometry, found: Geometry) -> str | None:
-    for name, relative, absolute in (
-        ("dimension", 0, 0), ("shape", 0, 0), ("spacing", SPACING_TOLERANCE, 0), ("origin", 0, _TOLERANCE_MM),
-        ("direction", 0, _TOLERANCE_COSINE),
-    ):  # fmt: skip
-        a, b = getattr(expected, name), getattr(found, name)
-        if not np.allclose(b, a, rtol=relative, atol=absolute):
-            return f"its {name} is {b}, the reference's {a}"
-    return None
-
-
-def _reference(label: Path, file_ending: str, task: str) -> Path:
-    if task != "instances":
+def _reference(label: Path, scoring: Scoring) -> Path:
+    if not scoring.of_instances:
         return label
-    name = label.name.removesuffix(file_ending)
+    name = label.name.removesuffix(scoring.file_ending)
     candidates = [
-        label.parent.with_name(label.parent.name.replace("labels", "instances")) / f"{name}.tif",
+        label.parent.with_name(label.parent.name.replace("labels", "instances")) / f"{name}{scoring.reference_ending}",
         # as U-Mamba's Dataset703_NeurIPSCell has them
         label.parent.with_name(f"{label.parent.name}-instance-mask") / f"{name}_label.tiff",
     ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from umamba.evaluation.instances import match_instances
 from umamba.evaluation.surface import surface_distances
-from umamba.raw.organs import ABDOMEN_TOLERANCES
+from umamba.raw.organs import ABDOMEN_TOLERANCES, organ_of
 
 CROPPED_ORGANS = (5, 6, 10)  # aorta, inferior vena cava, esophagus: scored on the reference's slices only
 ENDOSCOPY_TOLERANCE = 2.0  # px
@@ -52,6 +52,26 @@ def score_abdomen(
             nsd = round(surface_distances(ref, pred, spacing).surface_dice(tolerance), DECIMALS)
         rows.append({"class": name, "label": label, "dsc": dsc, "nsd": nsd, "nsd_tolerance": tolerance})
     return rows
+
+
+def abdomen_labels(labels: Mapping[str, int]) -> dict[str, int]:
+    """The labels in the paper's order, if they are its 13 organs.
+
+    Raises:
+        ValueError: They are not.
+    """
+    ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
+    expected = list(ABDOMEN_TOLERANCES)
+    matches = len(ordered) == len(expected) and all(
+        value == index and organ_of(name) == organ
+        for index, (organ, (name, value)) in enumerate(zip(expected, ordered.items(), strict=False), start=1)
+    )
+    if not matches:
+        raise ValueError(
+            f"Protocol paper scores volumes by the abdomen's 13 organs, 1 to 13: {', '.join(expected)}. These labels "
+            f"are {ordered}. Use protocol=standard."
+        )
+    return ordered
 
 
 def score_endoscopy(reference: np.ndarray, prediction: np.ndarray, labels: Mapping[str, int]) -> list[dict[str, Any]]:

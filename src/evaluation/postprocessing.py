@@ -18,7 +18,8 @@ import skimage.measure
 from rich.progress import track
 
 from umamba.evaluation.overlap import count_overlap
-from umamba.evaluation.pairs import Pair, read_pair
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.read_pair import read_pair
 from umamba.files import write_text
 from umamba.raw.readers import read_label, write_label
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import pandas as pd
 
 from umamba.evaluation.figures import fullest_slice, picture_of
 from umamba.evaluation.pairs import Pair
+from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import case_means, class_table, metrics_of
-from umamba.raw.instances import classes_to_instances
 from umamba.raw.readers import read_images, read_label
 
 MAX_PICTURES = 32  # the worst ones; each is a PNG of one slice with two masks
@@ -21,10 +21,8 @@ def log_predictions(
     run: Any,
     scores: pd.DataFrame,
     pairs: Sequence[Pair],
-    labels: Mapping[str, int],
+    labelling: Labelling,
     *,
-    task: str = "semantic",
-    grow: bool = False,
     max_pictures: int = MAX_PICTURES,
 ) -> None:
     """Log ``test/cases`` (one row per case, worst first, with overlay) and ``test/classes`` (means by class).
@@ -33,8 +31,7 @@ def log_predictions(
         run: W&B run, online or offline.
         scores: Of `evaluate`.
         pairs: The scored pairs; those with images get a picture.
-        labels: Class name -> value.
-        task, grow: As given to `evaluate`.
+        labelling: Of the label maps.
         max_pictures: Cases beyond this many have numbers only.
     """
     import wandb
@@ -47,24 +44,21 @@ def log_predictions(
     for row in worst_first.to_dict("records"):
         pair = by_case[row["case"]]
         shown = len(table.data) < max_pictures and pair.images
-        overlay = _overlay(wandb, pair, labels, task, grow) if shown else None
+        overlay = _overlay(wandb, pair, labelling) if shown else None
         per_class = by_class.loc[row["case"]].tolist() if row["case"] in by_class.index else [None] * by_class.shape[1]
         table.add_data(row["case"], overlay, *(row[metric] for metric in metrics), *per_class)
     run.log({"test/cases": table, "test/classes": wandb.Table(dataframe=class_table(scores))})
 
 
-def _overlay(wandb: Any, pair: Pair, labels: Mapping[str, int], task: str, grow: bool) -> Any:
+def _overlay(wandb: Any, pair: Pair, labelling: Labelling) -> Any:
     image, _ = read_images(pair.images)
     reference, prediction = read_label(pair.reference)[0], read_label(pair.prediction)[0]
     z = fullest_slice(reference, [prediction])
-    masks = {"reference": reference[z], "prediction": prediction[z]}
-    names: dict[int, str] | None = {value: name for name, value in labels.items()}
-    if task == "instances":
-        masks["prediction"] = classes_to_instances(masks["prediction"], grow=grow)
-        names = None
+    masks = {"reference": reference[z], "prediction": labelling.as_compared(prediction[z])}
+    names = None if labelling.of_instances else {value: name for name, value in labelling.labels.items()}
     layers = {}
     for name, mask in masks.items():
         # W&B stores masks as 8-bit pictures: instances share 255 values.
-        data = np.where(mask > 0, (mask - 1) % 255 + 1, 0) if task == "instances" else mask
+        data = np.where(mask > 0, (mask - 1) % 255 + 1, 0) if labelling.of_instances else mask
         layers[name] = {"mask_data": data.astype(np.uint8)} | ({"class_labels": names} if names else {})
     return wandb.Image(picture_of(image[:, z]), masks=layers)

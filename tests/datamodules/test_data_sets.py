@@ -16,6 +16,7 @@ from hydra.utils import get_class, instantiate
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.prepare import phantom, phantom_cells
 from umamba.evaluation.pairs import pair_cases
+from umamba.evaluation.scoring import Scoring
 from umamba.locations import ROOT
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
@@ -95,7 +96,8 @@ def test_the_authors_cells_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [(case.identifier, case.label) for case in raw.test_cases] == [("cells_002", None)]
     (tmp_path / "cells_002.png").rename(folder / "labelsVal" / "cells_002.png")
     raw = RawDataset.open(folder)
-    (pair,) = pair_cases(raw.test_cases, folder / "labelsVal", ".png", "instances")
+    scoring = Scoring(labels={"background": 0, "cell": 1}, file_ending=".png", task="instances")
+    (pair,) = pair_cases(raw.test_cases, folder / "labelsVal", scoring)
     assert pair.reference == masks / "cells_002_label.tiff"
 
 

@@ -13,7 +13,9 @@ from skimage import io as skio
 
 from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.pairs import Pair, check_label_sets, pair_cases, pair_folders
+from umamba.evaluation.scoring import Scoring
 from umamba.raw.dataset import RawCase
+from umamba.raw.organs import ABDOMEN_TOLERANCES
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 SPACING = (2.5, 0.8, 0.8)  # z, y, x
@@ -45,8 +47,12 @@ def pair_of(folder: Path, reference: np.ndarray, prediction: np.ndarray, case: s
     )
 
 
+def scoring(labels=LABELS, file_ending=".nii.gz", **options) -> Scoring:
+    return Scoring(labels=labels, file_ending=file_ending, **{"tolerance": 1.0, **options})
+
+
 def score(pair: Pair, **options):
-    table = evaluate([pair], LABELS, tolerance=options.pop("tolerance", 1.0), progress=False, **options)
+    table = evaluate([pair], scoring(file_ending=pair.reference.suffix, **options), progress=False)
     return {row["class"]: row for row in table.to_dict("records")}
 
 
@@ -99,9 +105,8 @@ def test_pictures_are_scored_in_two_dimensions(tmp_path):
 
 def test_processes_give_the_same_table(tmp_path):
     pairs = [pair_of(tmp_path, volume((1, slice(2, 6))), volume((1, slice(2, 6 + n))), case=f"c{n}") for n in range(3)]
-    options = {"tolerance": 1.0, "progress": False}
-    apart = evaluate(pairs, LABELS, workers=2, **options)
-    assert apart.equals(evaluate(pairs, LABELS, workers=0, **options))
+    apart = evaluate(pairs, scoring(), workers=2, progress=False)
+    assert apart.equals(evaluate(pairs, scoring(), workers=0, progress=False))
     assert list(apart["case"].unique()) == ["c0", "c1", "c2"]
 
 
@@ -116,18 +121,18 @@ def test_instances_are_found_in_class_maps(tmp_path):
     skio.imsave(tmp_path / "labelsTs" / "a.png", classes, check_contrast=False)
     skio.imsave(tmp_path / "predictions" / "a.png", classes, check_contrast=False)
     case = RawCase(identifier="a", images=(), label=tmp_path / "labelsTs" / "a.png")
+    cells = scoring({"background": 0, "interior": 1, "boundary": 2}, ".png", task="instances")
     with pytest.raises(FileNotFoundError, match=r"instancesTs/a\.tif"):
-        pair_cases([case], tmp_path / "predictions", ".png", "instances")
+        pair_cases([case], tmp_path / "predictions", cells)
     tifffile.imwrite(tmp_path / "instancesTs" / "a.tif", instances)
-    pairs = pair_cases([case], tmp_path / "predictions", ".png", "instances")
-    labels = {"background": 0, "interior": 1, "boundary": 2}
-    row = evaluate(pairs, labels, task="instances", progress=False).iloc[0]
+    pairs = pair_cases([case], tmp_path / "predictions", cells)
+    row = evaluate(pairs, cells, progress=False).iloc[0]
     assert (row["true_positives"], row["false_positives"], row["false_negatives"]) == (2, 0, 1)
     assert row["f1"] == pytest.approx(0.8) and row["panoptic_quality"] == pytest.approx(1.9 / 2.5)
     assert row["f1_50_95"] == pytest.approx((9 * 0.8 + 1 * 2 / 5) / 10)  # IoU 0.9 falls out at 0.95 only
     skio.imsave(tmp_path / "predictions" / "a.png", (classes * 9).astype(np.uint8), check_contrast=False)
     with pytest.raises(ValueError, match=r"a\.png holds label 9.*instance_predictions=true"):
-        evaluate(pairs, labels, task="instances", progress=False)
+        evaluate(pairs, cells, progress=False)
 
 
 def faulty(folder: Path, prediction: np.ndarray, **geometry) -> None:
@@ -200,7 +205,7 @@ def test_all_faulty_files_are_named_at_once(tmp_path, workers):
     save(pairs[3].prediction, good[:9])
     save(pairs[4].prediction, good * 7)
     with pytest.raises(ValueError, match=r"4 of 5 case\(s\) cannot be scored") as caught:
-        evaluate(pairs, LABELS, tolerance=1.0, progress=False, workers=workers)
+        evaluate(pairs, scoring(), progress=False, workers=workers)
     lines = str(caught.value).splitlines()[1:]
     named = ("predictions/b.nii.gz", "references/c.nii.gz", "predictions/d.nii.gz", "predictions/e.nii.gz")
     assert len(lines) == 4 and all(name in line for name, line in zip(named, lines, strict=True))
@@ -210,21 +215,22 @@ def test_folders_that_do_not_match(tmp_path):
     pair_of(tmp_path, volume(), volume(), case="a")
     pair_of(tmp_path, volume(), volume(), case="b")
     predictions, references = tmp_path / "predictions", tmp_path / "references"
-    assert [p.case for p in pair_folders(predictions, references, file_ending=".nii.gz")] == ["a", "b"]
+    assert [p.case for p in pair_folders(predictions, references, scoring())] == ["a", "b"]
     (predictions / "b.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks the predictions of 1 reference\(s\): .*references/b\.nii\.gz"):
-        pair_folders(predictions, references, file_ending=".nii.gz")
-    left = pair_folders(predictions, references, file_ending=".nii.gz", missing="leave_out")
+        pair_folders(predictions, references, scoring())
+    paper = scoring({name: value for value, name in enumerate(ABDOMEN_TOLERANCES, start=1)}, protocol="paper")
+    left = pair_folders(predictions, references, paper)
     assert [p.case for p in left] == ["a"]
     save(predictions / "c.nii.gz", volume())
     with pytest.raises(ValueError, match=r"1 prediction\(s\) without a reference: .*predictions/c\.nii\.gz"):
-        pair_folders(predictions, references, file_ending=".nii.gz", missing="leave_out")
+        pair_folders(predictions, references, paper)
     with pytest.raises(FileNotFoundError, match=r"holds no file that ends in \.png"):
-        pair_folders(predictions, references, file_ending=".png")
+        pair_folders(predictions, references, scoring(file_ending=".png"))
     with pytest.raises(FileNotFoundError, match="absent does not exist"):
-        pair_folders(tmp_path / "absent", references, file_ending=".nii.gz")
+        pair_folders(tmp_path / "absent", references, scoring())
     with pytest.raises(ValueError, match="No reference label for x"):
-        pair_cases([RawCase(identifier="x", images=(), label=None)], predictions, ".nii.gz")
+        pair_cases([RawCase(identifier="x", images=(), label=None)], predictions, scoring())
 
 
 def test_label_sets_are_compared(tmp_path):
@@ -246,14 +252,14 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="task must be one of"):
         score(pair, task="panoptic")
     with pytest.raises(ValueError, match="nothing to score"):
-        evaluate([], LABELS)
+        evaluate([], scoring())
     with pytest.raises(ValueError, match="given twice: a"):
-        evaluate([pair, pair], LABELS, tolerance=1)
+        evaluate([pair, pair], scoring())
     with pytest.raises(ValueError, match="tolerance >= 0 .* for spleen; got"):
         score(pair, tolerance={"liver": 1.0})
     with pytest.raises(ValueError, match="tolerance >= 0 .* for liver, spleen; got None"):
         score(pair, tolerance=None)
     with pytest.raises(ValueError, match="no class to score"):
-        evaluate([pair], {"background": 0}, tolerance=1)
+        scoring({"background": 0})
     with pytest.raises(ValueError, match="13 organs.*Use protocol=standard"):
         score(pair, protocol="paper")

@@ -15,9 +15,10 @@ from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.score_run import log_scores
+from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.wandb_table import log_predictions
 
-LABELS = {"background": 0, "liver": 1, "spleen": 2}
+SCORING = Scoring(labels={"background": 0, "liver": 1, "spleen": 2}, file_ending=".nii.gz", tolerance=1.0)
 
 
 @pytest.fixture
@@ -40,9 +41,9 @@ def pairs(tmp_path: Path) -> list[Pair]:
 
 
 def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
-    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    scores = evaluate(pairs, SCORING, progress=False)
     assert choose_cases(scores, 3) == ["c3", "c1", "c0"] or choose_cases(scores, 3) == ["c3", "c2", "c0"]
-    shown = overlay_figure({"a": pairs, "b": pairs}, scores, LABELS, tmp_path / "figures" / "overlays.png", cases=2)
+    shown = overlay_figure({"a": pairs, "b": pairs}, scores, SCORING, tmp_path / "figures" / "overlays.png", cases=2)
     assert shown == ["c3", "c0"]
     picture = skio.imread(tmp_path / "figures" / "overlays.png")
     assert picture.shape[1] > 1000 and picture[..., :3].std() > 10
@@ -50,12 +51,12 @@ def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
 
 
 def test_cases_that_cannot_be_drawn_are_named(pairs, tmp_path):
-    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    scores = evaluate(pairs, SCORING, progress=False)
     with pytest.raises(ValueError, match="Cannot draw case c9: a has no prediction of it"):
-        overlay_figure({"a": pairs}, scores, LABELS, tmp_path / "o.png", cases=["c9"])
+        overlay_figure({"a": pairs}, scores, SCORING, tmp_path / "o.png", cases=["c9"])
     bare = [Pair(case=p.case, prediction=p.prediction, reference=p.reference) for p in pairs]
     with pytest.raises(ValueError, match="c3: a has no image of it"):
-        overlay_figure({"a": bare}, scores, LABELS, tmp_path / "o.png", cases=1)
+        overlay_figure({"a": bare}, scores, SCORING, tmp_path / "o.png", cases=1)
 
 
 def test_the_fullest_slice():
@@ -92,12 +93,12 @@ def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
+    scores = evaluate(pairs, SCORING, progress=False)
     logged = {}
     run = wandb.init(project="test", dir=str(tmp_path), settings=wandb.Settings(console="off"))
     original = run.log
     monkeypatch.setattr(run, "log", lambda values: (logged.update(values), original(values)))
-    log_predictions(run, scores, pairs, LABELS, max_pictures=2)
+    log_predictions(run, scores, pairs, SCORING, max_pictures=2)
     run.finish()
     table = logged["test/cases"]
     assert [row[0] for row in table.data] == ["c3", "c2", "c1", "c0"]
@@ -116,6 +117,6 @@ def test_an_unreachable_wandb_costs_a_warning(pairs, caplog):
         def log_metrics(self, metrics, step=None) -> None:
             raise ConnectionError("no route to host")
 
-    scores = evaluate(pairs, LABELS, tolerance=1.0, progress=False)
-    log_scores([Unreachable()], scores, pairs, LABELS, task="semantic", grow=False)
+    scores = evaluate(pairs, SCORING, progress=False)
+    log_scores([Unreachable()], scores, pairs, SCORING)
     assert "W&B did not take the test scores (no route to host)" in caplog.text

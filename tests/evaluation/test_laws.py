@@ -16,7 +16,13 @@ from hypothesis.extra.numpy import arrays
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.pairs import pair_folders
 from umamba.evaluation.postprocessing import Rule, apply_rules, keep_largest
+from umamba.evaluation.scoring import Scoring
 from umamba.raw.description import DatasetDescription
+from umamba.raw.organs import ABDOMEN_TOLERANCES
+
+STANDARD = Scoring(labels={"liver": 1}, file_ending=".nii.gz", tolerance=1.0)
+ORGANS = {name: value for value, name in enumerate(ABDOMEN_TOLERANCES, start=1)}
+PAPER = Scoring(labels=ORGANS, file_ending=".nii.gz", protocol="paper")
 
 names = st.sets(st.text("abcAB012_ ()äé.-", min_size=1, max_size=6).filter(lambda n: n[0] != "."), max_size=5)
 maps = arrays(np.int16, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(0, 3))
@@ -37,10 +43,8 @@ def test_every_reference_has_its_own_prediction_or_none_is_scored(predicted, exp
             for name in some:
                 (Path(folder) / kind / f"{name}.nii.gz").touch()
 
-        def pair(**options: str):
-            return pair_folders(
-                Path(folder, "predictions"), Path(folder, "references"), file_ending=".nii.gz", **options
-            )
+        def pair(scoring: Scoring = STANDARD):
+            return pair_folders(Path(folder, "predictions"), Path(folder, "references"), scoring)
 
         if predicted == expected and expected:
             pairs = pair()
@@ -53,7 +57,7 @@ def test_every_reference_has_its_own_prediction_or_none_is_scored(predicted, exp
         with pytest.raises((ValueError, FileNotFoundError)):
             pair()
         if predicted and predicted < expected:
-            assert {p.case for p in pair(missing="leave_out")} == predicted
+            assert {p.case for p in pair(PAPER)} == predicted
 
 
 @given(maps, rules)

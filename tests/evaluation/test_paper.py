@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
 from skimage import io as skio
 
-from umamba.evaluation.evaluate import abdomen_labels, evaluate
+from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.instances import match_instances
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.paper import score_abdomen, score_cells, score_endoscopy
+from umamba.evaluation.paper import abdomen_labels, score_abdomen, score_cells, score_endoscopy
+from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.surface import surface_distances
 from umamba.evaluation.tables import class_table, in_all
 from umamba.raw.organs import ABDOMEN_TOLERANCES
@@ -150,15 +152,17 @@ def test_an_image_of_cells_that_cannot_be_scored_is_dropped(tmp_path, caplog):
         tifffile.imwrite(tmp_path / f"{name}_reference.tif", squares((20, 20)))
         tifffile.imwrite(tmp_path / f"{name}.tif", squares((20, 20), shape=shape))
         pairs.append(Pair(case=name, prediction=tmp_path / f"{name}.tif", reference=tmp_path / f"{name}_reference.tif"))
-    options = {"task": "instances", "instance_predictions": True, "progress": False}
-    table = evaluate(pairs, {"background": 0, "interior": 1}, protocol="paper", **options)
+    standard = Scoring(labels={"background": 0, "interior": 1}, file_ending=".tif", task="instances",
+                       instance_predictions=True)  # fmt: skip
+    paper = replace(standard, protocol="paper")
+    table = evaluate(pairs, paper, progress=False)
     assert table["case"].tolist() == ["good"] and table["protocol"].tolist() == ["paper/cells"]
     assert "case bad dropped" in caplog.text
     assert in_all(class_table(table))["f1_median"].item() == 1
     with pytest.raises(ValueError, match=r"bad\.tif does not lie on the grid"):
-        evaluate(pairs, {"background": 0, "interior": 1}, **options)
+        evaluate(pairs, standard, progress=False)
     with pytest.raises(ValueError, match="left out each of the 1 case"):
-        evaluate(pairs[1:], {"background": 0, "interior": 1}, protocol="paper", **options)
+        evaluate(pairs[1:], paper, progress=False)
 
 
 def test_a_damaged_image_of_cells_is_an_error_and_not_dropped(tmp_path):
@@ -167,8 +171,10 @@ def test_a_damaged_image_of_cells_is_an_error_and_not_dropped(tmp_path):
     content = (tmp_path / "prediction.tif").read_bytes()
     (tmp_path / "prediction.tif").write_bytes(content[: len(content) // 2])
     pair = Pair(case="a", prediction=tmp_path / "prediction.tif", reference=tmp_path / "reference.tif")
+    scoring = Scoring(labels={"background": 0, "cell": 1}, file_ending=".tif", task="instances", protocol="paper",
+                      instance_predictions=True)  # fmt: skip
     with pytest.raises(ValueError, match=r"prediction\.tif has .* it is cut off"):
-        evaluate([pair], {"background": 0, "cell": 1}, task="instances", protocol="paper", instance_predictions=True)
+        evaluate([pair], scoring)
 
 
 @pytest.mark.parametrize("side", ["prediction", "reference"])
@@ -179,4 +185,4 @@ def test_values_of_no_class_are_refused(tmp_path, side):
         skio.imsave(tmp_path / f"{name}.png", label * (255 if name == side else 1), check_contrast=False)
     pair = Pair(case="a", prediction=tmp_path / "prediction.png", reference=tmp_path / "reference.png")
     with pytest.raises(ValueError, match=rf"The {side} holds label 255; expected labels 0 to 1"):
-        evaluate([pair], {"background": 0, "scissors": 1}, protocol="paper", progress=False)
+        evaluate([pair], Scoring(labels={"scissors": 1}, file_ending=".png", protocol="paper"), progress=False)

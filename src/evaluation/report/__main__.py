@@ -23,6 +23,7 @@ from umamba.evaluation.report import page as html
 from umamba.evaluation.report import runs as gather
 from umamba.evaluation.report import tables as report_tables
 from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figure
+from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown
 from umamba.files import write_text
 from umamba.locations import CONFIGS
@@ -165,15 +166,15 @@ def _overlays(dataset: str, path: Path, runs: Sequence[gather.ScoredRun], cases:
         return html.paragraph("No overlays: images or predictions are not where they were when they were scored.")
     shown = pd.concat([run.scores.assign(run=name) for name, run in first.items()])
     shown = shown[shown["case"].isin(common)]
-    labels = first[next(iter(first))].record["labels"]
+    record = first[next(iter(first))].record
+    grow = record["task"] == "instances" and bool(record["options"].get("grow"))  # once accepted where it did nothing
+    labelling = Labelling(labels=record["labels"], task=record["task"], grow=grow)
     titles = {name: report_tables.title_of(name) for name in pairs}
     overlay_figure(
         {titles[name]: some for name, some in pairs.items()},
         shown.assign(run=shown["run"].map(titles)),
-        labels,
+        labelling,
         path,
-        task=runs[0].record["task"],
-        grow=runs[0].record["options"].get("grow", False),
         cases=cases,
     )
     replicate = ", ".join(sorted({run.replicate for run in first.values()}))
