@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from umamba.models.kernels.choice import is_channels_last, kernels_usable
+from umamba.models.kernels.convolution import convolve
 from umamba.models.topology import Size
 
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
-CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 AVERAGE_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 Shortcut = Literal["pool", "conv"]
@@ -28,10 +28,14 @@ Upsampling = Literal["transposed", "nearest"]
 
 
 class _Conv(nn.modules.conv._ConvNd):
-    """A convolution that can leave its bias to what comes next."""
+    """A convolution that can leave its bias to what comes next, and forms a norm's output again for its backward pass
+    instead of keeping it.
+    """
 
     def forward(self, x: torch.Tensor, add_bias: bool = True) -> torch.Tensor:
-        return self._conv_forward(x, self.weight, self.bias if add_bias else None)
+        bias = self.bias if add_bias else None
+        y = convolve(self, x, bias)
+        return self._conv_forward(x, self.weight, bias) if y is None else y
 
 
 class Conv2d(_Conv, nn.Conv2d):
@@ -39,6 +43,22 @@ class Conv2d(_Conv, nn.Conv2d):
 
 
 class Conv3d(_Conv, nn.Conv3d):
+    pass
+
+
+class _ConvTranspose(nn.modules.conv._ConvTransposeNd):
+    """A transposed convolution that forms a norm's output again for its backward pass, as `_Conv` does."""
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        y = convolve(self, input, self.bias) if output_size is None else None
+        return super().forward(input, output_size) if y is None else y
+
+
+class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
+    pass
+
+
+class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
     pass
 
 
@@ -85,6 +105,7 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
 
 
 CONV: dict[int, Callable[..., Conv2d | Conv3d]] = {2: Conv2d, 3: Conv3d}
+CONV_TRANSPOSE: dict[int, Callable[..., nn.Module]] = {2: ConvTranspose2d, 3: ConvTranspose3d}
 INSTANCE_NORM: dict[int, Callable[..., InstanceNorm2d | InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from umamba.models.kernels.dice_ce_inputs import refusal, takes
 from umamba.models.kernels.dice_ce_triton import class_sums, logits_gradient
-from umamba.models.kernels.norm_act import _Direct, laid_out, processors
+from umamba.models.kernels.norm_act_launch import Direct, laid_out, processors
 from umamba.models.mamba.kernels.eager import as_function
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
@@ -45,7 +45,7 @@ def _launches(tensors: Description, outputs: int, ignore_label: int | None) -> t
     largest = max(shape[2:].numel() for shape in shapes)
     wanted = cdiv(PROGRAMS * processors(tensors.device), batch)
     chunks = cdiv(largest, cdiv(cdiv(largest, wanted), rows) * rows)
-    launch = Launch if tensors.device >= 0 else _Direct
+    launch = Launch if tensors.device >= 0 else Direct
     launches: list[Callable[..., None]] = []
     for i, shape in enumerate(shapes):
         size, last = shape[2:].numel(), tensors[2 + i][1][1] == 1

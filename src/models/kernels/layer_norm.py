@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from umamba.models.kernels.norm_act import processors
+from umamba.models.kernels.norm_act_launch import processors
 from umamba.models.mamba.kernels.eager import as_function
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2

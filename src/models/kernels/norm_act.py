@@ -1,221 +1,27 @@
-"""Instance norm, residual sum and LeakyReLU as one operation, with its gradients: launches around the Triton kernels.
+"""Instance norm, residual sum and LeakyReLU as one operation, with its gradients.
 
     y = act(norm(x) * weight + bias + residual),  norm(x) = (x - mean) / sqrt(variance + eps) of each image and channel
 
 The bias of a convolution before it may stay unadded, since norm(x + conv_bias) = norm(x): adding it and summing its
 gradient, which is zero, each read the whole map. Kept for the backward pass are the inputs, mean and
-1 / sqrt(variance + eps); what the activation saw is formed again.
+1 / sqrt(variance + eps); what the activation saw is formed again. So is the output, by whoever needs it in the backward
+pass (see `umamba.models.kernels.formed`).
 Source: instance norm, Ulyanov et al. (arXiv 1607.08022); the variance is the biased one, as torch's.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from umamba.models.kernels.norm_act_triton import (
-    gradient_sums,
-    input_gradient,
-    join_moments,
-    join_sums,
-    moments,
-    normalize,
-)
-from umamba.models.mamba.kernels.eager import as_function
-from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
-from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
+from umamba.models.kernels.formed import Kept, Recipe, formed, kept, label
+from umamba.models.kernels.norm_act_launch import FLOAT, backward, forward, laid_out, output
+from umamba.models.mamba.kernels.eager import is_watched
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-FLOAT = torch.float32
 MAX_INSTANCE = 2**31  # elements of one image's map: offsets inside it are 32-bit
-ELEMENTS = 2048  # of a tile, 16 a thread
-WARPS = 4
-WIDEST = 64  # channels a program of a channels-last map: whole cache lines in half precision
-PROGRAMS = 16  # a multiprocessor: two rounds of what its registers hold at a time
-WHOLE = 4096  # positions that one program reads twice, from cache the second time, instead of two launches
-NARROW = 16  # channels of such a program: many programs matter more than whole cache lines
-
-
-class Tiling(NamedTuple):
-    """Positions a chunk, chunks an image, and positions and channels of a tile."""
-
-    rows: int
-    chunks: int
-    tile: int
-    block: int
-
-
-class _Direct:
-    """A launch that takes tensors: Triton's interpreter, which tests use where there is no GPU."""
-
-    def __init__(self, kernel, device, grid, types, numbers, constants, aligned, **options) -> None:
-        self.kernel, self.grid, self.fixed = kernel, grid, (*numbers, *constants)
-
-    def __call__(self, *tensors: Tensor | None) -> None:
-        self.kernel[self.grid](*tensors, *self.fixed)
-
-
-@functools.cache
-def processors(device: int) -> int:
-    """Multiprocessors of a CUDA device; 1 for the interpreter's, -1."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device >= 0 else 1
-
-
-def tile(batch: int, positions: int, channels: int, channels_last: bool, processors: int) -> Tiling:
-    """How a map is divided among programs."""
-    whole = positions <= WHOLE
-    widest = NARROW if whole else WIDEST
-    block = min(widest, next_power_of_2(channels)) if channels_last else 1
-    rows = min(ELEMENTS // block, next_power_of_2(positions))
-    if whole:
-        return Tiling(positions, 1, rows, block)
-    wanted = cdiv(processors * PROGRAMS, batch * cdiv(channels, block))
-    chunk = cdiv(cdiv(positions, wanted), rows) * rows
-    return Tiling(chunk, cdiv(positions, chunk), rows, block)
-
-
-def laid_out(x: Tensor) -> Tensor:
-    """`x` if it is channels-first or channels-last throughout, else channels-first."""
-    return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
-
-
-def laid_out_as(t: Tensor, x: Tensor) -> Tensor:
-    """`t` with the dtype and the layout of `x`, which has its shape."""
-    if t.dtype == x.dtype and t.stride() == x.stride():
-        return t
-    return torch.empty_like(x).copy_(t)
-
-
-class _Plan(NamedTuple):
-    """Launches of a pass; the second and third only where an image is more than one chunk."""
-
-    first: Callable[..., None]
-    join: Callable[..., None] | None
-    last: Callable[..., None] | None  # as join
-    chunks: int
-
-
-def _plan(tensors: Description, kernels: tuple, types: tuple, slope: float, extra: tuple, backward: bool) -> _Plan:
-    shape, strides, dtype = tensors[2]
-    batch, channels, *spatial = shape
-    positions = functools.reduce(int.__mul__, spatial, 1)
-    channels_last = channels == 1 or strides[1] == 1
-    residual = tensors[5] is not None
-    cut = tile(batch, positions, channels, channels_last, processors(tensors.device))
-    launch = Launch if tensors.device >= 0 else _Direct
-    row, col = (channels, 1) if channels_last else (1, positions)
-    numbers = [positions, channels, cut.chunks, cut.rows, channels * positions, row, col, slope]
-    grid = (batch * cut.chunks * cdiv(channels, cut.block),)
-    sizes = (cut.tile, cut.block)
-    common = {"aligned": tensors.aligned, "num_warps": WARPS}
-
-    def make(kernel, grid, types, numbers, constants):
-        return launch(kernel, tensors.device, grid, types, numbers, constants, **common)
-
-    first, join, last = kernels
-    whole = cut.chunks == 1
-    one = make(first, grid, types[0], [*numbers, *extra], (residual, whole, *sizes))
-    if whole:
-        return _Plan(one, None, None, 1)
-    columns = 2 * channels if backward else channels
-    joining = [channels * 2, cut.chunks] if backward else [positions, channels, cut.chunks, cut.rows, *extra]
-    block = 16
-    rows = min(128, next_power_of_2(cut.chunks))
-    two = make(join, (batch * cdiv(columns, block),), types[1], joining, (rows, block))
-    three = make(last, grid, types[2], numbers, (not residual if backward else residual, *sizes))
-    return _Plan(one, two, three, cut.chunks)
-
-
-@functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _forward_plan(tensors: Description, slope: float, eps: float) -> _Plan:
-    """For x, weight, bias, residual, out."""
-    x, weight, bias, residual, out = tensors.types(*range(5))
-    types = (
-        [x, FLOAT, weight, bias, residual, out, FLOAT],
-        [FLOAT, FLOAT],
-        [x, weight, bias, residual, out, FLOAT],
-    )
-    return _plan(tensors, (moments, join_moments, normalize), types, slope, (eps,), False)
-
-
-@functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _backward_plan(tensors: Description, slope: float) -> _Plan:
-    """For x, weight, bias, residual, grad, grad_x, grad_residual."""
-    x, weight, bias, residual, grad, grad_x, grad_residual = tensors.types(*range(7))
-    source = grad if residual is None else grad_residual
-    types = (
-        [grad, x, weight, bias, residual, FLOAT, grad_residual, grad_x, FLOAT],
-        [FLOAT, FLOAT],
-        [source, x, weight, bias, FLOAT, FLOAT, grad_x],
-    )
-    return _plan(tensors, (gradient_sums, join_sums, input_gradient), types, slope, (), True)
-
-
-def _arguments(x: Tensor, tensors: list[Tensor | None]) -> list:
-    return [None if t is None else t.data_ptr() for t in tensors] if x.is_cuda else tensors
-
-
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    conv_bias: Tensor | None,
-    slope: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The output, and mean and 1 / sqrt(variance + eps), (B, 2, C) float32."""
-    x = laid_out(x)
-    residual = None if residual is None else laid_out_as(residual, x)
-    out = torch.empty_like(x)
-    stats = x.new_empty((x.shape[0], 2, x.shape[1]), dtype=FLOAT)
-    plan = _forward_plan(describe(x, weight, bias, residual, out)[0], slope, eps)
-    partial = None if plan.join is None else x.new_empty((x.shape[0], plan.chunks, 2, x.shape[1]), dtype=FLOAT)
-    at = _arguments(x, [x, partial, weight, bias, residual, out, stats])
-    plan.first(*at)
-    if plan.join is not None and plan.last is not None:
-        plan.join(at[1], at[6])
-        plan.last(at[0], *at[2:])
-    return out, stats
-
-
-def backward(
-    grad: Tensor,
-    stats: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    conv_bias: Tensor | None,
-    slope: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, weight, bias (views of one another), residual and conv_bias."""
-    x = laid_out(x)
-    grad = laid_out_as(grad, x)
-    grad_x = torch.empty_like(x)
-    grad_residual = None
-    if residual is not None:
-        residual, grad_residual = laid_out_as(residual, x), torch.empty_like(x)
-    plan = _backward_plan(describe(x, weight, bias, residual, grad, grad_x, grad_residual)[0], slope)
-    sums = x.new_empty((x.shape[0], 2, x.shape[1]), dtype=FLOAT)
-    partial = sums if plan.join is None else x.new_empty((x.shape[0], plan.chunks, 2, x.shape[1]), dtype=FLOAT)
-    tensors = [grad, x, weight, bias, residual, stats, grad_residual, grad_x, partial, sums]
-    at_grad, at_x, at_weight, at_bias, at_residual, at_stats, at_g, at_grad_x, at_partial, at_sums = _arguments(
-        x, tensors
-    )
-    plan.first(at_grad, at_x, at_weight, at_bias, at_residual, at_stats, at_g, at_grad_x, at_partial)
-    if plan.join is not None and plan.last is not None:
-        plan.join(at_partial, at_sums)
-        source = at_grad if residual is None else at_g
-        plan.last(source, at_x, at_weight, at_bias, at_stats, at_sums, at_grad_x)
-    total = sums.sum(0)
-    grad_conv_bias = None if conv_bias is None else torch.zeros_like(conv_bias)
-    return grad_x, total[1].to(weight.dtype), total[0].to(bias.dtype), grad_residual, grad_conv_bias
 
 
 @torch.library.custom_op("umamba::norm_act", mutates_args=(), device_types="cuda")
@@ -229,25 +35,17 @@ def operation(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """`forward` for whatever watches operations."""
-    return forward(x, weight, bias, residual, conv_bias, slope, eps)
+    return forward(x, weight, bias, residual, slope, eps)
 
 
 @torch.library.custom_op("umamba::norm_act_backward", mutates_args=(), device_types="cuda")
 def operation_backward(
-    grad: Tensor,
-    stats: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    conv_bias: Tensor | None,
-    slope: float,
-    eps: float,
+    grad: Tensor, stats: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, slope: float
 ) -> list[Tensor]:
-    """Gradients of those tensors that are given, in their order."""
-    grad_x, grad_weight, grad_bias, *rest = backward(grad, stats, x, weight, bias, residual, conv_bias, slope, eps)
+    """Gradients of x, weight, bias and, if there is one, residual."""
+    grad_x, grad_weight, grad_bias, grad_residual = backward(grad, stats, x, weight, bias, residual, slope)
     # operations may not return views of one another
-    return [grad_x, grad_weight.clone(), grad_bias.clone(), *(t for t in rest if t is not None)]
+    return [grad_x, grad_weight.clone(), grad_bias.clone(), *([] if grad_residual is None else [grad_residual])]
 
 
 @operation.register_fake
@@ -256,25 +54,68 @@ def _(x, weight, bias, residual, conv_bias, slope, eps):
 
 
 @operation_backward.register_fake
-def _(grad, stats, x, weight, bias, residual, conv_bias, slope, eps):
+def _(grad, stats, x, weight, bias, residual, slope):
     x = laid_out(x)
-    like = (x, weight, bias, None if residual is None else x, conv_bias)
-    return [torch.empty_like(t) for t in like if t is not None]
+    return [torch.empty_like(t) for t in (x, weight, bias, *([] if residual is None else [x]))]
 
 
-def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.slope, ctx.eps = inputs
-    ctx.save_for_backward(output[1], *tensors)
+def _zeros(conv_bias: Tensor | None) -> Tensor | None:
+    return None if conv_bias is None else torch.zeros_like(conv_bias)
 
 
-def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    got = iter(operation_backward(grad, *ctx.saved_tensors, ctx.slope, ctx.eps))
-    return *(None if t is None else next(got) for t in ctx.saved_tensors[1:]), None, None
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, residual, conv_bias, ctx.slope, _ = inputs
+    ctx.save_for_backward(output[1], x, weight, bias, residual, conv_bias)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, residual, conv_bias = ctx.saved_tensors
+    got = operation_backward(grad, *tensors, residual, ctx.slope)
+    return *got, *([None] if residual is None else []), _zeros(conv_bias), None, None
 
 
 operation.register_autograd(_backward, setup_context=_setup)
 
-_function = as_function("NormAct", operation, forward, backward, tensors=5)
+
+class _NormAct(torch.autograd.Function):
+    """The same passes without the dispatcher, for eager mode (see `umamba.models.mamba.kernels.eager`). Of the residual
+    its recipe is kept where it has one; the output's own lets go of it once all who need the output are done.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        conv_bias: Tensor | None,
+        slope: float,
+        eps: float,
+        source: Kept,
+        recipe: Recipe,
+    ) -> tuple[Tensor, Tensor]:
+        out, stats = forward(x, weight, bias, residual, slope, eps)
+        ctx.save_for_backward(stats, x, weight, bias, conv_bias, *source.tensors)
+        ctx.slope, ctx.source, ctx.recipe = slope, source.recipe, recipe
+        ctx.mark_non_differentiable(stats)
+        ctx.set_materialize_grads(False)
+        return out, stats
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # torch's once_differentiable would leave out what goes through the inputs
+            raise RuntimeError("The fused instance norm has no second derivative, which create_graph=True asks for.")
+        ctx.recipe.let_go()
+        if grad is None:
+            return (None,) * 9
+        stats, x, weight, bias, conv_bias, *tensors = ctx.saved_tensors
+        gradients = backward(grad, stats, x, weight, bias, formed(ctx.source, tensors), ctx.slope)
+        return *gradients, _zeros(conv_bias), None, None, None, None
+
+
+# What Function.apply comes to outside torch.func, whose transforms `is_watched` sees
+_apply = super(torch.autograd.Function, _NormAct).apply
 
 
 def norm_act(
@@ -320,4 +161,12 @@ def norm_act(
             f"but they are {tuple(weight.shape)}, {tuple(bias.shape)} and "
             f"{None if residual is None else tuple(residual.shape)}."
         )
-    return _function(x, weight, bias, residual, conv_bias, slope, eps)
+    if is_watched(x):
+        return operation(x, weight, bias, residual, conv_bias, slope, eps)[0]
+    if not torch.is_grad_enabled():
+        return forward(x, weight, bias, residual, slope, eps)[0]
+    source = kept(residual)
+    recipe = Recipe(output, slope, source.recipe)
+    y, stats = _apply(x, weight, bias, residual, conv_bias, slope, eps, source, recipe)
+    label(y, recipe, (x, weight, bias, stats, *source.tensors))
+    return y

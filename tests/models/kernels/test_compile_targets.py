@@ -27,7 +27,7 @@ def variants():
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_compiles(capability, dtype):
     pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
-    from umamba.models.kernels.norm_act import ELEMENTS, WARPS, WIDEST
+    from umamba.models.kernels.norm_act_launch import ELEMENTS, WARPS, WIDEST
 
     maps = ("x", "residual", "out", "grad", "grad_residual", "grad_x", "source")
     tables = ("partial", "weight", "bias", "stats", "sums")

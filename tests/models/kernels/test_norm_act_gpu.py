@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from norm_inputs import SLOPE, channels_last, expected, make_inputs, worst
+from norm_inputs import EPS, SLOPE, channels_last, expected, make_inputs, worst
 
-from umamba.models.kernels import choice
+from umamba.models.kernels import choice, formed
+from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 
 pytestmark = pytest.mark.gpu
@@ -67,3 +68,42 @@ def test_a_network_with_and_without_it(monkeypatch):
         assert list(network.state_dict()) == list(state)
     assert results[0][0].stride(1) == 1 and results[1][0].stride(-1) == 1  # cropped views of both layouts
     assert worst(*results) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 33, 3, 4, 5), (1, 64, 97, 91), (2, 32, 20, 28, 24)])
+def test_the_output_formed_again_is_the_output(shape, dtype):
+    from umamba.models.kernels.norm_act_launch import forward, output
+
+    for residual in (False, True):
+        x, *others = (None if t is None else t.cuda() for t in make_inputs(shape, "random", residual, dtype)[:4])
+        for inputs in ((x, *others), (channels_last(x), *others)):
+            out, stats = forward(*inputs, SLOPE, EPS)
+            assert torch.equal(output(*inputs, stats, SLOPE), out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mamba", ["none", "encoder"])
+def test_maps_formed_again_change_nothing_but_the_memory(mamba, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    torch.manual_seed(0)
+    arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "features_per_stage": (32, 64, 64)}
+    network = UMamba(**arguments, kernel_sizes=((1, 3, 3), 3, 3), strides=(1, (1, 2, 2), 2), mamba=mamba).cuda()
+    x = torch.randn(2, 1, 24, 64, 64, device="cuda")
+
+    def step():
+        network.zero_grad()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with torch.autocast("cuda", dtype):
+            outputs = network(x)
+        kept = torch.cuda.memory_allocated() - before
+        sum(o.float().square().mean() for o in outputs).backward()
+        return [*(o.detach() for o in outputs), *(p.grad.clone() for p in network.parameters())], kept
+
+    got, kept = step()
+    monkeypatch.setattr(formed, "SMALLEST", float("inf"))
+    expected, kept_without = step()
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert kept < 0.8 * kept_without
