@@ -20,6 +20,7 @@ FLOORS = [
     ["datamodules"],
     ["evaluation"],
     ["trainer", "run"],
+    ["evidence"],
     ["__main__", "__init__"],
 ]
 

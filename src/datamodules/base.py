@@ -44,6 +44,7 @@ class SegmentationDataModule(L.LightningDataModule):
         configuration: Of the plan: "2d", "3d_fullres" or "3d_lowres".
         planning: Options of the planner.
         fold: Fold of the cross-validation, or "all": train on every case and validate with the same ones.
+        split_by: Keeps cases of one patient or video in one fold, see `umamba.datamodules.splits.make_group_splits`.
         augmentation: Transforms in order, or a mapping of named ones; null for none, also as an entry. An entry that
             still needs to know the patch is a partial, called with ``patch_size``.
         num_workers: Processes that prepare cases and make batches; 0 works in the main process.
@@ -85,6 +86,7 @@ class SegmentationDataModule(L.LightningDataModule):
         configuration: str = "3d_fullres",
         planning: PlannerOptions | Mapping[str, Any] | None = None,
         fold: int | Literal["all"] = 0,
+        split_by: str | None = None,
         augmentation: Sequence[Any] | Mapping[str, Any] | None = (),
         num_workers: int = 0,
         iterations_per_epoch: int = 250,
@@ -101,6 +103,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.configuration = configuration
         self.planning = planning if isinstance(planning, PlannerOptions) else PlannerOptions.of(planning or {})
         self.fold = fold
+        self.split_by = split_by
         chosen = augmentation.values() if isinstance(augmentation, Mapping) else augmentation or ()
         self.augmentation = [transform for transform in chosen if transform is not None]
         _check_counts(num_workers=num_workers, iterations_per_epoch=iterations_per_epoch, val_iterations=val_iterations)
@@ -187,7 +190,7 @@ class SegmentationDataModule(L.LightningDataModule):
             self.make_raw()
         self.raw = RawDataset.open(self.dataset_dir)
         identifiers = [case.identifier for case in self.raw.training_cases]
-        split = select_split(identifiers, self.fold, (self.prepared_dir, self.dataset_dir))
+        split = select_split(identifiers, self.fold, (self.prepared_dir, self.dataset_dir), self.split_by)
         self.train_ids, self.val_ids = split.train, split.val
         self.test_cases = self._choose_test_cases()
 

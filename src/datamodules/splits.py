@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,39 @@ def make_splits(identifiers: Sequence[str], num_folds: int = NUM_FOLDS, seed: in
     return splits
 
 
+def make_group_splits(identifiers: Sequence[str], split_by: str, num_folds: int = NUM_FOLDS) -> list[Split]:
+    """`make_splits` over groups of cases that stay together, such as the frames of a video or the scans of a patient.
+
+    Args:
+        identifiers: Case names.
+        split_by: Regular expression; cases are of one group if it finds the same at the beginning of their names.
+
+    Raises:
+        ValueError: It is no regular expression, finds nothing in a name, or there are fewer groups than folds.
+    """
+    try:
+        found = {name: re.match(split_by, name) for name in sorted(identifiers)}
+    except re.error as error:
+        raise ValueError(f"data.split_by={split_by} is no regular expression: {error}.") from error
+    without = {name for name, match in found.items() if not match or not match[0]}
+    if without:
+        raise ValueError(f"data.split_by={split_by} finds nothing at the beginning of {_few(without)}.")
+    groups: dict[str, list[str]] = {}
+    for name, match in found.items():
+        groups.setdefault(match[0] if match else "", []).append(name)
+    if len(groups) < num_folds:
+        raise ValueError(
+            f"data.split_by={split_by} makes {len(groups)} group(s) of cases ({_few(set(groups))}); {num_folds} folds "
+            "need at least as many. Give another expression, or splits of your own in splits_final.json."
+        )
+
+    def cases(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(sorted(case for name in names for case in groups[name]))
+
+    folds = make_splits(list(groups), num_folds)
+    return [Split(train=cases(fold.train), val=cases(fold.val)) for fold in folds]
+
+
 def read_splits(path: Path) -> list[Split]:
     """Read nnU-Net's splits_final.json: a list with one ``{"train": [...], "val": [...]}`` per fold.
 
@@ -65,23 +99,36 @@ def read_splits(path: Path) -> list[Split]:
         ) from error
 
 
-def select_split(identifiers: Sequence[str], fold: int | Literal["all"], folders: Sequence[Path] = ()) -> Split:
+def select_split(
+    identifiers: Sequence[str],
+    fold: int | Literal["all"],
+    folders: Sequence[Path] = (),
+    split_by: str | None = None,
+) -> Split:
     """The training and validation cases of one fold.
 
     Args:
         identifiers: Every training case.
         fold: Number of the fold, or "all": every case is trained on and validated with (the paper's setting).
         folders: Where a splits_final.json is looked for, in this order; without one the splits are made.
+        split_by: See `make_group_splits`; None deals single cases.
 
     Raises:
         ValueError: There is no such fold; or splits_final.json names cases that do not exist, names one twice, or
-            has one in both training and validation.
+            has one in both training and validation; or there is such a file and `split_by` too.
     """
     known = tuple(sorted(identifiers))
     if fold == "all":
         return Split(train=known, val=known)
     path = next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()), None)
-    splits = make_splits(known) if path is None else read_splits(path)
+    if path is not None and split_by is not None:
+        raise ValueError(
+            f"data.split_by={split_by} deals the cases into folds, and so does {path}. Leave one of them out."
+        )
+    if path is not None:
+        splits = read_splits(path)
+    else:
+        splits = make_splits(known) if split_by is None else make_group_splits(known, split_by)
     if not isinstance(fold, int) or isinstance(fold, bool) or not 0 <= fold < len(splits):
         raise ValueError(f'data.fold must be 0 to {len(splits) - 1} or "all", it is {fold!r}.')
     split = splits[fold]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 from umamba.locations import ROOT
 
+REVISION = "UMAMBA_REVISION"  # in the environment: the commit, where the code was copied without its git folder
 RECORDED_PACKAGES = ("torch", "lightning", "monai", "torchio", "numpy", "SimpleITK", "blosc2")
 
 
@@ -26,9 +29,38 @@ def provenance(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Commit of the code, with ``-dirty`` where tracked files were changed; None outside a git checkout."""
+    """Commit of the code, with ``-dirty`` where tracked files were changed; outside a git checkout what the environment
+    says (`REVISION`), or None.
+    """
     try:
         describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get(REVISION) or None
+
+
+# Of src/: what neither trains, predicts nor scores. Of configs/: what every run is told of its own, or that only lists.
+_ELSEWHERE = (
+    "evidence/",
+    "evaluation/report/",
+    "datamodules/doctor/",
+    "datamodules/prepare/",
+    "help.py",
+    "__main__.py",
+)
+_CONFIG_GROUPS = ("augmentation", "callbacks", "data", "model", "trainer")
+
+
+def code_hash() -> str:
+    """First 16 digits of the SHA-256 of all code and settings that decide what a run's scores are.
+
+    Other than the commit it is the same after a change of documentation or of the report.
+    """
+    package, configs = ROOT / "src", ROOT / "configs"
+    files = [path for path in package.rglob("*.py") if not str(path.relative_to(package)).startswith(_ELSEWHERE)]
+    files += [path for group in _CONFIG_GROUPS for path in (configs / group).glob("*.yaml")]
+    files += [ROOT / "train.py", configs / "train.yaml"]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

@@ -36,7 +36,7 @@ def run_in_own_process(script: str | Path) -> None:
     """
     hydra = HydraConfig.get()
     log.info("Job %s: %s", hydra.job.num, " ".join(hydra.overrides.task))
-    job = subprocess.Popen(job_command(script), env={**os.environ, _PARENT: str(os.getpid())})
+    job = subprocess.Popen(job_command(script), env={**os.environ, **tied()})
     while True:
         try:
             code = job.wait()
@@ -66,6 +66,11 @@ def job_command(script: str | Path) -> list[str]:
 def quoted(text: str) -> str:
     """A value for Hydra's command line that means this text, whatever is in it."""
     return QuotedString(text.replace("${", r"\${"), Quote.single).with_quotes()
+
+
+def tied() -> dict[str, str]:
+    """What the environment of a training says if that is to stop, with its checkpoint, when this process is gone."""
+    return {_PARENT: str(os.getpid())}
 
 
 def follow_sweep() -> None:

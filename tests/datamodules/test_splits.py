@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umamba.datamodules.splits import make_splits, select_split
+from umamba.datamodules.splits import make_group_splits, make_splits, select_split
 
 NAMES = [f"case_{i:03d}" for i in range(12)]
 # Validation cases of scikit-learn 1.9.1: KFold(5, shuffle=True, random_state=12345).split(range(n)).
@@ -98,3 +98,36 @@ def test_cases_that_a_splits_file_leaves_out_are_named(tmp_path, caplog) -> None
 def test_fold_all_needs_no_splits_file(tmp_path) -> None:
     (tmp_path / "splits_final.json").write_text('[{"train": ["case_000"], "val": ["case_000"]}]')
     assert select_split(NAMES, "all", [tmp_path]).train == tuple(NAMES)
+
+
+def test_cases_of_one_group_stay_together():
+    names = [f"seq{group}_{frame:03d}" for group in (1, 2, 10, 11, 12, 13) for frame in range(group)]
+    splits = make_group_splits(names, "seq[0-9]+")
+    groups = [{name.partition("_")[0] for name in split.val} for split in splits]
+    assert sorted(len(group) for group in groups) == [1, 1, 1, 1, 2] and len(set.union(*groups)) == 6
+    for split in splits:
+        assert not {n.partition("_")[0] for n in split.val} & {n.partition("_")[0] for n in split.train}
+        assert sorted(split.train + split.val) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("[", r"data\.split_by=\[ is no regular expression"),
+        ("case_", "finds nothing at the beginning of 'seq1_0'"),
+        ("x*", "finds nothing at the beginning of"),
+        ("seq", r"makes 1 group\(s\) of cases \('seq'\); 5 folds need at least as many"),
+    ],
+)
+def test_groups_that_cannot_be_dealt_are_refused(expression, message):
+    names = [f"seq{group}_{frame}" for group in range(1, 6) for frame in range(3)]
+    with pytest.raises(ValueError, match=message):
+        make_group_splits(names, expression)
+
+
+def test_groups_and_a_file_of_splits_contradict_each_other(tmp_path):
+    names = [f"seq{group}" for group in range(5)]
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": names[:4], "val": names[4:]}]))
+    with pytest.raises(ValueError, match=r"data\.split_by=seq. deals the cases into folds, and so does .*Leave one"):
+        select_split(names, 0, [tmp_path], "seq.")
+    assert select_split(names, 0, [], "seq.").val != ()

@@ -61,7 +61,7 @@ def compose_as_the_program_would(source: Path, words: list[str], extra: Path) ->
     assert all(flag.startswith(known) or flag == "-m" for flag in flags), words
     name = names[0] if names else CONFIG_NAME.search(source.read_text(encoding="utf-8"))[1]
     values = [w for w in words if (w not in flags and "=" in w) or w.startswith("~")]
-    stray = [w for w in words if w not in flags and w not in values and w not in ("job", "hydra", "all")]
+    stray = [w for w in words if w not in flags and w not in values and w not in ("job", "hydra", "all", "status")]
     assert not stray, f"not an override: {stray}"
     values = [w for w in values if w.partition("=")[2] not in ("...", "somewhere") or "=" not in w]
     needs_data = "- data: ???" in (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
@@ -100,7 +100,7 @@ def test_commands_run_what_exists_with_what_it_knows(page: Path, tmp_path: Path)
             assert all(f'"{option}"' in text for option in options), words
 
 
-PROGRAMS = ("train", "predict", "eval", "planning", "prepare", "doctor", "report")
+PROGRAMS = ("train", "predict", "eval", "planning", "prepare", "doctor", "report", "evidence")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,78 @@
+"""The record of one run of a benchmark: what was trained, with which code and data, its scores by case and its cost.
+
+One JSON file, ``<folder>/<data set>/<network>_<seed>.json``, from which every table can be made again; the files that
+it was made from are not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+VERSION = 1
+_NEEDED = ("dataset", "title", "network", "seed", "overrides", "code", "config_hash", "plan_hash", "run", "scores")
+_MUST_AGREE = {  # within a cell of the table
+    "overrides": "other settings",
+    "code": "another version of the code",
+    "config_hash": "another configuration",
+    "plan_hash": "another plan",
+    "data_hash": "other data",
+}
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        ValueError: It is none, or of a version that is not known here.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in record]
+        if record["version"] != VERSION or missing:
+            lacks = f", it lacks {', '.join(missing)}" if missing else ""
+            raise ValueError(f"{path} is a record of version {record['version']}, not {VERSION}{lacks}.")
+        return record
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no record of a run ({error!r}). Remove it, and run it again.") from error
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The records below a folder, sorted."""
+    return sorted(folder.glob("*/*_*.json"))
+
+
+def scores_of(record: Mapping[str, Any]) -> pd.DataFrame:
+    """The scores of a record, as `umamba.evaluation.evaluate.evaluate` gives them."""
+    table = pd.DataFrame(record["scores"]["rows"], columns=record["scores"]["columns"])
+    numbers = [name for name in table.columns if name not in ("case", "class")]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    return table.assign(protocol=record["run"]["protocol"])
+
+
+def name_of(record: Mapping[str, Any]) -> str:
+    """The name of a record, below its folder and without the ending."""
+    return f"{record['dataset']}/{record['network']}_{record['seed']}"
+
+
+def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What cannot stand in one cell of a table with the first run of it.
+
+    Args:
+        records: Of any cells; the first of a cell, by its seed, decides.
+
+    Returns:
+        Name -> why it does not count; empty if all is well.
+    """
+    faults: dict[str, str] = {}
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in sorted(records, key=lambda one: (one["dataset"], one["network"], one["seed"])):
+        kept = first.setdefault((record["dataset"], record["network"]), record)
+        differing = [what for key, what in _MUST_AGREE.items() if kept.get(key) != record.get(key)]
+        if differing:
+            faults[name_of(record)] = f"{' and '.join(differing)} than seed {kept['seed']} of its cell"
+    return faults

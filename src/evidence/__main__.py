@@ -1,0 +1,122 @@
+"""Train all runs of a manifest, packed on the devices at hand, and leave a record of each.
+
+    python -m umamba.evidence manifest=short raw=/data/raw prepared=/scratch/prepared state=/scratch/evidence limit=9h
+    python -m umamba.evidence status manifest=short state=/scratch/evidence
+
+The same call goes on where the last one ended, however it did. What is done is kept as a record, from which
+`python -m umamba.evaluation.report runs=<records>` makes every table.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "evidence")  # before the imports that take seconds
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from umamba.evidence.devices import find_devices, workers_per_run
+from umamba.evidence.entry import Condition, Entry, Finding, entries_of, survey
+from umamba.evidence.job import Place
+from umamba.evidence.manifest import Wanted, read_manifest
+from umamba.evidence.sitting import Rules, estimates, run_all, seconds_of
+from umamba.locations import CONFIGS, ROOT
+from umamba.machine import usable_cpus
+from umamba.resolvers import register_resolvers
+from umamba.run.errors import explained
+from umamba.run.provenance import code_hash, git_revision
+from umamba.run.stop import ends_on_signals
+
+log = logging.getLogger(__name__)
+register_resolvers()
+
+ACTIONS = ("run", "status")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evidence")
+def main(cfg: DictConfig) -> None:
+    """See the module."""
+    with explained():
+        if cfg.action not in ACTIONS:
+            raise ValueError(f"action={cfg.action}: expected one of {', '.join(ACTIONS)}.")
+        script = Path(cfg.script) if cfg.script else ROOT / "train.py"
+        if not script.is_file():
+            raise FileNotFoundError(f"There is no {script}: the runner needs a checkout of the project, with train.py.")
+        wanted = read_manifest(cfg.manifest)
+        chosen = _chosen(wanted, cfg.only)
+        entries = entries_of(wanted, Path(cfg.state), Path(cfg.records))
+        if cfg.action == "run":
+            _run(cfg, script, entries, chosen)
+        show(survey(entries, code_hash()), chosen, estimates(entries))
+
+
+def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Sequence[str]) -> None:
+    gpus = OmegaConf.to_container(cfg.gpus) if OmegaConf.is_list(cfg.gpus) else cfg.gpus
+    devices = find_devices(gpus)  # type: ignore[arg-type]  # a list of numbers or texts, or it is refused there
+    if not isinstance(cfg.per_gpu, int) or cfg.per_gpu < 1:
+        raise ValueError(f"per_gpu={cfg.per_gpu}: expected how many runs a device takes at a time, at least 1.")
+    rules = Rules(
+        per_device=cfg.per_gpu,
+        limit=seconds_of(cfg.limit),
+        stop_seconds=float(cfg.stop_seconds),
+        start_unfinishable=cfg.start_unfinishable,
+        retry_failed=cfg.retry_failed,
+        keep_checkpoints=cfg.keep_checkpoints,
+    )
+    at_once = cfg.per_gpu * len(devices)
+    place = Place(
+        script=script,
+        raw=Path(cfg.raw) if cfg.raw else None,
+        prepared=Path(cfg.prepared) if cfg.prepared else None,
+        workers=workers_per_run(at_once) if cfg.workers is None else cfg.workers,
+        threads=max(1, usable_cpus() // at_once),
+        code=code_hash(),
+        revision=git_revision(),
+    )
+    run_all(entries, chosen, devices, place, rules)
+
+
+def _chosen(wanted: Sequence[Wanted], only: object) -> list[str]:
+    """Keys that match one of the patterns; all without any."""
+    patterns = [str(only)] if isinstance(only, str) else [str(one) for one in only or ()]  # type: ignore[attr-defined]
+    keys = [run.key for run in wanted if not patterns or any(fnmatch(run.key, pattern) for pattern in patterns)]
+    if not keys:
+        raise ValueError(f"only={only} matches none of the runs, which are called like {wanted[0].key}.")
+    return keys
+
+
+def show(findings: Sequence[Finding], chosen: Sequence[str], takes: dict[str, float]) -> None:
+    """Print one table: a line per run, and how many there are of each state."""
+    shown = [finding for finding in findings if finding.entry.wanted.key in chosen]
+    counts = {state: sum(f.condition is state for f in shown) for state in Condition}
+    left = sum(takes[f.entry.wanted.key] for f in shown if f.condition not in (Condition.FINISHED, Condition.REFUSED))
+    caption = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+    table = Table("run", "state", "step", "about s", "why", box=SIMPLE_HEAD, pad_edge=False,
+                  caption=f"{caption}; about {left / 3600:.1f} h of runs to do.")  # fmt: skip
+    for finding in shown:
+        key, step = finding.entry.wanted.key, "" if finding.step is None else str(finding.step)
+        table.add_row(key, finding.condition.value, step, f"{takes[key]:.0f}", finding.detail)
+    Console().print(table)
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """`status` as the first argument means action=status."""
+    first, *rest = arguments or [""]
+    return [f"action={first}", *rest] if first and "=" not in first and not first.startswith("-") else list(arguments)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = command_line(sys.argv[1:])
+    with ends_on_signals(), explained():
+        main()

@@ -1,0 +1,219 @@
+"""What is known of each wanted run, from its files: state.json and the run's folder while it is not done, its record
+when it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from umamba.evaluation.report.records import mixed, name_of, read_run
+from umamba.evidence.manifest import Wanted
+from umamba.files import write_json
+from umamba.processes import STOP_SIGNALS
+from umamba.run.folder import last_checkpoint
+
+STOPPED_CODES = (*(128 + number for number in STOP_SIGNALS), *(-number for number in STOP_SIGNALS), -9, 137)
+
+
+class Condition(Enum):
+    """Of a wanted run."""
+
+    WANTED = "wanted"  # never started
+    RUNNING = "running"  # a runner has it now
+    STOPPED = "stopped"  # interrupted; it goes on from its checkpoint
+    FINISHED = "finished"
+    FAILED = "failed"  # ended by itself, with an error
+    REFUSED = "refused"  # what is there is of other settings or another version, and does not count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A wanted run and where its files are.
+
+    Attributes:
+        wanted: What it is.
+        folder: Its own: state.json, output.log and the run's folder ``run``.
+        record: Its record's file, written when it is done.
+    """
+
+    wanted: Wanted
+    folder: Path
+    record: Path
+
+    @property
+    def run_dir(self) -> Path:
+        """Of train.py."""
+        return self.folder / "run"
+
+    @property
+    def lock(self) -> FileLock:
+        """Held by the runner that has it; released by the system if that is killed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+    def state(self) -> dict[str, Any]:
+        """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started.
+
+        Raises:
+            ValueError: state.json is no such file.
+        """
+        path = self.folder / "state.json"
+        if not path.is_file():
+            return {}
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(state["attempts"], list) or not {"overrides", "code"} <= set(state):
+                raise KeyError("attempts, overrides, code")
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no state of a run ({error!r}). Remove {self.folder} to begin anew.") from error
+        return state
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write state.json."""
+        write_json(state, self.folder / "state.json")
+
+    def steps(self) -> tuple[int | None, int | None]:
+        """Optimizer steps of the last checkpoint, and the highest that metrics.csv tells of; None where unknown."""
+        saved, reached = None, None
+        path = last_checkpoint(self.run_dir)
+        if path.is_file():
+            with suppress(Exception):  # torch has many; train.py says what is wrong with it
+                saved = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        with suppress(OSError, ValueError, KeyError), open(self.run_dir / "metrics.csv", encoding="utf-8") as file:
+            reached = max(int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("step"))
+        return saved, reached
+
+    def share_left(self) -> float:
+        """About how much of the run is still to do, 0 to 1."""
+        path, saved = self.run_dir / "config.yaml", self.steps()[0]
+        if saved is None or not path.is_file():
+            return 1.0
+        config = OmegaConf.load(path)
+        epochs, per_epoch = (OmegaConf.select(config, k) for k in ("trainer.max_epochs", "data.iterations_per_epoch"))
+        return max(0.0, 1 - saved / (epochs * per_epoch)) if epochs and per_epoch else 1.0
+
+    def is_held(self) -> bool:
+        """Whether a runner has it, or its training is still ending."""
+        return any(_is_held(folder / ".lock") for folder in (self.folder, self.run_dir))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """How an entry stands.
+
+    Attributes:
+        entry: Which.
+        condition: How.
+        detail: Why, for people.
+        step: Of its checkpoint.
+        code: Hash of the code of what there is of it; None if there is nothing.
+    """
+
+    entry: Entry
+    condition: Condition
+    detail: str = ""
+    step: int | None = None
+    code: str | None = None
+
+
+def entries_of(runs: Iterable[Wanted], state: Path, records: Path) -> list[Entry]:
+    """Where the files of wanted runs are."""
+    return [Entry(wanted=run, folder=state / run.key, record=records / f"{run.key}.json") for run in runs]
+
+
+def survey(entries: Sequence[Entry], code: str) -> list[Finding]:
+    """How all entries stand; nothing of other settings or of two versions in one cell counts.
+
+    Args:
+        entries: All of a manifest, for cells are looked at as a whole.
+        code: `code_hash` of the code that would train now.
+    """
+    findings = [_look(entry) for entry in entries]
+    records = [read_run(f.entry.record) for f in findings if f.condition is Condition.FINISHED]
+    faults, versions = mixed(records), {(r["dataset"], r["network"]): r["code"] for r in reversed(records)}
+    for finding in findings:
+        wanted = finding.entry.wanted
+        if finding.condition is Condition.STOPPED and finding.code is not None:
+            versions.setdefault((wanted.dataset, wanted.network), finding.code)
+    return [_with_cell(f, faults, versions.get((f.entry.wanted.dataset, f.entry.wanted.network)), code)
+            for f in findings]  # fmt: skip
+
+
+def _look(entry: Entry) -> Finding:
+    """How an entry stands by itself."""
+    asked = list(entry.wanted.overrides)
+    if entry.record.is_file():
+        record = read_run(entry.record)
+        if record["overrides"] != asked:
+            return Finding(entry=entry, condition=Condition.REFUSED, code=record["code"], detail=(
+                f"{entry.record} was made with other settings ({_apart(record['overrides'], asked)}). Move it away to "
+                "run it anew."))  # fmt: skip
+        steps = record["cost"].get("steps")
+        return Finding(entry=entry, condition=Condition.FINISHED, step=steps, code=record["code"])
+    if not entry.folder.is_dir():
+        return Finding(entry=entry, condition=Condition.WANTED)
+    held, state = entry.is_held(), entry.state()
+    if held or not state:
+        return Finding(entry=entry, condition=Condition.RUNNING if held else Condition.WANTED)
+    if state["overrides"] != asked:
+        return Finding(entry=entry, condition=Condition.REFUSED, code=state["code"], detail=(
+            f"{entry.folder} was begun with other settings ({_apart(state['overrides'], asked)}). Remove it to begin "
+            "anew."))  # fmt: skip
+    last, step = state["attempts"][-1], entry.steps()[0]
+    if last.get("exit_code") in (None, *STOPPED_CODES):
+        return Finding(entry=entry, condition=Condition.STOPPED, step=step, code=state["code"])
+    return Finding(
+        entry=entry, condition=Condition.FAILED, detail=last.get("reason", ""), step=step, code=state["code"]
+    )
+
+
+def _with_cell(finding: Finding, faults: dict[str, str], version: str | None, code: str) -> Finding:
+    """The same entry, seen beside the others of its cell."""
+    entry = finding.entry
+    detail = ""
+    if finding.condition is Condition.FINISHED:
+        fault = faults.get(name_of({"dataset": entry.wanted.dataset, "network": entry.wanted.network,
+                                    "seed": entry.wanted.seed}))  # fmt: skip
+        detail = f"{entry.record}: {fault}. Move it away to run it anew." if fault else ""
+    elif finding.condition in (Condition.WANTED, Condition.STOPPED, Condition.FAILED):
+        began = finding.code if finding.condition is Condition.STOPPED else version
+        if began is not None and began != code:
+            what = "It was" if finding.condition is Condition.STOPPED else f"Runs of {entry.wanted.cell} were"
+            detail = (
+                f"{what} trained with the code {began}, this is {code}. Take that version of the code, or remove what "
+                "it made."
+            )
+    if not detail:
+        return finding
+    return Finding(entry=entry, condition=Condition.REFUSED, detail=detail, step=finding.step, code=finding.code)
+
+
+def _apart(one: Sequence[str], other: Sequence[str]) -> str:
+    parts = [f"then {', '.join(x for x in one if x not in other)}" if set(one) - set(other) else "",
+             f"now {', '.join(x for x in other if x not in one)}" if set(other) - set(one) else ""]  # fmt: skip
+    return "; ".join(filter(None, parts)) or "in another order"
+
+
+def _is_held(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except NotImplementedError:  # a file system without locks: nobody can tell
+        return False
+    lock.release()
+    return False

@@ -1,0 +1,83 @@
+"""Manifests: what they list, what is refused, and that every run of the project's own composes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from umamba.evidence.manifest import FOLDER, read_manifest
+from umamba.locations import CONFIGS
+from umamba.resolvers import register_resolvers
+
+TEXT = """\
+overrides: [logger=csv]
+datasets:
+  a: {overrides: [data=phantom], seconds: 10}
+  b: {title: B, overrides: [data=custom, "data.dataset_dir=${paths.raw}/B"], seconds: 20, networks: [y]}
+networks:
+  x: {overrides: [model=nnunet], seeds: [1, 2]}
+  y: {overrides: [model=umamba_bot], seeds: [3], cost: 1.5}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "list.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_data_sets_times_networks_times_seeds(tmp_path):
+    runs = read_manifest(written(tmp_path, TEXT))
+    assert [run.key for run in runs] == ["a/x_1", "a/x_2", "a/y_3", "b/y_3"]
+    assert [run.seconds for run in runs] == [10, 10, 15, 30]
+    assert runs[3].overrides == ("logger=csv", "data=custom", "data.dataset_dir=${paths.raw}/B", "model=umamba_bot")
+    assert (runs[0].title, runs[3].title) == ("a", "B")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [3]", "seeds: [3, 3]", r"networks\.y\.seeds must be a list of different whole numbers"),
+        ("seeds: [3]", "seeds: 3", r"networks\.y\.seeds must be"),
+        ("seeds: [3], ", "", r"networks\.y\.seeds must be.* it is None"),
+        ("networks: [y]", "networks: [z]", r"datasets\.b\.networks must be a list of names among x, y; it is \['z'\]"),
+        ("cost: 1.5", "costs: 1.5", r"networks\.y has costs; allowed are overrides, seeds, cost"),
+        ("cost: 1.5", "cost: dear", r"networks\.y\.cost must be a number"),
+        ("seconds: 10", "seconds: -1", r"datasets\.a\.seconds must be a number"),
+        ("logger=csv", "logger", r"overrides must be a list of key=value"),
+        ("logger=csv", "seed=3", r"overrides sets seed, which the runner gives to each run itself"),
+        ("  a:", "  a/b:", r"datasets\.'a/b' names folders and files, but it holds a path separator"),
+        ("datasets:", "data:", "it has data; allowed are overrides, datasets, networks"),
+        ("  x: {overrides: [model=nnunet], seeds: [1, 2]}", "  x: 3", r"networks\.x must be a mapping"),
+        ("overrides: [logger=csv]", "overrides: [", "is no YAML file"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(tmp_path, old, new, message):
+    assert old in TEXT
+    with pytest.raises(ValueError, match=message):
+        read_manifest(written(tmp_path, TEXT.replace(old, new, 1)))
+
+
+def test_a_manifest_that_is_not_there_is_told_which_are():
+    with pytest.raises(FileNotFoundError, match="those there: .*short"):
+        read_manifest("shorter")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        read_manifest("nowhere/list.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_run_of_a_manifest_composes_with_one_budget_for_a_data_set(name, tmp_path):
+    register_resolvers()
+    budgets: dict[str, tuple] = {}
+    runs = read_manifest(name)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for run in {run.cell: run for run in runs}.values():
+            cfg = compose("train", [*run.overrides, f"seed={run.seed}", f"paths.raw={tmp_path}", "run_dir=here"])
+            data = OmegaConf.to_container(cfg.data, resolve=False)
+            budget = (cfg.trainer.max_epochs, data["iterations_per_epoch"], data["configuration"], cfg.fold)
+            assert budgets.setdefault(run.dataset, budget) == budget
+            assert str(cfg.data.dataset_dir).startswith(str(tmp_path))
+    assert len({run.key for run in runs}) == len(runs)

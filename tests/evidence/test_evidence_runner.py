@@ -1,0 +1,202 @@
+"""The runner with a stand-in for train.py: what is started, packed, stopped, gone on with, refused and recorded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections import Counter
+
+import pytest
+
+from umamba.evidence.__main__ import command_line
+from umamba.evidence.devices import find_devices
+from umamba.evidence.entry import Condition
+from umamba.evidence.sitting import seconds_of
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+KEYS = ["phantom/nnunet_1", "phantom/nnunet_2", "phantom/umamba_enc_1", "phantom/umamba_enc_2"]
+DONE, STOPPED, REFUSED = Condition.FINISHED, Condition.STOPPED, Condition.REFUSED
+
+
+def count(findings) -> dict[Condition, int]:
+    return dict(Counter(finding.condition for finding in findings.values()))
+
+
+def rewrite(path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_all_wanted_runs_are_trained_packed_longest_first_and_recorded(stub):
+    assert count(stub.sit(per_device=2, workers=3)) == {DONE: 4}
+    assert [line.split()[0] for line in stub.log] == ["umamba_enc"] * 2 + ["nnunet"] * 2
+    for key in KEYS:
+        record = stub.record(key)
+        assert record["seed"] == int(key[-1]) and record["overrides"][:2] == ["logger=csv", "data=phantom"]
+        (attempt,) = record["attempts"]
+        assert attempt["step"] == 20 and attempt["exit_code"] == 0
+        cost = record["cost"]
+        assert cost["steps"] == 20 and cost["seconds"] >= 2 and cost["seconds_per_step"] == 0.1
+        assert cost["gpu_hours"] is None and cost["energy_wh"] is None and "no GPU" in cost["energy_reason"]
+        assert not list((stub.state / key / "run").glob("checkpoints/*.ckpt")), "records are all that is kept"
+        assert str(stub.folder) not in json.dumps(record), "no path of the machine"
+    assert any(stub.record(key)["cost"]["runs_per_gpu"] > 1.5 for key in KEYS)
+    assert "3 workers" in (stub.state / KEYS[0] / "output.log").read_text()
+    before = {key: (stub.records / f"{key}.json").read_bytes() for key in KEYS}
+    stub.sit()
+    assert {key: (stub.records / f"{key}.json").read_bytes() for key in KEYS} == before
+    assert len(stub.log) == 4
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_runner_goes_on_from_the_checkpoints(stub, wait_for, how):
+    process = stub.start("only=*_1", "per_gpu=2")
+    steps = [stub.state / key / "run" / "step" for key in (KEYS[0], KEYS[2])]
+    wait_for(lambda: process.poll() is not None or all(path.is_file() for path in steps))
+    process.send_signal(how)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (143 if how == signal.SIGTERM else -9), output
+    if how == signal.SIGTERM:
+        assert "2 were stopped" in output or output.count("was stopped at step") == 2
+    code = json.loads((stub.state / KEYS[0] / "state.json").read_text())["code"]
+    wait_for(lambda: count(stub.look(code)) == {STOPPED: 2, Condition.WANTED: 2})
+    begun = len(stub.log)
+    assert count(stub.sit("*_1", code, per_device=2)) == {DONE: 2, Condition.WANTED: 2}
+    assert all(int(line.split()[-1]) >= 5 for line in stub.log[begun:]), stub.log
+    for key in (KEYS[0], KEYS[2]):
+        first, second = stub.record(key)["attempts"]
+        assert second["from_step"] == first["step"] >= 5 and second["step"] == 20
+        assert first.get("exit_code") == (143 if how == signal.SIGTERM else None)
+
+
+def test_the_limit_is_kept_and_what_cannot_end_before_it_is_not_begun(stub, caplog):
+    caplog.set_level(logging.INFO)
+    stub.manifest.write_text(stub.manifest.read_text().replace("seconds: 3", "seconds: 20"))
+    assert count(stub.sit(limit=33, stop_seconds=3)) == {DONE: 2, Condition.WANTED: 2}
+    assert "not started: phantom/umamba_enc_1, phantom/umamba_enc_2" in caplog.text
+    assert all(line.startswith("nnunet") for line in stub.log)
+    assert count(stub.sit("*enc_1", limit=4, stop_seconds=3, start_unfinishable=True))[STOPPED] == 1
+    state = json.loads((stub.state / KEYS[2] / "state.json").read_text())
+    assert 0 < state["attempts"][0]["step"] < 20 and state["attempts"][0]["exit_code"] == 143
+    assert state["attempts"][0]["seconds"] < 4
+
+
+def test_what_is_left_of_a_stopped_run_is_what_must_fit_and_it_goes_first(stub):
+    stub.manifest.write_text(stub.manifest.read_text().replace("seconds: 3", "seconds: 6"))
+    stub.sit("*nnunet_2", limit=4, stop_seconds=2.5, start_unfinishable=True)
+    left = stub.entries[1].share_left()
+    assert 0.1 < left < 0.8
+    stub.sit("*nnunet_*", limit=6 * left + 3.5, stop_seconds=3)
+    assert stub.log[1].startswith("nnunet 2")
+    assert stub.look()[KEYS[1]].condition is DONE and stub.look()[KEYS[0]].condition is Condition.WANTED
+
+
+def test_a_training_that_does_not_stop_is_killed_and_goes_on_later(stub, caplog):
+    stub.manifest.write_text(stub.manifest.read_text().replace("model=umamba_enc", "model=stubborn"))
+    found = stub.sit("*enc_1", limit=1.5, stop_seconds=0.5, start_unfinishable=True)
+    assert "has not ended within 0 s" in caplog.text
+    assert found[KEYS[2]].condition is STOPPED
+
+
+def test_a_failing_run_stops_no_other_and_says_why(stub, caplog):
+    caplog.set_level(logging.INFO)
+    stub.manifest.write_text(stub.manifest.read_text().replace("model=umamba_enc", "model=broken"))
+    found = stub.sit(per_device=4)
+    assert count(found) == {DONE: 2, Condition.FAILED: 2}
+    assert found[KEYS[2]].detail == "data.batch_size is 0; expected at least 1."
+    assert "umamba_enc_1 failed: data.batch_size is 0" in caplog.text
+    stub.sit()
+    assert "0 of 4 run(s) to do" in caplog.text
+    stub.sit(retry_failed=True)
+    assert "2 of 4 run(s) to do" in caplog.text
+
+
+def test_runs_of_other_settings_are_named_and_not_counted(stub, caplog):
+    stub.sit("*nnunet_1")
+    stub.sit("*nnunet_2", limit=2, stop_seconds=1.5, start_unfinishable=True)
+    text = stub.manifest.read_text()
+    stub.manifest.write_text(text.replace("logger=csv", "logger=csv, trainer.max_epochs=9"))
+    found = stub.sit("*nnunet_*")
+    assert count(found) == {Condition.WANTED: 2, REFUSED: 2} and len(stub.log) == 2
+    assert "now trainer.max_epochs=9" in found[KEYS[0]].detail and "was made" in found[KEYS[0]].detail
+    assert "now trainer.max_epochs=9" in found[KEYS[1]].detail and "was begun" in found[KEYS[1]].detail
+    assert "phantom/nnunet_1 does not count" in caplog.text
+    stub.manifest.write_text(text)
+    assert count(stub.look()) == {Condition.WANTED: 2, DONE: 1, STOPPED: 1}
+
+
+def test_a_cell_takes_no_run_of_another_version_of_the_code(stub, caplog):
+    stub.sit("*nnunet_1")
+    found = stub.sit(code="2222", per_device=4)
+    assert count(found) == {DONE: 3, REFUSED: 1}
+    assert "Runs of phantom/nnunet were trained with the code c0de, this is 2222" in found[KEYS[1]].detail
+    rewrite(stub.records / f"{KEYS[3]}.json", code="3333")
+    assert "another version of the code than seed 1" in stub.look("2222")[KEYS[3]].detail
+
+
+def test_a_run_that_was_stopped_does_not_go_on_with_another_version(stub):
+    stub.sit("*nnunet_1", limit=2, stop_seconds=1.5, start_unfinishable=True)
+    found = stub.sit("*nnunet_*", code="2222")
+    assert count(found) == {REFUSED: 2, Condition.WANTED: 2} and len(stub.log) == 1
+
+
+def test_a_cell_takes_no_run_of_another_plan(stub):
+    stub.sit("*nnunet_1")
+    run = stub.templates / "tables" / "run.json"
+    rewrite(run, plan={"patch_size": [9, 9, 9]})
+    found = stub.sit("*nnunet_2")
+    assert found[KEYS[0]].condition is DONE and found[KEYS[1]].condition is REFUSED
+    assert "another plan than seed 1 of its cell" in found[KEYS[1]].detail
+
+
+def test_two_runners_share_one_state(stub):
+    runners = [threading.Thread(target=stub.sit) for _ in range(2)]
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join(60)
+    assert count(stub.look()) == {DONE: 4} and len(stub.log) == 4
+
+
+def test_a_run_that_another_runner_has_is_running_and_left_alone(stub):
+    entry = stub.entries[0]
+    with entry.lock:
+        assert stub.sit("*nnunet_1")[KEYS[0]].condition is Condition.RUNNING
+    assert stub.log == []
+
+
+def test_a_torn_state_is_named(stub):
+    (stub.state / KEYS[0]).mkdir(parents=True)
+    (stub.state / KEYS[0] / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"state\.json is no state of a run.*Remove"):
+        stub.look()
+
+
+def test_status_is_a_word_in_front():
+    assert command_line(["status", "manifest=a"]) == ["action=status", "manifest=a"]
+    assert command_line(["manifest=a"]) == ["manifest=a"]
+    assert command_line([]) == [] and command_line(["--cfg", "job"]) == ["--cfg", "job"]
+
+
+def test_durations():
+    assert [seconds_of(text) for text in ("540s", "9m", 540, "2.5h", "1d")] == [540, 540, 540, 9000, 86400]
+    assert seconds_of(None) == float("inf")
+    for wrong in ("soon", "0", "-1s", "5w"):
+        with pytest.raises(ValueError, match="expected a duration"):
+            seconds_of(wrong)
+
+
+def test_devices_are_those_that_this_process_may_see(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [device.name for device in find_devices("auto")] == ["0", "1"]
+    assert [device.name for device in find_devices([1])] == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab")
+    assert [device.environment["CUDA_VISIBLE_DEVICES"] for device in find_devices()] == ["3", "GPU-ab"]
+    for wrong in ([0], [3, 3], "gpu", []):
+        with pytest.raises(ValueError, match="expected auto, cpu, or different ones of 3, GPU-ab"):
+            find_devices(wrong)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert [device.name for device in find_devices()] == ["cpu"]
