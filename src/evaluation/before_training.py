@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from umamba.datamodules.base import SegmentationDataModule
-from umamba.evaluation.evaluate import check_tolerance, tolerances_of
 from umamba.evaluation.pairs import references_of
+from umamba.evaluation.scoring import Scoring
 
 
 def check_test(datamodule: SegmentationDataModule) -> None:
@@ -20,8 +20,7 @@ def check_test(datamodule: SegmentationDataModule) -> None:
     raw = datamodule.raw
     if not any(value != 0 for value in raw.labels.values()):
         raise ValueError(f"{raw.folder / 'dataset.json'} has no class to score in the labels {dict(raw.labels)}.")
-    if datamodule.task == "semantic":
-        if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
-            check_tolerance(datamodule.nsd_tolerance, raw.labels)
-        tolerances_of(datamodule.nsd_tolerance, [name for name, value in raw.labels.items() if value != 0])
-    references_of(datamodule.test_cases, raw.file_ending, datamodule.task)
+    scoring = Scoring.of(raw, task=datamodule.task, tolerance=datamodule.nsd_tolerance)
+    if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
+        scoring.check_tolerance_names()
+    references_of(datamodule.test_cases, scoring)
