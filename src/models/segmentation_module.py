@@ -91,6 +91,9 @@ class SegmentationModule(L.LightningModule):
             self._training_loss = GraphedLoss(self._loss_of, self.network.parameters())
             log.info("Training steps are replayed from CUDA graphs (cuda_graph=false launches their kernels singly).")
 
+    def on_train_end(self) -> None:
+        self._training_loss = self._loss_of  # a graph's memory is wanted for the test
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self._training_loss(batch["image"], batch["label"])
         self._step_losses.append(loss.detach())
