@@ -39,11 +39,8 @@ def describe_ours(entries: dict, patch_size: tuple[int, ...], channels: int, cou
         subject = make_subject(image, label)
         for transform in transforms:
             subject = transform(subject)
-        patch = (
-            subject["image"].data.numpy().reshape(channels, *patch_size),
-            subject["label"].data.numpy().reshape(patch_size),
-        )
-        descriptions.append(describe(*patch))
+        image_after, label_after = (array.data.numpy() for array in subject.get_images(intensity_only=False))
+        descriptions.append(describe(image_after.reshape(channels, *patch_size), label_after.reshape(patch_size)))
     return descriptions
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import blosc2
 import matplotlib
@@ -32,7 +33,8 @@ from batches_peer import make_sample
 from common import processor
 from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
 from umamba.datamodules.patches import PatchDataset
-from umamba.planning.store import storage_shapes
+from umamba.planning.configuration import Configuration
+from umamba.planning.store import Store, storage_shapes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -74,10 +76,12 @@ def _cpu_seconds(call: Callable[[int], object], count: int) -> list[float]:
 
 
 def make_subject(image: np.ndarray, label: np.ndarray) -> tio.Subject:
-    image, label = torch.from_numpy(image.copy()), torch.from_numpy(label.copy())
     if label.ndim == 2:
         image, label = image[..., None], label[..., None]
-    return tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label[None]))
+    return tio.Subject(
+        image=tio.ScalarImage(tensor=torch.from_numpy(image.copy())),
+        label=tio.LabelMap(tensor=torch.from_numpy(label[None].copy())),
+    )
 
 
 def time_transforms(entries: dict, patch_size: tuple[int, ...], channels: int, labels: int, count: int) -> dict:
@@ -91,7 +95,9 @@ def time_transforms(entries: dict, patch_size: tuple[int, ...], channels: int, l
         transform = build({**entry, **certain}, patch_size)
         image, label = make_sample(enlarged if hasattr(transform, "input_size") else patch_size, channels, labels)
 
-        def call(seed: int, transform=transform, image=image, label=label) -> None:
+        def call(
+            seed: int, transform: tio.Transform = transform, image: np.ndarray = image, label: np.ndarray = label
+        ) -> None:
             torch.manual_seed(seed)
             transform(make_subject(image, label))
 
@@ -120,9 +126,9 @@ def time_samples(entries: dict, patch_size: tuple[int, ...], channels: int, labe
             use_mask_for_norm=(False,) * channels,
         )  # fmt: skip
         dataset = PatchDataset(
-            SimpleNamespace(case=lambda identifier: case),
+            cast(Store, SimpleNamespace(case=lambda identifier: case)),
             ["case"],
-            configuration=configuration,
+            configuration=cast(Configuration, configuration),
             transforms=[build(entry, patch_size) for entry in entries.values()],
         )
         return _cpu_seconds(dataset.__getitem__, count)
@@ -167,8 +173,8 @@ def write_report(result: dict) -> None:
         lines += ["", f"Each transform of nnunet_{rule} when it is drawn, for every channel (median, ms):", ""]
         lines += ["| setting | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         for name, entry in result["settings"].items():
-            cells = " | ".join(f"{1e3 * seconds:.1f}" for seconds in entry["transforms"][rule].values())
-            lines.append(f"| {name} | {cells} |")
+            medians = " | ".join(f"{1e3 * seconds:.1f}" for seconds in entry["transforms"][rule].values())
+            lines.append(f"| {name} | {medians} |")
     (OUT / "batches.md").write_text("\n".join(lines) + "\n")
     figure, axis = plt.subplots(figsize=(9, 4), constrained_layout=True)
     width = 0.8 / len(chains)

@@ -13,6 +13,8 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.ndimage as ndi
@@ -31,7 +33,7 @@ def make_sample(
     return image.astype(np.float32), label
 
 
-def _chain(patch_size: list[int], degrees: float, in_plane: bool):
+def _chain(patch_size: list[int], degrees: float, in_plane: bool) -> Callable[[np.ndarray, np.ndarray], dict[str, Any]]:
     """nnU-Net's transforms for the patch, and how a sample is put into them."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -76,7 +78,7 @@ def _as_patch(result: dict) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     """Do every setting; writes CPU seconds, or a description, per patch."""
     mode, count = sys.argv[1], int(sys.argv[2])
-    results = {}
+    results: dict[str, list[Any]] = {}
     for name, setting in json.load(sys.stdin).items():
         image, label = make_sample(tuple(setting["input_size"]), setting["channels"], setting["labels"])
         chain = _chain(setting["patch_size"], setting["degrees"], setting["in_plane"])

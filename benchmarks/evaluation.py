@@ -70,7 +70,7 @@ def deepmind(reference: np.ndarray, prediction: np.ndarray) -> list[tuple[float,
     """The same by DeepMind's surface-distance 0.1, made to run on today's NumPy and SciPy."""
     from scipy import ndimage
 
-    np.Inf, np.NaN = np.inf, np.nan
+    np.Inf, np.NaN = np.inf, np.nan  # type: ignore[attr-defined]
     ndimage.filters = ndimage.morphology = ndimage
     from surface_distance import metrics
 
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks", help="folder of the results")
     arguments = parser.parse_args()
-    runs = {
+    runs: dict[str, Any] = {
         "ours": measure(make_case, ours, arguments.repeats),
         "deepmind": measure(make_case, deepmind, arguments.repeats),
         "cells": measure(make_cells, cells, arguments.repeats),

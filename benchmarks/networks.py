@@ -227,7 +227,7 @@ def measure_times(
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
         measured |= {"peak_gib": round(peak / 2**30, 2), "activations_gib": round((peak - before) / 2**30, 2)}
-    network.deep_supervision = False
+    network.deep_supervision = False  # type: ignore[assignment]  # a switch that every network here has
     network.eval()
     median_ms(forward, 2, device)
     return measured | {"forward_ms": round(median_ms(forward, args.steps, device), 1)}

@@ -14,15 +14,19 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pinned() -> dict[str, str]:
+def pinned(extra: str = "lint") -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return dict(requirement.split("==") for requirement in project["optional-dependencies"]["lint"])
+    return dict(requirement.split("==") for requirement in project["optional-dependencies"][extra])
 
 
 def test_the_hooks_run_the_pinned_ruff() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     [revision] = [repo["rev"] for repo in hooks["repos"] if repo["repo"].endswith("/ruff-pre-commit")]
     assert revision == f"v{pinned()['ruff']}"
+
+
+def test_the_documentation_is_formatted_by_the_same_ruff() -> None:
+    assert pinned("docs")["ruff"] == pinned()["ruff"]
 
 
 def test_constraints_have_the_pinned_versions() -> None:

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,9 @@ SHAPE = (1, 64, 32768)  # batch, d_inner, L
 RUNS = {"torch": 9, "mambapy": 5, "reference": 2}  # the recurrence takes ten seconds each
 
 
-def mambapy_scan(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
+def mambapy_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+) -> Tensor:
     """The selective scan as mambapy's block composes it around its parallel scan."""
     from mambapy.pscan import pscan
 
@@ -58,7 +61,7 @@ def cpu_run(party: str, threads: int) -> None:
 def cpu_part() -> dict:
     """Every party on one thread and on all of the machine's."""
     cores = os.cpu_count() or 1
-    result = {
+    result: dict[str, Any] = {
         "machine": processor(),
         "versions": versions("torch", "mambapy"),
         "shape": SHAPE,

@@ -8,9 +8,10 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import versions
 from scan.inputs import NAMES, STATES, forward_and_backward, make_inputs, ours
@@ -37,7 +38,7 @@ def median_ms(function: Callable[[], object], seconds: float = 0.15) -> float:
     for _ in range(3):
         function()
     torch.cuda.synchronize()
-    times = []
+    times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 5 or (time.perf_counter() - begin < seconds and len(times) < 200):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -125,7 +126,7 @@ def time_block(d_model: int, length: int, with_official: bool) -> dict:
         x = torch.randn(2, length, d_model, device="cuda", requires_grad=True)
         weight = torch.randn_like(x)
 
-        def both(layer=layer, x=x, weight=weight) -> None:
+        def both(layer: nn.Module = layer, x: Tensor = x, weight: Tensor = weight) -> None:
             layer(x).backward(weight)
             x.grad = None
             layer.zero_grad()
@@ -158,7 +159,7 @@ def errors(shape: tuple[int, int, int], kind: str, dtype: torch.dtype, backend: 
     exact = results(ours("torch"), {n: t.double() for n, t in inputs.items()})
     got = results(official, inputs, turn=True) if backend == "mamba_ssm" else results(ours(backend), inputs)
     relative = [((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, exact, strict=True)]
-    row = {"shape": shape, "kind": kind, "dtype": str(dtype).removeprefix("torch."), "backend": backend}
+    row: dict[str, Any] = {"shape": shape, "kind": kind, "dtype": str(dtype).removeprefix("torch."), "backend": backend}
     row["relative"] = dict(zip(("output", *NAMES), relative, strict=True))
     log.info("%s", row)
     return row
@@ -183,7 +184,7 @@ def gpu_part() -> dict:
     if not with_official:
         log.warning("mamba-ssm is not installed: its columns stay empty.")
     device = torch.cuda.get_device_properties(0)
-    result = {
+    result: dict[str, Any] = {
         "machine": f"{device.name}, {device.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}",
         "versions": versions("torch", "triton", "mamba-ssm", "causal-conv1d"),
         "copy_bandwidth": copy_bandwidth(),

@@ -55,7 +55,9 @@ def is_finished(
 
     Args:
         checkpoint: written by Lightning.
-        max_epochs, max_steps, max_time: of the trainer; None or -1 for no limit.
+        max_epochs: the trainer's; None or -1 for no limit.
+        max_steps: the trainer's; -1 for no limit.
+        max_time: the trainer's, in any of its forms; None for no limit.
 
     Raises:
         ValueError: it has trained longer than that, so that neither its weights nor its learning rates are those of a

@@ -1,8 +1,7 @@
-"""SegResNet, UNETR and SwinUNETR: MONAI's networks with the arguments of U-Mamba's authors, behind the interface of
-the planned networks.
+"""SegResNet, UNETR and SwinUNETR from MONAI, with the arguments of U-Mamba's authors.
 
-They have one output, so deep supervision must be off, and a topology of their own: of a `NetworkSpec` they use axes,
-channels and patch.
+They stand behind the interface of the planned networks. They have one output, so deep supervision must be off, and a
+topology of their own: of a `NetworkSpec` they use axes, channels and patch.
 """
 
 from __future__ import annotations
@@ -76,9 +75,7 @@ def segresnet(
     blocks_up: Sequence[int] = (1, 1, 1),
     **spec: Any,
 ) -> SingleOutputNetwork:
-    """SegResNet (Myronenko, arXiv 1810.11654) without its autoencoder branch; any input size. See
-    `SingleOutputNetwork`.
-    """
+    """SegResNet (Myronenko, arXiv 1810.11654) without its autoencoder branch; any input size."""
     s = _spec(spec)
     network = SegResNet(
         spatial_dims=s.spatial_dims,
@@ -176,5 +173,5 @@ def swinunetr(
 
 
 def _spec(keywords: dict[str, Any]) -> NetworkSpec:
-    """These networks have one output; whoever does not ask for deep supervision gets none."""
+    """The fields as a spec; deep supervision is off unless it is asked for, since these networks have one output."""
     return NetworkSpec(**({"deep_supervision": False} | keywords))

@@ -251,10 +251,10 @@ def upsampling(spatial_dims: int, in_channels: int, out_channels: int, stride: S
 
 
 def initialize(network: nn.Module, *, zero_init_residual: bool = False) -> None:
-    """nnU-Net's initialisation, in place: Kaiming-normal (a = 0.01) convolutions and transposed convolutions with
-    zero bias.
+    """Give a network nnU-Net's initial weights, in place.
 
-    Linear and Conv1d layers (those of Mamba) keep their own. `zero_init_residual` also zeroes weight and bias of the
+    Convolutions and transposed convolutions are Kaiming-normal (a = 0.01) with zero bias; Linear and Conv1d layers
+    (those of Mamba) keep their own. `zero_init_residual` also zeroes weight and bias of the
     last norm of every residual block, so that each block starts as its shortcut.
     """
     for module in network.modules():

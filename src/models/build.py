@@ -30,6 +30,7 @@ def build_network(
 
     Args:
         network: class or partial; receives the topology as keywords.
+        plan: the data set's.
         configuration: name of one of ``plan.configurations``.
         deep_supervision: whether the network returns the logits of every decoder stage.
 
@@ -71,7 +72,8 @@ def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> 
 
     Args:
         network: as built by `build_network`.
-        plan, configuration: what it was built from.
+        plan: the one it was built from.
+        configuration: name of the plan's configuration that it was built for.
 
     Raises:
         ValueError: ``n_conv_per_stage`` or ``n_conv_per_stage_decoder`` is neither what the planner writes nor what

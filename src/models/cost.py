@@ -1,6 +1,4 @@
-"""What a network costs, without running it: parameters, floating-point operations, memory kept for the backward
-pass.
-"""
+"""What a network costs, without running it: parameters, operations, memory kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -27,6 +25,7 @@ def count_flops(network: nn.Module, input_shape: Sequence[int]) -> int:
     interpolation are left out, as is usual. A network on the CPU gets a tensor without data, one on a GPU runs once.
 
     Args:
+        network: on the CPU or a GPU.
         input_shape: (B, C, *S).
     """
     device = next(network.parameters()).device
@@ -80,8 +79,10 @@ def activation_bytes(network: nn.Module, input_shape: Sequence[int], autocast: t
 
 @contextmanager
 def mamba_left_out(network: nn.Module) -> Iterator[list[tuple[Mamba, tuple[int, int]]]]:
-    """Within it the network's Mamba blocks return their input; gives the list of blocks with (batch, length) they
-    saw.
+    """Within the block the network's Mamba blocks return their input and are not computed.
+
+    Yields:
+        The Mamba blocks that were called, each with the (batch, length) of its sequences.
     """
     seen: list[tuple[Mamba, tuple[int, int]]] = []
     blocks = [module for module in network.modules() if isinstance(module, Mamba)]

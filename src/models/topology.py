@@ -67,8 +67,11 @@ def _per_axis(name: str, stage: int, value: int | Sequence[int], spatial_dims: i
 
 
 def check_input(x: torch.Tensor, spatial_dims: int, in_channels: int, fixed_patch_size: Size | None) -> None:
-    """Raises ValueError if `x` is not (B, in_channels, *S) with `spatial_dims` axes in S, equal to `fixed_patch_size`
-    if there is one.
+    """See that a network can take `x`.
+
+    Raises:
+        ValueError: it is not (B, in_channels, *S) with `spatial_dims` axes in S, or S is not `fixed_patch_size` where
+            there is one.
     """
     if x.ndim != spatial_dims + 2 or x.shape[1] != in_channels:
         raise ValueError(
@@ -83,8 +86,10 @@ def check_input(x: torch.Tensor, spatial_dims: int, in_channels: int, fixed_patc
 
 
 def pad_to_multiple(x: torch.Tensor, divisor: Size) -> torch.Tensor:
-    """Zeros at the far end of each spatial axis of (B, C, *S) up to the next multiple of `divisor`; `x` itself where
-    none are needed.
+    """Pad each spatial axis of (B, C, *S) with zeros at its far end to the next multiple of `divisor`.
+
+    Returns:
+        The padded tensor, or `x` itself where nothing is missing.
     """
     missing = [-size % d for size, d in zip(x.shape[2:], divisor, strict=True)]
     if not any(missing):

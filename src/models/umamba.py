@@ -1,5 +1,4 @@
-"""U-Mamba (Ma et al., arXiv 2401.04722): one class for 2D and 3D, Bot and Enc, both published variants, and the
-No-Mamba control.
+"""U-Mamba (Ma et al., arXiv 2401.04722): one class for 2D and 3D, for Bot and Enc, and for the control without Mamba.
 
 Use alone, needing torch only::
 
@@ -43,8 +42,8 @@ class UMamba(UNet):
 
     Args:
         mamba: "encoder" (U-Mamba_Enc), "bottleneck" (U-Mamba_Bot), "none" (the matched control), or the stages that
-            get a layer. With "encoder" the repo variant follows its code: in 2D every second stage, and channel
-            tokens where prod(size) <= channels; stages given by number read spatial tokens.
+            get a layer. With "encoder" the repo variant does as the authors' code: in 2D every second stage, and
+            channel tokens where prod(size) <= channels; stages given by number read spatial tokens.
         variant: "paper" or "repo", see the module.
         mixer, order: parts of the Mamba layer, see `MambaLayer`; mixer "none" leaves the layers out.
         zero_init_residual: start each residual block as its shortcut; None does as the authors (paper Enc does, the
@@ -124,6 +123,7 @@ def mamba_stages(mamba: Placement, num_stages: int, *, every_second: bool) -> tu
 
     Args:
         mamba: as for `UMamba`.
+        num_stages: stages of the encoder, the bottleneck included.
         every_second: with "encoder", skip every second stage, such that the deepest has a layer.
     """
     if isinstance(mamba, str):

@@ -21,7 +21,7 @@ _SEED = 1234
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFacts:
-    """What one case adds to the fingerprint.
+    """What one training case adds to the fingerprint.
 
     Attributes:
         spacing: mm, (z, y, x).
@@ -38,7 +38,7 @@ class CaseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """Of the training cases, sorted by name.
+    """What the planner knows of a data set: facts of its training cases, which stand in the order of their names.
 
     Attributes:
         spacings: mm, (z, y, x) per case.

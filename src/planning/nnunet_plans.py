@@ -25,8 +25,7 @@ _RESAMPLING = {
 }
 _SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
 
-
-# Beside those that are followed: what another one of these would do is not done here.
+# What is not read but has to be so: other label managers do what is not done here.
 _TOP = {"label_manager": ("LabelManager",)}
 _READERS = ("SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO")  # the others change the order of the axes
 _NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
@@ -37,7 +36,8 @@ _KNOWN = {
     "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "num_pool_per_axis", "pool_op_kernel_sizes",
     "conv_kernel_sizes", *_RESAMPLING, *(f"{key}_kwargs" for key in _RESAMPLING),
 }  # fmt: skip
-_ARGUMENTS: dict[str, tuple[Any, ...] | None] = {  # of the network; None: followed, else what is built here
+# Arguments of the network: the values that are built here, or None where the plan's is followed.
+_ARGUMENTS: dict[str, tuple[Any, ...] | None] = {
     "n_stages": None, "features_per_stage": None, "kernel_sizes": None, "strides": None, "n_conv_per_stage": None,
     "n_blocks_per_stage": None, "n_conv_per_stage_decoder": None,
     "conv_op": ("torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"), "conv_bias": (True,),

@@ -40,7 +40,7 @@ def z_score(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intens
 
 
 def no_norm(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
-    """As it is."""
+    """The channel as it is."""
     return channel
 
 

@@ -117,7 +117,7 @@ def reference_batch(dims: int) -> int:
 
 
 class _Planner:
-    """What is the same for every configuration of one data set."""
+    """Plans the configurations of one data set: holds what is the same for all of them."""
 
     def __init__(self, description: DatasetDescription, fingerprint: Fingerprint, options: PlannerOptions) -> None:
         self.preset = PRESETS[options.preset]

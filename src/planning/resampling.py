@@ -257,7 +257,7 @@ def largest_share(
         weights: For each corner the weights (M,) of its labels, not negative.
         preferred: Labels (M,) that win ties; None, or where they do not tie, leaves those to the lowest label.
     """
-    candidates: Sequence[Any] = np.unique(np.stack(labels))
+    candidates: np.ndarray | Sequence[np.ndarray] = np.unique(np.stack(labels))
     if len(candidates) > len(labels):
         candidates = labels
     best = np.full(labels[0].shape, -1, dtype=weights[0].dtype)

@@ -46,6 +46,8 @@ class StoredCase:
         data: (C, Z, Y, X) float32.
         label: (Z, Y, X) int16; -1 outside the non-zero mask.
         properties: For the way back to the original grid.
+        location_counts: Foreground class -> how many of its voxels are kept in `class_locations`.
+        annotated_count: How many voxels are kept in `annotated_locations`.
     """
 
     identifier: str
@@ -129,7 +131,7 @@ def write_case(
     Args:
         folder: The store.
         identifier: Name of the case.
-        case: With label.
+        case: The case, with its label.
         plan: Its labels say which locations are kept.
         patch_size: What will be read at once; it decides chunks and blocks.
         key: Recorded with the case; a case whose key has changed is stale.
@@ -185,8 +187,9 @@ def link_case(source: Path, folder: Path, identifier: str) -> bool:
 
 
 def remove_case(folder: Path, identifier: str) -> None:
-    """Delete a case: the files that `write_case` writes and no others, the description first, so that a half-deleted
-    case does not count as one.
+    """Delete the files of a case that `write_case` writes, and no others.
+
+    The description goes first, so that a half-deleted case does not count as one.
 
     Raises:
         ValueError: The identifier is no name.
@@ -289,6 +292,6 @@ def _open_array(path: Path) -> blosc2.NDArray:
 
 
 def _annotated_locations(label: np.ndarray, plan: Plan) -> np.ndarray:
-    """Locations among all annotated voxels: a class of its own for drawing patches where most voxels are ignored."""
+    """Voxels, of whatever class, that are not the ignore label, to centre patches on where most voxels are ignored."""
     annotated = (label != plan.ignore_label).astype(np.int8)
     return class_locations(annotated, [1])[1]

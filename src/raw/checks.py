@@ -134,7 +134,7 @@ def raise_errors(findings: list[Finding], shown: int = 10) -> None:
 def _image_faults(
     paths: Sequence[Path], image: np.ndarray, geometry: Geometry, channel_names: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Kind and message of each."""
+    """Kind and message of each fault of a case's images."""
     if image.shape[0] != len(channel_names):
         yield (
             "channels",
@@ -164,7 +164,7 @@ def _image_faults(
 
 
 def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator[tuple[str, str]]:
-    """Kind and message of each difference of image and label.
+    """Kind and message of each way in which a label's grid is not that of its image.
 
     Origins are not compared: they do not change any voxel's neighbours.
     """

@@ -62,7 +62,7 @@ def _nrrd(head: bytes, path: Path) -> tuple[int, str | None] | None:
 
 
 def _metaimage(head: bytes, path: Path) -> tuple[int, str | None] | None:
-    """As `_nrrd`."""
+    """As `_nrrd`, of a MetaImage file."""
     end = re.search(rb"^ElementDataFile *= *(.+?) *\r?\n", head + b"\n", re.MULTILINE)
     text = head[: end.end()] if end else head
     if not re.search(rb"^CompressedData *= *True", text, re.MULTILINE | re.IGNORECASE):

@@ -165,7 +165,7 @@ def pair_files(folder: Path, split: str, description: DatasetDescription) -> tup
     """Group the channel files of a split by case and look up the labels.
 
     Args:
-        folder: Of the data set.
+        folder: The data set's.
         split: "Tr" (every image needs a label), "Ts" or "Val": the end of the folders' names.
         description: What dataset.json says.
 

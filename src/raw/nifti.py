@@ -32,9 +32,10 @@ def is_nifti(path: Path) -> bool:
 
 
 def count_nonfinite(path: Path) -> int:
-    """Count NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file of a floating type; of others only the length is seen.
+    """Count the NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file; only floating types can have any.
 
-    For a file that was read by `umamba.raw.volume_files.read_voxels`, which has seen its checksum.
+    Of other types only the length of the file is checked. The checksum of a compressed file is not compared again:
+    `umamba.raw.volume_files.read_voxels` did so when it read the file.
 
     Args:
         path: A .nii or .nii.gz that SimpleITK can read.
@@ -49,7 +50,7 @@ def count_nonfinite(path: Path) -> int:
 
 
 def check_length(path: Path) -> None:
-    """See that a NIfTI file holds all its voxels; without reading them where its length says so.
+    """See that a NIfTI file holds all its voxels, which are read only where its length does not tell.
 
     A compressed file says its length in its last bytes: one that is damaged before them passes here, and is found by
     `check_every_byte` when its voxels are read.
@@ -156,8 +157,11 @@ def _form(header: bytes) -> tuple[str, bool]:
 
 
 def _read_layout(header: bytes) -> tuple[tuple[np.dtype | None, int, int], tuple[float, ...]]:
-    """The type of the voxels if it is a floating one, where they start, and how many bytes they take; and the voxel
-    size (x, y[, z]).
+    """How the voxels lie in the file, and how large they are.
+
+    Returns:
+        Their type if it is a floating one, else None, where they start and how many bytes they take; and the voxel
+        size (x, y[, z]).
     """
     order, is_2 = _form(header)
     if is_2:

@@ -83,8 +83,9 @@ def _check_png(path: Path) -> None:
 
 
 def _deep_colours(path: Path) -> tuple[int | None, int]:
-    """The colour type of a PNG of 16 bits, of whose colours Pillow, and imageio with it, keeps the upper 8; and the
-    bytes of its pixels at most.
+    """Colour type of a PNG of 16 bits, and how many bytes its pixels take at most; (None, 0) for any other file.
+
+    Of such a file's colours Pillow, and imageio with it, keeps the upper 8 bits.
     """
     with open(path, "rb") as file:
         header = file.read(26)

@@ -169,7 +169,7 @@ def write_label(label: np.ndarray, path: Path | str, geometry: Geometry) -> None
 
 
 def _write_stack(array: np.ndarray, path: Path, spacing: tuple[float, ...]) -> None:
-    """A 3D TIFF and its spacing; that goes first, so that a TIFF that is there can be read."""
+    """Write a 3D TIFF and, before it, the file with its spacing, so that a TIFF that is there can be read."""
     beside = path.with_suffix(".json")
     write_json({"spacing": list(spacing)}, beside)
     try:

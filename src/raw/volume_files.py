@@ -1,7 +1,7 @@
 """Volumes from and to disk by SimpleITK, which says nothing when a file is cut off or the disk is full.
 
-Of the formats it is silent about NIfTI and GIPL, both ways; it raises an error for MetaImage and NRRD that are cut
-off, and is silent about compressed ones that are damaged.
+It is silent about NIfTI and GIPL, in reading and in writing. For MetaImage and NRRD that are cut off it raises an
+error, but not for compressed ones that are damaged inside.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write_volume(volume: sitk.Image, path: Path | str) -> None:
     writer of NIfTI takes a failing disk for a success.
 
     Args:
-        volume: To write.
+        volume: The voxels with their geometry.
         path: Its ending decides the format. A .mhd file holds its voxels itself, as a .mha file does: two files cannot
             be moved into place in one step.
 
@@ -170,7 +170,7 @@ def check_gipl_length(path: Path, volume: sitk.Image | sitk.ImageFileReader) -> 
 
 
 def voxel_bytes(volume: sitk.Image | sitk.ImageFileReader) -> int:
-    """Bytes of all voxels in memory; of a reader as the header that it has read states them."""
+    """Bytes that all voxels take in memory; of a reader that has read the header alone, as that states them."""
     if isinstance(volume, sitk.Image):
         components = volume.GetNumberOfComponentsPerPixel()
     else:

@@ -54,6 +54,7 @@ def write_cells(folder: Path, split: str, name: str, rgb: np.ndarray, instances:
     Args:
         folder: raw data set.
         split: "Tr" or "Ts".
+        name: of the case.
         rgb: (H, W, 3) uint8.
         instances: (H, W) integers, or None for a test image whose instances are not known.
 

@@ -175,6 +175,7 @@ def download_from_zenodo(record: int, names: list[str], folder: Path, *, api: st
         record: number in the record's address.
         names: files wanted.
         folder: where to put them.
+        api: address of a record's description, with `{record}` for its number.
 
     Raises:
         DownloadError: the record cannot be read, lacks a file, or a download fails.

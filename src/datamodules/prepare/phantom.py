@@ -151,6 +151,8 @@ def prepare(
         target: folder to make, in nnU-Net's raw layout.
         workers: processes; 0 generates in this one (16 volumes take about two seconds).
         seed: another seed gives other cases.
+        num_training: cases to train on.
+        num_test: cases to test with.
 
     Raises:
         ValueError: `source` was given.

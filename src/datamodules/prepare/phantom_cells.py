@@ -78,6 +78,8 @@ def prepare(
         target: folder to make, in nnU-Net's raw layout with instancesTr and instancesTs.
         workers: processes; 0 generates in this one (26 images take about a second).
         seed: another seed gives other images.
+        num_training: images to train on.
+        num_test: images to test with.
 
     Raises:
         ValueError: `source` was given.

@@ -30,6 +30,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool] = lambda n
 
     Args:
         archive: .zip, .tar, .tar.gz or .tgz.
+        folder: where the files go, under their paths in the archive.
         wanted: whether a member, given its path in the archive, is needed. Hidden files never are.
 
     Raises:

@@ -61,8 +61,9 @@ class Mamba(nn.Module):
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, L, d_model) in any floating dtype -> (batch, L, d_model) in the dtype of the weights; in that of x if
-        `takes_half` says so.
+        """(batch, L, d_model) in any floating dtype -> (batch, L, d_model).
+
+        The result has the dtype of the weights, or that of x where `takes_half` says so.
         """
         weight = self.in_proj.weight
         with torch.autocast(device_type=x.device.type, enabled=False):

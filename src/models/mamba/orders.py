@@ -16,8 +16,9 @@ import torch
 
 
 class Direction(Protocol):
-    """One way through the tokens; `restore` undoes `arrange`. Both map (B, L, C) to (B, L, C), L =
-    prod(spatial_shape).
+    """One way through the tokens; `restore` undoes `arrange`.
+
+    Both map (B, L, C) to (B, L, C), L = prod(spatial_shape).
     """
 
     def arrange(self, tokens: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor: ...
@@ -27,8 +28,11 @@ class Direction(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AxisScan:
-    """Row-major over the spatial axes in the order `axes` (the last runs fastest; None keeps the raster), from the
-    end if `reverse`.
+    """Row-major over the spatial axes in a given order, from the first token or the last.
+
+    Attributes:
+        axes: the order; the last axis runs fastest. None keeps the raster's.
+        reverse: whether to begin at the end.
     """
 
     axes: tuple[int, ...] | None = None
@@ -69,10 +73,9 @@ def bidirectional(spatial_dims: int) -> tuple[AxisScan, ...]:
 
 
 def tri_oriented(spatial_dims: int) -> tuple[AxisScan, ...]:
-    """Raster forwards, backwards, and across slices (first axis fastest), as SegMamba (Xing et al., arXiv 2401.13560,
-    section 2.3).
+    """The raster forwards and backwards, and across slices (first axis fastest), as SegMamba reads volumes.
 
-    SegMamba's number of slices is the length of the first axis at every stage; here it is by construction. In 2D the
-    third direction runs down the columns.
+    Xing et al., arXiv 2401.13560, section 2.3. SegMamba's number of slices is the length of the first axis at every
+    stage; here it is by construction. In 2D the third direction runs down the columns.
     """
     return (AxisScan(), AxisScan(reverse=True), AxisScan(axes=(*range(1, spatial_dims), 0)))

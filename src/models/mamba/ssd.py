@@ -73,7 +73,11 @@ def chunked_scan(
     """y_t = h_t c_t with h_t = exp(log_decay_t) h_{t-1} + x_t b_t^T and h_{-1} = 0.
 
     Args:
-        x: (B, L, H, P). log_decay: (B, L, H), <= 0. b, c: (B, L, N). chunk_size: tokens per chunk.
+        x: (B, L, H, P).
+        log_decay: (B, L, H), <= 0.
+        b: (B, L, N).
+        c: (B, L, N).
+        chunk_size: tokens per chunk.
 
     Returns:
         (B, L, H, P).
