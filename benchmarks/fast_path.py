@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,9 @@ def report(overrides: list[str], found: dict[tuple[str, int], list[float]]) -> N
         abs(a - b) for way in ("fast", "plain") for a, b in zip(*(found[way, s] for s in SEEDS), strict=True)
     ]
     about = {"device": torch.cuda.get_device_name(), **versions("torch", "triton"), "overrides": overrides}
-    rows = [{"way": way, "seed": seed, "train_loss": values} for (way, seed), values in found.items()]
+    rows: list[dict[str, Any]] = [
+        {"way": way, "seed": seed, "train_loss": values} for (way, seed), values in found.items()
+    ]
     folder = ROOT / "docs" / "benchmarks"
     summary = {
         "mean_difference_of_ways": sum(between_ways) / len(between_ways),

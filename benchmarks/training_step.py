@@ -181,8 +181,8 @@ def timed(step: Callable[[], None]) -> tuple[float, float, float]:
         step()
         torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - start))
-    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return round(statistics.median(times), 1), *(round(peak / 2**30, 2) for peak in peaks)
+    used, held = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
+    return round(statistics.median(times), 1), round(used, 2), round(held, 2)
 
 
 def report(rows: list[dict[str, Any]]) -> str:
