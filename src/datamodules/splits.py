@@ -56,6 +56,7 @@ def make_group_splits(identifiers: Sequence[str], split_by: str, num_folds: int 
     Args:
         identifiers: Case names.
         split_by: Regular expression; cases are of one group if it finds the same at the beginning of their names.
+        num_folds: How many folds the groups are dealt into.
 
     Raises:
         ValueError: It is no regular expression, finds nothing in a name, or there are fewer groups than folds.

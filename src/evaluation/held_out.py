@@ -20,8 +20,9 @@ _SHOWN = 10
 
 
 def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None = None) -> dict[str, Any]:
-    """What a checkpoint keeps of the split, for the folds of a data set may be dealt anew: ``trained_on`` (case ->
-    fingerprint of its first image) and ``validated_with`` (cases).
+    """What a checkpoint keeps of the split, for the folds of a data set may be dealt anew.
+
+    That is ``trained_on`` (case -> fingerprint of its first image) and ``validated_with`` (cases).
 
     Args:
         datamodule: With its raw data open.

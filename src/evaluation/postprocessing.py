@@ -45,8 +45,9 @@ class Rule:
 
 
 def keep_largest(label: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """A copy of a label map in which only the largest component of the union of some values is left (full
-    connectivity); everything else of them becomes background.
+    """A copy of a label map in which only the largest component of the union of some values is left.
+
+    Connectivity is full, diagonals included; everything else of these values becomes background.
     """
     mask = np.isin(label, values)
     components = skimage.measure.label(mask, connectivity=label.ndim)

@@ -118,8 +118,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def dataset_name(member: Member, dataset_dir: Path) -> str:
-    """What to call a data set: as the config it was trained with if that stands for one data set and it is this one,
-    else as its folder.
+    """What to call a data set: by the name of the training's data config, or else of the data set's folder.
+
+    The config's name is taken where the config stands for one data set and it is this one.
     """
     name, trained_with = member.config.get("data_name"), Path(str(member.config["data"].get("dataset_dir", "")))
     folder = dataset_dir.resolve().name

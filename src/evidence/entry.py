@@ -1,5 +1,6 @@
-"""What is known of each wanted run, from its files: state.json and the run's folder while it is not done, its record
-when it is.
+"""What is known of each wanted run, from its files.
+
+These are state.json and the run's folder while it is not done, and its record when it is.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ Upsampling = Literal["transposed", "nearest"]
 
 
 class _Conv(nn.modules.conv._ConvNd):
-    """A convolution that can leave its bias to what comes next, and forms a norm's output again for its backward pass
-    instead of keeping it.
+    """A convolution that can leave its bias to what comes next.
+
+    It forms a norm's output again for its backward pass instead of keeping it.
     """
 
     def forward(self, x: torch.Tensor, add_bias: bool = True) -> torch.Tensor:

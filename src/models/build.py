@@ -55,6 +55,7 @@ def check_preset(network: Callable[..., nn.Module], options: PlannerOptions) -> 
 
     Args:
         network: class or partial, see `build_network`.
+        options: the planner's.
 
     Raises:
         ValueError: the preset is for nnU-Net's residual encoder and the network is its plain one.

@@ -29,8 +29,9 @@ def provenance(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Commit of the code, with ``-dirty`` where tracked files were changed; outside a git checkout what the environment
-    says (`REVISION`), or None.
+    """Commit of the code, with ``-dirty`` where tracked files were changed.
+
+    Outside a git checkout it is what the environment says (`REVISION`), or None.
     """
     try:
         describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

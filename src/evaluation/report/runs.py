@@ -169,8 +169,9 @@ def _same_scores(run: ScoredRun, other: ScoredRun) -> bool:
 
 
 def _name(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """The runs with suffixes where networks of one name differ: first in their training, whatever was done beyond the
-    plain prediction, then in the rest.
+    """The runs with suffixes where networks of one name differ.
+
+    They are told apart first by their training, whatever was done beyond the plain prediction, then by the rest.
     """
     beyond = ("mirror", "members", "rules")
     runs = _suffix(runs, [(run.dataset, run.record["network"]) for run in runs], beyond)

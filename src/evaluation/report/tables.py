@@ -64,8 +64,9 @@ def published_score(published: Mapping[str, Any], dataset: str, network: str, me
 
 
 def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any]) -> pd.DataFrame:
-    """Networks of one data set: mean ± SD over cases, 95 % interval, SD over replicates; the paper's score
-    if ours were scored with protocol paper.
+    """Networks of one data set: mean ± SD over cases, 95 % interval, SD over replicates, and the paper's score.
+
+    The paper's score stands there if ours were scored with protocol paper.
 
     Args:
         scores: Of `gather.all_scores`, one data set.
