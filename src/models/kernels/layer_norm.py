@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from umamba.models.kernels.norm_act_launch import processors
 from umamba.models.mamba.kernels.eager import as_function
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.kernels.resident import device_of_index
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
 HALF = (torch.float16, torch.bfloat16)
@@ -35,7 +35,7 @@ def _standardized(x, place, inside, C, eps):
     return shifted * rstd[:, None], rstd
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(x, weight, bias, out, rows, C, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
@@ -47,7 +47,7 @@ def _forward(x, weight, bias, out, rows, C, eps, ROWS: tl.constexpr, BLOCK: tl.c
     tl.store(out + place, standard * gain[None, :] + offset[None, :], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tiles"])
 def _backward(grad, x, weight, grad_x, partial, rows, C, tiles, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """dx = rstd (g - mean g - xhat mean(g xhat)), g = grad weight; sums for weight, bias to partial (programs, 2, C).
 
@@ -82,24 +82,27 @@ def _tile(shape: torch.Size) -> tuple[int, int, int, int]:
     return rows, height, block, cdiv(rows, height)
 
 
-def _programs(shape: torch.Size, device: int) -> int:
-    return min(_tile(shape)[3], PROGRAMS * processors(device))
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _forward_launch(tensors: Description, eps: float) -> Launch:
+    """For x, weight, bias."""
+    shape = tensors.shape(0)
+    rows, height, block, tiles = _tile(shape)
+    x, weight, bias = tensors.types(0, 1, 2)
+    numbers = [rows, shape[-1], eps]
+    types = [x, weight, bias, x]
+    return Launch(_forward, tensors.device, (tiles,), types, numbers, (height, block), num_warps=WARPS)
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _launches(tensors: Description, eps: float) -> tuple[Launch, Launch, int]:
-    """For x, weight, bias: forward, backward, and the programs of the latter."""
-    shape, device = tensors.shape(0), tensors.device
+def _backward_launch(tensors: Description, eps: float) -> tuple[Launch, int]:
+    """For grad, x, weight, and how many programs there are."""
+    shape, device = tensors.shape(1), tensors.device
     rows, height, block, tiles = _tile(shape)
-    x, weight, bias = tensors.types(0, 1, 2)
-    numbers = [rows, shape[-1]]
-    sizes = (height, block)
-    common = {"aligned": tensors.aligned, "num_warps": WARPS}
-    forward = Launch(_forward, device, (tiles,), [x, weight, bias, x], [*numbers, eps], sizes, **common)
-    programs = _programs(shape, device)
-    types = [x, x, weight, x, torch.float32]
-    backward = Launch(_backward, device, (programs,), types, [*numbers, tiles, eps], sizes, **common)
-    return forward, backward, programs
+    grad, x, weight = tensors.types(0, 1, 2)
+    programs = min(tiles, PROGRAMS * device_of_index(device).multiprocessors)
+    numbers = [rows, shape[-1], tiles, eps]
+    types = [grad, x, weight, x, torch.float32]
+    return Launch(_backward, device, (programs,), types, numbers, (height, block), num_warps=WARPS), programs
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -107,17 +110,17 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
     x = x.contiguous()
     out = torch.empty_like(x)
     tensors, addresses = describe(x, weight, bias)
-    _launches(tensors, eps)[0](*addresses, out.data_ptr())
+    _forward_launch(tensors, eps)(*addresses, out.data_ptr())
     return out, x.new_empty(0)
 
 
 def backward(grad: Tensor, _: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Gradients of x, weight and bias, the latter two views of one tensor."""
     x, grad = x.contiguous(), grad.contiguous()
-    tensors, (at_x, at_weight, _) = describe(x, weight, bias)
-    _, launch, programs = _launches(tensors, eps)
+    tensors, addresses = describe(grad, x, weight)
+    launch, programs = _backward_launch(tensors, eps)
     grad_x, partial = torch.empty_like(x), x.new_empty((programs, 2, x.shape[-1]), dtype=torch.float32)
-    launch(grad.data_ptr(), at_x, at_weight, grad_x.data_ptr(), partial.data_ptr())
+    launch(*addresses, grad_x.data_ptr(), partial.data_ptr())
     grad_weight, grad_bias = partial.sum(0)
     return grad_x, grad_weight, grad_bias
 

@@ -80,7 +80,7 @@ class Mamba(nn.Module):
         if x.dtype not in (torch.float16, torch.bfloat16) or self.in_proj.weight.dtype != torch.float32:
             return False
         device = x.device.type, x.device.index
-        return choose_backend(self.backend, *device, False) == "triton" and half_usable(*device)
+        return choose_backend(self.backend, *device, False) == "triton" and half_usable(*device, x.dtype)
 
     def _fused(self, x: Tensor) -> Tensor:
         # Imports Triton, which a CPU installation need not have

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from umamba.models.mamba.kernels.conv import conv_silu, conv_silu_backward, edge_shape
 from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.resident import backward_programs
 from umamba.models.mamba.kernels.scan_backward import scan_backward
 from umamba.models.mamba.kernels.scan_forward import scan_forward
 from umamba.models.mamba.kernels.tiling import kept_size
@@ -63,7 +64,7 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     """Gradients of x and the nine weights in their order, some of them views of one another; `grad` is contiguous."""
     w = Weights(*weights)
     inner = w.D.shape[0]
-    edges = x.new_empty(edge_shape(x.shape[0], x.shape[1], inner, w.conv.shape[-1]))
+    edges = x.new_empty(edge_shape(x, inner, w.conv.shape[-1]))
     xz, u, step_input, delta, A, B, C, projection = _prepare(x, w, edges)
     # Gradient of the gated scan output; the scan's backward pass replaces it by that output
     y = grad @ w.out_proj.to(grad.dtype)
@@ -153,7 +154,7 @@ def operation_backward(
 
 @operation.register_fake
 def _(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight):
-    kept = kept_size(x.shape[0], x.shape[1], *A_log.shape)
+    kept = kept_size(x.shape[0], x.shape[1], *A_log.shape, backward_programs(x.get_device()))
     return x.new_empty(x.shape), x.new_empty(kept, dtype=torch.float32)
 
 

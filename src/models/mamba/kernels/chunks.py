@@ -28,8 +28,13 @@ from umamba.models.mamba.kernels.device import (
     step_size,
 )
 
+# Triton compiles a kernel anew for numbers that are 1 or multiples of 16. Of widths and strides of maps that tells how
+# wide loads can be; these other numbers differ from stage to stage of a network to no use.
+LENGTHS = ("L", "chunks", "T")
+ROWS_OF_STATES = ("B_b", "B_l", "C_b", "C_l")
 
-@gluon.jit
+
+@gluon.jit(do_not_specialize=[*LENGTHS, *ROWS_OF_STATES])
 def replay(
     u, delta, A, B, C, skip, z, weight, bias, starts, ends, totals, out,
     L, D, chunks, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l, out_b, out_l,
@@ -129,7 +134,7 @@ def replay(
         gl.store(totals + (batch * chunks + chunk) * D + channel, total, mask=mask)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=[*LENGTHS, "C_b", "C_l"])
 def adjoint_ends(
     grad, delta, A, C, z, weight, bias, ends,
     L, D, chunks, grad_b, grad_l, delta_b, delta_l, C_b, C_l, z_b, z_l,

@@ -8,15 +8,20 @@ arithmetic is float32.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.kernels.resident import device_of_index
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
 TOKENS = 32  # a tile of the forward pass
+WIDEST = 64  # channels a program
+MANY_TOKENS, FEW_TOKENS = 256, 32  # a program of the backward pass
+BUSY = 8  # programs of one warp that keep a multiprocessor busy
 STEPS = 4  # tokens whose loads are under way together in the backward pass
 
 
@@ -25,7 +30,7 @@ def sigmoid(x):
     return 1.0 / (1.0 + tl.exp2(-1.4426950408889634 * x))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "chunks", "T"])
 def _forward(
     x, weight, bias, out, edges, L, D, chunks, T, x_b, x_l, out_b, out_l,
     WIDTH: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
@@ -80,7 +85,7 @@ def _input_gradient(gs, w, WIDTH: tl.constexpr):
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "chunks", "T"])
 def _backward(
     grad, x, edges, weight, bias, out, partial, L, D, chunks, T, grad_b, grad_l, x_b, x_l, out_b, out_l,
     WIDTH: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
@@ -144,14 +149,17 @@ def _backward(
         tl.store(part + k * D, sums[k], mask=mask)
 
 
-def chunk_tokens(batch: int, length: int, channels: int) -> int:
-    """Tokens a program of the backward pass: few for short sequences, to fill the device."""
-    return 256 if batch * length * channels > 1 << 24 else 32
+def chunk_tokens(shape: Sequence[int], device: int) -> int:
+    """Tokens a program of the backward pass for (batch, L, channels): few where many would leave the device idle."""
+    batch, length, channels = shape
+    programs = batch * cdiv(length, MANY_TOKENS) * cdiv(channels, WIDEST)
+    return MANY_TOKENS if programs >= BUSY * device_of_index(device).multiprocessors else FEW_TOKENS
 
 
-def edge_shape(batch: int, length: int, channels: int, width: int) -> tuple[int, ...]:
-    """Shape of the rows of x that `conv_silu` saves for `conv_silu_backward`."""
-    return batch, cdiv(length, chunk_tokens(batch, length, channels)) + 1, 2 * (width - 1), channels
+def edge_shape(x: Tensor, channels: int, width: int) -> tuple[int, ...]:
+    """Shape of the rows that `conv_silu` saves for `conv_silu_backward`, with the batch, L and device of x."""
+    batch, length, _ = x.shape
+    return batch, cdiv(length, chunk_tokens((batch, length, channels), x.get_device())) + 1, 2 * (width - 1), channels
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
@@ -159,13 +167,13 @@ def _forward_launch(tensors: Description) -> Launch:
     """For x, weight, bias, out, edges."""
     shape, (*_, width) = tensors.shape(0), tensors.shape(1)
     batch, length, channels = shape
-    block = min(64, max(16, next_power_of_2(channels)))
-    tokens = chunk_tokens(*shape)
+    block = min(WIDEST, max(16, next_power_of_2(channels)))
+    tokens = chunk_tokens(shape, tensors.device)
     numbers = [length, channels, cdiv(length, tokens), tokens, *tensors.strides(0, 3)]
     grid = (batch * cdiv(length, TOKENS) * cdiv(channels, block),)
     constants = (width, TOKENS, block)
     types = tensors.types(*range(5))
-    return Launch(_forward, tensors.device, grid, types, numbers, constants, tensors.aligned, num_warps=4)
+    return Launch(_forward, tensors.device, grid, types, numbers, constants, num_warps=4)
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
@@ -173,14 +181,14 @@ def _backward_launch(tensors: Description) -> Launch:
     """For grad, x, edges, weight, bias, out, partial."""
     shape, (*_, width) = tensors.shape(1), tensors.shape(3)
     batch, length, channels = shape
-    block = min(64, max(32, next_power_of_2(channels)))
-    tokens = chunk_tokens(*shape)
+    block = min(WIDEST, max(32, next_power_of_2(channels)))
+    tokens = chunk_tokens(shape, tensors.device)
     chunks = cdiv(length, tokens)
     grid = (batch * chunks * cdiv(channels, block),)
     numbers = [length, channels, chunks, tokens, *tensors.strides(0, 1, 5)]
     constants = (width, STEPS, block)
     types = tensors.types(*range(7))
-    return Launch(_backward, tensors.device, grid, types, numbers, constants, tensors.aligned, num_warps=1)
+    return Launch(_backward, tensors.device, grid, types, numbers, constants, num_warps=1)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor, edges: Tensor | None = None) -> Tensor:

@@ -99,11 +99,17 @@ def raw_step(rows, shared, w, bias, k: gl.constexpr, RANK: gl.constexpr, RANK_PA
 
 
 @gluon.jit
+def shared_row(shared, k: gl.constexpr, like):
+    """The k-th row in `shared`, as a float32 vector as long and laid out as `like`."""
+    COLUMNS: gl.constexpr = like.shape[0]
+    return shared.slice(k * COLUMNS, COLUMNS).load(like.type.layout).to(gl.float32)
+
+
+@gluon.jit
 def shared_step(shared, w, bias, k: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr):
     """`raw_step` where rows, too, are in `shared`."""
     if RANK == 0:
-        CHANNELS: gl.constexpr = bias.shape[0]
-        return shared.slice(k * CHANNELS, CHANNELS).load(bias.type.layout) + bias
+        return shared_row(shared, k, bias) + bias
     else:
         return raw_step(None, shared, w, bias, k, RANK, RANK_PAD)
 
@@ -116,19 +122,21 @@ def load_small(pointer, stride, begin, length, row, n, N: gl.constexpr):
 
 
 @gluon.jit
-def fetch(shared, pointer, stride, begin, length, elements, ASYNC: gl.constexpr):
+def fetch(shared, pointer, stride, begin, length, elements):
     """Bring rows begin ... of a (length, columns) matrix to `shared`, zero behind its end.
 
     `elements` holds the row behind `begin` and the column of every element of `shared`, and whether the column exists.
-    ASYNC copies pass by the registers and are waited for by group; they need elements of 4 bytes.
+    Where `shared` has the matrix's dtype the copy is asynchronous: it passes by the registers and is waited for by
+    group. Such a copy moves 4 bytes or more, so with half precision whoever allocates `shared` makes sure that the
+    elements of a lane lie side by side.
     """
     row, column, inside = elements
     source = pointer + (begin + row) * stride + column
     exists = inside & (begin + row < length)
-    if ASYNC:
+    if shared.dtype == pointer.dtype.element_ty:
         copy_to_shared(shared, source, mask=exists)
     else:
-        shared.store(gl.load(source, mask=exists, other=0.0).to(gl.float32))
+        shared.store(gl.load(source, mask=exists, other=0.0).to(shared.dtype))
 
 
 @gluon.jit

@@ -14,6 +14,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from umamba.models.mamba.kernels.chunks import LENGTHS, ROWS_OF_STATES
 from umamba.models.mamba.kernels.device import (
     LOG2E,
     async_copy,
@@ -21,6 +22,7 @@ from umamba.models.mamba.kernels.device import (
     join,
     load_or_zero,
     one_minus_exp,
+    shared_row,
     shared_step,
     sigmoid,
     step_size,
@@ -34,14 +36,14 @@ def sum_over_channels(tile, factor, turned_l: gl.constexpr):
     return gl.sum(turned * gl.convert_layout(factor, gl.SliceLayout(0, turned_l))[None, :], 1)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=[*LENGTHS, *ROWS_OF_STATES, "items", "small_g", "small_b", "small_l"])
 def gradients(
     grad, u, delta, A, B, C, skip, z, weight, bias, starts, adjoints, totals, scratch,
     grad_u, grad_delta, grad_z, grad_small, y_out, partial,
     L, D, items, chunks, grad_b, grad_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l,
     gu_b, gu_l, gdelta_b, gdelta_l, gz_b, gz_l, small_g, small_b, small_l, y_b, y_l, scratch_p,
     T, N: gl.constexpr, N_PAD: gl.constexpr, RANK: gl.constexpr, RANK_PAD: gl.constexpr,
-    SOFTPLUS: gl.constexpr, HISTORY: gl.constexpr, CHANNELS: gl.constexpr, ASYNC: gl.constexpr,
+    SOFTPLUS: gl.constexpr, HISTORY: gl.constexpr, CHANNELS: gl.constexpr, WIDE_COPIES: gl.constexpr,
 ):  # fmt: skip
     """Gradients of the scan; names and shapes as in the forward file, `adjoints` is q behind each chunk like `starts`
     before it. With `totals`, the two are what chunks end with when started at zero; None if there is one chunk.
@@ -65,10 +67,16 @@ def gradients(
     # what a round of HISTORY tokens reads, and the same for the next one, which travels meanwhile
     WIDE: gl.constexpr = HISTORY * CHANNELS
     wide_l: gl.constexpr = gl.BlockedLayout([WIDE // 32], [32], [1], [0])
-    two_u = gl.allocate_shared_memory(gl.float32, [2, WIDE], shared_l)
-    two_grad = gl.allocate_shared_memory(gl.float32, [2, WIDE], shared_l)
-    two_z = gl.allocate_shared_memory(gl.float32, [2, WIDE], shared_l)
-    two_delta = gl.allocate_shared_memory(gl.float32, [2, WIDE if RANK == 0 else HISTORY * RANK_PAD], shared_l)
+    # in the maps' own dtype where it is copied as it is
+    U_TYPE: gl.constexpr = u.dtype.element_ty if WIDE_COPIES else gl.float32
+    GRAD_TYPE: gl.constexpr = grad.dtype.element_ty if WIDE_COPIES else gl.float32
+    DELTA_TYPE: gl.constexpr = delta.dtype.element_ty if WIDE_COPIES and RANK == 0 else gl.float32
+    two_u = gl.allocate_shared_memory(U_TYPE, [2, WIDE], shared_l)
+    two_grad = gl.allocate_shared_memory(GRAD_TYPE, [2, WIDE], shared_l)
+    two_delta = gl.allocate_shared_memory(DELTA_TYPE, [2, WIDE if RANK == 0 else HISTORY * RANK_PAD], shared_l)
+    if z is not None:
+        Z_TYPE: gl.constexpr = z.dtype.element_ty if WIDE_COPIES else gl.float32
+        two_z = gl.allocate_shared_memory(Z_TYPE, [2, WIDE], shared_l)
     two_B = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
     two_C = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
     shared_gB = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
@@ -157,42 +165,42 @@ def gradients(
                 h = gl.load(starts + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
                 q = gl.load(adjoints + slot + n[:, None] * D + channel[None, :], mask=both, other=0.0)
             gl.store(scratch + record, h)
-            fetch(two_u.index(0), u_c, u_l, 0, length, wide, ASYNC)
-            fetch(two_delta.index(0), delta_c, delta_l, 0, length, narrow, ASYNC)
-            fetch(two_B.index(0), B_c, B_l, 0, length, small, ASYNC)
+            fetch(two_u.index(0), u_c, u_l, 0, length, wide)
+            fetch(two_delta.index(0), delta_c, delta_l, 0, length, narrow)
+            fetch(two_B.index(0), B_c, B_l, 0, length, small)
             async_copy.commit_group()
             for begin in range(0, last, HISTORY):  # the last round leaves what the way back begins with
                 now = begin // HISTORY % 2
                 ahead = begin + HISTORY
-                fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide, ASYNC)
-                fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow, ASYNC)
-                fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small, ASYNC)
+                fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide)
+                fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow)
+                fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small)
                 async_copy.commit_group()
                 async_copy.wait_group(1)
                 for k in gl.static_range(HISTORY):
                     step = step_size(shared_step(two_delta.index(now), w, offset, k, RANK, RANK_PAD), mask, SOFTPLUS)
-                    value = two_u.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
-                    b = two_B.index(now).slice(k * N_PAD, N_PAD).load(state_l)
+                    value = shared_row(two_u.index(now), k, lane)
+                    b = shared_row(two_B.index(now), k, n)
                     h = gl.exp2((step * LOG2E)[None, :] * decay) * h + (step * value)[None, :] * b[:, None]
                 gl.store(scratch + (begin // HISTORY + 1) * N_PAD * CHANNELS + record, h)
 
             now = last // HISTORY % 2
-            fetch(two_C.index(now), C_c, C_l, last, length, small, ASYNC)
-            fetch(two_grad.index(now), grad_c, grad_l, last, length, wide, ASYNC)
+            fetch(two_C.index(now), C_c, C_l, last, length, small)
+            fetch(two_grad.index(now), grad_c, grad_l, last, length, wide)
             if z is not None:
-                fetch(two_z.index(now), z_c, z_l, last, length, wide, ASYNC)
+                fetch(two_z.index(now), z_c, z_l, last, length, wide)
             async_copy.commit_group()
             for back in range(0, last + 1, HISTORY):
                 begin = last - back
                 now = begin // HISTORY % 2
                 ahead = gl.maximum(begin - HISTORY, 0)  # the last round fetches in vain
-                fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide, ASYNC)
-                fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow, ASYNC)
-                fetch(two_grad.index(1 - now), grad_c, grad_l, ahead, length, wide, ASYNC)
+                fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide)
+                fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow)
+                fetch(two_grad.index(1 - now), grad_c, grad_l, ahead, length, wide)
                 if z is not None:
-                    fetch(two_z.index(1 - now), z_c, z_l, ahead, length, wide, ASYNC)
-                fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small, ASYNC)
-                fetch(two_C.index(1 - now), C_c, C_l, ahead, length, small, ASYNC)
+                    fetch(two_z.index(1 - now), z_c, z_l, ahead, length, wide)
+                fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small)
+                fetch(two_C.index(1 - now), C_c, C_l, ahead, length, small)
                 async_copy.commit_group()
                 async_copy.wait_group(1)
                 small_ok = (flat_n < N) & (begin + flat_row < length)
@@ -209,16 +217,16 @@ def gradients(
                 for k in gl.static_range(HISTORY):
                     inside = mask & (begin + k < length)
                     step = step_size(shared_step(two_delta.index(now), w, offset, k, RANK, RANK_PAD), inside, SOFTPLUS)
-                    value = two_u.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
-                    gy = two_grad.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
-                    b = two_B.index(now).slice(k * N_PAD, N_PAD).load(state_l)
-                    c = two_C.index(now).slice(k * N_PAD, N_PAD).load(state_l)
+                    value = shared_row(two_u.index(now), k, lane)
+                    gy = shared_row(two_grad.index(now), k, lane)
+                    b = shared_row(two_B.index(now), k, n)
+                    c = shared_row(two_C.index(now), k, n)
                     e = gl.exp2((step * LOG2E)[None, :] * decay) * h
                     h = e + (step * value)[None, :] * b[:, None]
                     if (z is not None) or (y_out is not None):
                         y = direct * value + gl.sum(h * c[:, None], 0)
                     if z is not None:
-                        gate = two_z.index(now).slice(k * CHANNELS, CHANNELS).load(channel_l)
+                        gate = shared_row(two_z.index(now), k, lane)
                         sig = sigmoid(gate)
                         gz = gy * y * sig * (1.0 + gate * (1.0 - sig))
                         gl.store(gz_c + (begin + k) * gz_l + channel, gz, mask=inside)
@@ -236,10 +244,10 @@ def gradients(
                 for i in gl.static_range(HISTORY):
                     inside = mask & (begin + HISTORY - 1 - i < length)
                     step = steps[HISTORY - 1 - i]
-                    value = two_u.index(now).slice((HISTORY - 1 - i) * CHANNELS, CHANNELS).load(channel_l)
+                    value = shared_row(two_u.index(now), HISTORY - 1 - i, lane)
                     gy = gys[HISTORY - 1 - i]
-                    b = two_B.index(now).slice((HISTORY - 1 - i) * N_PAD, N_PAD).load(state_l)
-                    c = two_C.index(now).slice((HISTORY - 1 - i) * N_PAD, N_PAD).load(state_l)
+                    b = shared_row(two_B.index(now), HISTORY - 1 - i, n)
+                    c = shared_row(two_C.index(now), HISTORY - 1 - i, n)
                     g = c[:, None] * gy[None, :] + q
                     gx = gl.sum(g * b[:, None], 0)
                     p = g * decayed[HISTORY - 1 - i]  # dL/d(step A) = g_t decay_t h_{t-1}

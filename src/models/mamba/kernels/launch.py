@@ -7,6 +7,8 @@ forty arguments that takes longer than a short sequence takes on the device. Her
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -22,8 +24,8 @@ Type = torch.dtype | None
 
 
 class Description(tuple):
-    """What a pass has to know of its tensors, hashable: device, whether all are aligned, and (shape, strides, dtype)
-    or None of each.
+    """What a pass has to know of its tensors, hashable: device, which of them begin at no multiple of ALIGNMENT (a bit
+    each), and (shape, strides, dtype) or None of each.
     """
 
     __slots__ = ()
@@ -34,7 +36,18 @@ class Description(tuple):
 
     @property
     def aligned(self) -> bool:
-        return self[1]
+        """Whether all begin at multiples of ALIGNMENT."""
+        return not self[1]
+
+    def in_whole_words(self, i: int) -> bool:
+        """Whether Triton knows that every lane's share of a row is whole words of 4 bytes in the tensor with index i
+        (batch, L, channels), if there is such a tensor.
+        """
+        tensor = self[2 + i]
+        if tensor is None or tensor[2].itemsize >= 4:
+            return True
+        shape, strides, _ = tensor
+        return not self[1] >> i & 1 and all(n % ALIGNMENT == 0 for n in (shape[-1], *strides[:2]))
 
     def shape(self, i: int) -> torch.Size:
         """Shape of the tensor with index i, which is there."""
@@ -58,11 +71,9 @@ def describe(first: Tensor, *others: Tensor | None) -> tuple[Description, list[A
     """Description and addresses of tensors on one device, the first of which is there."""
     tensors = (first, *others)
     addresses = [None if t is None else t.data_ptr() for t in tensors]
-    bits = 0
-    for address in addresses:
-        bits |= address or 0
     seen = [None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
-    return Description((first.get_device(), bits % ALIGNMENT == 0, *seen)), addresses
+    elsewhere = sum(1 << i for i, address in enumerate(addresses) if address and address % ALIGNMENT)
+    return Description((first.get_device(), elsewhere, *seen)), addresses
 
 
 class _Pointer:
@@ -86,7 +97,8 @@ class Launch:
         types: of the tensors.
         numbers: run-time integers.
         constants: values of the kernel's constexpr parameters.
-        aligned: whether all tensors begin at multiples of ALIGNMENT.
+        aligned: whether in every call those tensors begin at multiples of ALIGNMENT that do in the first: a description
+            of all of them says so. If not, each call takes Triton's own, slower way.
         options: num_warps and the like.
     """
 
@@ -107,7 +119,8 @@ class Launch:
         self.types = types
         self.fixed = (*numbers, *constants)
         self.aligned = aligned
-        self.options = options
+        # Fused multiply-adds are the default of Triton up to 3.9, which announces that it will change
+        self.options = {"enable_fp_fusion": True, **options}
         self._compiled: tuple | None = None  # how to call it, the function, and what the call wants to know of it
 
     def __call__(self, *addresses: Address) -> None:
@@ -125,8 +138,14 @@ class Launch:
 
     def _slowly(self, addresses: tuple[Address, ...]) -> None:
         """Triton's way, which compiles the kernel if need be."""
-        pairs = zip(self.types, addresses, strict=True)
-        pointers = [None if t is None or a is None else _Pointer(t, a) for t, a in pairs]
-        compiled = self.kernel[self.grid](*pointers, *self.fixed, **self.options)
+        compiled = self.kernel[self.grid](*self._arguments(addresses), **self.options)
         if DIRECT and self.aligned:
             self._compiled = (compiled.run, compiled.function, compiled.packed_metadata)
+
+    def build(self, *addresses: Address) -> Any:
+        """Compile the kernel for tensors that begin there, without running it; returns it as Triton does."""
+        return self.kernel.warmup(*self._arguments(addresses), grid=self.grid, **self.options)
+
+    def _arguments(self, addresses: tuple[Address, ...]) -> tuple:
+        pairs = zip(self.types, addresses, strict=True)
+        return *(None if t is None or a is None else _Pointer(t, a) for t, a in pairs), *self.fixed

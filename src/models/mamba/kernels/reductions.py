@@ -14,12 +14,12 @@ def _compose(decay_first, state_first, decay_second, state_second):
     return decay_first * decay_second, decay_second * state_first + state_second
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "reverse"])
 def carry(
-    finals, totals, A, starts, D, chunks,
-    N: tl.constexpr, REVERSE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    finals, totals, A, starts, D, chunks, reverse,
+    N: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """starts[b, c] = state before chunk c (behind it if REVERSE), by a tree over ROWS chunks at a time."""
+    """starts[b, c] = state before chunk c (behind it if `reverse`), by a tree over ROWS chunks at a time."""
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # n * D + d
     mask = element < N * D
     channel = element % D
@@ -27,18 +27,19 @@ def carry(
     decay = tl.load(A + channel * N + element // D, mask=mask, other=0.0) * LOG2E
     running = tl.zeros([BLOCK], tl.float32)
     index = tl.arange(0, ROWS)
-    edge = chunks - 1 if REVERSE else 0
+    backwards = reverse != 0
+    edge = tl.where(backwards, chunks - 1, 0)
     tl.store(starts + (batch + edge) * N * D + element, running, mask=mask)
     for begin in range(0, chunks, ROWS):
         order = begin + index
-        chunk = chunks - 1 - order if REVERSE else order
+        chunk = tl.where(backwards, chunks - 1 - order, order)
         inside = (order < chunks)[:, None] & mask[None, :]
         slot = batch + chunk[:, None]
         factor = tl.exp2(tl.load(totals + slot * D + channel[None, :], mask=inside, other=0.0) * decay[None, :])
         state = tl.load(finals + slot * N * D + element[None, :], mask=inside, other=0.0)
         factor, state = tl.associative_scan((factor, state), 0, _compose)
         state += factor * running[None, :]
-        behind = slot - 1 if REVERSE else slot + 1
+        behind = tl.where(backwards, slot - 1, slot + 1)
         tl.store(starts + behind * N * D + element[None, :], state, mask=inside & (order < chunks - 1)[:, None])
         running = tl.sum(tl.where((index == ROWS - 1)[:, None], state, 0.0), 0)
 
@@ -55,7 +56,7 @@ def _column_sums(table, total, rows, columns, block, ROWS: tl.constexpr, BLOCK: 
     tl.store(total + column, tl.sum(sums, 0), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_rows", "second_rows"])
 def collect(
     first, second, first_total, second_total, first_rows, first_columns, second_rows, second_columns,
     FIRST: tl.constexpr, SECOND: tl.constexpr,

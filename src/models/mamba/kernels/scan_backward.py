@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from umamba.models.mamba.kernels.chunks import adjoint_ends
 from umamba.models.mamba.kernels.gradients import gradients
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
 from umamba.models.mamba.kernels.reductions import collect
+from umamba.models.mamba.kernels.resident import GRADIENTS_REGISTERS, backward_programs
 from umamba.models.mamba.kernels.scan_forward import FLOAT, join_launch, whole_rows, with_whole_rows
 from umamba.models.mamba.kernels.tiling import (
     LANES,
-    WARPS_PER_PROCESSOR,
     Tiling,
     cdiv,
     constants,
@@ -28,7 +27,6 @@ from umamba.models.mamba.kernels.tiling import (
 )
 
 HISTORY = 4  # tokens whose states `gradients` keeps in registers, at d_state 16
-REGISTERS = 255  # a thread of `gradients`
 PARTIAL, PARTS = 32, 256  # columns a program of `collect`: of a table with many rows, and of one with few
 
 
@@ -65,11 +63,6 @@ class _Plan(NamedTuple):
     work: int
 
 
-@functools.cache
-def _processors(device: int) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
 def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | None) -> _Plan | None:
     """For the inputs of `scan_backward`; None if a row is not contiguous."""
@@ -79,8 +72,9 @@ def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | 
     shape, (_, states) = inputs.shape(U), inputs.shape(A)
     rank = inputs.shape(WEIGHT)[1] if inputs.has(WEIGHT) else 0
     batch, length, channels = shape
-    device, aligned = inputs.device, inputs.aligned
-    cut = tiling or tile(batch, length, channels)
+    device = inputs.device
+    resident = backward_programs(device)
+    cut = tiling or tile(batch, length, channels, resident)
     several = cut.chunks > 1
     sizes = constants(states, rank)
 
@@ -90,16 +84,17 @@ def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | 
         numbers = [length, channels, cut.chunks, *inputs.strides(GRAD, DELTA, C, Z), cut.tokens]
         grid = (batch * cut.chunks * cdiv(channels, cut.block),)
         constant = (*sizes, softplus, cut.block, unrolled(states))
-        find_ends = Launch(adjoint_ends, device, grid, types, numbers, constant, aligned, num_warps=1)
+        find_ends = Launch(adjoint_ends, device, grid, types, numbers, constant, num_warps=1)
         if not cut.few:
             join = join_launch(inputs, cut, shape, states, reverse=True)
 
     history = min(HISTORY, unrolled(states))
     blocks, items = cdiv(channels, LANES), batch * cut.chunks
-    groups, programs = spread(blocks, items, _processors(device) * WARPS_PER_PROCESSOR)
+    groups, programs = spread(blocks, items, resident)
     scratch = cdiv(cut.tokens, history) * padded_states(states) * LANES
     row = 2 * states + rank
-    asynchronous = all(t is None or t == FLOAT for t in inputs.types(GRAD, U, DELTA, B, C, Z))
+    maps = (GRAD, U, Z) if rank else (GRAD, U, DELTA, Z)
+    wide_copies = all(inputs.in_whole_words(i) for i in maps)
     chunk_types = [FLOAT if several else None] * 2 + [FLOAT if cut.few else None]
     to_u, to_delta, to_z, to_y = inputs.types(U, DELTA, Z, GRAD)
     to_delta, to_y = None if rank else to_delta, to_y if in_place else None
@@ -114,17 +109,16 @@ def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | 
             length, channels, items, cut.chunks, *inputs.strides(GRAD, U, DELTA, B, C, Z), *outputs[:6],
             batch * length * row, length * row, row, *outputs[6:], scratch, cut.tokens,
         ],
-        (*sizes, softplus, history, LANES, asynchronous),
-        aligned,
+        (*sizes, softplus, history, LANES, wide_copies),
         num_warps=1,
-        maxnreg=REGISTERS,
+        maxnreg=GRADIENTS_REGISTERS,
     )  # fmt: skip
 
     columns, small = (2 + states + rank) * channels, batch * length * row if groups > 1 else 0
     tables = [programs, columns, groups, small]
     types = [FLOAT, FLOAT if small else None] * 2
     grid = (cdiv(columns, PARTIAL) + cdiv(small, PARTS),)
-    sums = Launch(collect, device, grid, types, tables, (PARTIAL, PARTS), aligned, num_warps=4)
+    sums = Launch(collect, device, grid, types, tables, (PARTIAL, PARTS), num_warps=4)
 
     kept, _ = kept_sizes(cut, batch, channels, states)
     ends = kept if join is not None else 0

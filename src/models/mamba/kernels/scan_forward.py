@@ -15,6 +15,7 @@ from torch import Tensor
 from umamba.models.mamba.kernels.chunks import replay
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Address, Description, Launch, describe
 from umamba.models.mamba.kernels.reductions import carry
+from umamba.models.mamba.kernels.resident import backward_programs
 from umamba.models.mamba.kernels.tiling import Tiling, cdiv, constants, kept_sizes, next_power_of_2, tile, unrolled
 
 FLOAT = torch.float32
@@ -38,9 +39,8 @@ def join_launch(description: Description, cut: Tiling, shape: torch.Size, states
     rows = min(256, next_power_of_2(cut.chunks))
     block = 2048 // rows if rows > 64 else 32
     grid = (cdiv(states * channels, block), batch)
-    numbers, sizes = [channels, cut.chunks], (states, reverse, rows, block)
-    aligned = description.aligned
-    return Launch(carry, description.device, grid, [FLOAT] * 4, numbers, sizes, aligned, num_warps=4)
+    numbers, sizes = [channels, cut.chunks, int(reverse)], (states, rows, block)
+    return Launch(carry, description.device, grid, [FLOAT] * 4, numbers, sizes, num_warps=4)
 
 
 class _Plan(NamedTuple):
@@ -62,7 +62,7 @@ def _plan(description: Description, softplus: bool, tiling: Tiling | None) -> _P
     shape, (_, states) = description.shape(U), description.shape(A)
     rank = description.shape(WEIGHT)[1] if description.has(WEIGHT) else 0
     batch, length, channels = shape
-    cut = tiling or tile(batch, length, channels)
+    cut = tiling or tile(batch, length, channels, backward_programs(description.device))
     given = description.types(U, DELTA, A, B, C, SKIP, Z, WEIGHT, BIAS)
     fresh = not description.has(OUT)
     out_type = description.types(U if fresh else OUT)[0]
@@ -73,7 +73,7 @@ def _plan(description: Description, softplus: bool, tiling: Tiling | None) -> _P
         grid = (batch * cut.chunks * cdiv(channels, cut.block),)
         sizes = (*constants(states, rank), softplus, output, cut.block, unrolled(states))
         types = [*given, *buffers]
-        return Launch(replay, description.device, grid, types, numbers, sizes, description.aligned, num_warps=1)
+        return Launch(replay, description.device, grid, types, numbers, sizes, num_warps=1)
 
     kept = kept_sizes(cut, batch, channels, states)
     if cut.chunks == 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.resident import backward_programs
 from umamba.models.mamba.kernels.scan_backward import scan_backward
 from umamba.models.mamba.kernels.scan_forward import scan_forward
 from umamba.models.mamba.kernels.tiling import kept_size
@@ -79,7 +80,7 @@ def operation_backward(
 
 @operation.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    kept = kept_size(u.shape[0], u.shape[1], *A.shape)
+    kept = kept_size(u.shape[0], u.shape[1], *A.shape, backward_programs(u.get_device()))
     return u.new_empty(u.shape), u.new_empty(kept, dtype=torch.float32)
 
 

@@ -1,4 +1,8 @@
-"""How the Triton scan cuts a sequence, and what of it the backward pass needs. Imports neither torch nor Triton."""
+"""How the Triton scan cuts a sequence, and what of it the backward pass needs. Imports neither torch nor Triton.
+
+What a device runs at a time, `resident` programs of the kernel `gradients`, is given (see `resident.py`); everything
+else here counts in the time that one of its programs takes for a token, which cancels the speed of the device.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,12 @@ import functools
 from typing import NamedTuple
 
 LANES = 32  # channels a program of the backward pass
-WARPS_PER_PROCESSOR = 8  # programs of the backward pass that run at a time, by its registers
-RESIDENT = WARPS_PER_PROCESSOR * 132  # of them on an H100
 CHUNKS = range(16, 257, 4)  # tokens a chunk may have
 ALONE = 512  # tokens that may be one chunk
 FEW = 32  # chunks that the kernels join themselves, without a launch for it
-MANY = 2048  # programs of a forward pass above which two channels a lane are faster
+MANY = 2  # rounds of resident programs of a forward pass from which on two channels a lane are faster
 
-# Parts of the cost of a tiling, fitted to times on an H200; the unit is a token of the backward pass
+# Parts of the cost of a tiling, see `cost`; in tokens of the backward pass, fitted to times on an H200
 ENTRY = 8  # the begin of a program
 LAUNCH = 24  # one more launch each way
 JOIN = 0.6  # a chunk that the kernels join themselves
@@ -45,17 +47,29 @@ class Tiling(NamedTuple):
         return 1 < self.chunks <= FEW
 
 
-def _cost(tokens: int, batch: int, length: int, channels: int) -> float:
-    """What a pass forward and backward takes."""
+def cost(tokens: int, batch: int, length: int, channels: int, resident: int) -> float:
+    """What a pass forward and backward takes with chunks of T = `tokens`, in tokens of a backward program.
+
+    With K = ceil(length / T) chunks, B = ceil(channels / LANES) blocks of channels and P = `resident` programs,
+
+        backward = r (T + ENTRY)                r = ceil(batch K / p) ceil(B / g), see `spread` for p and g
+        forward  = FORWARD max(T batch K B / P, SEQUENCE T)
+        cost     = backward + forward + LAUNCH + (JOIN K if K <= FEW else LAUNCH)   for K > 1
+        cost     = SINGLE (backward + forward)                                      for K = 1
+
+    Programs of the backward pass run in r rounds of at most P, each of which begins (ENTRY) and walks over a chunk.
+    Those of the forward pass are smaller and fill the device better, so there the work counts, but never less than one
+    program takes alone. To find where chunks begin takes a launch each way, and another one to join them, unless they
+    are so few that the kernels do it.
+    """
     chunks, blocks = cdiv(length, tokens), cdiv(channels, LANES)
     items = batch * chunks
-    groups, programs = spread(blocks, items, RESIDENT)
-    rounds = cdiv(items, programs) * cdiv(blocks, groups)
-    forward = FORWARD * max(tokens * items * blocks / RESIDENT, SEQUENCE * tokens)
+    groups, programs = spread(blocks, items, resident)
+    backward = cdiv(items, programs) * cdiv(blocks, groups) * (tokens + ENTRY)
+    forward = FORWARD * max(tokens * items * blocks / resident, SEQUENCE * tokens)
     if chunks == 1:
-        return SINGLE * (rounds * (tokens + ENTRY) + forward)
-    joining = LAUNCH if chunks > FEW else JOIN * chunks
-    return rounds * (tokens + ENTRY) + forward + LAUNCH + joining
+        return SINGLE * (backward + forward)
+    return backward + forward + LAUNCH + (JOIN * chunks if chunks <= FEW else LAUNCH)
 
 
 def spread(blocks: int, items: int, resident: int) -> tuple[int, int]:
@@ -66,12 +80,12 @@ def spread(blocks: int, items: int, resident: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1024)  # of shapes; a process sees a handful
-def tile(batch: int, length: int, channels: int) -> Tiling:
-    """Chunks that keep all programs of the device busy for the shortest time; the longest of equals."""
+def tile(batch: int, length: int, channels: int, resident: int) -> Tiling:
+    """The chunks of least `cost`, the longest of equals; `resident` programs of the backward pass run at a time."""
     choices = [*reversed(CHUNKS), *([cdiv(length, 16) * 16] if length <= ALONE else [])]
-    tokens = min(choices, key=lambda tokens: _cost(tokens, batch, length, channels))
+    tokens = min(choices, key=lambda tokens: cost(tokens, batch, length, channels, resident))
     chunks = cdiv(length, tokens)
-    return Tiling(tokens, chunks, 64 if batch * chunks * cdiv(channels, 64) >= MANY else 32)
+    return Tiling(tokens, chunks, 64 if batch * chunks * cdiv(channels, 64) >= MANY * resident else 32)
 
 
 def kept_sizes(cut: Tiling, batch: int, channels: int, states: int) -> tuple[int, int]:
@@ -82,10 +96,10 @@ def kept_sizes(cut: Tiling, batch: int, channels: int, states: int) -> tuple[int
     return padded(each * states), each
 
 
-def kept_size(batch: int, length: int, channels: int, states: int) -> int:
+def kept_size(batch: int, length: int, channels: int, states: int, resident: int) -> int:
     """Float32 numbers between forward and backward in all; sizes that a compiler left open become fixed."""
     batch, length, channels = int(batch), int(length), int(channels)
-    return sum(kept_sizes(tile(batch, length, channels), batch, channels, states))
+    return sum(kept_sizes(tile(batch, length, channels, resident), batch, channels, states))
 
 
 def padded(size: int) -> int:

@@ -66,16 +66,16 @@ def _choice(backend: str, device_type: str, device_index: int | None, double: bo
 
 
 @torch.compiler.assume_constant_result
-def half_usable(device_type: str, device_index: int | None) -> bool:
-    """Whether layer norm and fused block passed their check in half precision on a device, too."""
-    return _half_choice(device_type, device_index)
+def half_usable(device_type: str, device_index: int | None, dtype: torch.dtype) -> bool:
+    """Whether layer norm and fused block passed their check in a half precision on a device, too."""
+    return _half_choice(device_type, device_index, dtype)
 
 
 @functools.cache
-def _half_choice(device_type: str, device_index: int | None) -> bool:
-    from umamba.models.mamba.scan.selfcheck import check, half_errors  # imports Triton
+def _half_choice(device_type: str, device_index: int | None, dtype: torch.dtype) -> bool:
+    from umamba.models.mamba.scan.selfcheck import HALF_ERRORS, check  # imports Triton
 
-    fault = check(device_of(device_type, device_index), half_errors)
+    fault = check(device_of(device_type, device_index), HALF_ERRORS[dtype])
     if fault:
         log.warning("Mamba layers compute in float32 throughout, which is slower: %s.", fault)
     return not fault

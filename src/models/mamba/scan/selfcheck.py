@@ -19,7 +19,11 @@ from umamba.models.mamba.scan.reference import Weights, reference_block, referen
 TOLERANCE = 1e-5  # relative, float32 kernel against the float64 recurrence; correct kernels stay below 2e-6
 HALF_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 4e-2}
 BATCH, LENGTH, STATES = 2, 300, 16  # the last chunk of tokens is short
-CHANNELS = 40  # a full block of them and a partly filled one
+# A full block of channels and a partly filled one; a multiple of 16, so that networks use the kernels compiled for the
+# check
+CHANNELS = 48
+MANY_CHUNKS_OF = 4  # tokens
+FUSED_RANK, RANK = 3, 6  # of a step size that is projected inside the scan, and outside
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
     """Of the scan with chunks as they are chosen, and with so many that they are joined by a kernel of its own."""
     from umamba.models.mamba.kernels.scan_backward import scan_backward
     from umamba.models.mamba.kernels.scan_forward import scan_forward
-    from umamba.models.mamba.kernels.tiling import Tiling, cdiv, tile
+    from umamba.models.mamba.kernels.tiling import Tiling, cdiv
 
     tokens, states = (BATCH, LENGTH, CHANNELS), (BATCH, LENGTH, STATES)
     shapes = [tokens, tokens, (CHANNELS, STATES), states, states, (CHANNELS,), tokens, (CHANNELS,)]
@@ -50,38 +54,39 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
     u, delta, A, B, C, D, z, bias = (t.detach().float().to(device) for t in exact)
     grad = weight.float().to(device)
     errors = {}
-    for cut in (tile(*tokens), Tiling(8, cdiv(LENGTH, 8), 64)):
+    for chunks, cut in (("few", None), ("many", Tiling(MANY_CHUNKS_OF, cdiv(LENGTH, MANY_CHUNKS_OF), 64))):
         y, kept = scan_forward(u, delta, A, B, C, D, z, bias, True, tiling=cut)
         got = scan_backward(grad, u, delta, A, B, C, D, z, bias, True, kept, tiling=cut)
         got_B, got_C = got.small.chunk(2, -1)
         results = (y, got.u, got.delta, got.A, got_B, got_C, got.skip, got.z, got.bias)
         for name, result in zip(names, results, strict=True):
             assert result is not None  # a gradient of what was given
-            errors[f"{name} ({cut.chunks} chunks)"] = relative_error(result, expected[name])
+            errors[f"{name} ({chunks} chunks)"] = relative_error(result, expected[name])
     return errors
 
 
-def _block_errors(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """Of the fused block: convolution, step sizes projected inside the scan, gradients in place."""
+def _block_errors(device: torch.device, dtype: torch.dtype, rank: int) -> dict[str, float]:
+    """Of the fused block with a step size of this rank: convolution, scan, gradients in place."""
     from umamba.models.mamba.kernels.block_op import block_backward, block_forward
 
     x, weight = (random_tensor((BATCH, LENGTH, CHANNELS), seed).to(dtype).double() for seed in range(2))
-    leaves = [t.requires_grad_() for t in (x, *_block_weights())]
+    leaves = [t.requires_grad_() for t in (x, *_block_weights(rank))]
     expected = reference_block(leaves[0], Weights(*leaves[1:]))
     gradients = torch.autograd.grad(expected, leaves, weight)
     given, *weights = (t.detach().float().to(device) for t in leaves)
     given, grad = given.to(dtype), weight.to(device, dtype)
     got, kept = block_forward(given, *weights)
     got_gradients = block_backward(grad, kept, given, *weights)
-    errors = {"block output": relative_error(got, expected)}
-    for name, a, b in zip(("x", *Weights._fields), got_gradients, gradients, strict=True):
-        errors[f"block {name}"] = relative_error(a, b)
+    name = f"block of rank {rank},"
+    errors = {f"{name} output": relative_error(got, expected)}
+    for weight_name, a, b in zip(("x", *Weights._fields), got_gradients, gradients, strict=True):
+        errors[f"{name} {weight_name}"] = relative_error(a, b)
     return errors
 
 
-def _block_weights() -> Weights:
+def _block_weights(rank: int) -> Weights:
     """Weights such as a new block has, in float64; torch's random state is left alone."""
-    inner, rank, width = 2 * CHANNELS, 3, 4
+    inner, width = 2 * CHANNELS, 4
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int, bound: float) -> Tensor:
@@ -118,18 +123,29 @@ def _layer_norm_errors(device: torch.device, dtype: torch.dtype) -> dict[str, fl
     return {n: relative_error(a, b) for n, a, b in zip(names, results, expected, strict=True)}
 
 
-def half_errors(device: torch.device) -> dict[str, float]:
+def half_errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Relative error of layer norm and fused block in half precision, as shares of what `TOLERANCE` is in float32."""
-    errors = {}
-    for dtype in (torch.float16, torch.bfloat16):
-        for name, error in (_layer_norm_errors(device, dtype) | _block_errors(device, dtype)).items():
-            errors[f"{name} in {str(dtype).removeprefix('torch.')}"] = error * (TOLERANCE / HALF_TOLERANCE[dtype])
-    return errors
+    errors = _layer_norm_errors(device, dtype)
+    for rank in (FUSED_RANK, RANK):
+        errors |= _block_errors(device, dtype, rank)
+    name = str(dtype).removeprefix("torch.")
+    return {f"{part} in {name}": error * (TOLERANCE / HALF_TOLERANCE[dtype]) for part, error in errors.items()}
+
+
+def float16_errors(device: torch.device) -> dict[str, float]:
+    return half_errors(device, torch.float16)
+
+
+def bfloat16_errors(device: torch.device) -> dict[str, float]:
+    return half_errors(device, torch.bfloat16)
+
+
+HALF_ERRORS = {torch.float16: float16_errors, torch.bfloat16: bfloat16_errors}
 
 
 def relative_errors(device: torch.device) -> dict[str, float]:
     """Relative error of outputs and gradients of the Triton scan and the fused block on `device`."""
-    return _scan_errors(device) | _block_errors(device)
+    return _scan_errors(device) | _block_errors(device, torch.float32, FUSED_RANK)
 
 
 @functools.cache
