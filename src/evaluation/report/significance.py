@@ -41,20 +41,20 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def compare_networks(by_case: pd.DataFrame) -> pd.DataFrame:
+def compare_networks(table: pd.DataFrame) -> pd.DataFrame:
     """Wilcoxon signed-rank tests between all pairs of networks, Holm-corrected over the pairs.
 
     Args:
-        by_case: One row per case, one column per network, higher is better. A pair is compared on the cases that both
-            have a score for.
+        table: One row per case, or per case and class (the case is the first level of the index), one column per
+            network. A pair is compared on the rows that both have a score in, averaged by case.
 
     Returns:
         One row per pair: network, other, cases, difference (mean of network - other), low and high (95 % bootstrap
         interval of it), p (two-sided; NaN where fewer than two cases differ) and p_holm.
     """
     rows = []
-    for network, other in combinations(by_case.columns, 2):
-        both = by_case[[network, other]].dropna()
+    for network, other in combinations(table.columns, 2):
+        both = in_common(table[[network, other]])
         difference = (both[network] - both[other]).to_numpy()
         low, high = bootstrap_mean(difference)
         p = stats.wilcoxon(difference).pvalue if np.count_nonzero(difference) >= 2 else math.nan
@@ -62,13 +62,23 @@ def compare_networks(by_case: pd.DataFrame) -> pd.DataFrame:
         rows.append({"network": network, "other": other, "cases": len(both), "difference": mean,
                      "low": low, "high": high, "p": float(p)})  # fmt: skip
     columns = ["network", "other", "cases", "difference", "low", "high", "p"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=holm(table["p"].to_numpy()))
+    compared = pd.DataFrame(rows, columns=columns)
+    return compared.assign(p_holm=holm(compared["p"].to_numpy()))
 
 
-def mean_ranks(by_case: pd.DataFrame) -> pd.Series:
-    """Mean rank of each network over the cases that all have a score for; 1 is best, ties share their ranks."""
-    return by_case.dropna().rank(axis=1, ascending=False).mean().sort_values()
+def in_common(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that all networks of a table have a score in, averaged by case (the first level of the index)."""
+    return table.dropna().groupby(level=0, sort=False).mean()
+
+
+def mean_ranks(table: pd.DataFrame, *, lower_is_better: bool = False) -> pd.Series:
+    """Mean rank of each network over the cases; 1 is best, ties share their ranks.
+
+    Args:
+        table: As of `compare_networks`; the rows count that all networks have a score in.
+        lower_is_better: As of a distance.
+    """
+    return in_common(table).rank(axis=1, ascending=lower_is_better).mean().sort_values()
 
 
 def critical_difference(num_networks: int, num_cases: int) -> float:
