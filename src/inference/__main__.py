@@ -17,7 +17,8 @@ import hydra
 from omegaconf import DictConfig, ListConfig
 
 from umamba.inference.folders import cases_in_folder, check_apart
-from umamba.inference.predictor import CasesFailedError, Predictor
+from umamba.inference.pipeline import CasesFailedError
+from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS
 from umamba.run.stop import ends_on_signals
 

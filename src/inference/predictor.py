@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,18 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from umamba.files import write_json
+from umamba.inference.devices import choose_device, place_for
+from umamba.inference.export import Export
 from umamba.inference.folders import check_not_an_input
 from umamba.inference.mirroring import axes_to_mirror
+from umamba.inference.pipeline import CasesFailedError, WriteBehind, noted, read_ahead, threads
 from umamba.inference.precision import autocast_dtype, trained_precision
-from umamba.inference.sliding_window import accumulator_bytes, ensemble, mirrored, predict_sliding_window
-from umamba.machine import free_memory, require_memory
+from umamba.inference.preprocess import preprocess_on
+from umamba.inference.sliding_window import ensemble, mirrored, sliding_window, sum_bytes
+from umamba.machine import require_memory
 from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
 from umamba.planning.plan import Plan
-from umamba.planning.preprocess import CaseProperties, PreprocessedCase, invert_logits, preprocess_case
+from umamba.planning.preprocess import CaseProperties
 from umamba.raw.checks import read_sound_images
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetError
@@ -33,25 +36,7 @@ from umamba.raw.readers import Geometry, write_label
 
 log = logging.getLogger(__name__)
 
-# What is wrong with one case and not with the next one; a full disk is not among them, see `_noted`.
-_FAULTS_OF_A_CASE = (DatasetError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OSError)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
-class CasesFailedError(RuntimeError):
-    """Some cases could not be predicted; the others were.
-
-    Attributes:
-        failures: Name of the case -> what was wrong.
-        written: Label maps of the other cases.
-    """
-
-    def __init__(self, failures: Mapping[str, str], written: Sequence[Path], stale: Sequence[Path]) -> None:
-        self.failures, self.written = dict(failures), list(written)
-        lines = [f"  {name}: {reason}" for name, reason in failures.items()]
-        lines += [f"  {path} is of an earlier prediction." for path in stale]
-        total = len(failures) + len(written)
-        super().__init__("\n".join([f"{len(failures)} of {total} case(s) could not be predicted:", *lines]))
+_PATCH_VOXELS = 1 << 21  # of the windows that go through a network together, unless one alone has more
 
 
 @dataclass(frozen=True)
@@ -97,6 +82,7 @@ class Predictor:
         self.networks = [member.network.to(device) for member in self.members]
         self.plan, self.configuration = plan, plan.configuration(configuration)
         self.patch_size = self.configuration.patch_size
+        self.window_batch = max(1, min(self.configuration.batch_size, _PATCH_VOXELS // math.prod(self.patch_size)))
         self.config = config
 
     @classmethod
@@ -157,8 +143,8 @@ class Predictor:
             FloatingPointError: The network's logits are not finite.
             MemoryError: The case does not fit into memory.
         """
-        case = self._preprocess(images)
-        return self._export(self._logits(case.data), case.properties), case.properties.geometry
+        data, properties = self._preprocess(*self._read(images))
+        return self._segment(data, properties).label, properties.geometry
 
     def outputs(self, cases: Sequence[RawCase], output_dir: Path) -> dict[str, Path]:
         """Case -> the label map that `predict_cases` writes.
@@ -173,8 +159,8 @@ class Predictor:
     def predict_cases(self, cases: Sequence[RawCase], output_dir: Path) -> list[Path]:
         """Segment cases and write ``<output_dir>/<identifier><file ending of the data set>``.
 
-        Reading and exporting overlap with the network; at most one case's logits are held beside those that are being
-        computed. Seconds per case go to ``inference.json`` in the folder.
+        Files are read ahead of the network and written behind it. Seconds per case go to ``inference.json`` in the
+        folder.
 
         Raises:
             CasesFailedError: Some cases have files that cannot be used, logits that are not finite or too large for the
@@ -186,78 +172,84 @@ class Predictor:
         output_dir.mkdir(parents=True, exist_ok=True)
         failures: dict[str, str] = {}
         seconds: dict[str, float] = {}
-        with Progress(transient=True) as progress, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with Progress(transient=True) as progress, threads() as readers, threads() as writers:
             task = progress.add_task("Predicting", total=len(cases))
-            export = writer.submit(lambda: None)  # of the case before
-            for raw, reading in self._read_ahead(cases, reader):
-                name, started = raw.identifier, time.perf_counter()
-                with _noted(failures, name):
-                    case = reading.result()
-                    if self._logit_bytes(case) > free_memory():
-                        export.result()
-                    logits = self._logits(case.data)
-                    export.result()
-                    export = writer.submit(self._write, logits, case.properties, paths[name], name, failures)
-                    del logits, case, reading  # the writer alone holds them, while it needs them
+            written = WriteBehind(writers)
+            for case, reading in read_ahead(cases, lambda case: self._read(case.images), readers):
+                name, started = case.identifier, time.perf_counter()
+                with noted(failures, name):
+                    data, properties = self._preprocess(*reading.result())
+                    del reading  # and with it the image as read
+                    label = self._segment(data, properties).label
+                    write = partial(_write, label, paths[name], properties.geometry, name, failures)
+                    written.add(write, label.nbytes)
+                    del data, label, write  # the writer alone holds the label map, while it needs it
                     seconds[name] = time.perf_counter() - started
                 progress.advance(task)
-            export.result()
+            written.finish()
         self._save_costs(output_dir / "inference.json", seconds, failures)
-        written = [path for name, path in paths.items() if name not in failures]
+        done = [path for name, path in paths.items() if name not in failures]
         if failures:
-            raise CasesFailedError(failures, written, [paths[name] for name in failures if paths[name].exists()])
-        return written
+            raise CasesFailedError(failures, done, [paths[name] for name in failures if paths[name].exists()])
+        return done
 
-    def _read_ahead(
-        self, cases: Sequence[RawCase], reader: ThreadPoolExecutor
-    ) -> Iterator[tuple[RawCase, Future[PreprocessedCase]]]:
-        """Each case with its preprocessing, which begins one case ahead."""
-        waiting = [reader.submit(self._preprocess, case.images) for case in cases[:1]]
-        for case, following in zip(cases, [*cases[1:], None], strict=True):
-            if following is not None:
-                waiting.append(reader.submit(self._preprocess, following.images))
-            yield case, waiting.pop(0)
-
-    def _preprocess(self, images: Sequence[Path]) -> PreprocessedCase:
+    def _read(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         image, geometry = read_sound_images(images, self.plan.channel_names)
         if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
             raise DatasetError(
                 f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "
                 "volumes, or predict with a network of configuration 2d."
             )
-        return preprocess_case(image, geometry, None, self.plan, self.configuration)
+        return image, geometry
 
-    def _logit_bytes(self, case: PreprocessedCase) -> int:
-        return accumulator_bytes(case.data.shape[1:], self.patch_size, self.plan.num_classes)
+    def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, CaseProperties]:
+        try:
+            return preprocess_on(self.device, image, geometry, self.plan, self.configuration)
+        except torch.OutOfMemoryError:
+            log.warning("%s has too little memory left to preprocess an image: doing it on the CPU.", self.device)
+        torch.cuda.empty_cache()
+        return preprocess_on(torch.device("cpu"), image, geometry, self.plan, self.configuration)
 
-    @torch.inference_mode()
-    def _logits(self, data: np.ndarray) -> Tensor:
-        """(C, Z, Y, X) preprocessed image -> (K, Z, Y, X) mean logits of the networks, on the CPU."""
-        shape, classes = data.shape[1:], self.plan.num_classes
-        size = " x ".join(map(str, shape))
+    def _segment(self, data: Tensor, properties: CaseProperties, *, probabilities: bool = False) -> Export:
+        """Preprocessed image -> its label map; where the device has too little memory, logits are summed on the CPU."""
+        place = place_for(self._sum_bytes(data) + data.nbytes, self.device)
+        try:
+            return self._export(data.to(place), properties, probabilities=probabilities)
+        except torch.OutOfMemoryError:
+            if place.type == "cpu":
+                raise
+        log.warning("%s ran out of memory: again, with the sums of logits in main memory.", place)
+        torch.cuda.empty_cache()
+        return self._export(data.cpu(), properties, probabilities=probabilities)
+
+    def _export(self, data: Tensor, properties: CaseProperties, *, probabilities: bool) -> Export:
+        """Predict a preprocessed image; the sums of logits are held where it is."""
+        classes, voxels = self.plan.num_classes, math.prod(properties.shape_before_crop)
+        held = self._sum_bytes(data) if data.device.type == "cpu" else 0
         require_memory(
-            accumulator_bytes(shape, self.patch_size, classes),
-            f"{classes} classes at {size} voxels, as the image is after resampling to "
+            held + voxels * (1 + 2 * classes * probabilities),
+            f"{classes} classes at {' x '.join(map(str, data.shape[1:]))} voxels, as the image is after resampling to "
             f"{self.configuration.spacing} mm, do not fit into memory: crop the image, correct its spacing if that is "
             "wrong, or predict where there is more",
         )
-        return predict_sliding_window(
+        export = Export(properties, self.plan, self.configuration, device=data.device, probabilities=probabilities)
+        for planes in self._logits(data):
+            export.add(planes)
+        return export
+
+    def _sum_bytes(self, data: Tensor) -> int:
+        return sum_bytes(data.shape[1:], self.patch_size, self.plan.num_classes, window_batch=self.window_batch)
+
+    def _logits(self, data: Tensor) -> Iterator[Tensor]:
+        """(C, Z, Y, X) preprocessed image -> mean logits of the networks, plane by plane."""
+        return sliding_window(
             ensemble(self.members),
-            torch.from_numpy(np.ascontiguousarray(data)),
+            data,
             self.patch_size,
-            classes,
+            self.plan.num_classes,
             device=self.device,
-            window_batch=self.configuration.batch_size if self.configuration.spatial_dims == 2 else 1,
-        ).cpu()
-
-    def _export(self, logits: Tensor, properties: CaseProperties) -> np.ndarray:
-        return invert_logits(logits.numpy(), properties, self.plan, self.configuration)
-
-    def _write(
-        self, logits: Tensor, properties: CaseProperties, path: Path, name: str, failures: dict[str, str]
-    ) -> None:
-        with _noted(failures, name):
-            write_label(self._export(logits, properties), path, properties.geometry)
+            window_batch=self.window_batch,
+        )
 
     def _save_costs(self, path: Path, seconds: dict[str, float], failures: dict[str, str]) -> None:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -265,34 +257,9 @@ class Predictor:
         write_json({"device": device, "peak_vram_gib": peak, "seconds": seconds, "failed": failures}, path)
 
 
-@contextmanager
-def _noted(failures: dict[str, str], name: str) -> Iterator[None]:
-    """Note what is wrong with one case and go on; a full disk, and faults of the program, end the prediction."""
-    try:
-        yield
-    except _FAULTS_OF_A_CASE as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise
-        failures[name] = str(error)
-        log.error("Case %s: %s", name, error)
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is the first GPU, or the CPU where there is none.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:<number>.") from error
-    count = torch.cuda.device_count()
-    if device.type == "meta" or (device.type == "cuda" and (device.index or 0) >= count):
-        raise ValueError(f"device is {str(name)!r}; this machine has the CPU and {count} GPU(s) that torch can use.")
-    return device
+def _write(label: np.ndarray, path: Path, geometry: Geometry, name: str, failures: dict[str, str]) -> None:
+    with noted(failures, name):
+        write_label(label, path, geometry)
 
 
 def _check_weights(network: nn.Module, path: str | Path) -> None:

@@ -1,12 +1,14 @@
 """Sliding-window inference as nnU-Net does it: half-overlapping patches, Gaussian weights, optional mirroring.
 
+Windows go row by row along the first axis, and a plane that no later row reaches is finished: only as many planes of
+sums are held as a patch has, whatever the size of the case, and no case's logits are ever held at once.
+
 Source: nnU-Net (Isensee et al. 2021), "inference"; U-Mamba runs it without mirroring.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -17,9 +19,10 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-log = logging.getLogger(__name__)
-
 SIGMA_SCALE = 1 / 8  # Gaussian sigma in units of the patch edge
+_GIVEN_AT_ONCE = 1 << 27  # bytes of finished logits, or one plane
+
+Window = tuple[int | slice, ...]
 
 
 def window_starts(size: int, patch: int, step: float = 0.5) -> list[int]:
@@ -60,7 +63,8 @@ def pad_to_patch(image: Tensor, patch_size: Sequence[int]) -> tuple[Tensor, tupl
     return (F.pad(image, padding) if any(padding) else image), tuple(inner)
 
 
-def predict_sliding_window(
+@torch.inference_mode()
+def sliding_window(
     network: Callable[[Tensor], Tensor],
     image: Tensor,
     patch_size: Sequence[int],
@@ -70,54 +74,64 @@ def predict_sliding_window(
     step: float = 0.5,
     window_batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """Logits of a whole preprocessed case.
+) -> Iterator[Tensor]:
+    """Logits of a whole preprocessed case, a few planes of its first axis at a time.
 
     Sums and weights are float32 whatever their size: the weights at a patch's corners (4e-11) vanish in float16.
 
     Args:
         network: (B, C, *patch) float32 on ``device`` -> logits (B, K, *patch); see `ensemble`.
-        image: (C, Z, Y, X) float32. A two-dimensional patch is moved over every slice along Z.
+        image: (C, Z, Y, X) float32. A two-dimensional patch is moved over every slice along Z. The sums are held where
+            the image is.
         patch_size: (z, y, x) or (y, x), voxels.
         num_classes: K.
-        device: where the network runs. Accumulation happens there if it fits, else in main memory.
+        device: where the network runs.
         step: largest distance between windows, as a share of the patch.
         window_batch: windows per forward pass.
         progress: called with (windows done, windows in all).
 
-    Returns:
-        (K, Z, Y, X) float32, on the CPU or ``device``.
+    Yields:
+        (K, n, Y, X) float32 where the image is: the next n finished planes, a tensor of its own.
 
     Raises:
-        FloatingPointError: a logit is NaN or infinite; the message says in which window and voxel.
+        FloatingPointError: a logit is NaN or infinite; the message says where.
     """
-    device = torch.device(device)
     patch_size = tuple(patch_size)
-    needed = accumulator_bytes(image.shape[1:], patch_size, num_classes)
     image, inner = pad_to_patch(image, patch_size)
-    windows = list(_windows(image.shape[1:], patch_size, step))
-    store = _accumulation_device(device, needed + 4 * image.numel())
-    image = image.to(store)
-    weights = gaussian_weights(patch_size).to(store)
-    logits = torch.zeros((num_classes, *image.shape[1:]), device=store)
-    weight_sum = torch.zeros(image.shape[1:], device=store)
-    finite = torch.ones(len(windows), dtype=torch.bool, device=store)  # looked at once, for every look stops the GPU
-    for start in range(0, len(windows), window_batch):
-        batch = windows[start : start + window_batch]
-        patches = torch.stack([image[(slice(None), *window)] for window in batch]).to(device)
-        for number, output in enumerate(network(patches).float().to(store), start):
-            window = windows[number]
-            finite[number] = output.isfinite().all()
-            logits[(slice(None), *window)] += output * weights
-            weight_sum[window] += weights
-        if progress is not None:
-            progress(min(start + window_batch, len(windows)), len(windows))
-    if not finite.all():
-        window = windows[int((~finite).nonzero()[0])]
-        raise FloatingPointError(_where_not_finite(image, logits, window, inner, int((~finite).sum()), len(windows)))
-    logits /= weight_sum
-    crop = (slice(None),) * (logits.ndim - len(inner)) + inner
-    return logits[crop]
+    inner = (slice(0, image.shape[1]), *inner)[-3:]
+    rows = list(_rows(image.shape[1:], patch_size, step, window_batch))
+    weights = gaussian_weights(patch_size).to(image.device)
+    weights = weights.view(-1, *weights.shape[-2:])  # (z or 1, y, x)
+    depth = _depth(image.shape[1:], patch_size, step, window_batch)
+    sums = torch.zeros((num_classes, depth, *image.shape[2:]), device=image.device)  # of plane z at z % depth
+    weight_sums = torch.zeros((depth, *image.shape[2:]), device=image.device)
+    at_once = max(1, _GIVEN_AT_ONCE // (4 * num_classes * math.prod(image.shape[2:])))
+    total, counted, given = sum(len(windows) for windows, _ in rows), 0, 0
+    for windows, finished in rows:
+        for start in range(0, len(windows), window_batch):
+            batch = windows[start : start + window_batch]
+            patches = torch.stack([image[(slice(None), *window)] for window in batch])
+            outputs = network(patches.to(device)).to(image.device)
+            for (first, *in_plane), output in zip(batch, outputs, strict=True):
+                planes = output if len(patch_size) == 3 else output[:, None]  # (K, z or 1, y, x)
+                begin = first.start if isinstance(first, slice) else first
+                for held, own in _in_ring(begin, len(weights), depth):
+                    sums[(slice(None), held, *in_plane)].addcmul_(planes[:, own], weights[own])
+                    weight_sums[(held, *in_plane)] += weights[own]
+            counted += len(batch)
+            if progress is not None:
+                progress(counted, total)
+        last = min(finished, inner[0].stop)
+        for start in range(max(given, inner[0].start), last, at_once):
+            for held, own in _in_ring(start, min(at_once, last - start), depth):
+                logits = (sums[:, held] / weight_sums[held])[:, :, inner[1], inner[2]].contiguous()
+                if not logits.isfinite().all():
+                    where = _where_not_finite(image, logits, start + own.start, inner, patch_size)
+                    raise FloatingPointError(where)
+                yield logits
+        for held, _ in _in_ring(given, finished - given, depth):
+            sums[:, held], weight_sums[held] = 0, 0
+        given = finished
 
 
 def ensemble(networks: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
@@ -153,47 +167,69 @@ def mirrored(network: Callable[[Tensor], Tensor], axes: Sequence[int]) -> Callab
     return forward
 
 
-def accumulator_bytes(shape: Sequence[int], patch_size: Sequence[int], num_classes: int) -> int:
-    """Bytes of the sums of logits and of weights for an image of this shape (Z, Y, X), padded to the patch."""
+def sum_bytes(
+    shape: Sequence[int], patch_size: Sequence[int], num_classes: int, step: float = 0.5, window_batch: int = 1
+) -> int:
+    """Bytes of the sums of logits and of weights that `sliding_window` holds for an image of this shape (Z, Y, X)."""
     lead = len(shape) - len(patch_size)
     padded = [*shape[:lead], *map(max, shape[lead:], patch_size)]
-    return 4 * (num_classes + 1) * math.prod(padded)
+    depth = _depth(padded, tuple(patch_size), step, window_batch)
+    return 4 * (num_classes + 1) * depth * math.prod(padded[1:])
 
 
-def _windows(shape: Sequence[int], patch_size: tuple[int, ...], step: float) -> Iterator[tuple[int | slice, ...]]:
-    """Index tuples into (Z, Y, X); with a two-dimensional patch the first entry is the slice number."""
+def _depth(shape: Sequence[int], patch_size: tuple[int, ...], step: float, window_batch: int) -> int:
+    """Planes whose sums are held at a time: those of a patch, or the slices whose windows fill a batch."""
+    if len(patch_size) == 3:
+        return patch_size[0]
+    per_slice = math.prod(len(window_starts(*sizes, step)) for sizes in zip(shape[1:], patch_size, strict=True))
+    return min(shape[0], math.ceil(window_batch / per_slice))
+
+
+def _rows(
+    shape: Sequence[int], patch_size: tuple[int, ...], step: float, window_batch: int
+) -> Iterator[tuple[list[Window], int]]:
+    """Windows that share their planes, as index tuples into (Z, Y, X), and the first plane that later ones reach."""
     axes: list[Sequence[int | slice]] = [
         [slice(start, start + patch) for start in window_starts(size, patch, step)]
         for size, patch in zip(shape[-len(patch_size) :], patch_size, strict=True)
     ]
     if len(patch_size) == 2:
-        axes.insert(0, range(shape[0]))
-    return itertools.product(*axes)
+        depth = _depth(shape, patch_size, step, window_batch)
+        for start in range(0, shape[0], depth):
+            slices = range(start, min(start + depth, shape[0]))
+            yield list(itertools.product(slices, *axes)), slices.stop
+        return
+    starts = [*window_starts(shape[0], patch_size[0], step)[1:], shape[0]]
+    for planes, finished in zip(axes[0], starts, strict=True):
+        yield list(itertools.product([planes], *axes[1:])), finished
+
+
+def _in_ring(start: int, count: int, depth: int) -> Iterator[tuple[slice, slice]]:
+    """Where the planes [start, start + count) lie in a ring of `depth` >= count planes, in one piece or two.
+
+    Yields:
+        Planes of the ring, and which of the `count` planes those are.
+    """
+    first = start % depth
+    ahead = min(count, depth - first)
+    if ahead:
+        yield slice(first, first + ahead), slice(0, ahead)
+    if count > ahead:
+        yield slice(0, count - ahead), slice(ahead, count)
 
 
 def _where_not_finite(
-    image: Tensor, logits: Tensor, window: tuple[int | slice, ...], inner: tuple[slice, ...], bad: int, windows: int
+    image: Tensor, logits: Tensor, plane: int, inner: tuple[slice, ...], patch_size: tuple[int, ...]
 ) -> str:
-    """The message about the first window with a logit that is not finite; voxels in the image before it was padded."""
-    region = logits[(slice(None), *window)]
-    k, *voxel = (int(index) for index in (~region.isfinite()).nonzero()[0])
-    starts = [part.start if isinstance(part, slice) else part for part in window]
-    if len(voxel) < len(starts):
-        voxel.insert(0, 0)
-    offsets = [0] * (len(starts) - len(inner)) + [part.start for part in inner]
-    start = tuple(s - o for s, o in zip(starts, offsets, strict=True))
-    place = tuple(s + v for s, v in zip(start, voxel, strict=True))
-    kind = "holds only finite values" if image[(slice(None), *window)].isfinite().all() else "is itself not finite"
+    """The message about the first logit that is not finite; voxels in the image before it was padded."""
+    k, z, *in_plane = (int(index) for index in (~logits.isfinite()).nonzero()[0])
+    padded = (plane + z, *(index + part.start for index, part in zip(in_plane, inner[1:], strict=True)))
+    voxel = tuple(index - part.start for index, part in zip(padded, inner, strict=True))
+    reach = (1, *patch_size)[-3:]
+    around = image[(slice(None), *(slice(max(0, i - n + 1), i + n) for i, n in zip(padded, reach, strict=True)))]
+    kind = "holds only finite values" if around.isfinite().all() else "is itself not finite"
     return (
-        f"the network's logits are NaN or infinite in {bad} of {windows} window(s), first in the one at {start}, for "
-        f"class {k} at voxel {place} (z, y, x of the preprocessed image, whose part there {kind}). Look at the image's "
-        "values there, or predict in float32 if the network was trained in half precision"
+        f"the network's logits are NaN or infinite, first for class {k} at voxel {voxel} (z, y, x of the preprocessed "
+        f"image, which {kind} within a patch of it). Look at the image's values there, or predict in float32 if the "
+        "network was trained in half precision"
     )
-
-
-def _accumulation_device(device: torch.device, needed_bytes: int) -> torch.device:
-    """``device`` if the accumulators fit into half of its free memory, else the CPU."""
-    if device.type != "cuda" or needed_bytes < torch.cuda.mem_get_info(device)[0] / 2:
-        return device
-    log.info("Accumulating %.1f GiB of logits in main memory: they do not fit on %s.", needed_bytes / 2**30, device)
-    return torch.device("cpu")

@@ -1,6 +1,7 @@
-"""One case from raw arrays to what a network sees, and logits back to a label map in the original grid.
+"""One case from raw arrays to what a network sees.
 
-nnU-Net's order: transpose, crop to non-zero, normalise, resample, sample class locations. Export undoes it backwards.
+nnU-Net's order: transpose, crop to non-zero, normalise, resample, sample class locations. The way back, from logits to
+a label map in the original grid, is `umamba.inference.export`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from umamba.planning.normalization import SCHEMES
 from umamba.planning.plan import Plan
 from umamba.planning.planner import resampled_shape
 from umamba.planning.resampling import resample_image, resample_label
-from umamba.raw.cropping import crop_to_nonzero
+from umamba.raw.cropping import crop_to_nonzero, nonzero_box
 from umamba.raw.readers import Geometry
 
 _MIN_LOCATIONS = 10_000  # stored voxels per class, if it has that many
@@ -90,19 +91,52 @@ def preprocess_case(
         ValueError: The image has another number of channels than the plan, or label and image differ in shape.
         MemoryError: The resampled image does not fit into memory; none was taken.
     """
+    if label is not None and label.shape != image.shape[1:]:
+        raise ValueError(f"The label has shape {label.shape}, its image {image.shape[1:]} (z, y, x).")
+    cropped, mask, properties = crop_case(image, geometry, label, plan, configuration)
+    spacing = spacing_of(geometry, plan)
+    target, shape = target_of(configuration, spacing), properties.shape
+    channels = []
+    for i, scheme in enumerate(configuration.normalization):
+        # A copy: normalisation works in place.
+        channel = np.array(cropped[i], dtype=np.float32, order="C")
+        channel = SCHEMES[scheme](channel, mask, configuration.use_mask_for_norm[i], plan.intensities[i])
+        channels.append(resample_image(channel, shape, spacing, target))
+    data = np.stack(channels) if len(channels) > 1 else channels[0][None]  # a view: no second copy of a large volume
+    resampled = None
+    if label is not None and mask is not None:
+        resampled = resample_label(np.ascontiguousarray(mask), shape, spacing, target).astype(np.int16, copy=False)
+    return PreprocessedCase(data=data, label=resampled, properties=properties)
+
+
+def crop_case(
+    image: np.ndarray, geometry: Geometry, label: np.ndarray | None, plan: Plan, configuration: Configuration
+) -> tuple[np.ndarray, np.ndarray | None, CaseProperties]:
+    """Transpose and crop a case, and say what it will be resampled to; arguments as of `preprocess_case`.
+
+    Returns:
+        The image (a view); the label with -1 outside the non-zero mask, as `crop_to_nonzero` returns it, or None where
+        there is neither a label nor a channel that is normalised within that mask, whose holes take long to fill; and
+        the properties.
+
+    Raises:
+        ValueError: The image has another number of channels than the plan.
+        MemoryError: The resampled image does not fit into memory.
+    """
     if image.shape[0] != len(plan.channel_names):
         raise ValueError(
             f"The image has {image.shape[0]} channels, the plan of {plan.dataset_name} expects "
             f"{len(plan.channel_names)} ({', '.join(plan.channel_names)})."
         )
-    if label is not None and label.shape != image.shape[1:]:
-        raise ValueError(f"The label has shape {label.shape}, its image {image.shape[1:]} (z, y, x).")
     order = plan.transpose_forward
     image = image.transpose(0, *(axis + 1 for axis in order))
-    spacing = tuple(geometry.spacing[axis] for axis in order)
-    transposed = None if label is None else label.transpose(order)
-    cropped, mask, box = crop_to_nonzero(image, transposed)
-
+    mask = None
+    if label is not None or any(configuration.use_mask_for_norm):
+        cropped, mask, box = crop_to_nonzero(image, None if label is None else label.transpose(order))
+    else:
+        box = nonzero_box(image)
+        cropped = image[(slice(None), *(slice(start, stop) for start, stop in box))]
+    spacing = spacing_of(geometry, plan)
     target = target_of(configuration, spacing)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
     require_memory(
@@ -111,24 +145,20 @@ def preprocess_case(
         f"{_by(target)} mm. Correct the spacing in its header if it is wrong; else crop it, or work where there is "
         "more memory",
     )
-    channels = []
-    for i, scheme in enumerate(configuration.normalization):
-        # A copy: normalisation works in place.
-        channel = np.array(cropped[i], dtype=np.float32, order="C")
-        channel = SCHEMES[scheme](channel, mask, configuration.use_mask_for_norm[i], plan.intensities[i])
-        channels.append(resample_image(channel, shape, spacing, target))
-    data = np.stack(channels) if len(channels) > 1 else channels[0][None]  # a view: no second copy of a large volume
+    depth, height, width = shape
     properties = CaseProperties(
-        geometry=geometry, shape_before_crop=tuple(image.shape[1:]), box=box, shape=tuple(data.shape[1:])
+        geometry=geometry, shape_before_crop=image.shape[1:], box=box, shape=(depth, height, width)
     )
-    resampled = None
-    if label is not None:
-        resampled = resample_label(np.ascontiguousarray(mask), shape, spacing, target).astype(np.int16, copy=False)
-    return PreprocessedCase(data=data, label=resampled, properties=properties)
+    return cropped, mask, properties
 
 
 def _by(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:g}" for number in numbers)
+
+
+def spacing_of(geometry: Geometry, plan: Plan) -> tuple[float, ...]:
+    """Spacing of a case in the plan's order of axes."""
+    return tuple(geometry.spacing[axis] for axis in plan.transpose_forward)
 
 
 def target_of(configuration: Configuration, spacing: Sequence[float]) -> tuple[float, ...]:
@@ -159,47 +189,3 @@ def class_locations(label: np.ndarray, classes: Sequence[int]) -> dict[int, np.n
         chosen = voxels[random.choice(voxels.size, count, replace=False)]
         located[value] = np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
     return located
-
-
-def invert_logits(
-    logits: np.ndarray, properties: CaseProperties, plan: Plan, configuration: Configuration
-) -> np.ndarray:
-    """Label map of the original image from logits on the preprocessed grid.
-
-    Logits are resampled (order 1, nnU-Net's rule for thick slices on the transposed spacing, as nnunetv2 2.8 does)
-    class by class against the best so far, so that no second volume of all classes is needed.
-
-    Args:
-        logits: (K, Z, Y, X), any floating type; 2D networks' slices are stacked along Z.
-        properties: Of the case, as preprocessing returned them.
-        plan: The plan of the preprocessing.
-        configuration: The configuration of the preprocessing.
-
-    Returns:
-        (Z, Y, X) of the original image, uint8, or int16 from 256 classes on; 0 outside the cropped part.
-
-    Raises:
-        ValueError: The logits have another shape than the preprocessed data.
-    """
-    if tuple(logits.shape[1:]) != tuple(properties.shape):
-        raise ValueError(
-            f"Logits have shape {tuple(logits.shape)}; the preprocessed case is {tuple(properties.shape)}, so expected "
-            f"(K, {', '.join(map(str, properties.shape))})."
-        )
-    spacing = tuple(properties.geometry.spacing[axis] for axis in plan.transpose_forward)
-    current = target_of(configuration, spacing)
-    shape = properties.shape_after_crop
-    dtype = np.uint8 if len(logits) <= 256 else np.int16
-    label = np.zeros(shape, dtype=dtype)
-    best = None
-    for k in range(len(logits)):
-        score = resample_image(np.asarray(logits[k], dtype=np.float32), shape, current, spacing, order=1)
-        if best is None:
-            best = np.array(score)  # a copy: the score may be the caller's own memory
-            continue
-        better = score > best
-        label[better] = k
-        np.copyto(best, score, where=better)
-    full = np.zeros(properties.shape_before_crop, dtype=dtype)
-    full[tuple(slice(start, stop) for start, stop in properties.box)] = label
-    return np.ascontiguousarray(full.transpose(plan.transpose_backward))

@@ -186,7 +186,7 @@ def _resample_volume(volume: np.ndarray, shape: tuple[int, ...], order: int) -> 
 
 def _resize_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Linear one-hot resampling of a 2D or 3D label map, a slab of the first axis at a time."""
-    axes = [_Neighbours.of(size_in, size_out) for size_in, size_out in zip(label.shape, shape, strict=True)]
+    axes = [Neighbours.of(size_in, size_out) for size_in, size_out in zip(label.shape, shape, strict=True)]
     result = np.empty(shape, dtype=label.dtype)
     step = max(1, _SLAB // math.prod(shape[1:]))
     for start in range(0, shape[0], step):
@@ -196,7 +196,7 @@ def _resize_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Neighbours:
+class Neighbours:
     """Along one axis, for each target voxel: the source voxels below and above, the upper's weight, the nearest."""
 
     lower: np.ndarray
@@ -205,7 +205,7 @@ class _Neighbours:
     nearest: np.ndarray
 
     @classmethod
-    def of(cls, size_in: int, size_out: int) -> _Neighbours:
+    def of(cls, size_in: int, size_out: int) -> Neighbours:
         # Beyond the border both neighbours are the border voxel; their weights still round as scipy's do.
         position = source_positions(size_in, size_out)
         low = np.floor(position).astype(np.intp)
@@ -216,11 +216,11 @@ class _Neighbours:
             nearest=nearest_index(size_in, size_out),
         )
 
-    def part(self, part: slice) -> _Neighbours:
-        return _Neighbours(self.lower[part], self.upper[part], self.weight[part], self.nearest[part])
+    def part(self, part: slice) -> Neighbours:
+        return Neighbours(self.lower[part], self.upper[part], self.weight[part], self.nearest[part])
 
 
-def _resize_slab(label: np.ndarray, axes: list[_Neighbours]) -> np.ndarray:
+def _resize_slab(label: np.ndarray, axes: list[Neighbours]) -> np.ndarray:
     """Where all source voxels around a target voxel agree the answer is theirs; masks are interpolated elsewhere only.
 
     In float64 and scipy's order of operations, because ties are decided by exact equality.

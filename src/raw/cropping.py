@@ -22,25 +22,42 @@ def crop_to_nonzero(
         without label an int8 array of 0 and -1; the box, (start, stop) per axis. An image without any non-zero voxel is
         not cropped, and is outside everywhere.
     """
-    mask = image[0] != 0
-    for channel in image[1:]:
-        mask |= channel != 0
-    box = _bounding_box(mask)
+    box = nonzero_box(image)
     window = tuple(slice(start, stop) for start, stop in box)
-    outside = _outside(mask[window])
+    cropped_image = image[(slice(None), *window)]
+    mask = cropped_image[0] != 0
+    for channel in cropped_image[1:]:
+        mask |= channel != 0
+    outside = _outside(mask)
     if label is None:
         cropped = np.where(outside, np.int8(OUTSIDE), np.int8(0))
     else:
         cropped = label[window].copy()
         cropped[outside & (cropped == 0)] = OUTSIDE
-    return image[(slice(None), *window)], cropped, box
+    return cropped_image, cropped, box
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[tuple[int, int], ...]:
-    box = []
-    for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append((int(used[0]), int(used[-1]) + 1) if used.size else (0, mask.shape[axis]))
+def nonzero_box(image: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """The bounding box of voxels that are non-zero in any channel.
+
+    Where the image is non-zero at its border, as a CT is, next to nothing of it is read.
+
+    Args:
+        image: (C, Z, Y, X).
+
+    Returns:
+        (start, stop) per axis; the whole image if it has no non-zero voxel.
+    """
+    inside, box = image, []
+    for axis in range(1, image.ndim):
+        start, stop = 0, image.shape[axis]
+        if not all(np.take(inside, face, axis=axis).any() for face in (0, -1)):
+            used = np.flatnonzero(inside.any(axis=tuple(other for other in range(image.ndim) if other != axis)))
+            if not used.size:
+                return tuple((0, size) for size in image.shape[1:])
+            start, stop = int(used[0]), int(used[-1]) + 1
+        box.append((start, stop))
+        inside = inside[(*[slice(None)] * axis, slice(start, stop))]
     return tuple(box)
 
 

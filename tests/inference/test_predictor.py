@@ -14,9 +14,11 @@ import SimpleITK as sitk
 import torch
 
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
+from umamba.inference import devices, pipeline
 from umamba.inference import predictor as module
 from umamba.inference.folders import cases_in_folder
-from umamba.inference.predictor import CasesFailedError, Member, Predictor
+from umamba.inference.pipeline import CasesFailedError
+from umamba.inference.predictor import Member, Predictor
 from umamba.locations import ROOT
 from umamba.machine import free_memory
 from umamba.raw.dataset import RawCase
@@ -132,20 +134,21 @@ def test_no_image_is_replaced_by_a_label_map(tmp_path: Path) -> None:
     assert image.read_bytes() == before
 
 
-def test_at_most_one_case_waits_beside_the_one_that_is_computed(tmp_path: Path, monkeypatch) -> None:
-    """The export of a case blocks: the next one is computed meanwhile, but not the one after."""
-    images, blocked, computed = folder_of(tmp_path / "images"), threading.Event(), []
+def test_cases_are_computed_while_others_are_written_but_not_without_end(tmp_path: Path, monkeypatch) -> None:
+    """Writing blocks: the cases that may wait are computed meanwhile, and no more."""
+    images, blocked, computed = folder_of(tmp_path / "images", tuple("abcdef")), threading.Event(), []
     predictor = constant()
-    logits, write = predictor._logits, predictor._write
+    logits, write = predictor._logits, module.write_label
+    monkeypatch.setattr(pipeline, "_WAITING", 3)
     monkeypatch.setattr(predictor, "_logits", lambda data: computed.append(len(computed)) or logits(data))
-    monkeypatch.setattr(predictor, "_write", lambda *rest: blocked.wait(60) and write(*rest))
+    monkeypatch.setattr(module, "write_label", lambda *rest: blocked.wait(60) and write(*rest))
     run = threading.Thread(target=predictor.predict_cases, args=(cases_in_folder(images, ".nii.gz", 1), tmp_path / "o"))
     run.start()
-    run.join(1.5)
-    assert run.is_alive() and computed == [0, 1]
+    run.join(2)
+    assert run.is_alive() and computed == [0, 1, 2, 3]
     blocked.set()
     run.join(60)
-    assert computed == [0, 1, 2, 3] and len(list((tmp_path / "o").glob("*.nii.gz"))) == 4
+    assert len(computed) == 6 and len(list((tmp_path / "o").glob("*.nii.gz"))) == 6
 
 
 def test_a_case_that_does_not_fit_is_refused_before_memory_is_taken(tmp_path: Path, monkeypatch) -> None:
@@ -162,11 +165,12 @@ def _refuse(needed: int, what: str) -> None:
 
 def test_a_mean_of_members_is_the_mean_of_their_logits(tmp_path: Path) -> None:
     paths = [save_checkpoint(tmp_path / f"{seed}.ckpt", make_plan(), seed=seed) for seed in range(3)]
-    data = torch.randn(1, 12, 13, 14).numpy()
-    expected = sum(Predictor.from_checkpoint(path, "cpu")._logits(data).double() for path in paths) / 3
-    torch.testing.assert_close(
-        Predictor.from_checkpoint(paths, "cpu")._logits(data).double(), expected, atol=1e-5, rtol=0
-    )
+    data = torch.randn(1, 12, 13, 14)
+
+    def logits(checkpoints) -> torch.Tensor:
+        return torch.cat(list(Predictor.from_checkpoint(checkpoints, "cpu")._logits(data)), 1).double()
+
+    torch.testing.assert_close(logits(paths), sum(map(logits, paths)) / 3, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -252,3 +256,41 @@ def test_the_script_refuses_to_write_into_its_input(tmp_path: Path) -> None:
     result = predict("checkpoint=absent.ckpt", f"input={image.parent}", f"output={image.parent}")
     assert result.returncode == 1 and "is the folder of the images" in result.stdout + result.stderr
     assert image.read_bytes() == before
+
+
+def test_a_device_without_memory_falls_back_to_main_memory_and_says_so(tmp_path: Path, monkeypatch, caplog) -> None:
+    """The device is torch's without memory, so that nothing on it can be used by mistake."""
+    images = folder_of(tmp_path / "images", ("a",))
+    predictor = constant()
+    export, preprocess, places = predictor._export, module.preprocess_on, []
+
+    def exported(data, properties, **options):
+        places.append(data.device.type)
+        if data.device.type == "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return export(data, properties, **options)
+
+    def preprocessed(device, *case):
+        places.append(f"preprocessed on {device}")
+        if len(places) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return preprocess(device, *case)
+
+    monkeypatch.setattr(predictor, "_export", exported)
+    monkeypatch.setattr(module, "preprocess_on", preprocessed)
+    monkeypatch.setattr(module, "place_for", lambda needed, device: torch.device("meta"))
+    with caplog.at_level("WARNING"):
+        predictor.predict_cases(cases_in_folder(images, ".nii.gz", 1), tmp_path / "out")
+    assert places == ["preprocessed on cpu", "preprocessed on cpu", "meta", "cpu"]
+    assert "too little memory left to preprocess" in caplog.text and "sums of logits in main memory" in caplog.text
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "a.nii.gz")) == 1).all()
+
+
+@pytest.mark.parametrize(("needed", "place"), [(100, "cuda"), (400, "cpu")])
+def test_sums_go_where_they_fit(monkeypatch, caplog, needed: int, place: str) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    with caplog.at_level("INFO"):
+        assert devices.place_for(needed, torch.device("cuda")).type == place
+    assert ("in main memory" in caplog.text) == (place == "cpu")

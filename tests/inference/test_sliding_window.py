@@ -14,7 +14,7 @@ from umamba.inference.sliding_window import (
     gaussian_weights,
     mirrored,
     pad_to_patch,
-    predict_sliding_window,
+    sliding_window,
     window_starts,
 )
 
@@ -45,6 +45,11 @@ def test_weights_are_a_gaussian_of_an_eighth_of_the_patch() -> None:
     inner = (slice(4, 28), slice(2, 14))
     np.testing.assert_allclose(weights[inner], expected[inner], rtol=2e-2)  # scipy cuts the kernel at 4 sigma
     assert weights.max() == 1 and weights.min() > 0
+
+
+def predict_sliding_window(*arguments, **options) -> torch.Tensor:
+    """All planes together."""
+    return torch.cat(list(sliding_window(*arguments, **options)), 1)
 
 
 class Pointwise(torch.nn.Module):

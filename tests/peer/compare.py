@@ -16,7 +16,9 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
+import torch
 
+from umamba.inference.export import Export
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import load_plan
@@ -24,7 +26,6 @@ from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset
 from umamba.planning.prepare import prepare
-from umamba.planning.preprocess import invert_logits
 from umamba.raw.dataset import RawDataset
 
 STATISTICS, ARRAYS = 1e-6, 1e-4
@@ -116,7 +117,9 @@ def compare_store(raw: RawDataset, ours: Path, theirs: Path, plan: Plan, entry: 
         if identifier == store.identifiers[0] and (theirs / f"export_{entry.name}.npy").exists():
             shape = (plan.num_classes, *mine.shape[1:])
             logits = np.random.default_rng(5).normal(size=shape).astype(np.float32)
-            exported = invert_logits(logits, case.properties, plan, entry)
+            export = Export(case.properties, plan, entry)
+            export.add(torch.from_numpy(logits))
+            exported = export.label
             reference = np.load(theirs / f"export_{entry.name}.npy")
             # Untrained logits leave near ties that float32 decides otherwise than float64.
             row.exported += int((exported != reference).sum()) if exported.shape == reference.shape else exported.size

@@ -1,8 +1,7 @@
-"""Cropping, normalisation, locations, and the way back."""
+"""Cropping, normalisation and locations."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -17,7 +16,7 @@ from umamba.planning.normalization import SCHEMES
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset
-from umamba.planning.preprocess import class_locations, invert_logits, preprocess_case
+from umamba.planning.preprocess import class_locations, preprocess_case
 from umamba.raw.cropping import crop_to_nonzero
 from umamba.raw.description import DatasetDescription
 from umamba.raw.readers import Geometry
@@ -37,8 +36,8 @@ def geometry_of(shape, spacing) -> Geometry:
     )
 
 
-def plan_for(shape, spacing, target=None, classes=3, channels=("MR",)) -> Plan:
-    """A plan of one case; `target` overrides the spacing of the full-resolution data (transposed axes)."""
+def plan_for(shape, spacing, classes=3, channels=("MR",)) -> Plan:
+    """A plan of one case."""
     statistics = Intensities(
         mean=10.0, median=9.0, std=4.0, min=0.0, max=30.0, percentile_00_5=1.0, percentile_99_5=25.0
     )
@@ -55,21 +54,7 @@ def plan_for(shape, spacing, target=None, classes=3, channels=("MR",)) -> Plan:
         file_ending=".nii.gz",
         num_training=1,
     )
-    plan = plan_dataset(fingerprint, description, PlannerOptions())
-    if target is None:
-        return plan
-    full = dataclasses.replace(plan.configuration("3d_fullres"), spacing=tuple(target))
-    return dataclasses.replace(plan, configurations={"3d_fullres": full})
-
-
-def one_hot(label: np.ndarray, classes: int) -> np.ndarray:
-    return (label[None] == np.arange(classes)[:, None, None, None]).astype(np.float32)
-
-
-def ball(shape, radius=0.6) -> np.ndarray:
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape], indexing="ij"))
-    distance = np.sqrt(np.square(grid).sum(0))
-    return (distance < radius).astype(np.int16) + (distance < radius / 2)
+    return plan_dataset(fingerprint, description, PlannerOptions())
 
 
 def test_crop_keeps_holes_and_labels():
@@ -142,72 +127,6 @@ def test_class_locations_are_numpys_draw():
     assert located[2].shape == (0, 3)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    shape=st.tuples(st.integers(2, 14), st.integers(2, 14), st.integers(2, 14)),
-    spacing=st.permutations([1.0, 1.2, 2.0]),
-    border=st.integers(0, 2),
-    seed=st.integers(0, 99),
-)
-def test_invert_is_exact_where_the_spacing_stays(shape, spacing, border, seed):
-    random = np.random.default_rng(seed)
-    image = np.pad(random.normal(5, 1, shape), border)[None].astype(np.float32)
-    label = np.pad(random.integers(0, 3, shape), border).astype(np.int16)
-    plan = plan_for(shape, spacing)
-    geometry = geometry_of(label.shape, spacing)
-    for entry in plan.configurations.values():
-        done = preprocess_case(image, geometry, label, plan, entry)
-        back = invert_logits(one_hot(done.label, 3), done.properties, plan, entry)
-        np.testing.assert_array_equal(back, label)
-        assert back.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    ("shape", "spacing", "target"),
-    [
-        ((40, 44, 48), (1.0, 1.0, 1.0), (0.8, 0.9, 1.1)),
-        ((40, 44, 48), (1.0, 1.0, 2.5), (2.0, 1.2, 1.2)),  # transposed
-        ((30, 60, 60), (4.0, 1.0, 1.0), (4.0, 0.8, 0.8)),  # thick slices
-        ((30, 60, 60), (4.0, 1.0, 1.0), (2.5, 1.1, 1.1)),  # thick slices, resampled along z too
-        ((40, 44, 48), (1.0, 1.0, 1.0), (1.4, 1.4, 1.4)),
-    ],
-)
-def test_invert_after_resampling_keeps_the_organs(shape, spacing, target):
-    label = ball(shape)
-    image = (label + 1.0)[None].astype(np.float32)
-    plan = plan_for(shape, spacing, target)
-    entry = plan.configuration("3d_fullres")
-    done = preprocess_case(image, geometry_of(shape, spacing), label, plan, entry)
-    assert done.data.shape[1:] != tuple(shape[axis] for axis in plan.transpose_forward)
-    back = invert_logits(one_hot(done.label, 3), done.properties, plan, entry)
-    for value in (1, 2):
-        dice = 2 * ((back == value) & (label == value)).sum() / ((back == value).sum() + (label == value).sum())
-        assert dice >= 0.95, (value, dice)
-
-
-def test_2d_keeps_the_slices():
-    shape, spacing = (9, 30, 40), (6.0, 1.0, 2.0)
-    label = ball(shape)
-    plan = plan_for(shape, spacing)
-    entry = dataclasses.replace(plan.configuration("2d"), spacing=(1.5, 1.5))
-    done = preprocess_case((label + 1.0)[None].astype(np.float32), geometry_of(shape, spacing), label, plan, entry)
-    assert done.data.shape == (1, 9, 20, 53)
-    assert invert_logits(one_hot(done.label, 3), done.properties, plan, entry).shape == shape
-
-
-def test_many_classes_and_half_precision():
-    plan = plan_for((4, 8, 8), ISOTROPIC, classes=300)
-    label = np.arange(256).reshape(4, 8, 8).astype(np.int16) + 40
-    entry = plan.configuration("3d_fullres")
-    done = preprocess_case(np.ones((1, 4, 8, 8), np.float32), geometry_of((4, 8, 8), ISOTROPIC), label, plan, entry)
-    logits = one_hot(label, 300).astype(np.float16)
-    kept = logits.copy()
-    back = invert_logits(logits, done.properties, plan, entry)
-    np.testing.assert_array_equal(back, label)
-    np.testing.assert_array_equal(logits, kept)
-    assert back.dtype == np.int16
-
-
 def test_wrong_shapes_are_refused():
     plan = plan_for((4, 8, 8), ISOTROPIC)
     entry, geometry = plan.configuration("3d_fullres"), geometry_of((4, 8, 8), ISOTROPIC)
@@ -218,8 +137,6 @@ def test_wrong_shapes_are_refused():
         preprocess_case(image, geometry, np.ones((3, 8, 8), np.int16), plan, entry)
     done = preprocess_case(image, geometry, None, plan, entry)
     assert done.label is None
-    with pytest.raises(ValueError, match=r"Logits have shape \(3, 4, 8, 7\).*expected \(K, 4, 8, 8\)"):
-        invert_logits(np.zeros((3, 4, 8, 7), np.float32), done.properties, plan, entry)
 
 
 def test_preprocessing_leaves_its_input_alone():

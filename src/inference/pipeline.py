@@ -1,0 +1,109 @@
+"""Many cases in a row: files are read ahead of the network and written behind it, and a bad case is noted."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from umamba.machine import usable_cpus
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetError
+
+log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+
+# What is wrong with one case and not with the next one; a full disk is not among them, see `noted`.
+_FAULTS_OF_A_CASE = (DatasetError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OSError)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+_WAITING = 8  # cases that were read, and label maps that are to be written, at most
+_FILE_BYTES = 1 << 25  # of the files of cases that are read ahead; one case is, whatever its size
+_OUTPUT_BYTES = 1 << 29  # of what waits to be written; one case's does, whatever its size
+
+
+class CasesFailedError(RuntimeError):
+    """Some cases could not be predicted; the others were.
+
+    Attributes:
+        failures: Name of the case -> what was wrong.
+        written: Label maps of the other cases.
+    """
+
+    def __init__(self, failures: Mapping[str, str], written: Sequence[Path], stale: Sequence[Path]) -> None:
+        self.failures, self.written = dict(failures), list(written)
+        lines = [f"  {name}: {reason}" for name, reason in failures.items()]
+        lines += [f"  {path} is of an earlier prediction." for path in stale]
+        total = len(failures) + len(written)
+        super().__init__("\n".join([f"{len(failures)} of {total} case(s) could not be predicted:", *lines]))
+
+
+@contextmanager
+def noted(failures: dict[str, str], name: str) -> Iterator[None]:
+    """Note what is wrong with one case and go on; a full disk, and faults of the program, end the prediction."""
+    try:
+        yield
+    except _FAULTS_OF_A_CASE as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise
+        failures[name] = str(error)
+        log.error("Case %s: %s", name, error)
+
+
+def threads() -> ThreadPoolExecutor:
+    """To read or to write files in: one large file is one thread's work, many small ones are shared."""
+    return ThreadPoolExecutor(min(4, usable_cpus()))
+
+
+def read_ahead(
+    cases: Sequence[RawCase], read: Callable[[RawCase], Read], pool: ThreadPoolExecutor
+) -> Iterator[tuple[RawCase, Future[Read]]]:
+    """Each case with what is read of it; by then the next one is being read too, or more if they are small."""
+    waiting: deque[tuple[RawCase, Future[Read], int]] = deque()
+    for case in cases:
+        size = sum(path.stat().st_size for path in case.images if path.is_file())
+        # One more than are ahead: the first of those that wait is about to be used.
+        while len(waiting) > 1 and _is_full([held for *_, held in waiting], size, _FILE_BYTES):
+            yield waiting.popleft()[:2]
+        waiting.append((case, pool.submit(read, case), size))
+    while waiting:
+        yield waiting.popleft()[:2]
+
+
+class WriteBehind:
+    """Writes in threads what it is given; waits where too much would pile up."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+
+    def add(self, write: Callable[[], None], size: int) -> None:
+        """Write later.
+
+        Args:
+            write: Does it.
+            size: Bytes that it holds until then.
+
+        Raises:
+            OSError: What writing raised; also of an earlier call.
+        """
+        while self._waiting and _is_full([held for _, held in self._waiting], size, _OUTPUT_BYTES):
+            self._waiting.popleft()[0].result()
+        self._waiting.append((self._pool.submit(write), size))
+
+    def finish(self) -> None:
+        """Wait until all is written; raises as `add`."""
+        while self._waiting:
+            self._waiting.popleft()[0].result()
+
+
+def _is_full(waiting: Sequence[int], size: int, most: int) -> bool:
+    return len(waiting) >= _WAITING or sum(waiting) + size > most
