@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,12 @@ def test_no_long_parameter_lists() -> None:
         for name, count in parameters(path).items()
     }
     assert {name for name, count in counts.items() if count > MOST_PARAMETERS} == LONGER
+
+
+def test_the_page_about_the_architecture_names_what_there_is() -> None:
+    page = (SRC.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:src|configs|tests|benchmarks|docs)/[\w./]*)`", page))
+    assert sorted(path for path in named if not (SRC.parent / path).exists()) == []
+    folders = {f"src/{path.parent.relative_to(SRC)}/" for path in SRC.rglob("__init__.py") if path.parent != SRC}
+    ground = {f"src/{path.name}" for path in SRC.glob("*.py")} - {"src/__init__.py"}
+    assert sorted((folders | ground) - named) == []

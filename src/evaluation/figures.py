@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.scoring import Labelling
-from umamba.evaluation.tables import METRIC_TITLES, case_means, metrics_of
+from umamba.evaluation.tables import case_means, metrics_of
 from umamba.files import atomic_file
 from umamba.raw.readers import read_images, read_label
 
@@ -76,7 +77,7 @@ def overlay_figure(
         for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
             layer = labelling.as_compared(prediction[z])
             here = means[(means["case"] == case) & (means["run"] == name if "run" in means else True)]
-            score = f"{literal(name)}\n{METRIC_TITLES[metric]} {here[metric].mean():.3f}"
+            score = f"{literal(name)}\n{METRICS[metric].title} {here[metric].mean():.3f}"
             _show(ax, picture, _coloured(layer[thin], labelling.of_instances), aspect, score)
     if not labelling.of_instances:
         patches = [Patch(color=_colour(value), label=literal(name)) for name, value in labelling.foreground.items()]

@@ -16,9 +16,6 @@ from umamba.evaluation.instances import F1_THRESHOLDS, match_at_thresholds
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.surface import surface_distances
 
-SEMANTIC_METRICS = ("dsc", "nsd", "hd95", "volume_error", "abs_volume_error")
-INSTANCE_METRICS = ("f1", "f1_50_95", "precision", "recall", "panoptic_quality")
-
 
 def score_semantic(
     reference: np.ndarray,

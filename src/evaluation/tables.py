@@ -6,7 +6,6 @@ organs (U-Mamba's way); paper/endoscopy over an image's classes, then over image
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,30 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umamba.evaluation.standard import INSTANCE_METRICS, SEMANTIC_METRICS
+from umamba.evaluation.metrics import INFINITE, METRICS
+from umamba.evaluation.table_text import format_metric, format_score, to_latex, to_markdown
 from umamba.files import atomic_file, write_text
 
-METRICS = (*SEMANTIC_METRICS, *INSTANCE_METRICS)
-METRIC_TITLES = {
-    "dsc": "DSC",
-    "nsd": "NSD",
-    "hd95": "HD95",
-    "volume_error": "vol. error",
-    "abs_volume_error": "|vol. error|",
-    "f1": "F1",
-    "f1_50_95": "F1 0.5:0.95",
-    "precision": "precision",
-    "recall": "recall",
-    "panoptic_quality": "PQ",
-}
-DECIMALS = {"hd95": 2, "volume_error": 3, "abs_volume_error": 3}  # of mm and shares; scores have 4
-_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 _IN_ALL, _IN_ALL_BESIDE = "all", "all classes"  # the row under the classes; where a class is called all, the other
 RECORD = "run.json"  # beside the tables: what they were made with, see `umamba.evaluation.record`
 
@@ -60,6 +39,19 @@ def protocol_of(scores: pd.DataFrame) -> str:
     return found[0]
 
 
+def count_infinite(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with a column NAME_infinite for each metric that can be infinite: 1 where it is, 0 elsewhere.
+
+    Columns that are there stay; where a metric was not computed at all, nothing is counted.
+    """
+    main = scores[metrics_of(scores)[0]]  # DSC or F1: missing only where both label maps are empty
+    counts = {
+        f"{name}_infinite": (scores[name].isna() & main.notna()).astype(int) if name in scores else 0
+        for name in INFINITE
+    }
+    return scores.assign(**{name: count for name, count in counts.items() if name not in scores})
+
+
 def case_means(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over the classes of each case.
 
@@ -77,10 +69,11 @@ def class_table(scores: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per (run and) class, the last one in all: columns cases, left_out (cases in which neither label map
-        has the class), hd95_infinite (cases in which one has it), and for each metric METRIC, METRIC_sd (NaN for a
-        single case); "f1_median" for paper/cells.
+        has the class), hd95_infinite and kin (scores that are infinite, for one of the two has it), and for each metric
+        METRIC, METRIC_sd (NaN for a single case); "f1_median" for paper/cells.
     """
     metrics, protocol = metrics_of(scores), protocol_of(scores)
+    scores = count_infinite(scores)
     tables = []
     for run, part in scores.groupby("run", sort=False) if _run(scores) else [(None, scores)]:
         rows = [_row(name, group, metrics) for name, group in part.groupby("class", sort=False)]
@@ -107,21 +100,15 @@ def in_all(table: pd.DataFrame) -> pd.DataFrame:
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """A `class_table` as text: "mean ± SD", and the mean alone where there is a single case."""
-    counts = ["cases", *(name for name in ("left_out", "hd95_infinite") if table[name].any())]
+    titles = {"left_out": "left out"} | {f"{name}_infinite": f"{METRICS[name].title} inf." for name in INFINITE}
+    counts = ["cases", *(name for name in titles if table[name].any())]
     text = table[[*_run(table), "class", *counts]].astype(str)
     for metric in metrics_of(table):
         values = zip(table[metric], table[f"{metric}_sd"], strict=True)
-        text[METRIC_TITLES[metric]] = [format_score(mean, sd, DECIMALS.get(metric, 4)) for mean, sd in values]
+        text[METRICS[metric].title] = [format_metric(metric, mean, sd) for mean, sd in values]
     if "f1_median" in table.columns:
         text["median F1"] = [format_score(value) for value in table["f1_median"]]
-    return text.rename(columns={"left_out": "left out", "hd95_infinite": "HD95 inf."})
-
-
-def format_score(mean: float, sd: float = np.nan, decimals: int = 4) -> str:
-    """As "0.8683 ± 0.0808"; without SD "0.8683"; "–" where there is nothing to average."""
-    if np.isnan(mean):
-        return "–"
-    return f"{mean:.{decimals}f}" + ("" if np.isnan(sd) else f" ± {sd:.{decimals}f}")
+    return text.rename(columns=titles)
 
 
 def check_parquet(parquet: bool) -> None:
@@ -182,24 +169,11 @@ def describe(scores: pd.DataFrame) -> str:
     absent = classes.loc[classes["left_out"] == classes["cases"], "class"].unique()
     if len(absent):
         parts.append(f"Absent everywhere: {', '.join(absent)}.")
-    if classes["hd95_infinite"].sum():
-        parts.append(f"{classes['hd95_infinite'].sum()} infinite HD95 left out: one of the two lacks the class.")
+    for name in INFINITE:
+        count = classes[f"{name}_infinite"].sum()
+        if count:
+            parts.append(f"{count} infinite {METRICS[name].title} left out: one of the two lacks the class.")
     return " ".join(parts)
-
-
-def to_markdown(text: pd.DataFrame) -> str:
-    """A table of text as Markdown."""
-    rows = [list(text.columns), ["---"] * text.shape[1], *text.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(_markdown(str(cell)) for cell in row) + " |" for row in rows)
-
-
-def to_latex(text: pd.DataFrame, caption: str) -> str:
-    """A table of text as a LaTeX table; needs the package booktabs."""
-    escaped = text.astype(str).map(_latex).rename(columns=_latex)
-    body = [" & ".join(row) + r" \\" for row in (list(escaped.columns), *escaped.to_numpy().tolist())]
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
-    lines += [rf"\begin{{tabular}}{{{'l' * escaped.shape[1]}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 def _run(table: pd.DataFrame) -> list[str]:
@@ -209,7 +183,7 @@ def _run(table: pd.DataFrame) -> list[str]:
 def _row(name: str, group: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Any]:
     main = group[metrics[0]]  # DSC or F1: missing only where both label maps are empty
     row: dict[str, Any] = {"class": name, "cases": group["case"].nunique(), "left_out": int(main.isna().sum())}
-    row["hd95_infinite"] = int((group["hd95"].isna() & main.notna()).sum()) if "hd95" in metrics else 0
+    row |= {f"{name}_infinite": int(group[f"{name}_infinite"].sum()) for name in INFINITE}
     for metric in metrics:
         row |= {metric: group[metric].mean(), f"{metric}_sd": group[metric].std()}
     return row
@@ -219,8 +193,8 @@ def _row_in_all(
     scores: pd.DataFrame, rows: list[dict[str, Any]], metrics: Sequence[str], protocol: str
 ) -> dict[str, Any]:
     cases = case_means(scores.drop(columns="run", errors="ignore"))
-    row = _row(name_in_all(scores), cases, metrics)
-    row |= {name: sum(int(r[name]) for r in rows) for name in ("left_out", "hd95_infinite")}
+    row = _row(name_in_all(scores), count_infinite(cases), metrics)
+    row |= {name: sum(int(r[name]) for r in rows) for name in ("left_out", *(f"{name}_infinite" for name in INFINITE))}
     if protocol == "paper/abdomen":
         row |= {metric: float(np.nanmean([r[metric] for r in rows])) for metric in metrics}
     return row
@@ -229,16 +203,5 @@ def _row_in_all(
 def _format_cases(cases: pd.DataFrame) -> pd.DataFrame:
     text = cases.copy()
     for metric in metrics_of(cases):
-        text[metric] = [format_score(value, decimals=DECIMALS.get(metric, 4)) for value in cases[metric]]
-    return text.rename(columns=METRIC_TITLES)
-
-
-def _markdown(text: str) -> str:
-    """No name ends its cell or begins a tag."""
-    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split())).replace("|", r"\|")
-
-
-def _latex(text: str) -> str:
-    text = " ".join(text.split())
-    text = "".join(_LATEX.get(character, character) for character in text)
-    return text.replace("±", r"$\pm$").replace("–", "--")
+        text[metric] = [format_metric(metric, value) for value in cases[metric]]
+    return text.rename(columns={name: metric.title for name, metric in METRICS.items()})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.tables import to_latex, to_markdown
+from umamba.evaluation.table_text import to_latex, to_markdown
 
 _spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
 scored_runs = importlib.util.module_from_spec(_spec)

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from umamba.evaluation.identity import facts_of, name_apart
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.record import content_of, read_record
-from umamba.evaluation.report import runs as gather
 from umamba.evaluation.report.__main__ import make_report
+from umamba.evaluation.report.networks import all_scores, replicate_spread
+from umamba.evaluation.report.runs import gather
 
 _spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
 scored_runs = importlib.util.module_from_spec(_spec)
@@ -34,7 +35,7 @@ def network(**arguments) -> dict:
 
 
 def names(folder: Path) -> set[tuple[str, str, str]]:
-    return {(run.dataset, run.network, run.replicate) for run in gather.gather([folder])}
+    return {(run.dataset, run.network, run.replicate) for run in gather([folder])}
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def names(folder: Path) -> set[tuple[str, str, str]]:
 def test_another_training_is_another_network(tmp_path, config):
     make_run(tmp_path / "a", seed=1)
     make_run(tmp_path / "b", seed=2, config=config)
-    runs = gather.gather([tmp_path])
+    runs = gather([tmp_path])
     assert len({run.network for run in runs}) == 2
-    assert (gather.replicate_spread(gather.all_scores(runs))["replicates"] == 1).all()
+    assert (replicate_spread(all_scores(runs))["replicates"] == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_names_say_what_differs(tmp_path):
     make_run(tmp_path / "repo", config=network(variant="repo"))
     make_run(tmp_path / "flat", config=network(variant="repo"), configuration="2d")
     make_run(tmp_path / "mirrored", config=network(variant="repo"), options={"mirror": True})
-    assert {run.network for run in gather.gather([tmp_path])} == {
+    assert {run.network for run in gather([tmp_path])} == {
         "umamba_bot (configuration=2d, variant=repo)",
         "umamba_bot (configuration=3d_fullres, variant=paper)",
         "umamba_bot (configuration=3d_fullres, variant=repo)",
@@ -98,7 +99,7 @@ def test_a_training_counts_once(tmp_path, caplog):
     shutil.rmtree(tmp_path / "copied")
     again = make_run(tmp_path / "again", gain=0.1)
     os.utime(first / "run.json", (1, 1))
-    (run,) = gather.gather([tmp_path])
+    (run,) = gather([tmp_path])
     assert run.folder == again and "different scores; the later one" in caplog.text
 
 
@@ -108,7 +109,7 @@ def test_the_plain_half_of_post_processed_scores_is_the_plain_run(tmp_path):
     scores = pd.read_csv(folder / "scores.csv")
     both = pd.concat([scores.assign(run="plain"), scores.assign(run="post-processed")])
     scored_runs.replace_scores(post, both)
-    assert sorted(run.network for run in gather.gather([tmp_path])) == ["umamba_bot", "umamba_bot, post-processed"]
+    assert sorted(run.network for run in gather([tmp_path])) == ["umamba_bot", "umamba_bot, post-processed"]
 
 
 def test_ensembles_are_told_apart_by_their_members(tmp_path):
@@ -118,7 +119,7 @@ def test_ensembles_are_told_apart_by_their_members(tmp_path):
     one = make_run(tmp_path / "a", config=member(0), more_members=(member(1),))
     make_run(tmp_path / "b", config=member(2), more_members=(member(3),))
     make_run(tmp_path / "c", config=member(0), more_members=(member(1, variant="repo"),))
-    runs = {run.folder.name: run for run in gather.gather([tmp_path])}
+    runs = {run.folder.name: run for run in gather([tmp_path])}
     assert runs["a"].replicate == "folds 0 + 1, seed 0" and runs["a"].network == runs["b"].network
     assert runs["c"].network != runs["a"].network and runs["a"].network.endswith(", ensemble of 2")
     assert json.loads((one / "run.json").read_text())["members"][1]["fold"] == 1
@@ -126,7 +127,7 @@ def test_ensembles_are_told_apart_by_their_members(tmp_path):
 
 def refused(folder: Path, match: str) -> None:
     with pytest.raises(ValueError, match=match) as caught:
-        gather.gather([folder])
+        gather([folder])
     assert str(folder / "a") in str(caught.value) and str(folder / "b") in str(caught.value)
 
 
@@ -158,13 +159,13 @@ def test_validation_and_test_scores_are_sections_of_their_own(tmp_path):
     assert {name for name, _, _ in names(tmp_path)} == {"flare", "flare, validation", "flare, cases trained on"}
     make_run(tmp_path / "b", names=["v0a", "v0b"], network="nnunet", scored="validation")
     with pytest.raises(ValueError, match=r"flare, validation, but not on the same cases.*v1a, v1b"):
-        gather.gather([tmp_path])
+        gather([tmp_path])
 
 
 def test_names_of_cases_and_classes_that_look_like_numbers(tmp_path):
     for run, name in (("a", "nnunet"), ("b", "umamba_bot")):
         make_run(tmp_path / run, network=name, names=["001", "1", "NA"], classes=("nan", "2"))
-    scores = gather.all_scores(gather.gather([tmp_path]))
+    scores = all_scores(gather([tmp_path]))
     assert set(scores["case"]) == {"001", "1", "NA"} and set(scores["class"]) == {"nan", "2"}
     assert make_report([tmp_path], tmp_path / "report").is_file()
 
@@ -198,14 +199,14 @@ def test_older_records_are_completed_from_what_they_name(tmp_path):
     for key in ("version", "members", "plan", "cases", "scored"):
         del record[key]
     (folder / "run.json").write_text(json.dumps(record | {"checkpoints": [str(tmp_path / "last.ckpt")]}))
-    (run,) = gather.gather([folder])
+    (run,) = gather([folder])
     assert (run.dataset, run.network, run.replicate) == ("Dataset123_Mine", "umamba_bot", "fold 3, seed 7")
     assert run.facts["model.network.variant"] == "repo" and run.facts["configuration"] == "2d"
     assert run.record["cases"] == {"case_00": hashlib.sha256(b"a label map").hexdigest()[:16]}
     (raw / "labelsTs" / "case_00.nii.gz").unlink()
     content_of.cache_clear()
     with pytest.raises(ValueError, match=r"run\.json is of an older version .*case_00\.nii\.gz"):
-        gather.gather([folder])
+        gather([folder])
 
 
 plain = st.recursive(

@@ -17,9 +17,11 @@ import torch
 
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.record import run_cost
-from umamba.evaluation.report import runs as gather
-from umamba.evaluation.report import tables as report_tables
 from umamba.evaluation.report.__main__ import make_report
+from umamba.evaluation.report.costs import cost_table, format_costs
+from umamba.evaluation.report.networks import PAPER_ORDER, all_scores, network_means, replicate_spread
+from umamba.evaluation.report.published import load_published, published_score
+from umamba.evaluation.report.runs import gather
 
 _spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
 scored_runs = importlib.util.module_from_spec(_spec)
@@ -30,13 +32,13 @@ make_run = scored_runs.make_run
 def test_replicates_are_averaged_by_case_and_spread_apart(tmp_path):
     for seed in (1, 2, 3):
         make_run(tmp_path / f"s{seed}", seed=seed, cases=5)
-    runs = gather.gather([tmp_path])
-    scores = gather.all_scores(runs)
+    runs = gather([tmp_path])
+    scores = all_scores(runs)
     means = [run.scores.groupby("case")["dsc"].mean() for run in runs]
-    spread = gather.replicate_spread(scores).loc["umamba_bot"]
+    spread = replicate_spread(scores).loc["umamba_bot"]
     assert spread["replicates"] == 3
     assert spread["dsc_sd_replicates"] == pytest.approx(np.std([m.mean() for m in means], ddof=1))
-    table = report_tables.network_means(scores).loc["umamba_bot"]
+    table = network_means(scores).loc["umamba_bot"]
     assert table["cases"] == 5
     assert table["dsc"] == pytest.approx(np.mean(means))
     assert table["dsc_sd"] == pytest.approx(np.std(np.mean(means, axis=0), ddof=1))
@@ -46,7 +48,7 @@ def test_a_run_scored_twice_counts_once_the_later_one(tmp_path):
     first = make_run(tmp_path / "run" / "tables", gain=0.0)
     again = make_run(tmp_path / "eval" / "tables", gain=0.1)
     os.utime(first / "run.json", (1, 1))
-    (run,) = gather.gather([tmp_path])
+    (run,) = gather([tmp_path])
     assert run.folder == again
 
 
@@ -57,7 +59,7 @@ def test_options_are_networks_of_their_own(tmp_path):
     scores = pd.read_csv(folder / "scores.csv")
     both = pd.concat([scores.assign(run="plain"), scores.assign(run="post-processed", dsc=scores["dsc"] + 0.01)])
     scored_runs.replace_scores(folder, both)
-    table = gather.all_scores(gather.gather([tmp_path]))
+    table = all_scores(gather([tmp_path]))
     assert set(table["network"]) == {"umamba_bot", "umamba_bot, mirrored", "umamba_bot, post-processed"}
     plain = table[table["network"] == "umamba_bot"]
     assert set(plain["replicate"]) == {"fold 0, seed 0", "fold 0, seed 2"}
@@ -65,14 +67,14 @@ def test_options_are_networks_of_their_own(tmp_path):
 
 def test_runs_that_cannot_be_gathered(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run\.json below"):
-        gather.gather([tmp_path])
+        gather([tmp_path])
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", protocol="paper/abdomen", seed=2)
     with pytest.raises(ValueError, match=r"different protocols.*paper in .*/b"):
-        gather.gather([tmp_path])
+        gather([tmp_path])
     (tmp_path / "a" / "scores.csv").unlink()
     with pytest.raises(ValueError, match=r"a/run\.json has no scores\.csv beside it"):
-        gather.gather([tmp_path / "a"])
+        gather([tmp_path / "a"])
 
 
 def test_scores_of_another_run_beside_a_record_are_refused(tmp_path):
@@ -81,29 +83,29 @@ def test_scores_of_another_run_beside_a_record_are_refused(tmp_path):
     scores = pd.read_csv(folder / "scores.csv")
     scores.assign(dsc=1.0).to_csv(folder / "scores.csv", index=False)
     with pytest.raises(ValueError, match=r"a/scores\.csv holds other scores than those that run\.json"):
-        gather.gather([tmp_path])
+        gather([tmp_path])
     record = json.loads((folder / "run.json").read_text())
     del record["scores_sha256"]  # as older versions wrote it
     (folder / "run.json").write_text(json.dumps(record))
-    assert len(gather.gather([tmp_path])) == 1
+    assert len(gather([tmp_path])) == 1
     scores.assign(case="of another data set").to_csv(folder / "scores.csv", index=False)
     with pytest.raises(ValueError, match=r"a/scores\.csv holds other scores"):
-        gather.gather([tmp_path])
+        gather([tmp_path])
 
 
 def test_published_numbers_are_complete_and_marked():
-    published = report_tables.load_published()
+    published = load_published()
     settings = published["settings"]
     assert [s["table"] for s in settings.values()] == [3, 3, 4, 4, 4]
     for setting in settings.values():
-        assert list(setting["scores"]) == list(gather.PAPER_ORDER)
+        assert list(setting["scores"]) == list(PAPER_ORDER)
         for metric, networks in setting["confirmed"].items():
             assert set(networks) <= set(setting["scores"]) and metric in setting["scores"]["nnunet"]
     assert sum(len(networks) for s in settings.values() for networks in s["confirmed"].values()) == 10
-    assert report_tables.published_score(published, "flare", "umamba_bot", "dsc") == "0.8683 ± 0.0808"
-    assert report_tables.published_score(published, "flare", "umamba_bot", "nsd") == "0.9049 ± 0.0821°"
-    assert report_tables.published_score(published, "flare", "umamba_none", "dsc") == "–"
-    assert report_tables.published_score(published, "hippocampus", "nnunet", "dsc") == "–"
+    assert published_score(published, "flare", "umamba_bot", "dsc") == "0.8683 ± 0.0808"
+    assert published_score(published, "flare", "umamba_bot", "nsd") == "0.9049 ± 0.0821°"
+    assert published_score(published, "flare", "umamba_none", "dsc") == "–"
+    assert published_score(published, "hippocampus", "nnunet", "dsc") == "–"
 
 
 def test_the_paper_stands_beside_scores_of_its_own_protocol_only(tmp_path):
@@ -133,7 +135,7 @@ def test_a_report_of_several_networks_is_one_file(tmp_path):
                      cases=6, pairs=pairs)  # fmt: skip
     page = make_report([tmp_path / "runs"], tmp_path / "report", title="Phantom <test>", cases=2).read_text()
     figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
-    drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd") for kind in ("boxes", "ranks")}
+    drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd", "hd95") for kind in ("boxes", "ranks")}
     assert figures == drawn | {"phantom_cost.png", "phantom_overlays.png"}
     assert page.count("data:image/png;base64,") == len(figures)
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need no other file"
@@ -174,6 +176,6 @@ def test_costs_that_nobody_measured_are_dashes(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     record["cost"] = dict.fromkeys(record["cost"])
     (folder / "run.json").write_text(json.dumps(record))
-    costs = report_tables.cost_table(gather.gather([folder]))
+    costs = cost_table(gather([folder]))
     assert all(math.isnan(value) for value in costs.loc["umamba_bot"])
-    assert set(report_tables.format_costs(costs).iloc[0, 1:]) == {"–"}
+    assert set(format_costs(costs).iloc[0, 1:]) == {"–"}

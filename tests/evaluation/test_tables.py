@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from umamba.evaluation.tables import class_table, describe, format_score, in_all, write_tables
+from umamba.evaluation.table_text import format_score
+from umamba.evaluation.tables import class_table, describe, in_all, write_tables
 
 
 def scores(dsc: dict[str, list[float]], protocol: str = "standard", **columns) -> pd.DataFrame:

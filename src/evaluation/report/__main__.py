@@ -1,7 +1,6 @@
 """Gather scored runs into the paper's tables, tests of significance, figures and one HTML report.
 
     python -m umamba.evaluation.report runs=logs output=report
-    python -m umamba.evaluation.report runs=docs/evidence    # records of a benchmark: README.md, figure, tables
 
 Every folder below `runs` that holds a run.json (written by train.py and eval.py) is a run; runs of one network on one
 data set that differ in nothing but folds or seeds are its replicates.
@@ -20,14 +19,17 @@ from omegaconf import DictConfig, ListConfig
 
 from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.file_names import file_names
+from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import page as html
-from umamba.evaluation.report import runs as gather
 from umamba.evaluation.report import tables as report_tables
-from umamba.evaluation.report.evidence import make_page
+from umamba.evaluation.report.costs import cost_table, devices, format_costs
 from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figure
-from umamba.evaluation.report.records import find_runs
+from umamba.evaluation.report.networks import MISSING, all_scores, network_scores, order_networks, paired, title_of
+from umamba.evaluation.report.published import load_published, paper_table
+from umamba.evaluation.report.runs import ScoredRun, gather
 from umamba.evaluation.scoring import Labelling
-from umamba.evaluation.tables import METRIC_TITLES, describe, to_latex, to_markdown
+from umamba.evaluation.table_text import to_latex, to_markdown
+from umamba.evaluation.tables import describe
 from umamba.files import write_text
 from umamba.locations import CONFIGS
 from umamba.run.stop import ends_on_signals
@@ -37,9 +39,12 @@ log = logging.getLogger(__name__)
 PROVISIONAL = "° provisional: quoted without a second source."
 TESTS = (
     "Two-sided Wilcoxon signed-rank tests over the cases, seeds averaged per case; p corrected by Holm over the pairs, "
-    "* where it is below 0.05. 95 %: bootstrap interval of the mean difference. P(not better): probability that the "
-    "claim “the first is better” is false (arXiv 2505.04720)."
+    "* where it is below 0.05. 95 %: bootstrap interval of the mean difference."
 )
+OF_METRIC = {
+    "lower_is_better": "Lower is better: a negative difference is in favour of the first.",
+    "infinite": "Compared on the classes of each case that both networks have found; ranks on those that all have.",
+}
 SETTINGS = "All settings in which they differ; the names hold as few as tell them apart."
 REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the mean over cases."
 
@@ -48,12 +53,6 @@ REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the 
 def main(cfg: DictConfig) -> None:
     """See the module."""
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
-    if len(folders) == 1 and find_runs(Path(folders[0])):
-        page = make_page(Path(folders[0]), None if cfg.output is None else Path(cfg.output))
-        log.info("Page: %s", page)
-        return
-    if cfg.output is None:
-        raise ValueError("output=... is needed: a folder for report.html, tables/ and figures/.")
     cases = list(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
     path = make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
     log.info("Report: %s", path)
@@ -65,7 +64,7 @@ def make_report(
     """Make a report of all scored runs below some folders.
 
     Args:
-        folders: See `gather.gather`.
+        folders: See `gather`.
         output: Gets report.html, tables/ (CSV, Markdown, LaTeX) and figures/ (PNG).
         title: Of the page.
         cases: Of the overlay figures, see `overlay_figure`.
@@ -74,15 +73,15 @@ def make_report(
         Path of report.html, which needs none of the other files.
 
     Raises:
-        FileNotFoundError, ValueError: See `gather.gather`.
+        FileNotFoundError, ValueError: See `gather`.
     """
-    runs = gather.gather(folders)
-    scores, published = gather.all_scores(runs), report_tables.load_published()
+    runs = gather(folders)
+    scores, published = all_scores(runs), load_published()
     (output / "tables").mkdir(parents=True, exist_ok=True)
     sections = []
     for number in (3, 4):
         if any(published["settings"].get(name, {}).get("table") == number for name in scores["dataset"]):
-            table = report_tables.paper_table(scores, number, published)
+            table = paper_table(scores, number, published)
             sections.append((f"Table {number}", _paper_section(table, number, scores, output, published)))
     of_paper = [name for name in published["settings"] if name in set(scores["dataset"])]
     stems = file_names(scores["dataset"])
@@ -108,37 +107,38 @@ def _dataset_section(
     dataset: str,
     stem: str,
     scores: pd.DataFrame,
-    runs: Sequence[gather.ScoredRun],
+    runs: Sequence[ScoredRun],
     output: Path,
     published: Mapping[str, Any],
     cases: int | Sequence[str],
 ) -> str:
     """Everything about one data set; `stem` begins the names of its files."""
     figures = output / "figures"
-    costs = report_tables.cost_table(runs)
+    costs = cost_table(runs)
     table = report_tables.result_table(scores, dataset, published)
-    note = f"{describe(gather.network_scores(scores))} {REPLICATES}"
+    note = f"{describe(network_scores(scores))} {REPLICATES}"
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
-    machines = f"Measured on: {', '.join(report_tables.devices(runs)) or 'not recorded'}. Means over runs."
+    machines = f"Measured on: {', '.join(devices(runs)) or 'not recorded'}. Means over runs."
     settings = report_tables.settings_table(runs)
     if len(settings):
         parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, "What differs between runs of one name"))
-    parts.append(_keep(report_tables.format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
+    parts.append(_keep(format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
     for metric in report_tables.main_metrics(scores):
-        name, title = f"{stem}_{metric}", METRIC_TITLES[metric]
-        by_case = gather.by_case(scores, metric)
+        name, title = f"{stem}_{metric}", METRICS[metric].title
+        table = paired(scores, metric)
         if len(report_tables.class_names(scores)) > 1:
             by_class = report_tables.classes_table(scores, metric)
             parts.append(_keep(by_class, output, f"{name}_by_class", "Mean ± SD over cases.", f"{title} by class"))
         box_figure(scores, metric, figures / f"{name}_boxes.png")
         parts.append(html.picture(figures / f"{name}_boxes.png", f"{title} by class and network"))
-        if by_case.shape[1] > 1:
-            compared = report_tables.comparison_table(by_case)
-            parts.append(_keep(compared, output, f"{name}_tests", TESTS, f"{title}: differences between networks"))
-        if by_case.shape[1] > 1 and len(by_case.dropna()):
-            ranks = report_tables.rank_table(by_case)
-            rank_figure(by_case, figures / f"{name}_ranks.png")
+        if table.shape[1] > 1:
+            compared = report_tables.comparison_table(scores, metric)
+            tests = " ".join([TESTS, *(text for key, text in OF_METRIC.items() if getattr(METRICS[metric], key))])
+            parts.append(_keep(compared, output, f"{name}_tests", tests, f"{title}: differences between networks"))
+        if table.shape[1] > 1 and len(table.dropna()):
+            ranks = report_tables.rank_table(scores, metric)
+            rank_figure(scores, metric, figures / f"{name}_ranks.png")
             parts.append(_keep(ranks, output, f"{name}_ranks", "", f"{title}: ranks"))
             note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
             parts.append(html.picture(figures / f"{name}_ranks.png", f"{title}: critical difference", note))
@@ -158,17 +158,17 @@ def _paper_section(
         return _keep(table, output, f"table_{number}", f"Protocol paper; mean ± SD over cases. Paper: {note}")
     theirs = [column for column in table.columns if column.endswith(", paper")]
     ours = table.drop(columns=theirs)
-    ours = ours[(ours.drop(columns="network") != report_tables.MISSING).any(axis=1)]
+    ours = ours[(ours.drop(columns="network") != MISSING).any(axis=1)]
     hint = "Protocol standard; mean ± SD over cases. To compare with the paper, score with protocol=paper."
     return _keep(ours, output, f"table_{number}", hint, "Ours") + _keep(
         table[["network", *theirs]], output, f"table_{number}_paper", note, "The paper's"
     )
 
 
-def _overlays(dataset: str, path: Path, runs: Sequence[gather.ScoredRun], cases: int | Sequence[str]) -> str:
+def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | Sequence[str]) -> str:
     """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there."""
     first = {run.network: run for run in sorted(runs, key=lambda run: run.replicate)[::-1]}
-    first = {name: first[name] for name in gather.order_networks(list(first))}
+    first = {name: first[name] for name in order_networks(list(first))}
     pairs = {name: run.pairs for name, run in first.items()}
     common = set.intersection(*({pair.case for pair in some} for some in pairs.values()))
     if not common:
@@ -179,7 +179,7 @@ def _overlays(dataset: str, path: Path, runs: Sequence[gather.ScoredRun], cases:
     record = first[next(iter(first))].record
     grow = record["task"] == "instances" and bool(record["options"].get("grow"))  # once accepted where it did nothing
     labelling = Labelling(labels=record["labels"], task=record["task"], grow=grow)
-    titles = {name: report_tables.title_of(name) for name in pairs}
+    titles = {name: title_of(name) for name in pairs}
     overlay_figure(
         {titles[name]: some for name, some in pairs.items()},
         shown.assign(run=shown["run"].map(titles)),

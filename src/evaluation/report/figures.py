@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from umamba.evaluation.figures import literal, save_figure
-from umamba.evaluation.report import runs as gather
+from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.tables import COSTS, class_names, network_means, title_of
-from umamba.evaluation.tables import METRIC_TITLES
+from umamba.evaluation.report.costs import COSTS
+from umamba.evaluation.report.networks import network_means, network_scores, order_networks, paired, title_of
+from umamba.evaluation.report.tables import class_names
 
 _BOXES_PER_ROW = 42
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255")  # Tol's bright
@@ -28,12 +29,12 @@ def box_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
     """Box plots over the cases, by class and network; boxes span the quartiles, whiskers 1.5 times their distance.
 
     Args:
-        scores: Of `gather.all_scores`, one data set.
+        scores: Of `all_scores`, one data set.
         metric: Column of it.
         path: PNG to write.
     """
-    means = gather.network_scores(scores)
-    networks, classes = gather.order_networks(means["run"].unique()), class_names(scores)
+    means = network_scores(scores)
+    networks, classes = order_networks(means["run"].unique()), class_names(scores)
     per_row = max(1, _BOXES_PER_ROW // len(networks))
     rows = [classes[start : start + per_row] for start in range(0, len(classes), per_row)]
     widest = max(len(row) for row in rows)
@@ -62,22 +63,24 @@ def _boxes(ax: Axes, means: pd.DataFrame, classes: list[str], networks: list[str
         )  # fmt: skip
         ax.plot([], [], "s", color=palette[network], label=literal(title_of(network)))
     ax.set_xticks(np.arange(len(classes)), [literal(name) for name in classes], fontsize=9)
-    ax.set_ylabel(METRIC_TITLES[metric])
+    ax.set_ylabel(METRICS[metric].title + " (lower is better)" * METRICS[metric].lower_is_better)
     ax.grid(axis="y", alpha=0.3)
 
 
-def rank_figure(by_case: pd.DataFrame, path: Path) -> None:
+def rank_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
     """Critical-difference plot (Demsar, JMLR 2006): mean ranks; bars join networks that do not differ significantly.
 
     Args:
-        by_case: Of `gather.by_case`; cases without a score of every network do not count.
+        scores: Of `all_scores`, one data set; what some network has no score of does not count.
+        metric: Column of it.
         path: PNG to write.
 
     Raises:
         ValueError: Fewer than two networks, or no case in common.
     """
-    ranks = statistics.mean_ranks(by_case)
-    cases = len(by_case.dropna())
+    table = paired(scores, metric)
+    ranks = statistics.mean_ranks(table, lower_is_better=METRICS[metric].lower_is_better)
+    cases = len(statistics.in_common(table))
     critical = statistics.critical_difference(len(ranks), cases)
     bars = _insignificant_groups(ranks.to_numpy(), critical)
     top = 0.25 * (len(bars) + 1)  # of the figure's rows, kept for the bars
@@ -107,8 +110,8 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, path: Pa
     """Mean score against parameters, FLOPs, memory and times, as far as they were measured.
 
     Args:
-        scores: Of `gather.all_scores`, one data set.
-        costs: Of `report_tables.cost_table`.
+        scores: Of `all_scores`, one data set.
+        costs: Of `cost_table`.
         metric: Score on the vertical axis.
         path: PNG to write.
 
@@ -120,7 +123,7 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, path: Pa
     known = [key for key in COSTS if costs.loc[networks, key].notna().any()]
     if not known:
         return False
-    palette = colours(gather.order_networks(list(means.index)))
+    palette = colours(order_networks(list(means.index)))
     figure = Figure(figsize=(2.4 * len(known) + 0.6, 3.1), layout="constrained")
     axes = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
     for ax, key in zip(axes, known, strict=True):
@@ -130,7 +133,7 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, path: Pa
         ax.set_xlabel(title, fontsize=9)
         ax.set_xlim(0, 1.15 * costs.loc[networks, key].max() * factor)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel(METRIC_TITLES[metric])
+    axes[0].set_ylabel(METRICS[metric].title)
     figure.legend(*_unique_handles(axes[0]), loc="outside upper center", ncols=min(4, len(networks)), fontsize=8)
     save_figure(figure, path)
     return True

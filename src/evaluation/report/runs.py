@@ -1,10 +1,9 @@
-"""Collect scored runs from their folders: one table of scores with data set, network, fold and seed."""
+"""Collect scored runs from their folders, and name what is different."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,9 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
 from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
-from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run, scores_of
-from umamba.evaluation.tables import case_means, class_table, in_all, metrics_of
+from umamba.evaluation.tables import metrics_of
 
 log = logging.getLogger(__name__)
-
-# The order of the paper's tables; other networks follow by name.
-PAPER_ORDER = ("nnunet", "segresnet", "unetr", "swinunetr", "umamba_bot", "umamba_enc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +32,6 @@ class ScoredRun:
         processed: Whether the scores are those after post-processing.
         modified: When run.json was written, in seconds.
         suffix: What tells the network apart from others of its name, see `name_apart`.
-        setting: Name of the data set in the list of runs that it was made from; None of a single run.
     """
 
     folder: Path
@@ -46,13 +40,10 @@ class ScoredRun:
     processed: bool = False
     modified: float = 0.0
     suffix: str = ""
-    setting: str | None = None
 
     @property
     def dataset(self) -> str:
         """Name of the data set, and which of its cases were scored if not the test set."""
-        if self.setting is not None:
-            return self.setting
         kind = {"validation": ", validation", "training": ", cases trained on"}
         return self.record["dataset"] + kind.get(self.record["scored"], "")
 
@@ -103,7 +94,7 @@ class ScoredRun:
 
 
 def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
-    """Find all scored runs below some folders, and name what is different; or those of the records of a benchmark.
+    """Find all scored runs below some folders, and name what is different.
 
     A training that was scored twice in the same way (by train.py and again by eval.py, or in a copied folder) counts
     once, the later one. Networks of one name that were configured differently get names that say in what.
@@ -127,9 +118,8 @@ def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
 
 
 def _read_below(folder: Path) -> Iterator[ScoredRun]:
-    paths, records = sorted(folder.rglob("run.json")), find_runs(folder)
-    yield from of_records([read_run(path) for path in records], folder)
-    if not paths and not records:
+    paths = sorted(folder.rglob("run.json"))
+    if not paths:
         raise FileNotFoundError(f"There is no run.json below {folder}; train.py and eval.py write them to tables/.")
     for path in paths:
         if not (path.parent / "scores.csv").is_file():
@@ -149,23 +139,6 @@ def _read_below(folder: Path) -> Iterator[ScoredRun]:
             yield replace(run, processed=processed, scores=run.scores[scores["run"] == kind].reset_index(drop=True))
 
 
-def of_records(records: Sequence[Mapping[str, Any]], folder: Path) -> list[ScoredRun]:
-    """Runs of a benchmark's records; what cannot stand in its cell is named in a warning and left out."""
-    faults = mixed(records)
-    for name, why in faults.items():
-        log.warning("%s in %s does not count: %s.", name, folder, why)
-    return [
-        ScoredRun(
-            folder=folder / record["dataset"],
-            record={**record["run"], "network": record["network"], "cost": record["cost"], "pairs": []},
-            scores=scores_of(record),
-            setting=record["dataset"],
-        )
-        for record in records
-        if name_of(record) not in faults
-    ]
-
-
 def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     found: dict[str, ScoredRun] = {}
     for run in runs:
@@ -182,10 +155,11 @@ def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
 
 
 def _same_scores(run: ScoredRun, other: ScoredRun) -> bool:
-    metrics = metrics_of(run.scores)
+    """Whether two scored runs have the same scores; of different versions, as far as both have a metric."""
+    metrics = [metric for metric in metrics_of(run.scores) if metric in other.scores]
     one, two = (each.scores.set_index(["case", "class"]).sort_index() for each in (run, other))
-    return (
-        metrics == metrics_of(other.scores)
+    return bool(
+        metrics
         and one.index.equals(two.index)
         and np.allclose(one[metrics].to_numpy(float), two[metrics].to_numpy(float), atol=1e-6, equal_nan=True)
     )
@@ -212,53 +186,3 @@ def _suffix(runs: Sequence[ScoredRun], names: Sequence[tuple[str, str]], leave_o
     return [
         replace(run, suffix=run.suffix + apart[*name, key]) for run, name, key in zip(runs, names, keys, strict=True)
     ]
-
-
-def all_scores(runs: Sequence[ScoredRun]) -> pd.DataFrame:
-    """The scores of all runs below one another, with the columns dataset, network and replicate."""
-    frames = [run.scores.assign(dataset=run.dataset, network=run.network, replicate=run.replicate) for run in runs]
-    return pd.concat(frames, ignore_index=True)
-
-
-def base_name(network: str) -> str:
-    """A network's name without what tells it apart and was done beyond the plain prediction."""
-    return re.split(r", | \(", network, maxsplit=1)[0]
-
-
-def order_networks(names: Sequence[str]) -> list[str]:
-    """The paper's networks in its order, then all others by name."""
-    known = {name: index for index, name in enumerate(PAPER_ORDER)}
-    return sorted(set(names), key=lambda name: (known.get(base_name(name), len(known)), name))
-
-
-def network_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores of one data set, averaged over the replicates of each network.
-
-    Returns:
-        As `evaluate`, with a column "run" that holds the network; a case scored in several replicates has one row.
-    """
-    keys = ["network", "case", "class"]
-    means = scores.groupby(keys, sort=False)[metrics_of(scores)].mean().reset_index()
-    means["protocol"] = scores["protocol"].iloc[0]
-    order = {name: index for index, name in enumerate(order_networks(scores["network"].unique()))}
-    return means.rename(columns={"network": "run"}).sort_values("run", key=lambda c: c.map(order), kind="stable")
-
-
-def replicate_spread(scores: pd.DataFrame) -> pd.DataFrame:
-    """SD of a network's mean score over its replicates (seeds, folds), for one data set.
-
-    Returns:
-        By network: replicates, and METRIC_sd_replicates (NaN for a single one).
-    """
-    rows = []
-    for network, part in scores.groupby("network", sort=False):
-        means = pd.concat([in_all(class_table(one)) for _, one in part.groupby("replicate")])
-        row = {"network": network, "replicates": len(means)}
-        rows.append(row | {f"{metric}_sd_replicates": means[metric].std() for metric in metrics_of(scores)})
-    return pd.DataFrame(rows).set_index("network")
-
-
-def by_case(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean score of each case, one column per network, for paired comparisons on one data set."""
-    means = case_means(network_scores(scores))
-    return means.pivot(index="case", columns="run", values=metric)[order_networks(means["run"].unique())]

@@ -6,7 +6,6 @@ Scores of several seeds are averaged per case first: seeds of one case are no in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -42,70 +41,44 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def false_claim(scores: np.ndarray, others: np.ndarray) -> float:
-    """Probability that "the first is better than the other" is false, given the scores of both on the same cases.
-
-    Claims Reloaded (arXiv 2505.04720): P(mu_A <= mu_B) = t_{n-1}(sqrt(n) (m_B - m_A) / sqrt(s_A^2 + s_B^2 - 2 s_A s_B
-    r_AB)), with t_{n-1} the distribution function of Student's t, m the means, s the standard deviations and r the
-    correlation over the cases: that of the mean of the paired differences under a flat prior.
+def compare_networks(table: pd.DataFrame) -> pd.DataFrame:
+    """Wilcoxon signed-rank tests between all pairs of networks, Holm-corrected over the pairs.
 
     Args:
-        scores, others: (n,) of the cases in one order, higher is better.
-
-    Returns:
-        0 to 1; where every case differs by the same, 0, 1, or 0.5 for no difference; NaN for fewer than two cases.
-    """
-    scores, others = np.asarray(scores, dtype=float), np.asarray(others, dtype=float)
-    if len(scores) < 2:
-        return math.nan
-    # s_A^2 + s_B^2 - 2 s_A s_B r_AB is the variance of the differences.
-    difference = others - scores
-    mean, spread = difference.mean(), difference.std(ddof=1)
-    if spread <= 1e-12 * max(1.0, abs(mean)):
-        return 0.5 if mean == 0 else float(mean > 0)
-    return float(stats.t.cdf(math.sqrt(len(difference)) * mean / spread, len(difference) - 1))
-
-
-def compare_networks(by_case: pd.DataFrame, references: Sequence[str] | None = None) -> pd.DataFrame:
-    """Wilcoxon signed-rank tests between pairs of networks, Holm-corrected over the pairs.
-
-    Args:
-        by_case: One row per case, one column per network, higher is better. A pair is compared on the cases that both
-            have a score for.
-        references: Compare every network with each of these alone; None takes all pairs.
+        table: One row per case, or per case and class (the case is the first level of the index), one column per
+            network. A pair is compared on the rows that both have a score in, averaged by case.
 
     Returns:
         One row per pair: network, other, cases, difference (mean of network - other), low and high (95 % bootstrap
-        interval of it), p (two-sided; NaN where fewer than two cases differ), p_false (see `false_claim`) and p_holm.
+        interval of it), p (two-sided; NaN where fewer than two cases differ) and p_holm.
     """
-    if references is None:
-        pairs = list(combinations(by_case.columns, 2))
-    else:
-        present = [name for name in references if name in by_case.columns]
-        pairs = [  # two references are compared once
-            (name, other)
-            for index, other in enumerate(present)
-            for name in by_case.columns
-            if name not in present[: index + 1]
-        ]
     rows = []
-    for network, other in pairs:
-        both = by_case[[network, other]].dropna()
+    for network, other in combinations(table.columns, 2):
+        both = in_common(table[[network, other]])
         difference = (both[network] - both[other]).to_numpy()
         low, high = bootstrap_mean(difference)
         p = stats.wilcoxon(difference).pvalue if np.count_nonzero(difference) >= 2 else math.nan
         mean = difference.mean() if len(difference) else math.nan
         rows.append({"network": network, "other": other, "cases": len(both), "difference": mean,
-                     "low": low, "high": high, "p": float(p),
-                     "p_false": false_claim(both[network].to_numpy(), both[other].to_numpy())})  # fmt: skip
-    columns = ["network", "other", "cases", "difference", "low", "high", "p", "p_false"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=holm(table["p"].to_numpy()))
+                     "low": low, "high": high, "p": float(p)})  # fmt: skip
+    columns = ["network", "other", "cases", "difference", "low", "high", "p"]
+    compared = pd.DataFrame(rows, columns=columns)
+    return compared.assign(p_holm=holm(compared["p"].to_numpy()))
 
 
-def mean_ranks(by_case: pd.DataFrame) -> pd.Series:
-    """Mean rank of each network over the cases that all have a score for; 1 is best, ties share their ranks."""
-    return by_case.dropna().rank(axis=1, ascending=False).mean().sort_values()
+def in_common(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that all networks of a table have a score in, averaged by case (the first level of the index)."""
+    return table.dropna().groupby(level=0, sort=False).mean()
+
+
+def mean_ranks(table: pd.DataFrame, *, lower_is_better: bool = False) -> pd.Series:
+    """Mean rank of each network over the cases; 1 is best, ties share their ranks.
+
+    Args:
+        table: As of `compare_networks`; the rows count that all networks have a score in.
+        lower_is_better: As of a distance.
+    """
+    return in_common(table).rank(axis=1, ascending=lower_is_better).mean().sort_values()
 
 
 def critical_difference(num_networks: int, num_cases: int) -> float:

@@ -1,0 +1,49 @@
+"""What networks cost, as far as it was measured: parameters, FLOPs, memory and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+import numpy as np
+import pandas as pd
+
+from umamba.evaluation.report.networks import MISSING, order_networks, title_of
+from umamba.evaluation.report.runs import ScoredRun
+
+COSTS = {  # key of a record's cost -> title, factor, decimals
+    "parameters": ("parameters (M)", 1e-6, 1),
+    "gflops": ("GFLOPs per patch", 1, 0),
+    "train_peak_vram_gib": ("peak VRAM (GiB)", 1, 1),
+    "seconds_per_epoch": ("s per epoch", 1, 1),
+    "seconds_per_case": ("s per case", 1, 1),
+}
+
+
+def cost_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
+    """Mean cost over the runs of each network, by network and cost; NaN where none measured it."""
+    by_network: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        costs = by_network.setdefault(run.network, {key: [] for key in COSTS})
+        for key in COSTS:
+            if run.record["cost"].get(key) is not None:
+                costs[key].append(run.record["cost"][key])
+    means = {n: {key: mean(v) if v else np.nan for key, v in costs.items()} for n, costs in by_network.items()}
+    return pd.DataFrame.from_dict(means, orient="index", columns=list(COSTS))
+
+
+def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """A `cost_table` as text, networks in the paper's order."""
+    text: dict[str, list[str]] = {"network": [], **{title: [] for title, _, _ in COSTS.values()}}
+    for network in order_networks(list(costs.index)):
+        text["network"].append(title_of(network))
+        for key, (title, factor, decimals) in COSTS.items():
+            value = costs.loc[network, key]
+            text[title].append(MISSING if np.isnan(value) else f"{value * factor:.{decimals}f}")
+    return pd.DataFrame(text)
+
+
+def devices(runs: Sequence[ScoredRun]) -> list[str]:
+    """The machines that the costs were measured on."""
+    found = {run.record["cost"].get(key) for run in runs for key in ("train_device", "inference_device")}
+    return sorted(device for device in found if device)

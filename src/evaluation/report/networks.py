@@ -1,0 +1,105 @@
+"""From scored runs to networks: scores averaged over folds and seeds, and what networks are compared by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from umamba.evaluation.metrics import INFINITE, METRICS
+from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.tables import case_means, class_table, count_infinite, in_all, metrics_of
+
+# The order of the paper's tables; other networks follow by name.
+PAPER_ORDER = ("nnunet", "segresnet", "unetr", "swinunetr", "umamba_bot", "umamba_enc")
+NETWORK_TITLES = {
+    "nnunet": "nnU-Net",
+    "segresnet": "SegResNet",
+    "unetr": "UNETR",
+    "swinunetr": "SwinUNETR",
+    "umamba_bot": "U-Mamba_Bot",
+    "umamba_enc": "U-Mamba_Enc",
+    "umamba_none": "U-Mamba without Mamba",
+    "resenc": "nnU-Net ResEnc",
+}
+MISSING = "–"  # in a table of text: there is no such number
+
+
+def all_scores(runs: Sequence[ScoredRun]) -> pd.DataFrame:
+    """The scores of all runs below one another, with the columns dataset, network and replicate."""
+    frames = [
+        count_infinite(run.scores).assign(dataset=run.dataset, network=run.network, replicate=run.replicate)
+        for run in runs
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def base_name(network: str) -> str:
+    """A network's name without what tells it apart and was done beyond the plain prediction."""
+    return re.split(r", | \(", network, maxsplit=1)[0]
+
+
+def title_of(network: str) -> str:
+    """A network's name for people, options kept."""
+    name = base_name(network)
+    return NETWORK_TITLES.get(name, name) + network.removeprefix(name)
+
+
+def order_networks(names: Sequence[str]) -> list[str]:
+    """The paper's networks in its order, then all others by name."""
+    known = {name: index for index, name in enumerate(PAPER_ORDER)}
+    return sorted(set(names), key=lambda name: (known.get(base_name(name), len(known)), name))
+
+
+def network_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of one data set, averaged over the replicates of each network.
+
+    Returns:
+        As `evaluate`, with a column "run" that holds the network; a case scored in several replicates has one row. What
+        is infinite in some of them is the mean of the others, and counted: see `count_infinite`.
+    """
+    groups = count_infinite(scores).groupby(["network", "case", "class"], sort=False)
+    means = groups.agg(dict.fromkeys(metrics_of(scores), "mean") | {f"{name}_infinite": "sum" for name in INFINITE})
+    means = means.reset_index()
+    means["protocol"] = scores["protocol"].iloc[0]
+    order = {name: index for index, name in enumerate(order_networks(scores["network"].unique()))}
+    return means.rename(columns={"network": "run"}).sort_values("run", key=lambda c: c.map(order), kind="stable")
+
+
+def network_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """The row in all of each network's `class_table`, by network; replicates are averaged per case first."""
+    return in_all(class_table(network_scores(scores))).set_index("run")
+
+
+def replicate_spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """SD of a network's mean score over its replicates (seeds, folds), for one data set.
+
+    Returns:
+        By network: replicates, and METRIC_sd_replicates (NaN for a single one).
+    """
+    rows = []
+    for network, part in scores.groupby("network", sort=False):
+        means = pd.concat([in_all(class_table(one)) for _, one in part.groupby("replicate")])
+        row = {"network": network, "replicates": len(means)}
+        rows.append(row | {f"{metric}_sd_replicates": means[metric].std() for metric in metrics_of(scores)})
+    return pd.DataFrame(rows).set_index("network")
+
+
+def by_case(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean score of each case, one column per network; for one data set."""
+    means = case_means(network_scores(scores))
+    return means.pivot(index="case", columns="run", values=metric)[order_networks(means["run"].unique())]
+
+
+def paired(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What networks are compared by: `by_case`, or a row per case and class for a metric that can be infinite.
+
+    There a network that misses a difficult class would have the mean of the easy ones; so two are compared where both
+    have found the class.
+    """
+    if not METRICS[metric].infinite:
+        return by_case(scores, metric)
+    means = network_scores(scores)
+    table = means.pivot(index=["case", "class"], columns="run", values=metric)
+    return table[order_networks(means["run"].unique())]
