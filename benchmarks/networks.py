@@ -35,6 +35,7 @@ from rich.table import Table
 from common import versions
 from umamba.files import write_json
 from umamba.models.cost import activation_bytes, count_flops, count_parameters
+from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 
 matplotlib.use("Agg")
@@ -198,6 +199,7 @@ def measure_times(
     run = torch.compile(network) if args.compile else network
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = instantiate(model.optimizer)(parameters)
+    fuse(optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     loss_function = DeepSupervision(DiceCELoss(len(shape) == 4, None))
     image = torch.randn(shape, device=device)

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from umamba.files import write_json, write_text
+from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.step_graph import GraphedLoss
 from umamba.models.umamba import UMamba
@@ -130,6 +131,7 @@ def measure(setting: str, name: str, precision: str, folder: Path | None) -> dic
     network.to("cuda")  # where weights get their layout
     parameters = list(network.parameters())
     optimizer = torch.optim.SGD(parameters, 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    fuse(optimizer)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
     loss_function = DeepSupervision(DiceCELoss(len(spatial) == 2, None))
     image = torch.randn(plan["batch"], plan["channels"], *spatial, device="cuda")

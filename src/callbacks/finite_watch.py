@@ -23,7 +23,12 @@ class FiniteWatch(L.Callback):
     the method (the gradient scaler lowers its scale) and are not reported, but they are counted: a run in which no step
     succeeds any more ends whatever the precision.
 
-    The host waits for the gradients once per step, as a gradient scaler does anyway.
+    With a fused optimizer, as on a GPU, the host waits for nothing: the device skips the step, and the host hears of it
+    before the next one, when the weights are still the same. Otherwise it waits for the gradients once per step, under
+    fp16 as the gradient scaler does anyway.
+
+    Sets ``gradient_norm`` of the module, the total norm of the step's gradients, so that clipping need not form it
+    again; and on the optimizer ``found_inf``, 1 where the device skips the step and 0 elsewhere, or takes it away.
 
     Args:
         patience: consecutive non-finite steps after which training stops with an error.
@@ -33,6 +38,7 @@ class FiniteWatch(L.Callback):
         self.patience = patience
         self.consecutive = 0
         self._images: list[Tensor] = []  # of the batches since the last optimizer step
+        self._unheard: _Step | None = None  # decided on the device
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self._images.append(batch["image"])
@@ -40,13 +46,44 @@ class FiniteWatch(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        self._hear(trainer, module)
         images, self._images = self._images, []
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        module.gradient_norm = norm
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is None and skips_by_itself(optimizer):
+            optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            self._unheard = _Step(trainer.global_step, images, optimizer.found_inf)  # type: ignore[attr-defined]
+            return
+        vars(optimizer).pop("found_inf", None)
+        if torch.isfinite(norm):
             self.consecutive = 0
             return
+        self._report(trainer, module, trainer.global_step, images, scaler)
+        optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer leaves weights and momentum alone
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._hear(trainer, module)
+
+    def _hear(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """What became of the last step that the device decided; its batch and the weights are as they were then."""
+        step, self._unheard = self._unheard, None
+        if step is None:
+            return
+        if step.skipped():
+            self._report(trainer, module, step.number, step.images, None)
+        else:
+            self.consecutive = 0
+
+    def _report(
+        self, trainer: L.Trainer, module: L.LightningModule, number: int, images: list[Tensor], scaler: Any
+    ) -> None:
+        """Count and name a skipped step.
+
+        Raises:
+            RuntimeError: it was one too many.
+        """
         self.consecutive += 1
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
         network = module.get_submodule("network")
         with trainer.precision_plugin.forward_context():
             found = next(filter(None, (first_non_finite(network, image) for image in images)), None)
@@ -54,7 +91,7 @@ class FiniteWatch(L.Callback):
         if found or scaler is None:
             log.warning(
                 "Step %d: non-finite gradients, first seen in %s; the step is skipped (%d in a row).",
-                trainer.global_step, where, self.consecutive,
+                number, where, self.consecutive,
             )  # fmt: skip
         scale = scaler.get_scale() if scaler is not None else None
         if self.consecutive >= self.patience:
@@ -62,13 +99,41 @@ class FiniteWatch(L.Callback):
         elif scale is not None and scale < MIN_LOSS_SCALE:
             reason = "too many steps had non-finite gradients, and the loss scale has collapsed"
         else:
-            optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer leaves weights and momentum alone
             return
         scaled = "" if scale is None else f"; the loss scale is down to {scale:g}"
         raise RuntimeError(
             f"{reason}, first seen in {where}{scaled}. Train with trainer.precision=32-true or a lower "
             "model.optimizer.lr, or look at the data with the doctor."
         )
+
+
+def skips_by_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of this optimizer does nothing, in any of its state, where ``optimizer.found_inf`` is 1.
+
+    The kernels of torch's fused optimizers do. But SGD takes its first step without momentum and makes the momentum
+    then; skipped, that step would leave behind what memory held before.
+    """
+    groups = optimizer.param_groups
+    starts = not optimizer.state and any(group.get("momentum") for group in groups)
+    return all(group.get("fused") for group in groups) and not starts
+
+
+class _Step:
+    """An optimizer step and its batches, until the host has heard from the device whether it was skipped."""
+
+    def __init__(self, number: int, images: list[Tensor], skipped: Tensor) -> None:
+        self.number = number
+        self.images = images
+        self._skipped = torch.empty(skipped.shape, pin_memory=skipped.is_cuda).copy_(skipped, non_blocking=True)
+        self._arrived = torch.cuda.Event() if skipped.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(skipped.device))
+
+    def skipped(self) -> bool:
+        """Waits until the device has got that far, which it mostly has: the next step's passes are behind it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._skipped)
 
 
 @torch.no_grad()

@@ -8,11 +8,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.models.build import build_network, check_planned_blocks
+from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.pseudo_dice import PseudoDice
 from umamba.models.step_graph import GraphedLoss, obstacle_to_graphs
@@ -77,6 +79,7 @@ class SegmentationModule(L.LightningModule):
         self._last_validation: float | None = None  # epochs trained when the EMA was last updated
         self._step_losses: list[Tensor] = []  # of the batches since the last optimizer step
         self._train_loss = TrainLoss()
+        self.gradient_norm: Tensor | None = None  # of the step's gradients, where FiniteWatch has formed it
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """(B, C, *S) float -> logits (B, K, *S), or a list of them, highest resolution first."""
@@ -86,6 +89,9 @@ class SegmentationModule(L.LightningModule):
         for logger in self.loggers:
             if isinstance(logger, ResumableCSVLogger):
                 logger.rewind(self.global_step)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)  # as configure_optimizers gives it
+        fuse(optimizer)
         self._training_loss = self._loss_of
         if self.cuda_graph and self._can_graph():
             self._training_loss = GraphedLoss(self._loss_of, self.network.parameters())
@@ -100,10 +106,29 @@ class SegmentationModule(L.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # FiniteWatch, which runs before, takes the gradients away from a step that is to be skipped.
-        skipped = all(parameter.grad is None for parameter in self.network.parameters())
+        # FiniteWatch, which runs before, marks a step that the device may skip, and from one that is to be skipped
+        # otherwise it takes the gradients away.
+        skipped = getattr(optimizer, "found_inf", None)
+        if skipped is None:
+            skipped = all(parameter.grad is None for parameter in self.network.parameters())
         self._train_loss.update(self._step_losses, skipped)
         self._step_losses = []
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's clipping; by the norm that FiniteWatch has formed, if it is that of whole, unscaled gradients."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        whole = isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        scaled = getattr(optimizer, "_step_supports_amp_scaling", False)
+        by_norm = (gradient_clip_val or 0) > 0 and gradient_clip_algorithm in (None, "norm")
+        if norm is not None and gradient_clip_val and by_norm and whole and not scaled:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), gradient_clip_val, norm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_epoch_end(self) -> None:
         if self._train_loss.steps:  # as many on every rank, which skip the same steps
@@ -199,12 +224,20 @@ class TrainLoss:
 
     def __init__(self, total: float = 0.0, steps: int = 0, skipped: int = 0) -> None:
         self.total: Tensor | float = total
-        self.steps = steps
-        self.skipped = skipped
+        self.steps: Tensor | int = steps
+        self.skipped: Tensor | int = skipped
 
-    def update(self, losses: Sequence[Tensor], skipped: bool) -> None:
-        """Count one step, of one batch or (with accumulated gradients) several; stays on the losses' device."""
-        if skipped:
+    def update(self, losses: Sequence[Tensor], skipped: Tensor | bool) -> None:
+        """Count one step, of one batch or (with accumulated gradients) several; stays on the losses' device.
+
+        A step is skipped where `skipped` is not zero, which may be known to the device alone.
+        """
+        if isinstance(skipped, Tensor):
+            taken = skipped == 0
+            self.total = self.total + torch.where(taken, torch.stack(list(losses)).float().mean(), 0)
+            self.steps = self.steps + taken
+            self.skipped = self.skipped + ~taken
+        elif skipped:
             self.skipped += 1
         else:
             self.total = self.total + torch.stack(list(losses)).float().mean()
@@ -216,4 +249,4 @@ class TrainLoss:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, the arguments of the constructor."""
-        return {"total": float(self.total), "steps": self.steps, "skipped": self.skipped}
+        return {"total": float(self.total), "steps": int(self.steps), "skipped": int(self.skipped)}

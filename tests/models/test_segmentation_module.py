@@ -7,9 +7,10 @@ import lightning as L
 import pytest
 import torch
 
+from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.models.checkpoint import network_from_checkpoint
 from umamba.models.schedules import poly
-from umamba.models.segmentation_module import SegmentationModule
+from umamba.models.segmentation_module import SegmentationModule, TrainLoss
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 from umamba.planning.fingerprint import Fingerprint
@@ -121,3 +122,57 @@ def test_two_patches_are_overfitted_and_the_checkpoint_rebuilds_the_network(plan
     assert stored_plan == plan
     with torch.no_grad():
         torch.testing.assert_close(network(sample["image"]), logits)
+
+
+def short_fit(plan: Plan, tmp_path, callbacks, batches=(), **options) -> tuple[SegmentationModule, L.Trainer]:
+    """Four steps on the CPU with large gradients, which are clipped."""
+    torch.manual_seed(0)
+    optimizer = options.pop("optimizer", functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9))
+    module = SegmentationModule(**arguments(plan, "nnunet") | {"optimizer": optimizer})
+    loader = torch.utils.data.DataLoader(batches or [batch() for _ in range(4)], batch_size=None)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, callbacks=callbacks, **options,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    return module, trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gradient_clip_val": 0.1}, {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"}, {}],
+    ids=["norm", "value", "none"],
+)
+def test_clipping_by_a_norm_that_is_known_is_lightnings(plan: Plan, tmp_path, options) -> None:
+    ends = [short_fit(plan, tmp_path, watch, **options)[0] for watch in ([FiniteWatch()], [])]
+    weights = [torch.cat([p.flatten() for p in module.parameters()]) for module in ends]
+    assert torch.equal(*weights)
+    unclipped = short_fit(plan, tmp_path, [])[0]
+    assert bool(options) is not torch.equal(weights[0], torch.cat([p.flatten() for p in unclipped.parameters()]))
+
+
+@pytest.mark.parametrize("fused", [None, True], ids=["host", "device"])
+def test_the_epochs_loss_is_of_the_steps_taken(plan: Plan, tmp_path, fused) -> None:
+    """Whoever decides that a step is skipped: the host, or a fused optimizer by itself."""
+    batches = [batch() for _ in range(4)]
+    batches[2]["image"][0, 0, 3] = float("nan")
+    optimizer = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=fused)
+    taken, trainer = short_fit(plan, tmp_path, [FiniteWatch()], batches, optimizer=optimizer)
+    assert trainer.callback_metrics["train/skipped_steps"] == 1
+    del batches[2]
+    without, other = short_fit(plan, tmp_path, [FiniteWatch()], batches, optimizer=optimizer)
+    assert torch.equal(trainer.callback_metrics["train/loss"], other.callback_metrics["train/loss"])
+    assert all(torch.equal(a, b) for a, b in zip(taken.parameters(), without.parameters(), strict=True))
+
+
+def test_steps_are_counted_alike_on_host_and_device() -> None:
+    losses = [[torch.tensor(2.0), torch.tensor(4.0)], [torch.tensor(float("nan"))], [torch.tensor(0.1)]]
+    host, device = TrainLoss(0.7, 3, 1), TrainLoss(0.7, 3, 1)
+    for own, skipped in zip(losses, (False, True, False), strict=True):
+        host.update(own, skipped)
+        device.update(own, torch.tensor(float(skipped)))
+    assert host.state_dict() == device.state_dict()
+    assert {key: type(value) for key, value in device.state_dict().items()} == {
+        "total": float, "steps": int, "skipped": int
+    }  # fmt: skip
+    assert (device.steps, device.skipped) == (5, 2)
