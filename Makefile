@@ -2,6 +2,7 @@
 # make test   runs the test suite; make test-all the slow and GPU tests too
 # make test-lowest, test-newest  part of the suite with the lowest versions that are allowed, and with the newest
 # make trust  kills, full disks, NaN, two at once, hostile files: all of tests/trust; its fast part is in make test
+# make evidence  makes the page of docs/evidence anew from its records, and fails if it is another
 # make lint   runs ruff and mypy; make types mypy alone
 # make docs   builds the documentation into site/
 # make peer   compares planning and preprocessing with nnunetv2, in environments of its own, and writes docs/peer.md
@@ -14,7 +15,7 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
-.PHONY: install demo test test-all test-lowest test-newest trust peer lint types docs clean
+.PHONY: install demo test test-all test-lowest test-newest trust peer evidence lint types docs clean
 
 install: $(VENV)/installed
 
@@ -67,6 +68,11 @@ peer: install
 	  TQDM_DISABLE=1 nnUNet_raw=$(CURDIR)/$(PEER)/raw nnUNet_preprocessed=$$out nnUNet_results=$$out \
 	    $(PEER)/$$v/bin/python tests/peer/run_nnunet.py || exit 1; done
 	$(RUN) tests/peer/compare.py $(PEER)/raw docs/peer.md $(PEER)/out-2.8.1 $(PEER)/out-2.1.2
+
+evidence: install
+	rm -rf build/evidence
+	$(RUN) -m umamba.evaluation.report runs=docs/evidence output=build/evidence
+	for part in README.md figures tables; do diff -r docs/evidence/$$part build/evidence/$$part || exit 1; done
 
 # mypy looks for a package under its name; the link gives the folder that name.
 lint: $(VENV)/linters types

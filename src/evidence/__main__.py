@@ -75,14 +75,16 @@ def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Sequen
         keep_checkpoints=cfg.keep_checkpoints,
     )
     at_once = cfg.per_gpu * len(devices)
+    code = code_hash()
     place = Place(
         script=script,
         raw=Path(cfg.raw) if cfg.raw else None,
         prepared=Path(cfg.prepared) if cfg.prepared else None,
         workers=workers_per_run(at_once) if cfg.workers is None else cfg.workers,
         threads=max(1, usable_cpus() // at_once),
-        code=code_hash(),
+        code=code,
         revision=git_revision(),
+        unchanged=lambda: code_hash() == code,
     )
     run_all(entries, chosen, devices, place, rules)
 

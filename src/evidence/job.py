@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ class Place:
         workers: Of each training.
         threads: Of each training's main process.
         code, revision: Of the code.
+        unchanged: Whether it is still that code; asked before every start.
     """
 
     script: Path
@@ -46,6 +48,7 @@ class Place:
     threads: int
     code: str
     revision: str | None
+    unchanged: Callable[[], bool] = lambda: True
 
 
 @dataclass(kw_only=True)

@@ -111,6 +111,7 @@ class _Sitting:
     ) -> None:
         self.devices, self.place, self.rules, self.meter, self.takes = devices, place, rules, meter, takes
         self.jobs: list[Job] = []
+        self._changed = False
         self.deadline = time.monotonic() + rules.limit - rules.stop_seconds  # from here on trainings are stopped
         self._accounted = self._saved = time.monotonic()
 
@@ -132,11 +133,19 @@ class _Sitting:
         for device in self.devices:
             while sum(job.device == device for job in self.jobs) < self.rules.per_device:
                 entry = next((e for e in waiting if self._ends_in_time(e)), None)
-                if entry is None:
+                if entry is None or not self._same_code():
                     return started
                 waiting.remove(entry)
                 started = self._begin(entry, device) or started
         return started
+
+    def _same_code(self) -> bool:
+        """Whether a run that is started now would be of the version that the others are of."""
+        if self._changed or not self.place.unchanged():
+            if not self._changed:
+                log.error("The code was changed while runs were under way: no other is started.")
+            self._changed = True
+        return not self._changed
 
     def _begin(self, entry: Entry, device: Device) -> bool:
         lock = entry.lock

@@ -57,9 +57,12 @@ class Stub:
     def entries(self) -> list[Entry]:
         return entries_of(read_manifest(self.manifest), self.state, self.records)
 
-    def sit(self, only: str = "*", code: str = CODE, workers: int = 1, **rules: float) -> dict[str, Finding]:
+    def sit(
+        self, only: str = "*", code: str = CODE, workers: int = 1, unchanged=lambda: True, **rules: float
+    ) -> dict[str, Finding]:
         """A sitting in this process; how all runs stand after it."""
-        place = Place(script=HERE / "stub_train.py", workers=workers, threads=1, code=code, revision=None)
+        place = Place(script=HERE / "stub_train.py", workers=workers, threads=1, code=code, revision=None,
+                      unchanged=unchanged)  # fmt: skip
         chosen = [entry.wanted.key for entry in self.entries if fnmatch(entry.wanted.key, only)]
         run_all(self.entries, chosen, [Device("cpu")], place, Rules(**rules))
         return self.look(code)

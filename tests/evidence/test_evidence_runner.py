@@ -151,6 +151,12 @@ def test_a_cell_takes_no_run_of_another_plan(stub):
     assert "another plan than seed 1 of its cell" in found[KEYS[1]].detail
 
 
+def test_code_that_changes_under_the_runner_starts_no_other_run(stub, caplog):
+    answers = iter([True, True, False])
+    assert count(stub.sit(unchanged=lambda: next(answers))) == {DONE: 2, Condition.WANTED: 2}
+    assert "The code was changed while runs were under way" in caplog.text
+
+
 def test_two_runners_share_one_state(stub):
     runners = [threading.Thread(target=stub.sit) for _ in range(2)]
     for runner in runners:

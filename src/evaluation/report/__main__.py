@@ -1,6 +1,7 @@
 """Gather scored runs into the paper's tables, tests of significance, figures and one HTML report.
 
     python -m umamba.evaluation.report runs=logs output=report
+    python -m umamba.evaluation.report runs=docs/evidence    # records of a benchmark: README.md, figure, tables
 
 Every folder below `runs` that holds a run.json (written by train.py and eval.py) is a run; runs of one network on one
 data set that differ in nothing but folds or seeds are its replicates.
@@ -23,9 +24,11 @@ from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report import tables as report_tables
 from umamba.evaluation.report.costs import cost_table, devices, format_costs
+from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figure
 from umamba.evaluation.report.networks import MISSING, all_scores, network_scores, order_networks, paired, title_of
 from umamba.evaluation.report.published import load_published, paper_table
+from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import ScoredRun, gather
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.table_text import to_latex, to_markdown
@@ -39,7 +42,8 @@ log = logging.getLogger(__name__)
 PROVISIONAL = "° provisional: quoted without a second source."
 TESTS = (
     "Two-sided Wilcoxon signed-rank tests over the cases, seeds averaged per case; p corrected by Holm over the pairs, "
-    "* where it is below 0.05. 95 %: bootstrap interval of the mean difference."
+    "* where it is below 0.05. 95 %: bootstrap interval of the mean difference. P(not better): probability that the "
+    "claim “the first is better” is false (arXiv 2505.04720)."
 )
 OF_METRIC = {
     "lower_is_better": "Lower is better: a negative difference is in favour of the first.",
@@ -53,6 +57,12 @@ REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the 
 def main(cfg: DictConfig) -> None:
     """See the module."""
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
+    if len(folders) == 1 and find_runs(Path(folders[0])):
+        page = make_page(Path(folders[0]), None if cfg.output is None else Path(cfg.output))
+        log.info("Page: %s", page)
+        return
+    if cfg.output is None:
+        raise ValueError("output=... is needed: a folder for report.html, tables/ and figures/.")
     cases = list(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
     path = make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
     log.info("Report: %s", path)

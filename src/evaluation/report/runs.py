@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
 from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
+from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run, scores_of
 from umamba.evaluation.tables import metrics_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class ScoredRun:
         processed: Whether the scores are those after post-processing.
         modified: When run.json was written, in seconds.
         suffix: What tells the network apart from others of its name, see `name_apart`.
+        setting: Name of the data set in the list of runs that it was made from; None of a single run.
     """
 
     folder: Path
@@ -40,10 +42,13 @@ class ScoredRun:
     processed: bool = False
     modified: float = 0.0
     suffix: str = ""
+    setting: str | None = None
 
     @property
     def dataset(self) -> str:
         """Name of the data set, and which of its cases were scored if not the test set."""
+        if self.setting is not None:
+            return self.setting
         kind = {"validation": ", validation", "training": ", cases trained on"}
         return self.record["dataset"] + kind.get(self.record["scored"], "")
 
@@ -94,7 +99,7 @@ class ScoredRun:
 
 
 def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
-    """Find all scored runs below some folders, and name what is different.
+    """Find all scored runs below some folders, and name what is different; or those of the records of a benchmark.
 
     A training that was scored twice in the same way (by train.py and again by eval.py, or in a copied folder) counts
     once, the later one. Networks of one name that were configured differently get names that say in what.
@@ -118,8 +123,9 @@ def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
 
 
 def _read_below(folder: Path) -> Iterator[ScoredRun]:
-    paths = sorted(folder.rglob("run.json"))
-    if not paths:
+    paths, records = sorted(folder.rglob("run.json")), find_runs(folder)
+    yield from of_records([read_run(path) for path in records], folder)
+    if not paths and not records:
         raise FileNotFoundError(f"There is no run.json below {folder}; train.py and eval.py write them to tables/.")
     for path in paths:
         if not (path.parent / "scores.csv").is_file():
@@ -137,6 +143,23 @@ def _read_below(folder: Path) -> Iterator[ScoredRun]:
             continue
         for processed, kind in ((False, "plain"), (True, POSTPROCESSED_RUN)):
             yield replace(run, processed=processed, scores=run.scores[scores["run"] == kind].reset_index(drop=True))
+
+
+def of_records(records: Sequence[Mapping[str, Any]], folder: Path) -> list[ScoredRun]:
+    """Runs of a benchmark's records; what cannot stand in its cell is named in a warning and left out."""
+    faults = mixed(records)
+    for name, why in faults.items():
+        log.warning("%s in %s does not count: %s.", name, folder, why)
+    return [
+        ScoredRun(
+            folder=folder / record["dataset"],
+            record={**record["run"], "network": record["network"], "cost": record["cost"], "pairs": []},
+            scores=scores_of(record),
+            setting=record["dataset"],
+        )
+        for record in records
+        if name_of(record) not in faults
+    ]
 
 
 def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

@@ -6,6 +6,7 @@ Scores of several seeds are averaged per case first: seeds of one case are no in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -41,27 +42,68 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def compare_networks(table: pd.DataFrame) -> pd.DataFrame:
-    """Wilcoxon signed-rank tests between all pairs of networks, Holm-corrected over the pairs.
+def false_claim(scores: np.ndarray, others: np.ndarray) -> float:
+    """Probability that "the first is better than the other" is false, given the scores of both on the same cases.
+
+    Claims Reloaded (arXiv 2505.04720): P(mu_A <= mu_B) = t_{n-1}(sqrt(n) (m_B - m_A) / sqrt(s_A^2 + s_B^2 - 2 s_A s_B
+    r_AB)), with t_{n-1} the distribution function of Student's t, m the means, s the standard deviations and r the
+    correlation over the cases: that of the mean of the paired differences under a flat prior.
+
+    Args:
+        scores: (n,) of the cases; higher is better.
+        others: Of the other on the same cases, in the same order.
+
+    Returns:
+        0 to 1; where every case differs by the same, 0, 1, or 0.5 for no difference; NaN for fewer than two cases.
+    """
+    scores, others = np.asarray(scores, dtype=float), np.asarray(others, dtype=float)
+    if len(scores) < 2:
+        return math.nan
+    # s_A^2 + s_B^2 - 2 s_A s_B r_AB is the variance of the differences.
+    difference = others - scores
+    mean, spread = difference.mean(), difference.std(ddof=1)
+    if spread <= 1e-12 * max(1.0, abs(mean)):
+        return 0.5 if mean == 0 else float(mean > 0)
+    return float(stats.t.cdf(math.sqrt(len(difference)) * mean / spread, len(difference) - 1))
+
+
+def compare_networks(
+    table: pd.DataFrame, references: Sequence[str] | None = None, *, lower_is_better: bool = False
+) -> pd.DataFrame:
+    """Wilcoxon signed-rank tests between pairs of networks, Holm-corrected over the pairs.
 
     Args:
         table: One row per case, or per case and class (the case is the first level of the index), one column per
             network. A pair is compared on the rows that both have a score in, averaged by case.
+        references: Compare every network with each of these alone; None takes all pairs.
+        lower_is_better: As of a distance.
 
     Returns:
         One row per pair: network, other, cases, difference (mean of network - other), low and high (95 % bootstrap
-        interval of it), p (two-sided; NaN where fewer than two cases differ) and p_holm.
+        interval of it), p (two-sided; NaN where fewer than two cases differ), p_false (that
+        network is better, see `false_claim`) and p_holm.
     """
+    if references is None:
+        pairs = list(combinations(table.columns, 2))
+    else:
+        present = [name for name in references if name in table.columns]
+        pairs = [  # two references are compared once
+            (name, other)
+            for index, other in enumerate(present)
+            for name in table.columns
+            if name not in present[: index + 1]
+        ]
     rows = []
-    for network, other in combinations(table.columns, 2):
+    for network, other in pairs:
         both = in_common(table[[network, other]])
         difference = (both[network] - both[other]).to_numpy()
         low, high = bootstrap_mean(difference)
         p = stats.wilcoxon(difference).pvalue if np.count_nonzero(difference) >= 2 else math.nan
         mean = difference.mean() if len(difference) else math.nan
+        better = [(-1 if lower_is_better else 1) * both[name].to_numpy() for name in (network, other)]
         rows.append({"network": network, "other": other, "cases": len(both), "difference": mean,
-                     "low": low, "high": high, "p": float(p)})  # fmt: skip
-    columns = ["network", "other", "cases", "difference", "low", "high", "p"]
+                     "low": low, "high": high, "p": float(p), "p_false": false_claim(*better)})  # fmt: skip
+    columns = ["network", "other", "cases", "difference", "low", "high", "p", "p_false"]
     compared = pd.DataFrame(rows, columns=columns)
     return compared.assign(p_holm=holm(compared["p"].to_numpy()))
 

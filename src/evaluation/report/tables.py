@@ -83,14 +83,16 @@ def comparison_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     """`statistics.compare_networks` as text; significant differences (Holm-corrected p < 0.05) carry a star."""
     decimals = METRICS[metric].decimals
     rows = []
-    for row in statistics.compare_networks(paired(scores, metric)).to_dict("records"):
+    compared = statistics.compare_networks(paired(scores, metric), lower_is_better=METRICS[metric].lower_is_better)
+    for row in compared.to_dict("records"):
         low, high, difference = (f"{row[name]:+.{decimals}f}" for name in ("low", "high", "difference"))
         rows.append({
             "network": title_of(row["network"]), "against": title_of(row["other"]), "cases": row["cases"],
             "difference": difference if row["cases"] else MISSING,
             "95 %": MISSING if np.isnan(row["low"]) else f"{low} to {high}",
-            "p (Wilcoxon)": _p_text(row["p"]),
-            "p (Holm)": _p_text(row["p_holm"]) + (" *" if row["p_holm"] < 0.05 else ""),
+            "P(not better)": p_text(row["p_false"]),
+            "p (Wilcoxon)": p_text(row["p"]),
+            "p (Holm)": p_text(row["p_holm"]) + (" *" if row["p_holm"] < 0.05 else ""),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -121,5 +123,6 @@ def class_names(scores: pd.DataFrame) -> list[str]:
     return list(scores["class"].unique())
 
 
-def _p_text(p: float) -> str:
+def p_text(p: float) -> str:
+    """A probability: four decimals, a dash for none."""
     return MISSING if np.isnan(p) else ("< 0.0001" if p < 1e-4 else f"{p:.4f}")

@@ -1,0 +1,288 @@
+"""The page of a benchmark: README.md, figure and tables from its records alone, the same byte for byte each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from umamba.evaluation.identity import differing, facts_of
+from umamba.evaluation.metrics import METRICS
+from umamba.evaluation.report import evidence_tables as numbers
+from umamba.evaluation.report import significance as statistics
+from umamba.evaluation.report.comparable import check_comparable
+from umamba.evaluation.report.evidence_tables import CNN, CONTROL
+from umamba.evaluation.report.networks import MISSING, all_scores, title_of
+from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
+from umamba.evaluation.report.runs import of_records
+from umamba.evaluation.report.svg import Point, cost_panels
+from umamba.evaluation.report.tables import p_text
+from umamba.evaluation.table_text import to_markdown
+from umamba.files import write_text
+
+WORDS = "words.md"  # beside the records, written by people: what the numbers support and what they do not
+FIGURE = "figures/score_against_cost.svg"
+_POINTS = ("dsc", "nsd", "f1")  # shown times 100
+_COSTS = {  # title, factor, decimals
+    "parameters": ("parameters, M", 1e-6, 1),
+    "gflops": ("GFLOPs per patch", 1, 0),
+    "seconds_per_step": ("s per step", 1, 3),
+    "train_peak_vram_gib": ("GPU memory, GiB", 1, 1),
+    "seconds_per_case": ("s per case", 1, 2),
+    "gpu_hours": ("GPU hours", 1, 3),
+    "energy_wh": ("Wh", 1, 1),
+}
+_SCORE_NOTE = (
+    "Mean over cases [95 % bootstrap interval], seeds averaged by case; SD of seeds: of their means. DSC, NSD and F1 "
+    "in points of 100, HD95 in mm (2D pictures: pixels), there lower is better."
+)
+_DIFFERENCE_NOTE = (
+    "Paired over cases, in points [95 % bootstrap interval]; p: two-sided Wilcoxon signed-rank test, corrected by Holm "
+    "over the data set's comparisons, * below 0.05. P(not better): probability that the claim “better than the other” "
+    "is false (Claims Reloaded, arXiv 2505.04720)."
+)
+_COST_NOTE = (
+    "GPU hours and energy are a run's share where several ran on one GPU, and s per step was measured beside them; "
+    "parameters, FLOPs (a multiply-add is two) and memory do not depend on that."
+)
+
+
+def make_page(folder: Path, output: Path | None = None) -> Path:
+    """Make README.md, figures/ and tables/ of a benchmark.
+
+    Args:
+        folder: Of its records, see `umamba.evaluation.report.records`; words.md in it is taken into the page.
+        output: Gets what is made; None for the folder itself.
+
+    Returns:
+        Path of README.md.
+
+    Raises:
+        FileNotFoundError: There is no record.
+        ValueError: One is broken, or the runs of a data set cannot be compared.
+    """
+    output = output or folder
+    records = [read_run(path) for path in find_runs(folder)]
+    faults = mixed(records)
+    runs = of_records(records, folder)
+    if not runs:
+        raise FileNotFoundError(f"There is no record of a run below {folder}; umamba.evidence makes them.")
+    check_comparable(runs)
+    titles = {record["dataset"]: record["title"] for record in records}
+    settings = sorted({run.dataset for run in runs}, key=list(titles).index)
+    together = all_scores(runs)
+    scores = {name: together[together["dataset"] == name].dropna(axis=1, how="all") for name in settings}
+    main = {name: numbers.main_metric(scores[name]) for name in settings}
+    rows = pd.concat([numbers.score_rows(name, scores[name]) for name in settings], ignore_index=True)
+    differences = pd.concat([numbers.difference_rows(name, scores[name]) for name in settings], ignore_index=True)
+    costs = numbers.cost_rows(runs)
+    for table, name in ((rows, "scores"), (differences, "differences"), (costs, "cost")):
+        write_text(output / "tables" / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    figure = _figure(rows, costs, main, titles)
+    if figure:
+        write_text(output / FIGURE, figure)
+    counted = [record for record in records if name_of(record) not in faults]
+    words = folder / WORDS
+    parts = [
+        "# Evidence: which network is better, by how much, at what cost",
+        _headline(differences, main, len(runs), titles),
+        f"![Score against cost]({FIGURE})" if figure else "",
+        words.read_text(encoding="utf-8").strip() if words.is_file() else "",
+        _overview(rows, main, titles),
+        *(_section(name, titles[name], main[name], rows, differences) for name in settings),
+        f"### How to read these tables\n\n- {_SCORE_NOTE}\n- {_DIFFERENCE_NOTE}",
+        "## Cost\n\n" + to_markdown(_cost_table(costs, titles)) + f"\n\n{_COST_NOTE}",
+        _made(counted, faults, titles),
+    ]
+    write_text(output / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+    return output / "README.md"
+
+
+def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, titles: Mapping[str, str]) -> str:
+    """The main sentences: U-Mamba against the control and the CNN over all data sets."""
+    sentences = []
+    for network in ("umamba_enc", "umamba_bot", "resenc"):
+        for other, called in ((CONTROL, "the same network without Mamba"), (CNN, "nnU-Net's CNN")):
+            found = numbers.verdict(differences, network, other, main)
+            if found is None or (network, other) == ("resenc", CONTROL):
+                continue
+            sentences.append(
+                f"- **{title_of(network)} against {called}**: {100 * found['difference']:+.2f} points on average over "
+                f"{found['settings']} data set(s); significantly better on {found['better']}, worse on "
+                f"{found['worse']}."
+            )
+    about = (
+        f"{runs} trainings on {len(main)} data set(s), one plan and one short budget for all networks of a data set."
+    )
+    return "\n".join([about, "", *sentences]).strip()
+
+
+def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str]) -> str:
+    chosen = rows[rows["metric"] == rows["setting"].map(main)]
+    networks = numbers.in_order(chosen["network"].unique())
+    means = numbers.setting_means(rows, main)
+    ranks = statistics.mean_ranks(means) if means.shape[1] > 1 else pd.Series(dtype=float)
+    table = []
+    for network in networks:
+        of_network = chosen[chosen["network"] == network].set_index("setting")["mean"]
+        row = {"network": title_of(network)}
+        row |= {titles[name]: f"{100 * of_network[name]:.2f}" if name in of_network else MISSING for name in main}
+        row["mean rank"] = f"{ranks[network]:.2f}" if network in ranks else MISSING
+        table.append(row)
+    note = "DSC (nuclei and other instances: F1) in points, mean over cases and seeds."
+    if len(ranks) > 1:
+        critical = statistics.critical_difference(len(ranks), len(means))
+        note += (
+            f" Ranks over {len(means)} data set(s) of the networks that were trained on all; two differ significantly "
+            f"(Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. 2D and 3D of one set share their "
+            "cases, so that this is generous."
+        )
+    return f"## All data sets\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"
+
+
+def _section(name: str, title: str, main: str, rows: pd.DataFrame, differences: pd.DataFrame) -> str:
+    rows, differences = rows[rows["setting"] == name], differences[differences["setting"] == name]
+    networks = numbers.in_order(rows["network"].unique())
+    scores, compared = [], []
+    for network in networks:
+        row: dict[str, str] = {"network": title_of(network)}
+        for one in rows[rows["network"] == network].to_dict("records"):
+            row["runs"], row["cases"] = str(one["runs"]), str(max(int(row.get("cases", 0)), one["cases"]))
+            heading = METRICS[one["metric"]].title
+            row[heading] = _interval(one["mean"], one["low"], one["high"], one["metric"])
+            if one["metric"] == main:
+                row["SD of seeds"] = _number(one["sd_seeds"], main)
+        scores.append(row)
+        line = {"network": title_of(network)}
+        for other, called in ((CONTROL, "control"), (CNN, "CNN")):
+            line |= _against(differences[differences["metric"] == main], network, other, called, main)
+        if set(line.values()) - {line["network"], MISSING}:
+            compared.append(line)
+    parts = [f"## {title}", to_markdown(pd.DataFrame(scores))]
+    if compared:
+        parts += [f"{METRICS[main].title}, difference to the control without Mamba and to nnU-Net's CNN:",
+                  to_markdown(pd.DataFrame(compared))]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _against(table: pd.DataFrame, network: str, other: str, called: str, metric: str) -> dict[str, str]:
+    """The cells of a comparison; two references were compared in one direction, which is turned where needed."""
+    keys = (f"minus {called}", f"p ({called})", f"P(not better than {called})")
+    forward = table[(table["network"] == network) & (table["other"] == other)].to_dict("records")
+    backward = table[(table["network"] == other) & (table["other"] == network)].to_dict("records")
+    if not forward and not backward:
+        return dict.fromkeys(keys, MISSING)
+    one = (forward or backward)[0]
+    difference, low, high, false = one["difference"], one["low"], one["high"], one["p_false"]
+    if not forward:
+        difference, low, high, false = -difference, -high, -low, 1 - false
+    star = " *" if one["p_holm"] < numbers.SIGNIFICANT else ""
+    cells = (_interval(difference, low, high, metric, signed=True), p_text(one["p_holm"]) + star, p_text(false))
+    return dict(zip(keys, cells, strict=True))
+
+
+def _cost_table(costs: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    table = []
+    for setting in [name for name in titles if name in set(costs["setting"])]:
+        part = costs[costs["setting"] == setting].set_index("network")
+        for network in numbers.in_order(part.index):
+            row = {"data set": titles[setting], "network": title_of(network)}
+            for key, (title, factor, decimals) in _COSTS.items():
+                value = part.loc[network, key]
+                row[title] = MISSING if math.isnan(value) else f"{value * factor:.{decimals}f}"
+            table.append(row)
+    text = pd.DataFrame(table)
+    return text[[c for c in text.columns if (text[c] != MISSING).any()]]
+
+
+def _figure(rows: pd.DataFrame, costs: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str]) -> str | None:
+    cost, x_title = ("gpu_hours", "GPU hours") if costs["gpu_hours"].notna().any() else ("gflops", "GFLOPs per patch")
+    panels: dict[str, list[Point]] = {}
+    for setting, metric in main.items():
+        paid = costs[costs["setting"] == setting].set_index("network")[cost]
+        for one in rows[(rows["setting"] == setting) & (rows["metric"] == metric)].to_dict("records"):
+            if paid.get(one["network"], math.nan) > 0:
+                low, high = (one[k] if one[k] == one[k] else one["mean"] for k in ("low", "high"))
+                panels.setdefault(titles[setting], []).append(Point(
+                    network=one["network"], cost=paid[one["network"]], score=100 * one["mean"], low=100 * low,
+                    high=100 * high))  # fmt: skip
+    if not panels:
+        return None
+    networks = numbers.in_order([point.network for points in panels.values() for point in points])
+    return cost_panels(panels, {name: title_of(name) for name in networks}, x_title, "DSC or F1, points")
+
+
+def _made(records: Sequence[Mapping[str, Any]], faults: Mapping[str, str], titles: Mapping[str, str]) -> str:
+    """What was run, on what, how often it was interrupted, and what does not count."""
+    lines = []
+    for setting, title in titles.items():
+        part = [record for record in records if record["dataset"] == setting]
+        if part:
+            steps = _listed({f"{record['cost']['steps']} steps" for record in part})
+            first = part[0]["run"]
+            lines.append(
+                f"- {title}: {first['configuration']}, fold {first['fold']}, {part[0]['trained_cases']} cases to train "
+                f"on, {len(first['cases'])} scored ({first['scored']}), {steps} a run{_plans(part)}."
+            )
+    again = [max(0, (a.get("reached") or 0) - (a.get("step") or 0)) for r in records for a in r["attempts"][:-1]]
+    if again:
+        lines.append(
+            f"- Interrupted and gone on with {len(again)} time(s); at most {max(again)} steps were trained again."
+        )
+    lines.append(f"- On {_listed({str(record['cost'].get('train_device')) for record in records})}, torch "
+                 f"{_listed({record['versions']['torch'] for record in records})}.")  # fmt: skip
+    revisions = _listed({str(record["revision"] or "unknown") for record in records})
+    codes = len({record["code"] for record in records})
+    mixture = "" if codes == 1 else f"; {codes} versions of the code, one for all seeds of a network on a data set"
+    lines.append(f"- Commit {revisions}{mixture}.")
+    reasons = {record["cost"]["energy_reason"] for record in records if record["cost"].get("energy_reason")}
+    if reasons:
+        lines.append(f"- Energy is missing where {_listed(reasons)}.")
+    lines += [f"- Not counted: {name}, {why}." for name, why in faults.items()]
+    command = (
+        "`python -m umamba.evaluation.report runs=docs/evidence` makes this page, its figure and tables of the records."
+    )
+    return "## How it was made\n\n" + "\n".join(lines) + f"\n\n{command}"
+
+
+def _plans(records: Sequence[Mapping[str, Any]]) -> str:
+    """In what the plans of a data set's networks differ, which are meant to be one."""
+    by_network = {record["network"]: _plan(record["run"]) for record in records}
+    reference = by_network.get(CNN, next(iter(by_network.values())))
+    apart = []
+    for network in numbers.in_order(by_network):
+        keys = differing([reference, by_network[network]])
+        apart += [
+            f"{key} {by_network[network].get(key)} instead of {reference.get(key)} for {title_of(network)}"
+            for key in keys
+        ]
+    return f"; one plan, but {'; '.join(apart)}" if apart else "; one plan"
+
+
+def _plan(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key.removeprefix("plan."): v for key, v in facts_of(run, processed=False).items() if key.startswith("plan.")
+    }
+
+
+def _interval(mean: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
+    if math.isnan(mean):
+        return MISSING
+    text = _number(mean, metric, signed=signed)
+    if math.isnan(low):
+        return text
+    return f"{text} [{_number(low, metric, signed=signed)}, {_number(high, metric, signed=signed)}]"
+
+
+def _number(value: float, metric: str, *, signed: bool = False) -> str:
+    if math.isnan(value):
+        return MISSING
+    value = 100 * value if metric in _POINTS else value
+    return f"{value:+.2f}" if signed else f"{value:.2f}"
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(sorted(values))

@@ -1,0 +1,132 @@
+"""The numbers of a benchmark's page: scores, differences to the reference networks, ranks, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from umamba.evaluation.metrics import METRICS
+from umamba.evaluation.report import significance as statistics
+from umamba.evaluation.report.networks import by_case, network_means, paired, replicate_spread
+from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.tables import main_metrics
+from umamba.evaluation.tables import metrics_of
+
+CONTROL, CNN = "umamba_none", "nnunet"
+ORDER = (CNN, "resenc", CONTROL, "umamba_bot", "umamba_enc", "segresnet", "unetr", "swinunetr")  # of a page's rows
+COSTS = (
+    "parameters",
+    "gflops",
+    "seconds_per_step",
+    "train_peak_vram_gib",
+    "seconds_per_case",
+    "gpu_hours",
+    "energy_wh",
+)
+SIGNIFICANT = 0.05
+
+
+def in_order(networks: Iterable[str]) -> list[str]:
+    """The networks of `ORDER` in its order, then all others by name."""
+    return sorted(set(networks), key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+
+
+def main_metric(scores: pd.DataFrame) -> str:
+    """DSC, or for instances F1."""
+    return "f1" if "f1" in metrics_of(scores) else "dsc"
+
+
+def score_rows(setting: str, scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean, 95 % bootstrap interval over cases and SD over seeds of each network, one row per network and metric.
+
+    Args:
+        setting: Name of the data set.
+        scores: Of it alone, see `all_scores`. Seeds are averaged by case first.
+    """
+    means, spread = network_means(scores), replicate_spread(scores)
+    rows = []
+    for metric in main_metrics(scores):
+        cases = by_case(scores, metric)
+        for network in means.index:
+            low, high = statistics.bootstrap_mean(cases[network].to_numpy())
+            rows.append({
+                "setting": setting, "network": network, "metric": metric, "runs": spread.loc[network, "replicates"],
+                "cases": int(cases[network].notna().sum()), "mean": means.loc[network, metric], "low": low,
+                "high": high, "sd_cases": cases[network].std(),
+                "sd_seeds": spread.loc[network, f"{metric}_sd_replicates"],
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def difference_rows(setting: str, scores: pd.DataFrame) -> pd.DataFrame:
+    """Each network against the control without Mamba and against nnU-Net's CNN, paired over cases.
+
+    One family of tests for Holm's correction is a data set and a metric.
+    """
+    frames = []
+    for metric in main_metrics(scores):
+        lower_is_better = METRICS[metric].lower_is_better
+        table = paired(scores, metric)
+        compared = statistics.compare_networks(table, (CONTROL, CNN), lower_is_better=lower_is_better)
+        frames.append(compared.assign(setting=setting, metric=metric))
+    table = pd.concat(frames, ignore_index=True)
+    return table[["setting", "metric", *(c for c in table.columns if c not in ("setting", "metric"))]]
+
+
+def setting_means(rows: pd.DataFrame, main: Mapping[str, str]) -> pd.DataFrame:
+    """Mean score of each network (column) on each data set (row) that every network has; networks of few are left out.
+
+    Args:
+        rows: Of `score_rows`, all data sets.
+        main: Data set -> its main metric.
+    """
+    chosen = rows[rows["metric"] == rows["setting"].map(main)]
+    table = chosen.pivot(index="setting", columns="network", values="mean").reindex(list(main))
+    complete = table[[c for c in table.columns if table[c].notna().all()]]
+    return complete[in_order(complete.columns)]
+
+
+def cost_rows(runs: Sequence[ScoredRun]) -> pd.DataFrame:
+    """Mean cost of the runs of each data set and network; NaN where none measured it."""
+    measured: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for run in runs:
+        costs = measured.setdefault((run.dataset, run.network), {key: [] for key in COSTS})
+        for key in COSTS:
+            if run.record["cost"].get(key) is not None:
+                costs[key].append(run.record["cost"][key])
+    rows = [
+        {"setting": setting, "network": network} | {key: mean(v) if v else np.nan for key, v in costs.items()}
+        for (setting, network), costs in measured.items()
+    ]
+    return pd.DataFrame(rows, columns=["setting", "network", *COSTS])
+
+
+def verdict(differences: pd.DataFrame, network: str, other: str, main: Mapping[str, str]) -> dict[str, Any] | None:
+    """A contrast over all data sets: settings, mean difference, and in how many it is significant, either way.
+
+    Args:
+        differences: Of `difference_rows`, all data sets.
+        network: Which.
+        other: Against which.
+        main: Data set -> its main metric.
+
+    Returns:
+        None where no data set has both.
+    """
+    part = differences[differences["metric"] == differences["setting"].map(main)]
+    forward = part[(part["network"] == network) & (part["other"] == other)]
+    backward = part[(part["network"] == other) & (part["other"] == network)]
+    signs = pd.concat([forward.assign(sign=1.0), backward.assign(sign=-1.0)])
+    if signs.empty:
+        return None
+    difference, sure = signs["difference"] * signs["sign"], signs["p_holm"] < SIGNIFICANT
+    return {
+        "settings": len(signs),
+        "difference": float(difference.mean()),
+        "better": int((sure & (difference > 0)).sum()),
+        "worse": int((sure & (difference < 0)).sum()),
+    }

@@ -1,0 +1,224 @@
+"""The page of a benchmark's records: what is pooled, compared, left out and said, and that it is made anew the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from umamba.evaluation.report.evidence import make_page
+from umamba.evaluation.report.evidence_tables import CNN, CONTROL, verdict
+from umamba.evaluation.report.records import find_runs, mixed, read_run
+from umamba.evaluation.report.runs import of_records
+from umamba.evaluation.report.significance import compare_networks, false_claim
+from umamba.evidence.manifest import Wanted
+from umamba.evidence.record import make_record
+from umamba.files import write_json
+from umamba.locations import ROOT
+
+_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
+scored_runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(scored_runs)
+GAINS = {"nnunet": 0.0, "umamba_none": 0.004, "umamba_bot": 0.004, "umamba_enc": 0.03}
+ATTEMPT = {"seconds": 60.0, "gpu_seconds": 30.0, "packed": 2.0, "step": 100, "reached": 100, "energy_wh": 5.0,
+           "no_energy": None, "exit_code": 0}  # fmt: skip
+
+
+def make_records(folder: Path, records: Path, dataset: str = "heart_3d", title: str = "Heart, MR, 3D", seeds=(1, 2, 3),
+                 gains=GAINS, attempts=(ATTEMPT,), code: str = "c0de", **options) -> None:  # fmt: skip
+    import torch
+
+    for network, gain in gains.items():
+        for seed in seeds:
+            run = folder / dataset / f"{network}_{seed}"
+            scored_runs.make_run(run / "tables", dataset=dataset, network=network, seed=seed, gain=gain,
+                                 scored="validation", **options)  # fmt: skip
+            (run / "checkpoints").mkdir()
+            torch.save({"global_step": 100, "cases": {"trained_on": {"a": "1"}}}, run / "checkpoints" / "last.ckpt")
+            write_json({"epoch_seconds": [2.0, 2.0]}, run / "cost.json")
+            write_json({"git_revision": "abc", "python": "3", "versions": {"torch": "2.9"}}, run / "provenance.json")
+            wanted = Wanted(dataset=dataset, title=title, network=network, seed=seed, overrides=("a=b",), seconds=1.0)
+            write_json(make_record(wanted, run, attempts, code), records / f"{wanted.key}.json")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evidence")
+    make_records(folder / "work", folder / "records")
+    make_records(folder / "work", folder / "records", dataset="heart_2d", title="Heart, MR, 2D", configuration="2d")
+    make_records(folder / "work", folder / "records", dataset="nuclei", title="Nuclei, 2D", classes=("instances",))
+    return folder / "records"
+
+
+def test_records_hold_what_the_tables_need_and_are_small(records):
+    record = read_run(records / "heart_3d" / "umamba_enc_2.json")
+    assert record["cost"]["gpu_hours"] == pytest.approx(30 / 3600, abs=1e-5)
+    assert record["cost"]["seconds_per_step"] == pytest.approx(2.0 / 50) and record["cost"]["energy_wh"] == 5.0
+    assert (records / "heart_3d" / "umamba_enc_2.json").stat().st_size < 50_000
+    (run,) = of_records([record], records)
+    assert run.dataset == "heart_3d" and run.replicate == "fold 0, seed 2"
+    assert run.scores["dsc"].notna().all() and set(run.scores["protocol"]) == {"standard"}
+
+
+def test_the_page_is_made_anew_byte_for_byte(records, tmp_path):
+    (tmp_path / "records").symlink_to(records)
+    make_page(records, tmp_path / "one")
+    make_page(tmp_path / "records", tmp_path / "two")
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert [str(path) for path in files] == ["README.md", "figures/score_against_cost.svg", "tables/cost.csv",
+                                             "tables/differences.csv", "tables/scores.csv"]  # fmt: skip
+    for path in files:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+
+
+def test_the_page_says_what_the_records_hold(records, tmp_path):
+    page = make_page(records, tmp_path).read_text()
+    assert "36 trainings on 3 data set(s)" in page
+    assert re.search(r"U-Mamba_Enc against the same network without Mamba\*\*: \+2\.[56]\d points", page)
+    assert re.search(
+        r"U-Mamba_Enc against nnU-Net's CNN\*\*: \+\d\.\d\d points .*; significantly better on 3, worse on 0", page
+    )
+    assert "nan" not in page and page.count("\n## ") == 6
+    scores = pd.read_csv(tmp_path / "tables" / "scores.csv")
+    assert set(scores["setting"]) == {"heart_3d", "heart_2d", "nuclei"}
+    assert set(scores.loc[scores["setting"] == "nuclei", "metric"]) == {"f1"}
+    assert set(scores.loc[scores["setting"] == "heart_3d", "metric"]) == {"dsc", "nsd", "hd95"}
+    assert (scores["runs"] == 3).all() and (scores["low"] <= scores["mean"]).all()
+    assert "2D" in page and "s per step" in page and "0.040" in page
+    figure = ET.fromstring((tmp_path / "figures" / "score_against_cost.svg").read_text())
+    assert figure.tag.endswith("svg") and "prefers-color-scheme:dark" in (
+        tmp_path / "figures" / "score_against_cost.svg").read_text()  # fmt: skip
+
+
+def test_words_beside_the_records_are_part_of_the_page(records, tmp_path):
+    target = tmp_path / "records"
+    for path in find_runs(records):
+        write_json(json.loads(path.read_text()), target / path.relative_to(records))
+    (target / "words.md").write_text("These data support *nothing*.\n")
+    assert "These data support *nothing*." in make_page(target).read_text()
+    assert (target / "README.md").is_file()
+
+
+def test_differences_are_paired_and_lower_hd95_is_better(records, tmp_path):
+    make_page(records, tmp_path)
+    table = pd.read_csv(tmp_path / "tables" / "differences.csv")
+    part = table[(table["setting"] == "heart_3d") & (table["network"] == "umamba_enc") & (table["other"] == CNN)]
+    assert set(part["metric"]) == {"dsc", "nsd", "hd95"} and (part["p_false"] < 0.05).all()
+    assert (part["difference"][part["metric"] != "hd95"] > 0).all()
+    assert (part["difference"][part["metric"] == "hd95"] < 0).all()
+    pairs = set(zip(table["network"], table["other"], strict=True))
+    assert pairs == {(n, o) for o in (CONTROL, CNN) for n in GAINS if n != o} - {(CONTROL, CNN)}
+
+
+def test_what_is_of_another_version_is_named_and_not_counted(records, tmp_path, caplog):
+    target = tmp_path / "records"
+    for path in find_runs(records):
+        record = json.loads(path.read_text())
+        if path.name == "umamba_enc_3.json" and path.parent.name == "heart_3d":
+            record["code"] = "other"
+        write_json(record, target / path.relative_to(records))
+    page = make_page(target).read_text()
+    why = "another version of the code than seed 1 of its cell"
+    assert f"Not counted: heart_3d/umamba_enc_3, {why}." in page and why in caplog.text
+    assert "35 trainings" in page
+    scores = pd.read_csv(target / "tables" / "scores.csv")
+    cell = (scores["setting"] == "heart_3d") & (scores["network"] == "umamba_enc")
+    assert set(scores.loc[cell, "runs"]) == {2} and set(scores.loc[~cell, "runs"]) == {3}
+
+
+@pytest.mark.parametrize("key", ["overrides", "code", "config_hash", "plan_hash", "data_hash"])
+def test_each_of_what_must_agree_in_a_cell_is_looked_at(records, key):
+    same = [read_run(path) for path in find_runs(records / ".." / "records") if path.parent.name == "heart_3d"]
+    assert mixed(same) == {}
+    same[-1][key] = "another"
+    assert list(mixed(same)) == ["heart_3d/umamba_none_3"]
+
+
+def test_interruptions_one_network_and_one_case_are_told(tmp_path):
+    stopped = {
+        **ATTEMPT,
+        "step": 40,
+        "reached": 47,
+        "exit_code": 143,
+        "energy_wh": None,
+        "no_energy": "there is no nvidia-smi",
+    }
+    make_records(
+        tmp_path / "work", tmp_path / "records", seeds=(1,), gains={"nnunet": 0}, attempts=(stopped, ATTEMPT), cases=1
+    )
+    page = make_page(tmp_path / "records").read_text()
+    assert "Interrupted and gone on with 1 time(s); at most 7 steps were trained again." in page
+    assert "Energy is missing where there is no nvidia-smi" in page and "nan" not in page
+
+
+def test_a_folder_without_records_and_a_broken_one_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no record of a run below"):
+        make_page(tmp_path)
+    path = tmp_path / "heart" / "nnunet_1.json"
+    write_json({"version": 1, "dataset": "heart"}, path)
+    with pytest.raises(ValueError, match=r"nnunet_1\.json is a record of version 1, not 1, it lacks title"):
+        make_page(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"nnunet_1\.json is no record of a run"):
+        make_page(tmp_path)
+
+
+def test_the_claims_probability_is_that_of_the_formula_and_of_the_paired_t_test():
+    rng = np.random.default_rng(3)
+    a = rng.normal(0.8, 0.1, 30)
+    b = a - 0.02 + rng.normal(0, 0.05, 30)
+    n, r = len(a), np.corrcoef(a, b)[0, 1]
+    s_a, s_b = a.std(ddof=1), b.std(ddof=1)
+    t = np.sqrt(n) * (b.mean() - a.mean()) / np.sqrt(s_a**2 + s_b**2 - 2 * s_a * s_b * r)
+    assert false_claim(a, b) == pytest.approx(stats.t(n - 1).cdf(t), rel=1e-9)
+    assert false_claim(a, b) == pytest.approx(stats.ttest_rel(a, b, alternative="greater").pvalue, rel=1e-9)
+    assert false_claim(a, b) + false_claim(b, a) == pytest.approx(1)
+
+
+def test_the_claims_probability_where_every_case_differs_by_the_same():
+    a = np.array([0.5, 0.6, 0.9])
+    assert false_claim(a + 0.1, a) == 0 and false_claim(a - 0.1, a) == 1 and false_claim(a, a) == 0.5
+    assert np.isnan(false_claim(a[:1], a[:1]))
+
+
+def test_references_alone_are_compared_and_corrected_as_one_family():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal([0, 0.4, 0.8, 1.2], 1, (20, 4)), columns=["a", "b", "c", "d"])
+    found = compare_networks(table, ["b", "a", "absent"])
+    pairs = [("a", "b"), ("c", "b"), ("d", "b"), ("c", "a"), ("d", "a")]
+    assert list(zip(found["network"], found["other"], strict=True)) == pairs
+    assert found["p"].tolist() == pytest.approx([stats.wilcoxon(table[x], table[y]).pvalue for x, y in pairs])
+    order = np.argsort(found["p"].to_numpy())
+    expected = np.minimum(1, np.maximum.accumulate(found["p"].to_numpy()[order] * [5, 4, 3, 2, 1]))
+    assert found["p_holm"].to_numpy()[order] == pytest.approx(expected)
+
+
+def test_of_a_distance_the_claim_is_that_less_is_better():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal([1.0, 2.0], 1, (20, 2)), columns=["near", "far"])
+    (higher,), (lower,) = (compare_networks(table, lower_is_better=x)["p_false"] for x in (False, True))
+    assert lower < 0.1 and higher == pytest.approx(1 - lower)
+
+
+def test_a_verdict_counts_either_direction():
+    rows = [("s1", "dsc", "x", "y", 0.02, 0.01), ("s2", "dsc", "y", "x", 0.04, 0.01), ("s3", "f1", "x", "y", 0.01, 0.5),
+            ("s3", "dsc", "x", "y", 9.0, 0.01)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["setting", "metric", "network", "other", "difference", "p_holm"])
+    found = verdict(table, "x", "y", {"s1": "dsc", "s2": "dsc", "s3": "f1"})
+    assert found == {"settings": 3, "difference": pytest.approx(-0.01 / 3), "better": 1, "worse": 1}
+    assert verdict(table, "x", "z", {"s1": "dsc"}) is None
+
+
+@pytest.mark.skipif(not find_runs(ROOT / "docs" / "evidence"), reason="the project has no records yet")
+def test_the_projects_own_page_is_that_of_its_records(tmp_path):
+    folder = ROOT / "docs" / "evidence"
+    make_page(folder, tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), "run `make evidence`"
