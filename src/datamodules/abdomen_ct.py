@@ -12,7 +12,6 @@ from umamba.raw.organs import ABDOMEN_TOLERANCES
 class AbdomenCTDataModule(SegmentationDataModule):
     """Thirteen organs in CT: 50 training and 50 test scans."""
 
-    folder_name = "Dataset701_AbdomenCT"
     nsd_tolerance = ABDOMEN_TOLERANCES
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:

@@ -12,7 +12,6 @@ from umamba.raw.organs import ABDOMEN_TOLERANCES
 class AbdomenMRDataModule(SegmentationDataModule):
     """The organs of the CT set in MR: 60 training scans; `configuration=2d` trains on their slices."""
 
-    folder_name = "Dataset702_AbdomenMR"
     nsd_tolerance = ABDOMEN_TOLERANCES
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import blosc2
 import lightning as L
@@ -66,7 +66,6 @@ class SegmentationDataModule(L.LightningDataModule):
         test_cases: Cases to predict and score: the test set if it has labels, else the validation cases.
     """
 
-    folder_name: ClassVar[str] = ""
     task: Literal["semantic", "instances"] = "semantic"
     nsd_tolerance: float | Mapping[str, float] = 2.0
 

@@ -11,7 +11,6 @@ from umamba.datamodules.prepare import neurips_cells
 class CellDataModule(SegmentationDataModule):
     """Cells of many microscopes, scored by instance: 1000 training and 101 test images."""
 
-    folder_name = "Dataset703_NeurIPSCell"
     task = "instances"
     nsd_tolerance = 2.0  # px
 

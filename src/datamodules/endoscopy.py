@@ -11,7 +11,6 @@ from umamba.datamodules.prepare import endovis
 class EndoscopyDataModule(SegmentationDataModule):
     """Seven robotic instruments: 1800 training and 1200 test frames; folds hold out whole videos."""
 
-    folder_name = "Dataset704_Endovis17"
     nsd_tolerance = 2.0  # px
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:

@@ -11,7 +11,6 @@ from umamba.datamodules.prepare import nuclei
 class NucleiDataModule(SegmentationDataModule):
     """Nuclei in fluorescence, histology and bright field, scored by instance."""
 
-    folder_name = "Dataset038_Nuclei"
     task = "instances"
     nsd_tolerance = 2.0  # px
 

@@ -11,7 +11,6 @@ from umamba.datamodules.prepare import phantom, phantom_cells
 class PhantomDataModule(SegmentationDataModule):
     """Sixteen generated abdominal volumes with five organs."""
 
-    folder_name = "Dataset900_Phantom"
     nsd_tolerance = 4.0  # mm: about one pixel
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
@@ -22,7 +21,6 @@ class PhantomDataModule(SegmentationDataModule):
 class PhantomCellsDataModule(SegmentationDataModule):
     """Twenty-six generated images of touching cells, scored by instance."""
 
-    folder_name = "Dataset901_PhantomCells"
     task = "instances"
     nsd_tolerance = 2.0  # px
 

@@ -58,7 +58,6 @@ def _make_volumes(folder: Path) -> None:
 class BlockDataModule(SegmentationDataModule):
     """All that a new data set needs: where it comes from, and how it is scored."""
 
-    folder_name = "Dataset999_Blocks"
     nsd_tolerance = 1.0  # mm
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:

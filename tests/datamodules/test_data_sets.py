@@ -39,8 +39,7 @@ def test_every_config_instantiates_without_touching_the_disk(name: str, tmp_path
     data = module(name, tmp_path)
     assert data.task in ("semantic", "instances")
     assert (data.configuration == "2d") == (name in ("amos_mr_2d", "cell", "endovis", "nuclei", "phantom_cells"))
-    if data.folder_name:
-        assert data.dataset_dir.name == data.folder_name
+    assert data.prepared_dir == tmp_path / "data" / "prepared" / data.dataset_dir.name
     assert not any(tmp_path.iterdir())
 
 
