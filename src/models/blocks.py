@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from umamba.models.kernels.choice import is_channels_last, kernels_usable
+from umamba.models.kernels.choice import fused, is_channels_last
 from umamba.models.kernels.convolution import convolve
 from umamba.models.topology import Size
 
@@ -66,10 +66,6 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
 class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
     """Instance norm that also does what follows it, as one operation where `fused` says so."""
 
-    def fused(self, x: torch.Tensor) -> bool:
-        """Whether one fused kernel does all of `forward`: on a CUDA device, in any dtype but float64."""
-        return x.is_cuda and x.dtype != torch.float64 and kernels_usable(x.device.type, x.device.index)
-
     def forward(
         self,
         x: torch.Tensor,
@@ -86,7 +82,7 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
             residual: like x.
             act: what comes last.
         """
-        if self.fused(x):
+        if fused(x):
             from umamba.models.kernels.norm_act import norm_act  # imports Triton, which a CPU installation may lack
 
             slope = 1.0 if act is None else act.negative_slope
@@ -164,9 +160,9 @@ class ConvBlock(nn.Sequential):
         self, x: torch.Tensor, residual: torch.Tensor | None = None, act: nn.LeakyReLU | None = None
     ) -> torch.Tensor:
         """The block's output; a residual and an activation of the caller's are had in the same pass."""
-        fused = self.norm.fused(x)
-        y = self.conv(x, add_bias=not fused)
-        return self.norm(y, self.conv.bias if fused else None, residual, getattr(self, "act", act))
+        in_one = fused(x)
+        y = self.conv(x, add_bias=not in_one)
+        return self.norm(y, self.conv.bias if in_one else None, residual, getattr(self, "act", act))
 
 
 class ResidualBlock(nn.Module):

@@ -15,6 +15,7 @@ from torch import nn
 
 from umamba.models.blocks import CONV, ConvBlock, conv_stage, initialize, residual_stage, upsampling
 from umamba.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
+from umamba.models.kernels.concatenation import concatenate
 from umamba.models.spec import NetworkSpec
 from umamba.models.topology import Size, check_input, crop, decoder_order, pad_to_multiple, total_stride
 
@@ -105,10 +106,7 @@ class UNet(nn.Module):
         skips.pop()  # the bottleneck
         outputs = []
         for upsample, stage, head in zip(self.upsamples, self.decoder_stages, self.heads, strict=True):
-            x = upsample(x)
-            skip = skips.pop()
-            if skips or self.skip_at_full_resolution:
-                x = torch.cat((with_layout_of(x, skip), skip), dim=1)
+            x = self._joined(upsample(x), skips)
             x = stage(x)
             if self.deep_supervision:
                 outputs.append(head(x))
@@ -121,6 +119,16 @@ class UNet(nn.Module):
             crop(o, [-(-size // (n // m)) for size, n, m in zip(spatial_shape, full, o.shape[2:], strict=True)])
             for o in outputs
         ]
+
+    def _joined(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """A decoder stage's input.
+
+        Nothing refers to the skip afterwards, so that its memory is free where no gradient needs it.
+        """
+        skip = skips.pop()
+        if skips or self.skip_at_full_resolution:
+            return concatenate(with_layout_of(x, skip), skip)
+        return x
 
 
 class PlainConvUNet(UNet):

@@ -87,7 +87,7 @@ def in_preferred_layout(x: Tensor) -> Tensor:
     positions as tokens. It takes the fused norms, because torch's own are slow on such maps. Later layers keep the
     layout they get.
     """
-    if not _goes_channels_last(x):
+    if not fused(x):
         return x
     # A copy, because the strides of a map of one channel do not say which layout it has
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
@@ -97,12 +97,15 @@ def weight_in_preferred_layout(weight: Tensor) -> Tensor:
     """A convolution's weight channels-last in memory where its maps are, so that it is not turned in every step; any
     other tensor as it is.
     """
-    if weight.dim() not in CHANNELS_LAST or not _goes_channels_last(weight):
+    if weight.dim() not in CHANNELS_LAST or not fused(weight):
         return weight
     return weight.to(memory_format=CHANNELS_LAST[weight.dim()])
 
 
-def _goes_channels_last(x: Tensor) -> bool:
+def fused(x: Tensor) -> bool:
+    """Whether the fused kernels do the work of the layers around a convolution for this map: on a CUDA device, in any
+    dtype but float64.
+    """
     return x.is_cuda and x.dtype != torch.float64 and kernels_usable(x.device.type, x.device.index)
 
 

@@ -38,7 +38,7 @@ class _Convolution(torch.autograd.Function):
             )
         weight, *tensors = ctx.saved_tensors
         gradients = torch.ops.aten.convolution_backward(
-            grad, ctx.recipe.form(tensors), weight, ctx.bias_sizes, *ctx.settings, ctx.needs_input_grad[:3]
+            grad, ctx.recipe.form(tuple(tensors)), weight, ctx.bias_sizes, *ctx.settings, ctx.needs_input_grad[:3]
         )
         return *gradients, None, None
 

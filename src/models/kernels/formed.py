@@ -2,12 +2,13 @@
 
 A norm's output is the function of the norm's input that costs least to evaluate again: one pass over memory. Who needs
 it for the backward pass (the next convolution, the norm that adds it as a residual) therefore keeps the norm's input,
-which the norm keeps anyway, and a `Recipe`. Two maps a layer become one.
+which the norm keeps anyway, and a `Recipe`. Two maps a layer become one. A decoder's concatenation is formed again from
+its two maps, the skip of which is kept by others or formed again itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,42 +16,41 @@ from torch import Tensor
 
 SMALLEST = 2**22  # bytes of a map that is formed again; below, its launch costs more than its memory is worth
 
-Output = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, float], Tensor]
-
-
-class Recipe:
-    """How a norm's output is formed from tensors that are given each time: x, weight, bias, statistics, and those of
-    the residual.
-
-    It holds no tensor but the formed one, from its first use in a backward pass until the norm's own backward pass,
-    which comes after all uses, lets go of it: saved tensors stay where checkpointing and hooks can get at them.
-
-    Args:
-        output: of x, weight, bias, residual or None, statistics and slope.
-        residual: recipe of the residual, or None if it is given itself or there is none.
-    """
-
-    __slots__ = ("formed", "output", "residual", "slope")
-
-    def __init__(self, output: Output, slope: float, residual: Recipe | None) -> None:
-        self.output, self.slope, self.residual = output, slope, residual
-        self.formed: Tensor | None = None
-
-    def form(self, tensors: Sequence[Tensor]) -> Tensor:
-        if self.formed is None:
-            x, weight, bias, stats, *rest = tensors
-            self.formed = self.output(x, weight, bias, formed(self.residual, rest), stats, self.slope)
-        return self.formed
-
-    def let_go(self) -> None:
-        self.formed = None
-
 
 class Kept(NamedTuple):
-    """What is kept in place of a tensor: without a recipe the tensor itself, or nothing for None."""
+    """What is kept in place of a tensor: without a recipe itself or nothing for None, else what it is formed from."""
 
     recipe: Recipe | None
     tensors: tuple[Tensor, ...]
+
+
+class Recipe:
+    """How a map is formed from tensors that are given each time.
+
+    It holds no tensor but the formed one, from its first use in a backward pass until the backward pass of the
+    operation that made the map, which comes after all uses, lets go of it: saved tensors stay where checkpointing and
+    hooks can get at them.
+    """
+
+    formed: Tensor | None = None
+
+    def make(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        raise NotImplementedError
+
+    def form(self, tensors: tuple[Tensor, ...], keep: bool = True) -> Tensor:
+        """The map.
+
+        Args:
+            tensors: what `kept` said is to be kept.
+            keep: for the next use.
+        """
+        formed = self.make(tensors) if self.formed is None else self.formed
+        if keep:
+            self.formed = formed
+        return formed
+
+    def let_go(self) -> None:
+        self.formed = None
 
 
 class _Label(NamedTuple):
@@ -68,7 +68,7 @@ def _hooks() -> Callable | None:
 
 
 def label(y: Tensor, recipe: Recipe, tensors: tuple[Tensor, ...]) -> None:
-    """Say of a norm's output how it is formed, to those who get this very tensor."""
+    """Say how a map is formed, and from what, to those who get this very map."""
     if y.nbytes >= SMALLEST:
         y.formed_by = _Label(Kept(recipe, tensors), y._version, _hooks())  # type: ignore[attr-defined]
 
@@ -81,10 +81,3 @@ def kept(t: Tensor | None) -> Kept:
     if found is None or found.version != t._version or found.hooks is not _hooks():
         return Kept(None, (t,))
     return found.kept
-
-
-def formed(recipe: Recipe | None, tensors: Sequence[Tensor]) -> Tensor | None:
-    """The tensor, or None, of which `kept` gave the recipe and, by way of ctx.save_for_backward, the tensors."""
-    if recipe is not None:
-        return recipe.form(tensors)
-    return tensors[0] if tensors else None

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from umamba.models.kernels.formed import Kept, Recipe, formed, kept, label
-from umamba.models.kernels.norm_act_launch import FLOAT, backward, forward, laid_out, output
+from umamba.models.kernels.formed import Kept, Recipe, kept, label
+from umamba.models.kernels.norm_act_launch import FLOAT, Normed, backward, forward, laid_out, output
 from umamba.models.mamba.kernels.eager import is_watched
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -77,6 +77,26 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
 operation.register_autograd(_backward, setup_context=_setup)
 
 
+class _Output(Recipe):
+    """From x, weight, bias, statistics, and the residual or what it is formed from."""
+
+    def __init__(self, slope: float, residual: Recipe | None) -> None:
+        self.slope, self.residual = slope, residual
+
+    def make(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        x, weight, bias, stats, *rest = tensors
+        return output(x, weight, bias, stats, _residual(self.residual, tuple(rest)), self.slope)
+
+
+def _residual(recipe: Recipe | None, tensors: tuple[Tensor, ...]) -> Tensor | Normed | None:
+    """The residual, or what the kernels form it from where that is one norm's input."""
+    if recipe is None:
+        return tensors[0] if tensors else None
+    if isinstance(recipe, _Output) and recipe.formed is None and len(tensors) == 4:
+        return Normed(*tensors, recipe.slope)
+    return recipe.form(tensors)
+
+
 class _NormAct(torch.autograd.Function):
     """The same passes without the dispatcher, for eager mode (see `umamba.models.mamba.kernels.eager`). Of the residual
     its recipe is kept where it has one; the output's own lets go of it once all who need the output are done.
@@ -110,7 +130,8 @@ class _NormAct(torch.autograd.Function):
         if grad is None:
             return (None,) * 9
         stats, x, weight, bias, conv_bias, *tensors = ctx.saved_tensors
-        gradients = backward(grad, stats, x, weight, bias, formed(ctx.source, tensors), ctx.slope)
+        residual = _residual(ctx.source, tuple(tensors))
+        gradients = backward(grad, stats, x, weight, bias, residual, ctx.slope)
         return *gradients, _zeros(conv_bias), None, None, None, None
 
 
@@ -166,7 +187,7 @@ def norm_act(
     if not torch.is_grad_enabled():
         return forward(x, weight, bias, residual, slope, eps)[0]
     source = kept(residual)
-    recipe = Recipe(output, slope, source.recipe)
+    recipe = _Output(slope, source.recipe)
     y, stats = _apply(x, weight, bias, residual, conv_bias, slope, eps, source, recipe)
     label(y, recipe, (x, weight, bias, stats, *source.tensors))
     return y

@@ -99,7 +99,7 @@ class _Pass:
     """The launches of one pass over maps of one description, in order; `chunks` is how many an image is cut into.
 
     Args:
-        tensors: of the pass, the map first; up to three float32 tables may follow them.
+        tensors: of the pass, the map first; up to four float32 tables, or None, may follow them.
         slope: of the activation.
     """
 
@@ -109,7 +109,7 @@ class _Pass:
         self.positions = math.prod(spatial)
         channels_last = self.channels == 1 or strides[1] == 1
         self.tensors = tensors
-        self.types = [*tensors.types(*range(len(tensors) - 2)), FLOAT, FLOAT, FLOAT]
+        self.types = [*tensors.types(*range(len(tensors) - 2)), *[FLOAT] * 4]
         self.cut = tile(self.batch, self.positions, self.channels, channels_last, processors(tensors.device))
         self.chunks = self.cut.chunks
         row, col = (self.channels, 1) if channels_last else (1, self.positions)
@@ -117,7 +117,7 @@ class _Pass:
         self.numbers = [self.positions, self.channels, self.chunks, self.cut.rows, instance, row, col, slope]
         self.steps: list[_Step] = []
 
-    def over_map(self, kernel: Any, places: tuple[int, ...], *flags: bool, numbers: tuple[float, ...] = ()) -> None:
+    def over_map(self, kernel: Any, places: tuple[int, ...], numbers: tuple[float, ...], *flags: int) -> None:
         """Adds a launch with a program for each chunk and block of channels."""
         programs = self.batch * self.chunks * cdiv(self.channels, self.cut.block)
         self._add(kernel, programs, places, [*self.numbers, *numbers], (*flags, self.cut.tile, self.cut.block))
@@ -145,37 +145,57 @@ class _Pass:
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
 def _forward_pass(tensors: Description, slope: float, eps: float) -> _Pass:
-    """For 0 x, 1 weight, 2 bias, 3 residual, 4 out; then 5 statistics and 6 those of chunks."""
+    """For 0 x, 1 weight, 2 bias, 3 residual, 4 out; then 5 statistics, 6 those of chunks and 7 nothing."""
     run = _Pass(tensors, slope)
-    residual, whole = tensors.has(3), run.chunks == 1
-    run.over_map(moments, (0, 6, 1, 2, 3, 4, 5), residual, whole, numbers=(eps,))
+    residual, whole = int(tensors.has(3)), run.chunks == 1
+    run.over_map(moments, (0, 6, 1, 2, 3, 4, 5), (eps,), residual, whole)
     if not whole:
         numbers = [run.positions, run.channels, run.chunks, run.cut.rows, eps]
         run.over_chunks(join_moments, (6, 5), run.channels, numbers)
-        run.over_map(normalize, (0, 1, 2, 3, 4, 5), residual)
+        run.over_map(normalize, (0, 1, 2, 3, 4, 5, 7, 7, 7), (1.0,), residual)
     return run
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _output_pass(tensors: Description, slope: float) -> _Pass:
-    """For 0 x, 1 weight, 2 bias, 3 residual, 4 out; then 5 statistics."""
-    run = _Pass(tensors, slope)
-    run.over_map(normalize, (0, 1, 2, 3, 4, 5), tensors.has(3))
-    return run
-
-
-@functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _backward_pass(tensors: Description, slope: float) -> _Pass:
-    """For 0 x, 1 weight, 2 bias, 3 residual, 4 grad, 5 grad_x, 6 grad_residual; then 7 statistics, 8 sums and 9 those
-    of chunks.
+def _output_pass(tensors: Description, slope: float, r_slope: float) -> _Pass:
+    """For 0 x, 1 weight, 2 bias, 3 residual, 4 out, 5 and 6 the residual's weight and bias; then 7 statistics and 8 the
+    residual's.
     """
     run = _Pass(tensors, slope)
-    residual, whole = tensors.has(3), run.chunks == 1
-    run.over_map(gradient_sums, (4, 0, 1, 2, 3, 7, 6, 5, 8 if whole else 9), residual, whole)
-    if not whole:
-        run.over_chunks(join_sums, (9, 8), 2 * run.channels, [2 * run.channels, run.chunks])
-        run.over_map(input_gradient, (6 if residual else 4, 0, 1, 2, 7, 8, 5), not residual)
+    run.over_map(normalize, (0, 1, 2, 3, 4, 7, 5, 6, 8), (r_slope,), tensors.has(3) + tensors.has(5))
     return run
+
+
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _backward_pass(tensors: Description, slope: float, r_slope: float) -> _Pass:
+    """For 0 x, 1 weight, 2 bias, 3 residual, 4 grad, 5 grad_x, 6 grad_residual, 7 and 8 the residual's weight and bias;
+    then 9 statistics, 10 the residual's, 11 sums and 12 those of chunks.
+    """
+    run = _Pass(tensors, slope)
+    residual, whole = tensors.has(3) + tensors.has(7), run.chunks == 1
+    sums = 11 if whole else 12
+    run.over_map(gradient_sums, (4, 0, 1, 2, 3, 9, 7, 8, 10, 6, 5, sums), (r_slope,), residual, whole)
+    if not whole:
+        run.over_chunks(join_sums, (12, 11), 2 * run.channels, [2 * run.channels, run.chunks])
+        run.over_map(input_gradient, (6 if residual else 4, 0, 1, 2, 9, 11, 5), (), not residual)
+    return run
+
+
+class Normed(NamedTuple):
+    """A map in terms of the norm that made it, which the kernels form as they read."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    stats: Tensor
+    slope: float
+
+
+def _residual(given: Tensor | Normed | None, x: Tensor) -> tuple[list[Tensor | None], Tensor | None, float]:
+    """Map, weight and bias, statistics, and slope of a residual, what it lacks being None."""
+    if given is None or isinstance(given, Tensor):
+        return [None if given is None else laid_out_as(given, x), None, None], None, 1.0
+    return [laid_out_as(given.x, x), given.weight, given.bias], given.stats, given.slope
 
 
 def _table(x: Tensor, *leading: int) -> Tensor:
@@ -196,30 +216,32 @@ def forward(
     tensors = x, weight, bias, residual, torch.empty_like(x)
     launches = _forward_pass(describe(*tensors)[0], slope, eps)
     stats = _table(x, x.shape[0])
-    launches.run(*tensors, stats, _chunk_table(x, launches.chunks))
+    launches.run(*tensors, stats, _chunk_table(x, launches.chunks), None)
     return tensors[-1], stats
 
 
-def output(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, stats: Tensor, slope: float) -> Tensor:
+def output(
+    x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, residual: Tensor | Normed | None, slope: float
+) -> Tensor:
     """The output of `forward` again, from what it gave as statistics."""
     x = laid_out(x)
-    residual = None if residual is None else laid_out_as(residual, x)
-    tensors = x, weight, bias, residual, torch.empty_like(x)
-    _output_pass(describe(*tensors)[0], slope).run(*tensors, stats)
-    return tensors[-1]
+    (added, *norm), r_stats, r_slope = _residual(residual, x)
+    out = torch.empty_like(x)
+    others = weight, bias, added, out, *norm
+    _output_pass(describe(x, *others)[0], slope, r_slope).run(x, *others, stats, r_stats)
+    return out
 
 
 def backward(
-    grad: Tensor, stats: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, slope: float
+    grad: Tensor, stats: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | Normed | None, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of x, weight, bias (views of one another) and residual."""
     x = laid_out(x)
-    grad_x, grad_residual = torch.empty_like(x), None
-    if residual is not None:
-        residual, grad_residual = laid_out_as(residual, x), torch.empty_like(x)
-    tensors = x, weight, bias, residual, laid_out_as(grad, x), grad_x, grad_residual
-    launches = _backward_pass(describe(*tensors)[0], slope)
+    (added, *norm), r_stats, r_slope = _residual(residual, x)
+    grad_x, grad_residual = torch.empty_like(x), None if added is None else torch.empty_like(x)
+    others = weight, bias, added, laid_out_as(grad, x), grad_x, grad_residual, *norm
+    launches = _backward_pass(describe(x, *others)[0], slope, r_slope)
     sums = _table(x, x.shape[0])
-    launches.run(*tensors, stats, sums, _chunk_table(x, launches.chunks))
+    launches.run(x, *others, stats, r_stats, sums, _chunk_table(x, launches.chunks))
     total = sums.sum(0)
     return grad_x, total[1].to(weight.dtype), total[0].to(bias.dtype), grad_residual

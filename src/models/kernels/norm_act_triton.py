@@ -63,28 +63,53 @@ def _moments(x, tile, length, channel, C, row, ROWS: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
-def _normalized(value, mean, rstd, weight, bias, residual, at, tile, inside, RESIDUAL: tl.constexpr):
-    """The normalised value, and it scaled, shifted and added to the residual: what the activation gets."""
+def _tables(weight, bias, stats, batch, channel, C):
+    """Mean, 1 / sqrt(variance + eps), weight and bias of a program's channels."""
+    mask = channel < C
+    mean = tl.load(stats + batch * 2 * C + channel, mask=mask, other=0.0)
+    rstd = tl.load(stats + (batch * 2 + 1) * C + channel, mask=mask, other=0.0)
+    gain = tl.load(weight + channel, mask=mask, other=0.0).to(tl.float32)
+    offset = tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
+    return mean, rstd, gain, offset
+
+
+@triton.jit
+def _normalized(value, mean, rstd, gain, offset):
+    """The normalised value, and it scaled and shifted."""
     standard = (value - mean[None, :]) * rstd[None, :]
-    before = standard * weight[None, :] + bias[None, :]
-    if RESIDUAL:
-        before += tl.load(residual + at + tile, mask=inside, other=0.0).to(tl.float32)
-    return standard, before
+    return standard, standard * gain[None, :] + offset[None, :]
+
+
+@triton.jit
+def _activated(value, slope):
+    return tl.where(value > 0, value, value * slope)
+
+
+@triton.jit
+def _residual(residual, place, inside, mean, rstd, gain, offset, slope, RESIDUAL: tl.constexpr):
+    """The residual; with RESIDUAL 2 formed from the input of the norm and activation that made it, and rounded as it
+    was when it was stored.
+    """
+    value = tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL == 2:
+        _, before = _normalized(value, mean, rstd, gain, offset)
+        value = _activated(before, slope).to(residual.dtype.element_ty).to(tl.float32)
+    return value
 
 
 @triton.jit
 def _write_output(
-    x, weight, bias, residual, out, mean, rstd, start, tile, length, channel, C, row, slope,
-    RESIDUAL: tl.constexpr, ROWS: tl.constexpr,
+    x, residual, out, mean, rstd, gain, offset, r_mean, r_rstd, r_gain, r_offset, r_slope,
+    start, tile, length, channel, C, row, slope, RESIDUAL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    gain = tl.load(weight + channel, mask=channel < C, other=0.0).to(tl.float32)
-    offset = tl.load(bias + channel, mask=channel < C, other=0.0).to(tl.float32)
     for begin in range(0, length, ROWS):
         inside = _inside(begin, length, channel, C, ROWS)
-        at = start + begin * row
-        value = tl.load(x + at + tile, mask=inside, other=0.0).to(tl.float32)
-        _, before = _normalized(value, mean, rstd, gain, offset, residual, at, tile, inside, RESIDUAL)
-        tl.store(out + at + tile, tl.where(before > 0, before, before * slope), mask=inside)
+        place = start + begin * row + tile
+        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        _, before = _normalized(value, mean, rstd, gain, offset)
+        if RESIDUAL > 0:
+            before += _residual(residual, place, inside, r_mean, r_rstd, r_gain, r_offset, r_slope, RESIDUAL)
+        tl.store(out + place, _activated(before, slope), mask=inside)
 
 
 @triton.jit
@@ -102,9 +127,12 @@ def moments(
         rstd = 1.0 / tl.sqrt_rn(m2 / S + eps)
         tl.store(stats + batch * 2 * C + channel, mean, mask=mask)
         tl.store(stats + (batch * 2 + 1) * C + channel, rstd, mask=mask)
+        gain = tl.load(weight + channel, mask=mask, other=0.0).to(tl.float32)
+        offset = tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
         _write_output(
-            x, weight, bias, residual, out, mean, rstd, start, tile, length, channel, C, row, slope, RESIDUAL, ROWS
-        )
+            x, residual, out, mean, rstd, gain, offset, mean, rstd, gain, offset, slope,
+            start, tile, length, channel, C, row, slope, RESIDUAL, ROWS,
+        )  # fmt: skip
     else:
         base = partial + (batch * chunks + chunk) * 2 * C + channel
         tl.store(base, mean, mask=mask)
@@ -139,87 +167,92 @@ def join_moments(
 
 @triton.jit
 def normalize(
-    x, weight, bias, residual, out, stats, S, C, chunks, rows, instance, row, col, slope,
+    x, weight, bias, residual, out, stats, r_weight, r_bias, r_stats,
+    S, C, chunks, rows, instance, row, col, slope, r_slope,
     RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out = act(norm(x) weight + bias + residual) of a chunk; act(v) is v where positive and slope v elsewhere."""
+    """out = act(norm(x) weight + bias + residual) of a chunk; act(v) is v where positive and slope v elsewhere.
+
+    RESIDUAL: 0 for none, 1 for a map, 2 for one that r_weight, r_bias, r_stats and r_slope form from what is given.
+    """
     batch, _, length, channel, start, tile = _place(S, C, chunks, rows, instance, row, col, ROWS, BLOCK)
-    mask = channel < C
-    mean = tl.load(stats + batch * 2 * C + channel, mask=mask, other=0.0)
-    rstd = tl.load(stats + (batch * 2 + 1) * C + channel, mask=mask, other=0.0)
+    mean, rstd, gain, offset = _tables(weight, bias, stats, batch, channel, C)
+    r_mean, r_rstd, r_gain, r_offset = mean, rstd, gain, offset
+    if RESIDUAL == 2:
+        r_mean, r_rstd, r_gain, r_offset = _tables(r_weight, r_bias, r_stats, batch, channel, C)
     _write_output(
-        x, weight, bias, residual, out, mean, rstd, start, tile, length, channel, C, row, slope, RESIDUAL, ROWS
-    )
+        x, residual, out, mean, rstd, gain, offset, r_mean, r_rstd, r_gain, r_offset, r_slope,
+        start, tile, length, channel, C, row, slope, RESIDUAL, ROWS,
+    )  # fmt: skip
 
 
 @triton.jit
 def _write_gradient(
-    source, x, weight, bias, grad_x, mean, rstd, sum_g, sum_gx, start, tile, length, channel, C, S, row, slope,
+    source, x, grad_x, mean, rstd, gain, offset, sum_g, sum_gx, start, tile, length, channel, C, S, row, slope,
     ACTIVATED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """dx = weight rstd (g - (sum g + xhat sum g xhat) / S); g is `source` or, with ACTIVATED, formed from it."""
-    gain = tl.load(weight + channel, mask=channel < C, other=0.0).to(tl.float32)
-    offset = tl.load(bias + channel, mask=channel < C, other=0.0).to(tl.float32)
     scale = gain * rstd
     mean_g = sum_g / S
     mean_gx = sum_gx / S
     for begin in range(0, length, ROWS):
         inside = _inside(begin, length, channel, C, ROWS)
-        at = start + begin * row
-        value = tl.load(x + at + tile, mask=inside, other=0.0).to(tl.float32)
-        g = tl.load(source + at + tile, mask=inside, other=0.0).to(tl.float32)
-        standard, before = _normalized(value, mean, rstd, gain, offset, source, at, tile, inside, False)
+        place = start + begin * row + tile
+        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(source + place, mask=inside, other=0.0).to(tl.float32)
+        standard, before = _normalized(value, mean, rstd, gain, offset)
         if ACTIVATED:
             g = tl.where(before > 0, g, g * slope)
         g -= mean_g[None, :] + standard * mean_gx[None, :]
-        tl.store(grad_x + at + tile, scale[None, :] * g, mask=inside)
+        tl.store(grad_x + place, scale[None, :] * g, mask=inside)
 
 
 @triton.jit
 def gradient_sums(
-    grad, x, weight, bias, residual, stats, grad_residual, grad_x, sums,
-    S, C, chunks, rows, instance, row, col, slope,
+    grad, x, weight, bias, residual, stats, r_weight, r_bias, r_stats, grad_residual, grad_x, sums,
+    S, C, chunks, rows, instance, row, col, slope, r_slope,
     RESIDUAL: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums of g and g xhat over a chunk into `sums` (batch, chunks, 2, C), g the gradient before the activation.
 
-    With RESIDUAL g itself is written, too: it is the residual's gradient. With WHOLE the chunk is the instance, and the
-    input's gradient is written.
+    With RESIDUAL (see `normalize`) g itself is written, too: it is the residual's gradient. With WHOLE the chunk is the
+    instance, and the input's gradient is written.
     """
     batch, chunk, length, channel, start, tile = _place(S, C, chunks, rows, instance, row, col, ROWS, BLOCK)
-    mask = channel < C
-    mean = tl.load(stats + batch * 2 * C + channel, mask=mask, other=0.0)
-    rstd = tl.load(stats + (batch * 2 + 1) * C + channel, mask=mask, other=0.0)
-    gain = tl.load(weight + channel, mask=mask, other=0.0).to(tl.float32)
-    offset = tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
+    mean, rstd, gain, offset = _tables(weight, bias, stats, batch, channel, C)
+    r_mean, r_rstd, r_gain, r_offset = mean, rstd, gain, offset
+    if RESIDUAL == 2:
+        r_mean, r_rstd, r_gain, r_offset = _tables(r_weight, r_bias, r_stats, batch, channel, C)
     sum_g = tl.zeros([ROWS, BLOCK], tl.float32)
     sum_gx = tl.zeros([ROWS, BLOCK], tl.float32)
     for begin in range(0, length, ROWS):
         inside = _inside(begin, length, channel, C, ROWS)
-        at = start + begin * row
-        value = tl.load(x + at + tile, mask=inside, other=0.0).to(tl.float32)
-        g = tl.load(grad + at + tile, mask=inside, other=0.0).to(tl.float32)
-        standard, before = _normalized(value, mean, rstd, gain, offset, residual, at, tile, inside, RESIDUAL)
+        place = start + begin * row + tile
+        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        standard, before = _normalized(value, mean, rstd, gain, offset)
+        if RESIDUAL > 0:
+            before += _residual(residual, place, inside, r_mean, r_rstd, r_gain, r_offset, r_slope, RESIDUAL)
         g = tl.where(before > 0, g, g * slope)
-        if RESIDUAL:
+        if RESIDUAL > 0:
             # Rounded before it is summed: the input's gradient is formed from what is stored, and where a map hardly
             # varies rstd would make much of the difference.
             g = g.to(grad_residual.dtype.element_ty)
-            tl.store(grad_residual + at + tile, g, mask=inside)
+            tl.store(grad_residual + place, g, mask=inside)
             g = g.to(tl.float32)
         sum_g += g
         sum_gx += g * standard
     total_g = tl.sum(sum_g, 0)
     total_gx = tl.sum(sum_gx, 0)
     base = sums + (batch * chunks + chunk) * 2 * C + channel
-    tl.store(base, total_g, mask=mask)
-    tl.store(base + C, total_gx, mask=mask)
+    tl.store(base, total_g, mask=channel < C)
+    tl.store(base + C, total_gx, mask=channel < C)
     if WHOLE:
         tl.debug_barrier()  # what other threads of the program wrote as the residual's gradient is read below
-        source = grad_residual if RESIDUAL else grad
+        source = grad_residual if RESIDUAL > 0 else grad
         _write_gradient(
-            source, x, weight, bias, grad_x, mean, rstd, total_g, total_gx, start, tile, length, channel, C, S, row,
-            slope, not RESIDUAL, ROWS,
+            source, x, grad_x, mean, rstd, gain, offset, total_g, total_gx, start, tile, length, channel, C, S, row,
+            slope, RESIDUAL == 0, ROWS,
         )  # fmt: skip
 
 
@@ -244,13 +277,11 @@ def input_gradient(
 ):  # fmt: skip
     """The input's gradient of a chunk from `sums` (batch, 2, C); see `_write_gradient`."""
     batch, _, length, channel, start, tile = _place(S, C, chunks, rows, instance, row, col, ROWS, BLOCK)
-    mask = channel < C
+    mean, rstd, gain, offset = _tables(weight, bias, stats, batch, channel, C)
     table = batch * 2 * C + channel
-    mean = tl.load(stats + table, mask=mask, other=0.0)
-    rstd = tl.load(stats + table + C, mask=mask, other=0.0)
-    sum_g = tl.load(sums + table, mask=mask, other=0.0)
-    sum_gx = tl.load(sums + table + C, mask=mask, other=0.0)
+    sum_g = tl.load(sums + table, mask=channel < C, other=0.0)
+    sum_gx = tl.load(sums + table + C, mask=channel < C, other=0.0)
     _write_gradient(
-        source, x, weight, bias, grad_x, mean, rstd, sum_g, sum_gx, start, tile, length, channel, C, S, row, slope,
+        source, x, grad_x, mean, rstd, gain, offset, sum_g, sum_gx, start, tile, length, channel, C, S, row, slope,
         ACTIVATED, ROWS,
     )  # fmt: skip

@@ -23,7 +23,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, 
 
 def relative_errors(device: torch.device) -> dict[str, float]:
     """Relative error of outputs and gradients of the fused instance norm on `device`, in both layouts."""
-    from umamba.models.kernels.norm_act_launch import backward, forward, output
+    from umamba.models.kernels.norm_act_launch import Normed, backward, forward, output
 
     errors = {}
     for shape in SHAPES:
@@ -32,16 +32,26 @@ def relative_errors(device: torch.device) -> dict[str, float]:
         weight = random_tensor(shape, len(exact))
         out = reference(exact[0], exact[1], exact[2], exact[3], SLOPE, EPS)
         gradients = torch.autograd.grad(out, exact, weight)
+        grad = weight.float().to(device)
         for channels_last in (False, True):
             x, gain, bias, residual = (t.detach().float().to(device) for t in exact)
             if channels_last:
                 x = x.movedim(1, -1).contiguous().movedim(-1, 1)
             inputs = x, gain, bias, residual
             got, stats = forward(*inputs, SLOPE, EPS)
-            again = output(*inputs, stats, SLOPE)
-            results = got, again, *backward(weight.float().to(device), stats, *inputs, SLOPE)
+            again = output(x, gain, bias, stats, residual, SLOPE)
+            results = got, again, *backward(grad, stats, *inputs, SLOPE)
             layout = "last" if channels_last else "first"
             for name, a, b in zip(NAMES, results, (out, out, *gradients), strict=True):
                 assert a is not None  # a gradient of what was given
                 errors[f"{name} of {len(shape) - 2}D channels-{layout}"] = relative_error(a, b)
+            stored, r_stats = forward(residual, gain, bias, None, SLOPE, EPS)
+            pair = [
+                [output(*inputs[:3], stats, r, SLOPE), *backward(grad, stats, *inputs[:3], r, SLOPE)]
+                for r in (stored, Normed(residual, gain, bias, r_stats, SLOPE))
+            ]
+            for name, a, b in zip(NAMES[1:], *pair, strict=True):
+                assert a is not None and b is not None
+                name = f"{name} with a residual formed on the way, {len(shape) - 2}D channels-{layout}"
+                errors[name] = relative_error(b, a.double().cpu())
     return errors

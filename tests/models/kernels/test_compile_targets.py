@@ -12,12 +12,14 @@ REGISTERS = 65536  # of a multiprocessor
 def variants():
     from umamba.models.kernels import norm_act_triton as kernels
 
-    for residual in (False, True):
-        for whole in (False, True):
+    for whole in (False, True):
+        for residual in (0, 1):
             yield kernels.moments, {"RESIDUAL": residual, "WHOLE": whole}
+        for residual in (0, 1, 2):
             yield kernels.gradient_sums, {"RESIDUAL": residual, "WHOLE": whole}
+        yield kernels.input_gradient, {"ACTIVATED": whole}
+    for residual in (0, 1, 2):
         yield kernels.normalize, {"RESIDUAL": residual}
-        yield kernels.input_gradient, {"ACTIVATED": residual}
     yield kernels.join_moments, {}
     yield kernels.join_sums, {}
 
@@ -30,10 +32,10 @@ def test_compiles(capability, dtype):
     from umamba.models.kernels.norm_act_launch import ELEMENTS, WARPS, WIDEST
 
     maps = ("x", "residual", "out", "grad", "grad_residual", "grad_x", "source")
-    tables = ("partial", "weight", "bias", "stats", "sums")
+    tables = ("partial", "weight", "bias", "stats", "sums", "r_weight", "r_bias", "r_stats")
     for kernel, constants in variants():
         fixed = constants | {"ROWS": ELEMENTS // WIDEST, "BLOCK": WIDEST, "col": 1}
-        types = dict.fromkeys(("slope", "eps"), "fp32")
+        types = dict.fromkeys(("slope", "r_slope", "eps"), "fp32")
         types |= dict.fromkeys(maps, f"*{dtype}") | dict.fromkeys(tables, "*fp32")
         build(kernel, types, fixed, ("row",), capability, WARPS)
 

@@ -36,7 +36,20 @@ def test_agrees_with_float64(interpreted, shape, residual, last):
     got = interpreted.backward(grad.float(), stats, x, weight, bias, added, SLOPE)
     assert out.stride() == x.stride()
     assert worst([out, *(t for t in got if t is not None)], exact) < 1e-5
-    assert torch.equal(interpreted.output(x, weight, bias, added, stats, SLOPE), out)
+    assert torch.equal(interpreted.output(x, weight, bias, stats, added, SLOPE), out)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4, 5), (1, 33, 7, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_residual_formed_on_the_way_is_the_one_that_was_stored(interpreted, shape, dtype):
+    x, weight, bias, source, grad = (channels_last(t) if t.dim() > 1 else t for t in make_inputs(shape, dtype=dtype))
+    added, r_stats = interpreted.forward(source, bias, weight, None, 0.5, EPS)
+    normed = interpreted.Normed(source, bias, weight, r_stats, 0.5)
+    out, stats = interpreted.forward(x, weight, bias, added, SLOPE, EPS)
+    assert torch.equal(interpreted.output(x, weight, bias, stats, normed, SLOPE), out)
+    got = interpreted.backward(grad, stats, x, weight, bias, normed, SLOPE)
+    expected = interpreted.backward(grad, stats, x, weight, bias, added, SLOPE)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

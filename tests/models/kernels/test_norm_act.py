@@ -51,7 +51,7 @@ def test_on_a_cpu_all_is_torchs_own():
     x, residual = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
     norm, act = InstanceNorm3d(3, affine=True), nn.LeakyReLU(0.01)
     same = nn.InstanceNorm3d(3, affine=True)
-    assert not norm.fused(x)
+    assert not choice.fused(x)
     assert torch.equal(norm(x, None, residual, act), act(same(x) + residual))
     assert choice.in_preferred_layout(x) is x and choice.weight_in_preferred_layout(x) is x
 

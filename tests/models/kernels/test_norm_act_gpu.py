@@ -73,13 +73,19 @@ def test_a_network_with_and_without_it(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 33, 3, 4, 5), (1, 64, 97, 91), (2, 32, 20, 28, 24)])
 def test_the_output_formed_again_is_the_output(shape, dtype):
-    from umamba.models.kernels.norm_act_launch import forward, output
+    from umamba.models.kernels.norm_act_launch import Normed, backward, forward, output
 
     for residual in (False, True):
         x, *others = (None if t is None else t.cuda() for t in make_inputs(shape, "random", residual, dtype)[:4])
         for inputs in ((x, *others), (channels_last(x), *others)):
             out, stats = forward(*inputs, SLOPE, EPS)
-            assert torch.equal(output(*inputs, stats, SLOPE), out)
+            assert torch.equal(output(*inputs[:3], stats, inputs[3], SLOPE), out)
+            stored, r_stats = forward(out, *inputs[1:3], None, SLOPE, EPS)
+            normed = Normed(out, *inputs[1:3], r_stats, SLOPE)
+            formed_from = (output(*inputs[:3], stats, r, SLOPE) for r in (stored, normed))
+            assert torch.equal(*formed_from)
+            gradients = (backward(stored, stats, *inputs[:3], r, SLOPE) for r in (stored, normed))
+            assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
