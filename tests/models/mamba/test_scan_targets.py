@@ -42,6 +42,26 @@ def train(length: int, width: int, dtype: torch.dtype) -> None:
         layer_norm.backward(x, x, x, gain, gain, 1e-5)
 
 
+def scan(length: int, channels: int, states: int, dtype: torch.dtype) -> None:
+    """Launches of the scan by itself, forward and backward, with B and C in `dtype`, too."""
+    from umamba.models.mamba.kernels.scan_backward import scan_backward
+    from umamba.models.mamba.kernels.scan_forward import scan_forward
+
+    u, delta, z, grad = (torch.empty(2, length, channels, dtype=dtype, device="meta") for _ in range(4))
+    B, C = (torch.empty(2, length, states, dtype=dtype, device="meta") for _ in range(2))
+    A, skip = torch.empty(channels, states, device="meta"), torch.empty(channels, device="meta")
+    _, kept = scan_forward(u, delta, A, B, C, skip, z, skip, True)
+    scan_backward(grad, u, delta, A, B, C, skip, z, skip, True, kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("channels", "states"), [(64, 64), (64, 32), (64, 4), (33, 5), (16, 1)])
+def test_kernels_of_any_size_compile(channels, states, dtype):
+    """All numbers of states, and half-precision rows that are whole words of four bytes or not."""
+    assert built_for(80, lambda: scan(700, channels, states, dtype))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", MAPS, ids=str)
 @pytest.mark.parametrize("capability", SHARED_MEMORY)

@@ -94,7 +94,7 @@ def _plan(inputs: Description, softplus: bool, in_place: bool, tiling: Tiling | 
     scratch = cdiv(cut.tokens, history) * padded_states(states) * LANES
     row = 2 * states + rank
     maps = (GRAD, U, Z) if rank else (GRAD, U, DELTA, Z)
-    wide_copies = all(inputs.in_whole_words(i) for i in maps)
+    wide_copies = history > 1 and all(inputs.in_whole_words(i) for i in maps)  # a lane copies `history` numbers
     chunk_types = [FLOAT if several else None] * 2 + [FLOAT if cut.few else None]
     to_u, to_delta, to_z, to_y = inputs.types(U, DELTA, Z, GRAD)
     to_delta, to_y = None if rank else to_delta, to_y if in_place else None
