@@ -117,6 +117,23 @@ def test_differences_are_paired_and_lower_hd95_is_better(records, tmp_path):
     assert pairs == {(n, o) for o in (CONTROL, CNN) for n in GAINS if n != o} - {(CONTROL, CNN)}
 
 
+def test_a_class_that_one_seed_missed_is_counted_beside_hd95(records, tmp_path):
+    target = tmp_path / "records"
+    for path in find_runs(records):
+        record = json.loads(path.read_text())
+        if path.name == "umamba_bot_2.json" and path.parent.name == "heart_3d":
+            columns = record["scores"]["columns"]
+            for row in record["scores"]["rows"]:
+                if row[columns.index("class")] == "spleen":
+                    row[columns.index("dsc")], row[columns.index("hd95")] = 0.0, None
+        write_json(record, target / path.relative_to(records))
+    page = make_page(target, tmp_path / "page").read_text()
+    scores = pd.read_csv(tmp_path / "page" / "tables" / "scores.csv").set_index(["setting", "network", "metric"])
+    assert scores.loc[("heart_3d", "umamba_bot", "hd95"), "infinite"] == 12 == scores["infinite"].sum()
+    (line,) = [line for line in page.splitlines() if "(12 inf.)" in line]
+    assert line.startswith("| U-Mamba_Bot |")
+
+
 def test_what_is_of_another_version_is_named_and_not_counted(records, tmp_path, caplog):
     target = tmp_path / "records"
     for path in find_runs(records):

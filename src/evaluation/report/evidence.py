@@ -25,7 +25,6 @@ from umamba.files import write_text
 
 WORDS = "words.md"  # beside the records, written by people: what the numbers support and what they do not
 FIGURE = "figures/score_against_cost.svg"
-_POINTS = ("dsc", "nsd", "f1")  # shown times 100
 _COSTS = {  # title, factor, decimals
     "parameters": ("parameters, M", 1e-6, 1),
     "gflops": ("GFLOPs per patch", 1, 0),
@@ -37,7 +36,8 @@ _COSTS = {  # title, factor, decimals
 }
 _SCORE_NOTE = (
     "Mean over cases [95 % bootstrap interval], seeds averaged by case; SD of seeds: of their means. DSC, NSD and F1 "
-    "in points of 100, HD95 in mm (2D pictures: pixels), there lower is better."
+    "in points of 100, HD95 in mm (2D pictures: pixels), there lower is better. inf.: scores of all seeds that are "
+    "infinite, for the class was missed, and left out of the mean."
 )
 _DIFFERENCE_NOTE = (
     "Paired over cases, in points [95 % bootstrap interval]; p: two-sided Wilcoxon signed-rank test, corrected by Holm "
@@ -153,6 +153,7 @@ def _section(name: str, title: str, main: str, rows: pd.DataFrame, differences: 
             row["runs"], row["cases"] = str(one["runs"]), str(max(int(row.get("cases", 0)), one["cases"]))
             heading = METRICS[one["metric"]].title
             row[heading] = _interval(one["mean"], one["low"], one["high"], one["metric"])
+            row[heading] += f" ({one['infinite']} inf.)" if one["infinite"] else ""
             if one["metric"] == main:
                 row["SD of seeds"] = _number(one["sd_seeds"], main)
         scores.append(row)
@@ -280,7 +281,7 @@ def _interval(mean: float, low: float, high: float, metric: str, *, signed: bool
 def _number(value: float, metric: str, *, signed: bool = False) -> str:
     if math.isnan(value):
         return MISSING
-    value = 100 * value if metric in _POINTS else value
+    value = value if METRICS[metric].infinite else 100 * value  # what can be infinite is no share
     return f"{value:+.2f}" if signed else f"{value:.2f}"
 
 

@@ -43,6 +43,8 @@ def main_metric(scores: pd.DataFrame) -> str:
 def score_rows(setting: str, scores: pd.DataFrame) -> pd.DataFrame:
     """Mean, 95 % bootstrap interval over cases and SD over seeds of each network, one row per network and metric.
 
+    ``infinite`` counts the scores of all seeds that are left out because they are (HD95 of a class that was missed).
+
     Args:
         setting: Name of the data set.
         scores: Of it alone, see `all_scores`. Seeds are averaged by case first.
@@ -58,6 +60,7 @@ def score_rows(setting: str, scores: pd.DataFrame) -> pd.DataFrame:
                 "cases": int(cases[network].notna().sum()), "mean": means.loc[network, metric], "low": low,
                 "high": high, "sd_cases": cases[network].std(),
                 "sd_seeds": spread.loc[network, f"{metric}_sd_replicates"],
+                "infinite": int(means.loc[network].get(f"{metric}_infinite", 0)),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
