@@ -220,6 +220,11 @@ def odd_spacing(folder: Path) -> None:
         write(path, sitk.GetArrayFromImage(read(path)), spacing=(0.8, 0.9, 10.0))
 
 
+def absurd_spacing(folder: Path) -> None:
+    for path in (image_of(folder), label_of(folder)):
+        write(path, sitk.GetArrayFromImage(read(path)), spacing=(9000.0, 9000.0, 9000.0))
+
+
 def odd_size(folder: Path) -> None:
     write(image_of(folder), np.tile(scan(1), (4, 1, 1)))
     write(label_of(folder), np.tile(label_map(), (4, 1, 1)))
@@ -255,6 +260,7 @@ FAULTS: dict[Callable[[Path], None], tuple[str, str, str]] = {
     other_scale: ("warning", "intensity outlier", "case_1"),
     turned: ("warning", "orientation", "case_1"),
     odd_spacing: ("warning", "spacing outlier", "case_1"),
+    absurd_spacing: ("error", "too large", "case_1"),
     odd_size: ("warning", "size outlier", "case_1"),
     wrong_count: ("warning", "dataset.json", ""),
 }

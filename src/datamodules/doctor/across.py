@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from umamba.datamodules.doctor.case import CaseFacts
+from umamba.machine import free_memory
 from umamba.raw.checks import Finding
 from umamba.raw.description import DatasetDescription
 
 SPACING_FACTOR = 3.0  # from the median of the cases, per axis
 SIZE_FACTOR = 3.0
+_BYTES_OF_A_VALUE = 4  # of a preprocessed image
 INTENSITY_FACTOR = 10.0  # of the width between percentiles 1 and 99
 
 
@@ -23,6 +25,7 @@ def compare_cases(facts: Sequence[CaseFacts], description: DatasetDescription) -
         *duplicates(read),
         *absent_classes(read, description),
         *odd_orientations(read),
+        *too_large(read),
         *outliers(read),
     ]
 
@@ -74,6 +77,30 @@ def odd_orientations(facts: Sequence[CaseFacts]) -> list[Finding]:
         for case in facts
         if case.orientation not in (None, usual)
     ]
+
+
+def too_large(facts: Sequence[CaseFacts]) -> list[Finding]:
+    """Cases that do not fit into memory once they are resampled to the median spacing, near which the plan's lies."""
+    findings: list[Finding] = []
+    if not facts:
+        return findings
+    spacings = np.array([case.spacing for case in facts], float)
+    target = np.median(spacings, axis=0)
+    shapes = np.ceil(np.array([case.shape for case in facts], float) * spacings / target)
+    free = free_memory()
+    for case, shape in zip(facts, shapes, strict=True):
+        needed = _BYTES_OF_A_VALUE * len(case.channels) * float(shape.prod())
+        if needed > free:
+            before, after, spacing = (
+                " x ".join(f"{number:.4g}" for number in numbers) for numbers in (case.shape or (), shape, target)
+            )
+            message = (
+                f"{case.case} has {before} voxels and would become about {after} at the data set's median spacing "
+                f"{spacing} mm ({needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free). Correct the spacing in "
+                "its header if it is wrong; else crop it, or work where there is more memory."
+            )
+            findings.append(Finding(case=case.case, kind="too large", severity="error", message=message))
+    return findings
 
 
 def outliers(facts: Sequence[CaseFacts]) -> list[Finding]:
