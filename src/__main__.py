@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from umamba.help import exit_with_help
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 COMMANDS = {  # name -> module with the command's main, its config, what it does
@@ -45,7 +46,7 @@ def main() -> None:
     sys.argv = [f"umamba {name}", *sys.argv[2:]]
     exit_with_help(f"umamba {name}: {what}.", config)
     command = import_module(module).main
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         command()
 
 

@@ -34,6 +34,7 @@ from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ _OF_FOLDERS |= {"instance_predictions": False}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
+@explained()
 def main(cfg: DictConfig) -> None:
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
         raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
@@ -157,5 +159,5 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

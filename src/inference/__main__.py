@@ -20,12 +20,14 @@ from umamba.inference.folders import cases_in_folder, check_apart
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="predict")
+@explained()
 def main(cfg: DictConfig) -> None:
     check_apart(Path(cfg.input), Path(cfg.output))
     checkpoints = list(cfg.checkpoint) if isinstance(cfg.checkpoint, ListConfig) else cfg.checkpoint
@@ -42,5 +44,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

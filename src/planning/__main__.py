@@ -30,6 +30,7 @@ from umamba.planning.prepare import prepare, prepare_plan
 from umamba.planning.summary import summarize
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="planning")
+@explained()
 def main(cfg: DictConfig) -> None:
     try:
         check_output(cfg)
@@ -111,5 +113,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -21,6 +22,10 @@ _FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
 _within: list[bool] = []  # one for each `explained` that the program is in
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _RAISED_ON_PURPOSE = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # if by this project's own code
+_OF_THE_MACHINE = (  # errors of files that no program can put right
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _OF_THE_MODEL = (
@@ -33,7 +38,7 @@ _OF_THE_MODEL = (
 def explained() -> Iterator[None]:
     """End the program with code 1 and the message alone where an error is one that this project raises itself.
 
-    To be put around Hydra and within its job: within the job, for Hydra puts a line of its own before an error that
+    To be put around Hydra and, as a decorator, within its job: within the job, for Hydra puts a line of its own before an error that
     leaves it; around Hydra for what is wrong in the command line. The traceback goes to the log file of the run, if
     that is open. Any other error is a fault of the program and keeps its traceback.
     """
@@ -63,6 +68,8 @@ def is_for_the_user(error: BaseException) -> bool:
     if isinstance(error, (ResumeError, RunInUseError, HydraException, OmegaConfBaseException)):
         return True
     if type(error).__name__ in _OF_LIBRARIES:
+        return True
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
         return True
     frames = traceback.extract_tb(error.__traceback__)
     by_us = bool(frames) and os.path.realpath(frames[-1].filename).startswith(_PACKAGE)

@@ -20,12 +20,14 @@ from umamba.datamodules.doctor.examination import examine_dataset
 from umamba.locations import CONFIGS
 from umamba.raw.dataset import refuse_raw_folders
 from umamba.resolvers import register_resolvers
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="doctor")
+@explained()
 def main(cfg: DictConfig) -> None:
     console = Console()
     output = Path(cfg.output)
@@ -51,5 +53,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

@@ -17,12 +17,14 @@ from rich.console import Console
 from umamba.locations import CONFIGS
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="prepare")
+@explained()
 def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True)
     datamodule = instantiate(cfg.data)
@@ -42,5 +44,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

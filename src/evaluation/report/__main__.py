@@ -35,6 +35,7 @@ from umamba.evaluation.table_text import to_latex, to_markdown
 from umamba.evaluation.tables import describe
 from umamba.files import write_text
 from umamba.locations import CONFIGS
+from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the 
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="report")
+@explained()
 def main(cfg: DictConfig) -> None:
     """See the module."""
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
@@ -211,5 +213,5 @@ def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str 
 
 
 if __name__ == "__main__":
-    with ends_on_signals():
+    with ends_on_signals(), explained():
         main()

@@ -1,0 +1,66 @@
+"""Each command says what was given wrongly in a message alone, as train.py does; HYDRA_FULL_ERROR=1 shows all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from umamba.locations import ROOT
+
+
+def call(folder: Path, *line: str, full: bool = False) -> subprocess.CompletedProcess:
+    script = [str(ROOT / line[0]), *line[1:]] if line[0].endswith(".py") else list(line)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1" if full else "0"}
+    command = [sys.executable, *script]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["predict.py", "checkpoint=no.ckpt", "input=in", "output=out"], "No checkpoint at no.ckpt"),
+        (["predict.py", "checkpont=no.ckpt"], "checkpont"),
+        (["predict.py", "input=in"], "Missing mandatory value: output"),
+        (["eval.py", "output=out"], "Give either ckpt_path=..., or predictions="),
+        (["eval.py", "ckpt_path=no.ckpt", "output=out"], "no.ckpt"),
+        (["-m", "umamba", "evaluate", "predictions=in", "output=out"], "references="),
+        (["-m", "umamba.evaluation.report", "runs=in", "output=out"], "run.json"),
+        (["-m", "umamba", "export", "checkpoint=no.ckpt", "output=out.ckpt"], "no.ckpt"),
+        (["-m", "umamba.datamodules.doctor", "data=nothing"], "nothing"),
+    ],
+)
+def test_a_mistake_is_a_message(tmp_path: Path, line: list[str], message: str) -> None:
+    (tmp_path / "in").mkdir()
+    ended = call(tmp_path, *line)
+    said = ended.stderr + ended.stdout
+    assert ended.returncode not in (0, None) and message in said, said
+    assert "Traceback" not in said and "HYDRA_FULL_ERROR" not in said, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_hydras_switch_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in call(tmp_path, "eval.py", "output=out", full=True).stderr
+
+
+def test_a_full_disk_is_a_message(small_disk: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from umamba.run.errors import explained; from umamba.files import write_text\n"
+        "with explained(), explained(): write_text(sys.argv[1], 'x' * 200_000)"
+    )
+    ended = call(tmp_path, "-c", code, str(small_disk / "label.txt"))
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "No space left" in ended.stderr and str(small_disk / "label.txt") in ended.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = (
+        "import pathlib; from umamba.run.errors import explained\n"
+        "with explained(), explained(): pathlib.Path('file/output').mkdir(parents=True)"
+    )
+    ended = call(tmp_path, "-c", code)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr and "file/output" in ended.stderr
