@@ -8,10 +8,22 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_OUTPUT_FOLDERS = ("", "predictions", "postprocessed", "tables", "figures")  # in which outputs are written
+_WRITERS = ".writers"  # file by which writers into a folder know of each other
+_TRIES, _PAUSE = 20, 0.1  # s
+_held: set[str] = set()  # output folders that this process holds
 UNFINISHED = ".writing-"  # how the name of a file begins until it is whole
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 20  # more than the last blocks of a full disk take by chance
@@ -86,6 +98,63 @@ def remove_unfinished(folder: Path) -> None:
     for beside in folder.glob(f"{UNFINISHED}*"):
         if beside.is_file():
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Hold an output folder, made if need be, together with others who write there.
+
+    One who finds nobody else there clears away what killed writers left. Where the file system or the platform has no
+    locks nothing is cleared.
+
+    Args:
+        folder: Of label maps, scores and figures, in itself or in the usual folders within.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    name = str(folder.resolve())
+    if fcntl is None or name in _held:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = _share(folder)
+    _held.add(name)
+    try:
+        yield
+    finally:
+        _held.remove(name)
+        with suppress(OSError):  # the last one leaves nothing behind
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / _WRITERS).unlink()
+        os.close(descriptor)
+
+
+def _share(folder: Path) -> int:
+    """Descriptor of a folder's file of writers, locked together with others; the kernel gives it back at the end."""
+    while True:
+        descriptor = os.open(folder / _WRITERS, os.O_RDWR | os.O_CREAT, 0o666)
+        if _is_alone(descriptor) and os.fstat(descriptor).st_nlink:
+            for part in _OUTPUT_FOLDERS:
+                remove_unfinished(folder / part)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # its last holder has just removed it
+
+
+def _is_alone(descriptor: int) -> bool:
+    """Whether nobody else holds a file; workers of a killed program end within the seconds that this waits."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+        except OSError:  # the file system has no locks
+            return False
+    return False
 
 
 def content_hash(content: object) -> str:

@@ -6,11 +6,22 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from umamba.files import UNFINISHED, atomic_file, content_hash, remove_unfinished, write_json, write_text
+from umamba.files import (
+    UNFINISHED,
+    atomic_file,
+    content_hash,
+    remove_unfinished,
+    write_json,
+    write_text,
+    writing_into,
+)
 
 
 def test_the_old_file_stays_when_writing_fails(tmp_path):
@@ -63,3 +74,39 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path):
 
 def test_the_hash_ignores_the_order_of_keys():
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 2, "b": 1})
+
+
+def hold(folder: Path) -> subprocess.Popen:
+    """A process that writes into a folder until it is killed."""
+    code = (
+        "import pathlib, sys, time; from umamba.files import atomic_file, writing_into\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with writing_into(folder), atomic_file(folder / 'tables' / 'scores.csv') as beside:\n"
+        "    beside.write_text('half'); print('writing', flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+def left_in(folder: Path) -> int:
+    return len(list(folder.rglob(f"{UNFINISHED}*")))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+def test_what_a_killed_writer_left_is_cleared_by_the_next_alone(tmp_path: Path) -> None:
+    killed = hold(tmp_path)
+    killed.kill()
+    killed.wait()
+    assert left_in(tmp_path) == 1
+    living = hold(tmp_path)
+    try:
+        assert left_in(tmp_path) == 1  # that of the living one
+        with writing_into(tmp_path):
+            assert left_in(tmp_path) == 1
+    finally:
+        living.kill()
+        living.wait()
+    with writing_into(tmp_path), writing_into(tmp_path / "." / ""):
+        assert left_in(tmp_path) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]

@@ -29,6 +29,7 @@ from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.tables import describe, write_tables
+from umamba.files import writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
@@ -103,7 +104,8 @@ def score_checkpoints(cfg: DictConfig) -> None:
     if len(variants) > 1:
         together = pd.concat(frames, ignore_index=True)
         remark = " ".join(REMARKS[kind] for kind in sorted(set(kinds)))
-        text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
+        with writing_into(output):
+            text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
         show_table(text.groupby("run", sort=False).tail(1), f"{describe(together)} {remark}".strip())
     if cfg.fit_postprocessing:
         plan = members[paths[0]].plan
@@ -139,7 +141,9 @@ def score_folders(cfg: DictConfig) -> None:
     scoring.check_tolerance_names()
     check_label_sets(predictions, description.labels)
     scores = evaluate(pair_folders(predictions, references, scoring), scoring, workers=cfg.workers)
-    show_table(write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet), describe(scores))
+    with writing_into(Path(cfg.output)):
+        text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet)
+    show_table(text, describe(scores))
 
 
 def _refuse(cfg: DictConfig, options: dict[str, object], way: str) -> None:

@@ -17,11 +17,12 @@ from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.pairs import Pair, pair_cases
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN, postprocess_pairs
-from umamba.evaluation.prepared import RunOptions, prepare
+from umamba.evaluation.prepared import Prepared, RunOptions, prepare
 from umamba.evaluation.record import dataset_name, run_cost, run_record, save_record
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
 from umamba.evaluation.wandb_table import log_predictions
+from umamba.files import writing_into
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,14 @@ def predict_and_score(
     """
     options = options or RunOptions()
     prepared = prepare(checkpoints, datamodule, folder, options)
+    dataset, run_dir = dataset_name(prepared.members[0], datamodule.dataset_dir), Path(checkpoints[0]).parent.parent
+    with writing_into(folder):
+        return _predict_and_score(prepared, dataset, run_dir, folder, loggers, options)
+
+
+def _predict_and_score(
+    prepared: Prepared, dataset: str, run_dir: Path, folder: Path, loggers: Sequence[Logger], options: RunOptions
+) -> tuple[pd.DataFrame, list[Pair]]:
     predictor, scoring, rules = prepared.predictor, prepared.scoring, prepared.rules
     (folder / "tables" / RECORD).unlink(missing_ok=True)  # it names label maps that are replaced now
     predictor.predict_cases(prepared.chosen, folder / "predictions")
@@ -73,10 +82,10 @@ def predict_and_score(
         overlay_figure({"prediction": pairs}, scores, scoring, folder / "figures" / "overlays.png")
     log_scores(loggers, scores, pairs, scoring)
     shape = (1, len(predictor.plan.channel_names), *predictor.patch_size)
-    run_dir, inference = Path(checkpoints[0]).parent.parent, folder / "predictions" / "inference.json"
+    inference = folder / "predictions" / "inference.json"
     record = run_record(
         prepared.members,
-        dataset=dataset_name(prepared.members[0], datamodule.dataset_dir),
+        dataset=dataset,
         scored=prepared.scored,
         protocol=scores["protocol"].iloc[0],
         task=scoring.task,

@@ -16,6 +16,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, ListConfig
 
+from umamba.files import writing_into
 from umamba.inference.folders import cases_in_folder, check_apart
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
@@ -34,8 +35,10 @@ def main(cfg: DictConfig) -> None:
     predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted)
     ending = cfg.file_ending or predictor.plan.file_ending
     cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names))
+    predictor.outputs(cases, Path(cfg.output))  # refused before the folder is made
     try:
-        written = predictor.predict_cases(cases, Path(cfg.output))
+        with writing_into(Path(cfg.output)):
+            written = predictor.predict_cases(cases, Path(cfg.output))
     except CasesFailedError as failed:
         log.info("Wrote %d label map(s) to %s.", len(failed.written), cfg.output)
         log.error("%s", failed)

@@ -38,9 +38,9 @@ _OF_THE_MODEL = (
 def explained() -> Iterator[None]:
     """End the program with code 1 and the message alone where an error is one that this project raises itself.
 
-    To be put around Hydra and, as a decorator, within its job: within the job, for Hydra puts a line of its own before an error that
-    leaves it; around Hydra for what is wrong in the command line. The traceback goes to the log file of the run, if
-    that is open. Any other error is a fault of the program and keeps its traceback.
+    To be put around Hydra and, as a decorator, within its job: within the job, for Hydra puts a line of its own before
+    an error that leaves it; around Hydra for what is wrong in the command line. The traceback goes to the log file of
+    the run, if that is open. Any other error is a fault of the program and keeps its traceback.
     """
     outermost = not _within
     shown_in_full = outermost and os.environ.get(_FULL) == "1"

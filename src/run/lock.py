@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from umamba.files import remove_unfinished, write_json
+from umamba.files import remove_unfinished, write_json, writing_into
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def locked_run(run_dir: Path) -> Iterator[None]:
             remove_unfinished(folder)
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, holder)
-        yield
+        with writing_into(run_dir):
+            yield
     finally:
         if lock.is_locked:
             holder.unlink(missing_ok=True)

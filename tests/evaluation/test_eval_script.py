@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from inspect import unwrap
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_what_is_missing_is_named(folders):
 def test_options_that_contradict_each_other(tmp_path):
     for overrides in ([], ["ckpt_path=a.ckpt", "predictions=b"]):
         with pytest.raises(ValueError, match=r"either ckpt_path=\.\.\., or predictions"):
-            script.main.__wrapped__(config("output=x", *overrides))
+            unwrap(script.main)(config("output=x", *overrides))
     with pytest.raises(ValueError, match="needs cases=validation"):
         script.score_checkpoints(config("output=x", "ckpt_path=a.ckpt", "fit_postprocessing=true"))
     with pytest.raises(ValueError, match="names a checkpoint twice"):
@@ -93,7 +94,7 @@ def test_options_that_contradict_each_other(tmp_path):
 )  # fmt: skip
 def test_options_of_checkpoints_are_refused_beside_stored_predictions(folders, override):
     with pytest.raises(ValueError, match=rf"^{override.split('=')[0]} would do nothing beside predictions"):
-        script.main.__wrapped__(stored(folders, "nsd_tolerance=1", override))
+        unwrap(script.main)(stored(folders, "nsd_tolerance=1", override))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_options_of_checkpoints_are_refused_beside_stored_predictions(folders, o
 )
 def test_options_of_stored_predictions_are_refused_beside_checkpoints(override):
     with pytest.raises(ValueError, match=rf"^{override.split('=')[0]} would do nothing beside ckpt_path"):
-        script.main.__wrapped__(config("output=x", "ckpt_path=a.ckpt", override))
+        unwrap(script.main)(config("output=x", "ckpt_path=a.ckpt", override))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_options_of_stored_predictions_are_refused_beside_checkpoints(override):
 )
 def test_options_that_would_not_act_on_these_data(folders, overrides, message):
     with pytest.raises(ValueError, match=message):
-        script.main.__wrapped__(stored(folders, *overrides))
+        unwrap(script.main)(stored(folders, *overrides))
     assert not (folders / "out").exists()
 
 
@@ -127,7 +128,7 @@ def test_scoring_into_the_folder_of_a_run_removes_its_record(folders):
     tables = folders / "out" / "tables"
     tables.mkdir(parents=True)
     (tables / "run.json").write_text("{}")
-    script.main.__wrapped__(stored(folders, "nsd_tolerance=1"))
+    unwrap(script.main)(stored(folders, "nsd_tolerance=1"))
     assert (tables / "scores.csv").is_file() and not (tables / "run.json").exists()
 
 

@@ -33,7 +33,7 @@ from umamba.evaluation.report.runs import ScoredRun, gather
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.table_text import to_latex, to_markdown
 from umamba.evaluation.tables import describe
-from umamba.files import write_text
+from umamba.files import write_text, writing_into
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
@@ -88,6 +88,11 @@ def make_report(
         FileNotFoundError, ValueError: See `gather`.
     """
     runs = gather(folders)
+    with writing_into(output):
+        return _write_report(runs, output, title, cases)
+
+
+def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: int | Sequence[str]) -> Path:
     scores, published = all_scores(runs), load_published()
     (output / "tables").mkdir(parents=True, exist_ok=True)
     sections = []
