@@ -77,6 +77,19 @@ def test_equals_torch(monkeypatch, shapes, batch_dice, ignore, last):
         assert got[-1] is not None and not got[-1].any()
 
 
+def test_batch_dice_is_summed_over_ranks(monkeypatch):
+    """Here every rank but this one has seen twice as much."""
+    outputs, label = make(SHAPES[0])
+    values = []
+    for fused in (False, True):
+        monkeypatch.setattr(losses, "loss_fused", lambda *inputs, fused=fused: fused)
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(losses.dist_nn, "all_reduce", lambda sums: torch.stack([1.5 * sums[0], 3 * sums[1]]))
+        values.append([DeepSupervision(DiceCELoss(batch))(outputs, label).item() for batch in (True, False)])
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    assert abs(values[0][0] - values[0][1]) > 1e-3  # the ranks count in one of them alone
+
+
 @pytest.mark.parametrize("classes", [2, 3, 31, 32, 120, 257, 1024])
 @pytest.mark.parametrize("last", [False, True], ids=["channels-first", "channels-last"])
 def test_any_number_of_classes(monkeypatch, classes, last):

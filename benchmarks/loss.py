@@ -1,0 +1,118 @@
+"""The deep-supervision loss, fused and in torch's operations: a table. Needs torch and a CUDA device.
+
+    python benchmarks/loss.py          # half a minute
+
+Forward and backward of Dice and cross-entropy over all outputs, channels-last, in the settings of `training_step.py`
+and for 120 classes. `device ms` is a CUDA graph's replay, `host ms` what launching takes without one, `peak gib` is
+what is needed beside the logits, `difference` that of the values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from training_step import SETTINGS
+from umamba.files import write_text
+from umamba.models import losses
+from umamba.models.losses import DeepSupervision, DiceCELoss
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES: dict[str, dict[str, Any]] = {
+    **SETTINGS,
+    "120 classes": {"labels": 120, "patch": (64, 128, 128), "batch": 2, "topology": {"strides": (1, 2, 2, 2, 2)}},
+}
+DTYPES = {"bf16": torch.bfloat16, "32": torch.float32}
+REPEATS = 20
+COLUMNS = ("setting", "logits", "way", "device ms", "host ms", "peak gib", "difference")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device, and nothing else to time.")
+    rows = [row for setting in args.settings for dtype in DTYPES for row in measure(setting, dtype)]
+    lines = [
+        "# The loss",
+        "",
+        f"`python benchmarks/loss.py` on one {torch.cuda.get_device_name()}, torch {torch.__version__}.",
+    ]
+    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(str(row[key]) for key in COLUMNS) + " |" for row in rows]
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_text(args.output / "loss.md", "\n".join([*lines, ""]))
+    print("\n".join(lines))
+
+
+def measure(setting: str, dtype: str) -> list[dict[str, Any]]:
+    """A row of each way."""
+    case = CASES[setting]
+    patch, classes = case["patch"], case["labels"]
+    label = torch.randint(classes, (case["batch"], *patch), device="cuda", dtype=torch.int16)
+    outputs, shape = [], list(patch)
+    for stride in case["topology"]["strides"][:-1]:
+        strides = stride if isinstance(stride, tuple) else (stride,) * len(patch)
+        shape = [-(-size // step) for size, step in zip(shape, strides, strict=True)]
+        logits = torch.randn(case["batch"], *shape, classes, device="cuda", dtype=DTYPES[dtype])
+        outputs.append(logits.movedim(-1, 1).requires_grad_())
+    loss = DeepSupervision(DiceCELoss(len(patch) == 2))
+    if not losses.loss_fused(outputs, label, None):
+        raise SystemExit("The fused loss cannot be used on this device; the log says why.")
+    ways = {"fused": losses.loss_fused, "torch": lambda *inputs: False}
+    rows: list[dict[str, Any]] = []
+    for way, chosen in ways.items():
+        with mock.patch.object(losses, "loss_fused", chosen):
+            row = timed(lambda: run(loss, outputs, label))
+            value = loss(outputs, label).item()
+        rows.append({"setting": setting, "logits": dtype, "way": way, **row, "value": value})
+    apart = abs(rows[0]["value"] - rows[1]["value"])
+    return [{**row, "difference": f"{apart:.0e}"} for row in rows]
+
+
+def run(loss: DeepSupervision, outputs: list[Tensor], label: Tensor) -> None:
+    torch.autograd.grad(loss(outputs, label), outputs)
+
+
+def timed(step: Callable[[], None]) -> dict[str, float]:
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for _ in range(REPEATS):
+        step()
+    host = time.perf_counter() - start
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(REPEATS):
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return {
+        "device ms": round(statistics.median(times), 3),
+        "host ms": round(1e3 * host / REPEATS, 2),
+        "peak gib": round(peak / 2**30, 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
