@@ -85,7 +85,7 @@ def train(run: Run) -> None:
         deep_supervision=model.deep_supervision,
         metadata=run.metadata,
         compile=cfg.compile,
-        cuda_graph=cfg.get("cuda_graph", "auto"),  # configurations of earlier runs have none
+        cuda_graph=cfg.get("cuda_graph", False),  # configurations of earlier runs have none
     )
     module.optimizer_and_schedule(cfg.trainer.max_epochs)
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)

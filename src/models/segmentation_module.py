@@ -56,7 +56,7 @@ class SegmentationModule(L.LightningModule):
         deep_supervision: bool = True,
         metadata: Mapping[str, Any] | None = None,
         compile: bool = False,
-        cuda_graph: bool | str = "auto",
+        cuda_graph: bool | str = False,
     ) -> None:
         super().__init__()
         if cuda_graph not in ("auto", True, False):

@@ -70,7 +70,8 @@ class _Captured:
                 return function(self.image, self.label)
 
         def backward(loss: Tensor) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(loss, parameters, self.grad_loss, allow_unused=True)
+            with torch.autocast("cuda", enabled=False):  # as outside of the step, where backward passes usually are
+                return torch.autograd.grad(loss, parameters, self.grad_loss, allow_unused=True)
 
         stream = torch.cuda.Stream(image.device)
         stream.wait_stream(torch.cuda.current_stream(image.device))

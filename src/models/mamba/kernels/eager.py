@@ -50,7 +50,8 @@ def as_function(
             raise RuntimeError(
                 f"{name} has no second derivative, which create_graph=True asks for; use backend 'reference' for it."
             )
-        return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *[None] * len(ctx.flags))
+        with torch.autocast(grad.device.type, enabled=False):  # a caller's would change the dtype of products
+            return (*backward(grad, *ctx.saved_tensors, *ctx.flags), *[None] * len(ctx.flags))
 
     methods = {"forward": staticmethod(keep), "backward": staticmethod(gradients)}
     function = type(name, (torch.autograd.Function,), methods)
