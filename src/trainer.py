@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.limits import LimitReached, Limits
+from umamba.datamodules.base import SegmentationDataModule
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +52,33 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
 
 
 def fit(
-    trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule, resume_from: Path | None = None
+    trainer: L.Trainer, module: L.LightningModule, datamodule: SegmentationDataModule, resume_from: Path | None = None
 ) -> None:
-    """Train to the end, or to the limit that is set; go on from a checkpoint, of which plain data alone are read."""
+    """Train to the end, or to the limit that is set; go on from a checkpoint, of which plain data alone are read.
+
+    Raises:
+        torch.OutOfMemoryError: a step does not fit the GPU; with what makes it smaller.
+    """
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
     except LimitReached as limit:
         log.info("%s: the training ends there; a call with a larger limit goes on from there.", limit)
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error))) from error
+
+
+def _smaller_steps(datamodule: SegmentationDataModule, fault: str) -> str:
+    """What to do about a step for which the GPU's memory was too small."""
+    plan, configuration = datamodule.plan, datamodule.plan_configuration
+    size = configuration.batch_size
+    planned = "" if plan.memory_gb is None else f" (planned for {plan.memory_gb:g} GB, as nnU-Net counts its own CNN)"
+    fewer = f"data.batch_size={size // 2}, or " if size > 1 else ""
+    smaller = "" if plan.memory_gb is None else f"={plan.memory_gb * 3 / 4:g}"
+    return (
+        f"A training step of batch size {size} with patches of {configuration.patch_size}{planned} needs more memory "
+        f"than the GPU has free. Take {fewer}smaller patches by a lower data.planning.memory_gb{smaller}, and see with "
+        f"nvidia-smi whether another process holds memory. The GPU says: {fault}"
+    )
 
 
 def check_precision(config: DictConfig) -> None:

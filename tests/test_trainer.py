@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from umamba import trainer
 from umamba.callbacks.cost import Cost
 from umamba.callbacks.last_checkpoint import LastCheckpoint
+from umamba.run.errors import explained
 from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
 
 CALLBACKS = {
@@ -53,6 +55,26 @@ def test_a_test_without_a_checkpoint_is_refused(callbacks: list) -> None:
     config = OmegaConf.create({"train": True, "test": True, "trainer": {}})
     with pytest.raises(ValueError, match="test=true needs run/last.ckpt, which callbacks.last writes"):
         check_last_checkpoint(Path("run/last.ckpt"), config, callbacks)
+
+
+@pytest.mark.parametrize(("batch_size", "memory_gb"), [(2, 8.0), (1, None)])
+def test_too_little_memory_of_a_gpu_is_said_with_what_to_do(
+    batch_size: int, memory_gb: float | None, capsys: pytest.CaptureFixture
+) -> None:
+    def run_out(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    data = SimpleNamespace(
+        plan=SimpleNamespace(memory_gb=memory_gb),
+        plan_configuration=SimpleNamespace(batch_size=batch_size, patch_size=(40, 224, 192)),
+    )
+    with pytest.raises(SystemExit), explained():
+        trainer.fit(SimpleNamespace(fit=run_out), None, data)  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert f"batch size {batch_size} with patches of (40, 224, 192)" in said and "Traceback" not in said
+    assert ("data.batch_size=1, or" in said) == (batch_size == 2)
+    assert ("data.planning.memory_gb=6" in said) == (memory_gb is not None) and "data.planning.memory_gb" in said
+    assert said.endswith("CUDA out of memory. Tried to allocate 2.00 GiB.\n")
 
 
 @pytest.mark.parametrize("right", [False, True])
