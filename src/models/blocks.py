@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from umamba.models.kernels.choice import fused, is_channels_last
 from umamba.models.kernels.convolution import convolve
+from umamba.models.kernels.pooling import mean_of_boxes
 from umamba.models.topology import Size
 
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
@@ -120,15 +121,8 @@ class AveragePool(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         whole = not any(size % s for size, s in zip(x.shape[2:], self.stride, strict=True))
         if x.is_cuda and whole and is_channels_last(x):
-            return self.over_boxes(x)  # torch's own pooling of volumes would turn the map to channels-first
+            return mean_of_boxes(x, self.stride)  # torch's own pooling of volumes would turn the map to channels-first
         return AVERAGE_POOL[len(self.stride)](x, self.stride, self.stride)
-
-    def over_boxes(self, x: torch.Tensor) -> torch.Tensor:
-        """The mean of a channels-last map as one reduction of memory, where the strides divide the axes."""
-        y = x.movedim(1, -1)  # (B, *S, C)
-        for axis, stride in reversed(list(enumerate(self.stride, start=1))):
-            y = y.unflatten(axis, (-1, stride))  # (B, S1 // s1, s1, S2 // s2, s2, ..., C)
-        return y.mean(tuple(range(2, y.dim() - 1, 2))).movedim(-1, 1)
 
 
 class ConvBlock(nn.Sequential):

@@ -185,3 +185,14 @@ def test_a_second_derivative_is_refused():
     loss = network(x)[0].square().mean()
     with pytest.raises(RuntimeError, match="no second derivative, which create_graph=True asks for"):
         torch.autograd.grad(loss, list(network.parameters()), create_graph=True, allow_unused=True)
+
+
+@pytest.mark.parametrize("spatial", [(3, 4, 5), (4, 5)])
+@pytest.mark.parametrize("lay_out", [channels_last, torch.clone], ids=["channels-last", "channels-first"])
+def test_maps_are_joined_as_they_lie(lay_out, spatial):
+    x, skip = (lay_out(torch.randn(2, channels, *spatial)).requires_grad_() for channels in (3, 2))
+    joined = concatenation.concatenate(x, skip)
+    assert torch.equal(joined, torch.cat((x, skip), dim=1))
+    assert joined.stride() == lay_out(joined.detach()).stride()
+    grad = torch.randn_like(joined)
+    assert all(map(torch.equal, torch.autograd.grad(joined, (x, skip), grad), grad.split((3, 2), dim=1)))

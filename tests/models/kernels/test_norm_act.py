@@ -16,6 +16,7 @@ from torch import nn
 
 from umamba.models.blocks import AveragePool, InstanceNorm3d
 from umamba.models.kernels import choice
+from umamba.models.kernels.pooling import mean_of_boxes
 from umamba.models.unet import PlainConvUNet
 
 
@@ -67,12 +68,21 @@ def test_a_network_keeps_its_names_and_weights_on_the_way_between_devices():
     assert [id(p) for p in network.parameters()] == parameters
 
 
-@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 2)])
-def test_pooling_of_channels_last_maps(monkeypatch, stride):
-    x = channels_last(torch.randn(2, 3, 4, 6, 8) if len(stride) == 3 else torch.randn(2, 3, 6, 8))
-    pool = AveragePool(stride)
-    torch.testing.assert_close(pool.over_boxes(x), pool(x))
-    assert choice.is_channels_last(pool.over_boxes(x))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 2), (3, 1)])
+def test_pooling_of_channels_last_maps(stride, channels, dtype):
+    size = [2 * step for step in (2, 3, 4)[-len(stride) :]]
+    size = [n * step for n, step in zip(size, stride, strict=True)]
+    x = channels_last(torch.randn(2, channels, *size)).to(dtype).requires_grad_()
+    pooled = mean_of_boxes(x, stride)
+    expected = AveragePool(stride)(x.float()).to(dtype)  # torch has none in half precision on the CPU
+    torch.testing.assert_close(pooled, expected)
+    assert choice.is_channels_last(pooled)
+    grad = torch.randn_like(pooled)
+    (got,), (gradient,) = (torch.autograd.grad(y, x, grad) for y in (pooled, expected))
+    torch.testing.assert_close(got, gradient)
+    assert choice.is_channels_last(got)
 
 
 def test_layout_follows_another_map():
