@@ -103,7 +103,7 @@ def sliding_window(
     weights = gaussian_weights(patch_size).to(image.device)
     weights = weights.view(-1, *weights.shape[-2:])  # (z or 1, y, x)
     depth = _depth(image.shape[1:], patch_size, step, window_batch)
-    sums = torch.zeros((num_classes, depth, *image.shape[2:]), device=image.device)  # of plane z at z % depth
+    sums = torch.empty(0)  # of plane z at z % depth; made when the layout of the maps is known
     weight_sums = torch.zeros((depth, *image.shape[2:]), device=image.device)
     at_once = max(1, _GIVEN_AT_ONCE // (4 * num_classes * math.prod(image.shape[2:])))
     total, counted, given = sum(len(windows) for windows, _ in rows), 0, 0
@@ -112,6 +112,8 @@ def sliding_window(
             batch = windows[start : start + window_batch]
             patches = torch.stack([image[(slice(None), *window)] for window in batch])
             outputs = network(patches.to(device)).to(image.device)
+            if not sums.numel():
+                sums = _zeros_like_maps(outputs, (num_classes, depth, *image.shape[2:]))
             for (first, *in_plane), output in zip(batch, outputs, strict=True):
                 planes = output if len(patch_size) == 3 else output[:, None]  # (K, z or 1, y, x)
                 begin = first.start if isinstance(first, slice) else first
@@ -124,7 +126,7 @@ def sliding_window(
         last = min(finished, inner[0].stop)
         for start in range(max(given, inner[0].start), last, at_once):
             for held, own in _in_ring(start, min(at_once, last - start), depth):
-                logits = (sums[:, held] / weight_sums[held])[:, :, inner[1], inner[2]].contiguous()
+                logits = (sums[:, held] / weight_sums[held])[:, :, inner[1], inner[2]]
                 if not logits.isfinite().all():
                     where = _where_not_finite(image, logits, start + own.start, inner, patch_size)
                     raise FloatingPointError(where)
@@ -175,6 +177,13 @@ def sum_bytes(
     padded = [*shape[:lead], *map(max, shape[lead:], patch_size)]
     depth = _depth(padded, tuple(patch_size), step, window_batch)
     return 4 * (num_classes + 1) * depth * math.prod(padded[1:])
+
+
+def _zeros_like_maps(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(K, Z, Y, X) float32 zeros in the layout of a network's maps: where their channels lie together, these do too."""
+    if maps.stride(1) == 1 and maps.shape[1] > 1:
+        return torch.zeros((*shape[1:], shape[0]), device=maps.device).movedim(-1, 0)
+    return torch.zeros(shape, device=maps.device)
 
 
 def _depth(shape: Sequence[int], patch_size: tuple[int, ...], step: float, window_batch: int) -> int:

@@ -181,6 +181,15 @@ def test_one_voxel_that_is_no_number_is_found_where_it_is(shape, patch, dims, va
         predict_sliding_window(Pointwise(), image, patch[-dims:], 2, window_batch=data.draw(st.integers(1, 3)))
 
 
+@pytest.mark.parametrize("shape", [(5, 9, 7), (12, 9, 10)])
+def test_the_layout_of_a_networks_maps_changes_nothing(shape: tuple[int, ...]) -> None:
+    network, image = ByPlace((6, 4, 5), 3), torch.randn(1, *shape)
+    last = predict_sliding_window(
+        lambda x: network(x).to(memory_format=torch.channels_last_3d), image, (6, 4, 5), 3, window_batch=2
+    )
+    assert torch.equal(last, predict_sliding_window(network, image, (6, 4, 5), 3, window_batch=2))
+
+
 def test_an_ensemble_is_the_mean_of_its_networks() -> None:
     networks = [Says(torch.tensor(values)) for values in ([0.0, 3.0], [1.0, 0.0], [2.0, 0.0])]
     logits = predict_sliding_window(ensemble(networks), torch.zeros(1, 5, 6, 7), (4, 4, 4), 2)

@@ -1,0 +1,295 @@
+"""Prediction from file to file: seconds, cases a second, peak memory, and where the time goes.
+
+    python benchmarks/inference.py                                # all rows; a GPU, some minutes
+    python benchmarks/inference.py --rows ct_cnn hippocampus      # some of them
+    python benchmarks/inference.py --rows export                  # the way back alone, on the CPU
+    python benchmarks/inference.py --scale 0.2 --device cpu       # a rehearsal without a GPU
+
+Images are phantoms: ellipsoids of different intensities in a body, with noise. The networks are trained on them for a
+minute at most, so that label maps have organs and not noise, which would be slower to write. Each row is a process of
+its own, which predicts the folder twice: `first` includes what a first use builds, `seconds` is the second time.
+Phases are timed one after the other in a third pass. Main memory is the largest resident size of the process, its
+libraries included; device memory is that of tensors. Each run replaces the rows that it measured in inference.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from common import draw_bars, processor, versions
+from inference_sets import ROWS, images_of, make_checkpoint, phantom, plan_of, write_images
+from umamba.files import write_json, write_text
+from umamba.inference.devices import choose_device
+from umamba.inference.export import Export
+from umamba.inference.folders import cases_in_folder
+from umamba.inference.predictor import Predictor
+from umamba.planning.preprocess import CaseProperties, spacing_of, target_of
+from umamba.planning.resampling import resample_image
+from umamba.raw.readers import Geometry, write_label
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPORT = ((128, 256, 256), {"thick": ((2.5, 0.8, 0.8), (1.0, 0.8, 0.8)), "isotropic": ((1.5,) * 3, (1.0, 0.8, 0.8))})
+
+
+def measure(name: str, work: Path, device: str) -> dict[str, Any]:
+    """In a process of its own: predict the folder twice, then phase by phase."""
+    begun = time.perf_counter()
+    predictor = Predictor.from_checkpoint(work / f"{name}.ckpt", device)
+    started = time.perf_counter() - begun
+    cuda = predictor.device.type == "cuda"
+    images = work / images_of(name)
+    cases = cases_in_folder(images, ROWS[name].images[3], len(predictor.plan.channel_names))
+    seconds = []
+    for repeat in range(2):
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        begun = time.perf_counter()
+        predictor.predict_cases(cases, work / f"{name}_{repeat}")
+        seconds.append(time.perf_counter() - begun)
+    row = {
+        "row": name,
+        "cases": len(cases),
+        "load_s": started,
+        "first_s": seconds[0],
+        "seconds": seconds[1],
+        "cases_per_s": len(cases) / seconds[1],
+        "main_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "device_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+    }
+    return row | {"phases": phases(predictor, cases[:5], work)}
+
+
+def phases(predictor: Predictor, cases: list, work: Path) -> dict[str, float]:
+    """Seconds per case of reading, preprocessing, the network with its sums, the way back, and writing."""
+    spent: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        if predictor.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent[name] = spent.get(name, 0) + (time.perf_counter() - begun) / len(cases)
+
+    for case in cases:
+        with timed("read"):
+            image, geometry = predictor._read(case.images)
+        with timed("preprocess"):
+            data, properties = predictor._preprocess(image, geometry)
+        with timed("network"):
+            for _ in predictor._logits(data):
+                pass
+        with timed("segment"):
+            done = predictor._segment(data, properties)
+        with timed("write"):
+            write_label(done.label, work / f"phase{predictor.plan.file_ending}", geometry)
+    spent["export"] = max(0.0, spent.pop("segment") - spent["network"])
+    return spent
+
+
+def measure_export(kind: str) -> dict[str, Any]:
+    """The way back of 14 classes on the CPU, and the plain one: every class resampled, the best kept so far."""
+    shape, (target, spacing) = EXPORT[0], EXPORT[1][kind]
+    plan = plan_of(ROWS["ct_cnn"])
+    configuration = plan.configuration("3d_fullres")
+    object.__setattr__(configuration, "spacing", target)
+    depth, height, width = (round(n * new / old) for n, new, old in zip(shape, spacing, target, strict=True))
+    source = (depth, height, width)
+    geometry = Geometry(
+        spacing=spacing, origin=(0.0,) * 3, direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0), shape=shape,
+        dimension=3,
+    )  # fmt: skip
+    properties = CaseProperties(
+        geometry=geometry, shape_before_crop=shape, box=tuple((0, n) for n in shape), shape=source
+    )
+    _, label = phantom(source, 14, 0)
+    logits = np.stack([ndimage.uniform_filter((label == k).astype(np.float32), 3) for k in range(14)])
+
+    def ours() -> np.ndarray:
+        export = Export(properties, plan, configuration)
+        for planes in torch.from_numpy(logits).split(8, dim=1):
+            export.add(planes)
+        return export.label
+
+    def plain() -> np.ndarray:
+        current = target_of(configuration, spacing_of(geometry, plan))
+        result = np.zeros(shape, np.uint8)
+        best = np.array(resample_image(logits[0], shape, current, spacing, order=1))
+        for k in range(1, 14):
+            score = resample_image(logits[k], shape, current, spacing, order=1)
+            better = score > best
+            result[better] = k
+            np.copyto(best, score, where=better)
+        return result
+
+    row: dict[str, Any] = {"row": f"export_{kind}"}
+    results = {}
+    for name, function in (("ours", ours), ("plain", plain)):
+        times = []
+        with sampled_memory() as grown:
+            for _ in range(3):
+                begun = time.perf_counter()
+                results[name] = function()
+                times.append(time.perf_counter() - begun)
+        row |= {f"{name}_s": min(times), f"{name}_gib": grown[0] / 2**30}
+    row["voxels_that_differ"] = int((results["ours"] != results["plain"]).sum())
+    return row
+
+
+@contextmanager
+def sampled_memory() -> Iterator[list[int]]:
+    """The largest growth of this process' resident bytes within the block, looked at every two milliseconds."""
+    before, grown, ended = _resident(), [0], threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.002):
+            grown[0] = max(grown[0], _resident() - before)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    yield grown
+    ended.set()
+    sampler.join()
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def child(*arguments: str) -> dict[str, Any]:
+    """This script in a process of its own; what it measured, and its seconds from start to end."""
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1]) | {"process_s": time.perf_counter() - begun}
+
+
+def all_rows(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+    wanted = [name for name in options.rows if name in ROWS]
+    with ProcessPoolExecutor(2) as pool:  # images are written while networks are trained
+        writing = {
+            images_of(name): pool.submit(write_images, ROWS[name], work / images_of(name), options.scale)
+            for name in {images_of(name): name for name in wanted}.values()
+            if not (work / images_of(name)).exists()
+        }
+        for name in wanted:
+            if not (work / f"{name}.ckpt").exists():
+                child("--train", name, "--work", str(work), "--device", options.device, "--steps", str(options.steps))
+        for task in writing.values():
+            task.result()
+    for name in wanted:
+        yield child("--measure", name, "--work", str(work), "--device", options.device)
+    if "export" in options.rows:
+        yield from (child("--measure-export", kind) for kind in EXPORT[1])
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """The tables."""
+    lines = [
+        "# Prediction, timed",
+        "",
+        "`python benchmarks/inference.py`, from image files to label maps; `python benchmarks/inference.py --help` "
+        "says what is measured. Volumes of 512 x 512 x 500 (`ct_long`: 800) voxels of 0.8 x 0.8 x 1 mm, planned at "
+        "0.8 x 0.8 x 2.5 mm; 118 in a name: classes, else 14. Networks predict in float16 on a GPU.",
+        "",
+        "| row | cases | load, s | first, s | seconds | cases a second | main memory, GiB | device memory, GiB | "
+        "read | preprocess | network | export | write |",
+        "|" + "---|" * 13,
+    ]
+    for row in rows:
+        if "phases" in row:
+            numbers = [row[key] for key in ("load_s", "first_s", "seconds", "cases_per_s", "main_gib", "device_gib")]
+            numbers += [row["phases"][name] for name in ("read", "preprocess", "network", "export", "write")]
+            cells = [row["row"], str(row["cases"]), *("-" if n is None else f"{n:.3g}" for n in numbers)]
+            lines.append("| " + " | ".join(cells) + " |")
+    exports = [row for row in rows if "ours_s" in row]
+    if exports:
+        lines += [
+            "",
+            "The way back alone, 14 classes to 128 x 256 x 256 voxels on the CPU: every class resampled and compared "
+            "(plain), and as it is done (ours); memory beyond the logits.",
+            "",
+            "| from | plain, s | ours, s | plain, GiB | ours, GiB | voxels that differ |",
+            "|" + "---|" * 6,
+        ]
+        for row in exports:
+            numbers = [row[key] for key in ("plain_s", "ours_s", "plain_gib", "ours_gib")]
+            cells = [row["row"], *(f"{n:.3g}" for n in numbers), str(row["voxels_that_differ"])]
+            lines.append("| " + " | ".join(cells) + " |")
+    for about in dict.fromkeys(row["about"] for row in rows):
+        lines += ["", f"{', '.join(row['row'] for row in rows if row['about'] == about)}: {about}."]
+    return "\n".join([*lines, "", "![Prediction, timed](inference.png)"]) + "\n"
+
+
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(rows, folder / "inference.json")
+    write_text(folder / "inference.md", report(rows))
+    timed = [row for row in rows if "phases" in row]
+    if timed:
+        names = ("read", "preprocess", "network", "export", "write")
+        charts = {"seconds per case": {name: [row["phases"][name] for row in timed] for name in names}}
+        charts["peak memory, GiB"] = {key: [row[f"{key}_gib"] for row in timed] for key in ("main", "device")}
+        draw_bars(folder / "inference.png", [row["row"] for row in timed], charts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, "export"], default=[*ROWS, "export"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the volumes' edges")
+    parser.add_argument("--steps", type=int, default=60, help="of training")
+    parser.add_argument("--work", type=Path, help="folder that keeps images and checkpoints for the next run")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--train", choices=list(ROWS), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=list(ROWS), help=argparse.SUPPRESS)
+    parser.add_argument("--measure-export", choices=list(EXPORT[1]), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.train:
+        device = choose_device(options.device)
+        make_checkpoint(ROWS[options.train], options.work / f"{options.train}.ckpt", device, options.steps)
+        sys.stdout.write("{}\n")
+    elif options.measure:
+        sys.stdout.write(json.dumps(measure(options.measure, options.work, options.device)) + "\n")
+    elif options.measure_export:
+        sys.stdout.write(json.dumps(measure_export(options.measure_export)) + "\n")
+    else:
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    about = {"processor": processor(), **versions("torch", "numpy", "SimpleITK")}
+    if torch.cuda.is_available():
+        about["device"] = torch.cuda.get_device_name()
+    path = options.output / "inference.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    with tempfile.TemporaryDirectory() as scratch:
+        work = options.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        for row in all_rows(options, work):
+            row["about"] = ", ".join(f"{key} {value}" for key, value in about.items())
+            rows = [*(other for other in rows if other["row"] != row["row"]), row]
+            write(rows, options.output)  # after every row: a benchmark cut short keeps what it has
+            sys.stdout.write(f"{json.dumps(row)}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
