@@ -60,13 +60,22 @@ def seconds_of(text: str | float | None) -> float:
 
 
 def estimates(entries: Sequence[Entry]) -> dict[str, float]:
-    """Seconds that each run takes: as the finished ones of its cell did, else as the manifest says."""
+    """Seconds that each run takes: as the finished ones of its cell did, else as the list says.
+
+    What the list says is of another machine, so it is scaled by what the finished runs of the data set took of it.
+    """
     measured: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
     for entry in entries:
         if entry.record.is_file():
-            measured.setdefault(entry.wanted.cell, []).append(read_run(entry.record)["cost"]["seconds"])
+            wanted, seconds = entry.wanted, read_run(entry.record)["cost"]["seconds"]
+            measured.setdefault(wanted.cell, []).append(seconds)
+            if wanted.seconds:
+                ratios.setdefault(wanted.dataset, []).append(seconds / wanted.seconds)
     return {
-        entry.wanted.key: mean(measured[entry.wanted.cell]) if entry.wanted.cell in measured else entry.wanted.seconds
+        entry.wanted.key: mean(measured[entry.wanted.cell])
+        if entry.wanted.cell in measured
+        else entry.wanted.seconds * mean(ratios.get(entry.wanted.dataset, [1.0]))
         for entry in entries
     }
 
@@ -95,7 +104,7 @@ def run_all(entries: Sequence[Entry], chosen: Sequence[str], devices: Sequence[D
     log.info("%d of %d run(s) to do, %d at a time on %s.", len(waiting), len(found), rules.per_device * len(devices),
              ", ".join(device.name for device in devices))  # fmt: skip
     with deferred(), PowerMeter() as meter:
-        _Sitting(devices, place, rules, meter, takes).run(waiting)
+        _Sitting(entries, devices, place, rules, meter).run(waiting)
 
 
 def _order(finding: Finding, takes: Mapping[str, float]) -> tuple[bool, float, str]:
@@ -107,9 +116,10 @@ class _Sitting:
     """The loop, and what is under way in it."""
 
     def __init__(
-        self, devices: Sequence[Device], place: Place, rules: Rules, meter: PowerMeter, takes: Mapping[str, float]
+        self, entries: Sequence[Entry], devices: Sequence[Device], place: Place, rules: Rules, meter: PowerMeter
     ) -> None:
-        self.devices, self.place, self.rules, self.meter, self.takes = devices, place, rules, meter, takes
+        self.entries, self.devices, self.place, self.rules, self.meter = entries, devices, place, rules, meter
+        self.takes = estimates(entries)
         self.jobs: list[Job] = []
         self._changed = False
         self.deadline = time.monotonic() + rules.limit - rules.stop_seconds  # from here on trainings are stopped
@@ -193,6 +203,7 @@ class _Sitting:
             log.error("%s failed: %s", key, reason)
         elif attempt["exit_code"] == 0:
             log.info("%s is done after %.0f s.", key, sum(one["seconds"] for one in job.state["attempts"]))
+            self.takes = estimates(self.entries)
         else:
             log.info("%s was stopped at step %s.", key, attempt["step"])
 

@@ -14,7 +14,7 @@ import pytest
 from umamba.evidence.__main__ import command_line
 from umamba.evidence.devices import find_devices
 from umamba.evidence.entry import Condition
-from umamba.evidence.sitting import seconds_of
+from umamba.evidence.sitting import estimates, seconds_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 KEYS = ["phantom/nnunet_1", "phantom/nnunet_2", "phantom/umamba_enc_1", "phantom/umamba_enc_2"]
@@ -73,7 +73,9 @@ def test_a_killed_runner_goes_on_from_the_checkpoints(stub, wait_for, how):
 
 def test_the_limit_is_kept_and_what_cannot_end_before_it_is_not_begun(stub, caplog):
     caplog.set_level(logging.INFO)
-    stub.manifest.write_text(stub.manifest.read_text().replace("seconds: 3", "seconds: 20"))
+    stub.manifest.write_text(
+        stub.manifest.read_text().replace("seconds: 3", "seconds: 20").replace("cost: 2", "cost: 60")
+    )
     assert count(stub.sit(limit=33, stop_seconds=3)) == {DONE: 2, Condition.WANTED: 2}
     assert "not started: phantom/umamba_enc_1, phantom/umamba_enc_2" in caplog.text
     assert all(line.startswith("nnunet") for line in stub.log)
@@ -81,6 +83,14 @@ def test_the_limit_is_kept_and_what_cannot_end_before_it_is_not_begun(stub, capl
     state = json.loads((stub.state / KEYS[2] / "state.json").read_text())
     assert 0 < state["attempts"][0]["step"] < 20 and state["attempts"][0]["exit_code"] == 143
     assert state["attempts"][0]["seconds"] < 4
+
+
+def test_what_runs_took_says_how_long_the_others_take(stub):
+    stub.sit("*nnunet_1")
+    took = stub.record(KEYS[0])["cost"]["seconds"]
+    takes = estimates(stub.entries)
+    assert takes[KEYS[0]] == takes[KEYS[1]] == took
+    assert takes[KEYS[2]] == pytest.approx(6 * took / 3)  # as the list says in proportion
 
 
 def test_what_is_left_of_a_stopped_run_is_what_must_fit_and_it_goes_first(stub):
