@@ -29,18 +29,27 @@ def needs_gpu():
 
 
 def make(shapes, batch=2, classes=5, dtype=torch.float32, last=False, ignore=False):
-    generator = torch.Generator().manual_seed(0)
-    outputs = [(3 * torch.randn(batch, classes, *s, generator=generator)).to("cuda", dtype) for s in shapes]
+    generator = torch.Generator("cuda").manual_seed(0)
+    options = {"generator": generator, "device": "cuda"}
+    outputs = [torch.randn(batch, classes, *s, dtype=dtype, **options) * 3 for s in shapes]
     outputs = [channels_last(o) for o in outputs] if last else outputs
-    label = torch.randint(classes, (batch, *shapes[0]), generator=generator, dtype=torch.int16)
+    label = torch.randint(classes, (batch, *shapes[0]), dtype=torch.int16, **options)
     if ignore:
-        label[torch.rand(label.shape, generator=generator) < 0.3] = IGNORE
-    return [o.requires_grad_() for o in outputs], label.cuda()
+        label[torch.rand(label.shape, **options) < 0.3] = IGNORE
+    return [o.requires_grad_() for o in outputs], label
 
 
 def run(loss, outputs, label):
     value = loss(outputs, label)
     return [value.detach(), *torch.autograd.grad(value, outputs)]
+
+
+def exactly(monkeypatch, loss, outputs, label):
+    """`run` in torch's operations and float64, which they would turn to float32."""
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, "loss_fused", lambda *inputs: False)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        return run(loss, [o.detach().double().requires_grad_() for o in outputs], label)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["channels-first", "channels-last"])
@@ -55,8 +64,7 @@ def test_equals_torch_and_itself(monkeypatch, shapes, batch_dice, ignore, dtype,
     got, again = run(loss, outputs, label), run(loss, outputs, label)
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
     assert all(g.stride() == o.stride() and g.dtype == o.dtype for g, o in zip(got[1:], outputs, strict=True))
-    monkeypatch.setattr(losses, "loss_fused", lambda *inputs: False)
-    exact = run(loss, outputs, label)
+    exact = exactly(monkeypatch, loss, outputs, label)
     assert got[0].item() == pytest.approx(exact[0].item(), rel=1e-6, abs=1e-6)
     assert worst(got[1:], exact[1:], scale=1e-8) < (1e-5 if dtype == torch.float32 else 1e-2)
 
@@ -66,8 +74,7 @@ def test_any_number_of_classes(monkeypatch, classes):
     outputs, label = make([(10, 33, 35), (5, 17, 18), (3, 9, 9)], classes=classes, last=True)
     loss = DeepSupervision(DiceCELoss(False))
     got = run(loss, outputs, label)
-    monkeypatch.setattr(losses, "loss_fused", lambda *inputs: False)
-    exact = run(loss, outputs, label)
+    exact = exactly(monkeypatch, loss, outputs, label)
     assert got[0].item() == pytest.approx(exact[0].item(), rel=1e-6)
     assert worst(got[1:], exact[1:], scale=1e-8) < 1e-5
 
