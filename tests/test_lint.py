@@ -21,8 +21,9 @@ def pinned(extra: str = "lint") -> dict[str, str]:
 
 def test_the_hooks_run_the_pinned_ruff() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
-    [revision] = [repo["rev"] for repo in hooks["repos"] if repo["repo"].endswith("/ruff-pre-commit")]
-    assert revision == f"v{pinned()['ruff']}"
+    found = {hook["id"]: hook.get("additional_dependencies") for repo in hooks["repos"] for hook in repo["hooks"]}
+    pin = [f"ruff=={pinned()['ruff']}"]
+    assert found["ruff-check"] == found["ruff-format"] == pin
 
 
 def test_the_documentation_is_formatted_by_the_same_ruff() -> None:
