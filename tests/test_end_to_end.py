@@ -1,9 +1,6 @@
 """The whole way as a user goes it: train.py on generated data, then eval.py and predict.py on its checkpoint."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +8,12 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from miniatures import run
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "trainer=cpu", "trainer.max_epochs=2", "data.iterations_per_epoch=4", "data.val_iterations=2", "data.num_workers=2",
     "data.planning.base_features=4", "trainer.check_val_every_n_epoch=1",
 ]  # fmt: skip
-
-
-def run(script: str, *overrides: str, folder: Path, ok: bool = True) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder), "COLUMNS": "160"}
-    command = [sys.executable, str(ROOT / script), *overrides]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    output = result.stdout + result.stderr
-    assert (result.returncode == 0) == ok, output[-6000:]
-    return output
 
 
 @pytest.fixture(scope="module")
