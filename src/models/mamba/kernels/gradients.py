@@ -18,6 +18,7 @@ from umamba.models.mamba.kernels.chunks import LENGTHS, ROWS_OF_STATES
 from umamba.models.mamba.kernels.device import (
     LOG2E,
     async_copy,
+    copy_to_shared,
     fetch,
     join,
     load_or_zero,
@@ -27,13 +28,6 @@ from umamba.models.mamba.kernels.device import (
     sigmoid,
     step_size,
 )
-
-
-@gluon.jit
-def sum_over_channels(tile, factor, turned_l: gl.constexpr):
-    """sum_c tile[n, c] factor[c], turned first so that the products and sums are the lanes' own multiply-adds."""
-    turned = gl.convert_layout(tile, turned_l)
-    return gl.sum(turned * gl.convert_layout(factor, gl.SliceLayout(0, turned_l))[None, :], 1)
 
 
 @gluon.jit(do_not_specialize=[*LENGTHS, *ROWS_OF_STATES, "items", "small_g", "small_b", "small_l"])
@@ -79,6 +73,14 @@ def gradients(
         two_z = gl.allocate_shared_memory(Z_TYPE, [2, WIDE], shared_l)
     two_B = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
     two_C = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
+    # what earlier blocks of channels left of the sums over channels
+    two_before_B = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
+    two_before_C = gl.allocate_shared_memory(gl.float32, [2, SMALL], shared_l)
+    two_before_dt = gl.allocate_shared_memory(gl.float32, [2, HISTORY * RANK_PAD], shared_l)
+    # the state before a round, four numbers at a time, where no two lanes of a quarter warp meet in a bank
+    FOURS: gl.constexpr = N_PAD // 4
+    before_l: gl.constexpr = gl.SwizzledSharedLayout(4, max(1, 8 // FOURS), min(8, FOURS), order=[0, 1])
+    state_before = gl.allocate_shared_memory(gl.float32, [N_PAD, CHANNELS], before_l)
     shared_gB = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
     shared_gC = gl.allocate_shared_memory(gl.float32, [SMALL], shared_l)
     # sums over channels of (token, rank number, channel) products, each shared by PER_SUM lanes
@@ -86,7 +88,6 @@ def gradients(
     product_l: gl.constexpr = gl.BlockedLayout(
         [1, 1, CHANNELS // PER_SUM], [HISTORY, RANK_PAD, PER_SUM], [1, 1, 1], [2, 1, 0]
     )
-    sum_l: gl.constexpr = gl.SliceLayout(2, product_l)
     matrix_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[1, 0])
     shared_gstep = gl.allocate_shared_memory(gl.float32, [HISTORY, CHANNELS], matrix_l)
     shared_w = gl.allocate_shared_memory(gl.float32, [RANK_PAD, CHANNELS], matrix_l)
@@ -101,8 +102,8 @@ def gradients(
     small = (small_element // N_PAD, small_element % N_PAD, small_element % N_PAD < N)
     wide_element = gl.arange(0, WIDE, layout=wide_l)
     rank_element = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
-    sum_row = gl.arange(0, HISTORY, layout=gl.SliceLayout(1, sum_l))
-    sum_r = gl.arange(0, RANK_PAD, layout=gl.SliceLayout(0, sum_l))
+    rank_row = rank_element // RANK_PAD
+    rank_r = rank_element % RANK_PAD
     n_ok = n < N
     scratch += (gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)).to(gl.int64) * scratch_p
     grad_small += gl.program_id(1).to(gl.int64) * small_g
@@ -111,13 +112,15 @@ def gradients(
         channel = block * CHANNELS + lane
         mask = channel < D
         add = block >= gl.num_programs(1)
+        before_small = (small[0], small[1], small[2] & add)
+        before_rank = (rank_row, rank_r, (rank_r < RANK) & add)
         both = n_ok[:, None] & mask[None, :]
         wide_channel = block * CHANNELS + wide_element % CHANNELS
         wide = (wide_element // CHANNELS, wide_channel, wide_channel < D)
         if RANK == 0:
             narrow = wide
         else:
-            narrow = (rank_element // RANK_PAD, rank_element % RANK_PAD, rank_element % RANK_PAD < RANK)
+            narrow = (rank_row, rank_r, rank_r < RANK)
         decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0)
         w = ()
         sum_w = ()
@@ -185,6 +188,11 @@ def gradients(
                 gl.store(scratch + (begin // HISTORY + 1) * N_PAD * CHANNELS + record, h)
 
             now = last // HISTORY % 2
+            state_before.store(h)
+            fetch(two_before_B.index(now), small_c + RANK, small_l, last, length, before_small)
+            fetch(two_before_C.index(now), small_c + RANK + N, small_l, last, length, before_small)
+            if RANK > 0:
+                fetch(two_before_dt.index(now), small_c, small_l, last, length, before_rank)
             fetch(two_C.index(now), C_c, C_l, last, length, small)
             fetch(two_grad.index(now), grad_c, grad_l, last, length, wide)
             if z is not None:
@@ -194,6 +202,13 @@ def gradients(
                 begin = last - back
                 now = begin // HISTORY % 2
                 ahead = gl.maximum(begin - HISTORY, 0)  # the last round fetches in vain
+                async_copy.wait_group(0)
+                h = state_before.load(tile_l)
+                copy_to_shared(state_before, scratch + ahead // HISTORY * N_PAD * CHANNELS + record)
+                fetch(two_before_B.index(1 - now), small_c + RANK, small_l, ahead, length, before_small)
+                fetch(two_before_C.index(1 - now), small_c + RANK + N, small_l, ahead, length, before_small)
+                if RANK > 0:
+                    fetch(two_before_dt.index(1 - now), small_c, small_l, ahead, length, before_rank)
                 fetch(two_u.index(1 - now), u_c, u_l, ahead, length, wide)
                 fetch(two_delta.index(1 - now), delta_c, delta_l, ahead, length, narrow)
                 fetch(two_grad.index(1 - now), grad_c, grad_l, ahead, length, wide)
@@ -202,15 +217,7 @@ def gradients(
                 fetch(two_B.index(1 - now), B_c, B_l, ahead, length, small)
                 fetch(two_C.index(1 - now), C_c, C_l, ahead, length, small)
                 async_copy.commit_group()
-                async_copy.wait_group(1)
-                small_ok = (flat_n < N) & (begin + flat_row < length)
-                small_row = small_c + (begin + flat_row) * small_l + RANK + flat_n
-                before_B = gl.load(small_row, mask=small_ok & add, other=0.0)
-                before_C = gl.load(small_row + N, mask=small_ok & add, other=0.0)
-                if RANK > 0:
-                    sum_ok = (sum_r < RANK)[None, :] & (begin + sum_row < length)[:, None]
-                    sum_target = small_c + ((begin + sum_row) * small_l)[:, None] + sum_r[None, :]
-                    before_dt = gl.load(sum_target, mask=sum_ok & add, other=0.0)
+                turned = None
                 steps = ()
                 gys = ()
                 decayed = ()
@@ -237,10 +244,13 @@ def gradients(
                     steps = steps + (step,)
                     gys = gys + (gy,)
                     decayed = decayed + (e,)
-                    total = sum_over_channels(h, gy, turned_l)
-                    shared_gC.slice(k * N_PAD, N_PAD).store(total)
+                    # A lane itself adds up what a turned tile brings it, a token later: until then it is on its way
+                    if turned is not None:
+                        shared_gC.slice((k - 1) * N_PAD, N_PAD).store(gl.sum(turned, 1))
+                    turned = gl.convert_layout(h * gy[None, :], turned_l)
+                shared_gC.slice((HISTORY - 1) * N_PAD, N_PAD).store(gl.sum(turned, 1))
 
-                h = gl.load(scratch + ahead // HISTORY * N_PAD * CHANNELS + record)  # for the next round
+                turned = None
                 for i in gl.static_range(HISTORY):
                     inside = mask & (begin + HISTORY - 1 - i < length)
                     step = steps[HISTORY - 1 - i]
@@ -254,8 +264,9 @@ def gradients(
                     gstep = gl.sum(p * decay, 0) + gx * value
                     sum_A += p * step[None, :]
                     q = gl.exp2((step * LOG2E)[None, :] * decay) * g
-                    total = sum_over_channels(g, step * value, turned_l)
-                    shared_gB.slice((HISTORY - 1 - i) * N_PAD, N_PAD).store(total)
+                    if turned is not None:
+                        shared_gB.slice((HISTORY - i) * N_PAD, N_PAD).store(gl.sum(turned, 1))
+                    turned = gl.convert_layout(g * (step * value)[None, :], turned_l)
                     if SOFTPLUS:
                         gstep *= one_minus_exp(step)
                     gstep = gl.where(inside, gstep, 0.0)
@@ -272,13 +283,18 @@ def gradients(
                         sum_w = new_w
                     else:
                         gl.store(gdelta_c + row * gdelta_l + channel, gstep, mask=inside)
-                gl.store(small_row, before_B + shared_gB.load(flat_l), mask=small_ok)
-                gl.store(small_row + N, before_C + shared_gC.load(flat_l), mask=small_ok)
+                shared_gB.slice(0, N_PAD).store(gl.sum(turned, 1))
+                small_row = small_c + (begin + flat_row) * small_l + RANK + flat_n
+                small_ok = (flat_n < N) & (begin + flat_row < length)
+                gl.store(small_row, two_before_B.index(now).load(flat_l) + shared_gB.load(flat_l), mask=small_ok)
+                gl.store(small_row + N, two_before_C.index(now).load(flat_l) + shared_gC.load(flat_l), mask=small_ok)
                 if RANK > 0:
                     gstep_rows = shared_gstep.load(gl.SliceLayout(1, product_l))
                     w_rows = shared_w.load(gl.SliceLayout(0, product_l))
-                    dt_sum = gl.sum(gstep_rows[:, None, :] * w_rows[None, :, :], 2)
-                    gl.store(sum_target, before_dt + dt_sum, mask=sum_ok)
+                    dt_sum = gl.reshape(gl.sum(gstep_rows[:, None, :] * w_rows[None, :, :], 2), [HISTORY * RANK_PAD])
+                    dt_sum = gl.convert_layout(dt_sum, flat_l) + two_before_dt.index(now).load(flat_l)
+                    rank_ok = (rank_r < RANK) & (begin + rank_row < length)
+                    gl.store(small_c + (begin + rank_row) * small_l + rank_r, dt_sum, mask=rank_ok)
             async_copy.wait_group(0)
         part = partial + gl.program_id(0).to(gl.int64) * (2 + N + RANK) * D
         gl.store(part + channel, sum_skip, mask=mask)

@@ -12,7 +12,7 @@ REGISTER_UNIT = 8  # registers of a thread are handed out in eights
 RESERVED = 1024  # bytes of shared memory that each program takes besides its own (compute capability 8.0 and later)
 
 GRADIENTS_REGISTERS = 255  # a thread, as many as there may be
-GRADIENTS_SHARED = 8 * 1024  # bytes a program at d_state 16 at most
+GRADIENTS_SHARED = 11 * 1024  # bytes a program at d_state 16 at most
 
 
 class Device(NamedTuple):
