@@ -38,12 +38,14 @@ _WATCHERS = ("umamba.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for na
 _REMARKS = ("name", "batch_reason", "data_identifier", "estimate", "median_shape", "patch_reason", "reference")
 _OF_PLAN = ("channel_names", "intensities", "transpose_forward")
 _EPOCHS = "epochs"  # trained; left out where it is all that the trainer was to train
+# Facts that no entry of a configuration may hide, which may be called anything: it is then told as config.<name>.
+_TAKEN = ("configuration", "grow", "labels", "members", "mirror", "network", "plan", "rules")
 _FIRST = ("configuration", "model.network", "model", "optimizer", "data", "trainer", "", "plan")  # in names
 
 
 def training_of(member: Member) -> dict[str, Any]:
     """What decided a checkpoint's weights beside the plan, the data, fold and seed, as plain data."""
-    config = member.config
+    config = {_named(key, (_EPOCHS, "imported")): value for key, value in member.config.items()}
     kept = _prune({key: value for key, value in config.items() if key not in _OUTSIDE[""]})
     kept["optimizer"] = config.get("optimizer") or config["model"].get("optimizer")
     callbacks = {key: value for key, value in (config.get("callbacks") or {}).items() if value}
@@ -128,7 +130,7 @@ def differing(variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _prune(training: Mapping[str, Any]) -> dict[str, Any]:
     """Without what changes no weight; also of records, which another version may have written."""
-    kept = dict(training)
+    kept = {_named(key, _TAKEN): value for key, value in training.items()}
     for part in ("model", "data", "trainer"):
         entries = training.get(part)
         if isinstance(entries, Mapping):
@@ -136,6 +138,10 @@ def _prune(training: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("trainer"), Mapping):
         kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in _NEUTRAL or _NEUTRAL[k] != v}
     return kept
+
+
+def _named(key: str, taken: Sequence[str]) -> str:
+    return f"config.{key}" if key in taken else key
 
 
 def _values(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:

@@ -248,6 +248,32 @@ def test_everything_else_does(training, what):
     assert facts_of(other, processed) != facts_of(record, processed)
 
 
+@given(trainings, st.sampled_from(["a", "m"]))
+def test_an_ensemble_is_all_of_its_members(training, network):
+    """Not only the first one, and not only what they are: how many are of which."""
+    one, other = ({"network": name, "fold": 0, "seed": 1, "imported": None, "training": part}
+                  for name, part in (("n", training), (network, {**training, "x": 7})))  # fmt: skip
+    named = {**other, "training": training}  # differs in the name alone
+    for second in (other, named):
+        facts = [
+            facts_of(record_of({}, members=members), False)
+            for members in ([one, one, one], [one, one, second], [one, second, second], [second, second, second])
+        ]
+        assert all(a != b for i, a in enumerate(facts) for b in facts[:i])
+        assert facts_of(record_of({}, members=[second, one, one]), False) == facts[1]
+
+
+@pytest.mark.parametrize(
+    "key", ["network", "configuration", "members", "plan", "labels", "mirror", "grow", "rules", "epochs", "imported"]
+)
+def test_no_entry_of_a_configuration_hides_behind_a_fact(tmp_path, key):
+    make_run(tmp_path / "a", seed=1, config={key: "one"})
+    make_run(tmp_path / "b", seed=2, config={key: "two"})
+    make_run(tmp_path / "c", seed=3, config={key: "two"})
+    runs = {run.folder.name: run for run in gather([tmp_path])}
+    assert len({run.network for run in runs.values()}) == 2 and runs["b"].network == runs["c"].network
+
+
 @settings(deadline=None)
 @given(st.lists(trainings, min_size=1, max_size=6))
 def test_names_tell_all_apart_whatever_differs(trainings_):
