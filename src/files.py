@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_OUTPUT_FOLDERS = ("", "predictions", "postprocessed", "tables", "figures")  # in which outputs are written
+OUTPUT_FOLDERS = ("", "predictions", "postprocessed", "tables", "figures")  # in which outputs are written
 _WRITERS = ".writers"  # file by which writers into a folder know of each other
 _TRIES, _PAUSE = 20, 0.1  # s
 _held: set[str] = set()  # output folders that this process holds
@@ -135,7 +135,7 @@ def _share(folder: Path) -> int:
     while True:
         descriptor = os.open(folder / _WRITERS, os.O_RDWR | os.O_CREAT, 0o666)
         if _is_alone(descriptor) and os.fstat(descriptor).st_nlink:
-            for part in _OUTPUT_FOLDERS:
+            for part in OUTPUT_FOLDERS:
                 remove_unfinished(folder / part)
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)

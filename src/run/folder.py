@@ -19,6 +19,7 @@ from umamba.plain import to_plain
 from umamba.planning.plan import Plan
 from umamba.run import ranks
 from umamba.run.compare import Differences, ResumeError, listed
+from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.provenance import provenance
 from umamba.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
@@ -114,6 +115,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         yield _run(*_choose(cfg))
         return
     follow_sweep()
+    refuse_links(Path(cfg.run_dir))
     with locked_run(Path(cfg.run_dir)):
         run = _run(*_choose(cfg))
         if run.resume_from is None:

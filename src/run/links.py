@@ -1,0 +1,52 @@
+"""A run's folder may have come from somebody else: what is written there must not be led elsewhere by links in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from umamba.files import OUTPUT_FOLDERS
+from umamba.run.compare import ResumeError
+
+_FOLDERS = (*OUTPUT_FOLDERS, "checkpoints")  # whose files a run replaces
+
+
+def refuse_links(folder: Path) -> None:
+    """See that no entry of a run's folder is a link that leads out of it; the folder itself may be one.
+
+    Through such a link a run would append its log, or write its label maps, to files of the user's that whoever made
+    the folder chose. Reading through one (a configuration, a checkpoint, scores) is no danger of this kind: it is done
+    with the user's own rights, and nothing is run or passed on of what is read.
+
+    Args:
+        folder: of a run, not necessarily there.
+
+    Raises:
+        ResumeError: there is one; the run's log file, if it is not open yet, is not opened any more.
+    """
+    real = folder.resolve()
+    away = [entry for entry in _entries(folder) if entry.is_symlink() and not _is_below(entry, real)]
+    if not away:
+        return
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, logging.FileHandler)]:
+        root.removeHandler(handler)
+    raise ResumeError(
+        f"{away[0]} is a link to {away[0].resolve()}, out of the run's folder: what the run writes would go there. Put "
+        "the file or folder itself in its place, or give another run_dir."
+    )
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    for name in _FOLDERS:
+        inner = folder / name
+        if inner.is_dir() and (inner == folder or not inner.is_symlink()):
+            yield from inner.iterdir()
+
+
+def _is_below(link: Path, folder: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError):  # a link to itself
+        return False
