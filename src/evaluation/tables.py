@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.metrics import INFINITE, METRICS
 from umamba.evaluation.table_text import format_metric, format_score, to_latex, to_markdown
 from umamba.files import atomic_file, write_text
@@ -142,13 +143,13 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
     protocol, table, cases = protocol_of(scores), class_table(scores), case_means(scores)
     for stale in (RECORD, "scores.parquet"):
         (folder / stale).unlink(missing_ok=True)
-    write_text(folder / "scores.csv", scores.to_csv(index=False))
+    write_text(folder / "scores.csv", to_csv(scores))
     if parquet:
         with atomic_file(folder / "scores.parquet") as path:
             scores.to_parquet(path, index=False)
     for frame, name in ((cases, "per_case"), (table, "per_class"), (in_all(table), "summary")):
         numbers = frame.assign(protocol=protocol)
-        write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
+        write_text(folder / f"{name}.csv", to_csv(numbers))
     texts = {"per_case": _format_cases(cases), "per_class": format_table(table), "summary": format_table(in_all(table))}
     caption = f"{describe(scores)} {remark}".strip()
     for name, text in texts.items():

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.report.records import VERSION
 from umamba.evaluation.tables import metrics_of
 from umamba.evidence.manifest import Wanted
@@ -38,8 +39,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
     run = json.loads((folder / "tables" / "run.json").read_text(encoding="utf-8"))
     if run["seed"] != wanted.seed:
         raise ValueError(f"{folder} holds a run of seed {run['seed']}, not {wanted.seed}.")
-    scores = pd.read_csv(folder / "tables" / "scores.csv", dtype={"case": str, "class": str}, keep_default_na=False,
-                         na_values=[""])  # fmt: skip
+    scores = read_scores(folder / "tables" / "scores.csv")
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     checkpoint = torch.load(last_checkpoint(folder), map_location="cpu", weights_only=True, mmap=True)
     cases = checkpoint.get("cases") or {}

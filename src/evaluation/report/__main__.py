@@ -18,6 +18,7 @@ import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
+from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.metrics import METRICS
@@ -211,7 +212,7 @@ def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | 
 def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "") -> str:
     """Write a table as CSV, Markdown and LaTeX, and return it as HTML."""
     folder = output / "tables"
-    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(folder / f"{name}.csv", to_csv(table))
     write_text(folder / f"{name}.md", f"{to_markdown(table)}\n\n{note}\n")
     write_text(folder / f"{name}.tex", to_latex(table, note))
     return html.table(table, heading, note)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.identity import differing, facts_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_tables as numbers
@@ -80,7 +81,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     differences = pd.concat([numbers.difference_rows(name, scores[name]) for name in settings], ignore_index=True)
     costs = numbers.cost_rows(runs)
     for table, name in ((rows, "scores"), (differences, "differences"), (costs, "cost")):
-        write_text(output / "tables" / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+        write_text(output / "tables" / f"{name}.csv", to_csv(table, float_format="%.6g"))
     figure = _figure(rows, costs, main, titles)
     if figure:
         write_text(output / FIGURE, figure)

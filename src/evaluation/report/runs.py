@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.identity import facts_of, name_apart
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
@@ -130,8 +131,7 @@ def _read_below(folder: Path) -> Iterator[ScoredRun]:
     for path in paths:
         if not (path.parent / "scores.csv").is_file():
             raise ValueError(f"{path} has no scores.csv beside it. Score the run again with eval.py.")
-        scores = pd.read_csv(path.parent / "scores.csv", dtype={"case": str, "class": str}, keep_default_na=False,
-                             na_values=[""])  # fmt: skip
+        scores = read_scores(path.parent / "scores.csv")
         record = read_record(path)
         check_scores(record, set(scores["case"]), path.parent / "scores.csv")
         run = ScoredRun(
