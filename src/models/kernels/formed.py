@@ -14,6 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# No public interface of torch: where a version lacks it, as the oldest do, every map is kept
+_top_hooks: Callable[[bool], tuple[Callable, Callable] | None] | None = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", None
+)
+
 SMALLEST = 2**22  # bytes of a map that is formed again; below, its launch costs more than its memory is worth
 
 
@@ -63,13 +68,13 @@ def _hooks() -> Callable | None:
     """What packs saved tensors just now. A region under activation checkpointing has hooks of its own, and must not
     look behind the tensors it is given: it gets others when it runs again.
     """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = None if _top_hooks is None else _top_hooks(True)
     return None if hooks is None else hooks[0]
 
 
 def label(y: Tensor, recipe: Recipe, tensors: tuple[Tensor, ...]) -> None:
     """Say how a map is formed, and from what, to those who get this very map."""
-    if y.nbytes >= SMALLEST:
+    if _top_hooks is not None and y.nbytes >= SMALLEST:
         y.formed_by = _Label(Kept(recipe, tensors), y._version, _hooks())  # type: ignore[attr-defined]
 
 

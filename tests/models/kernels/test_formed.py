@@ -147,6 +147,14 @@ def test_activation_checkpointing(name, reentrant, monkeypatch):
     assert equal(got, step(network, x)[0])
 
 
+def test_a_torch_that_does_not_tell_its_hooks_keeps_every_map(monkeypatch):
+    network, x = make("control")
+    expected, size = step(network, x)
+    monkeypatch.setattr(formed, "_top_hooks", None)
+    got, size_of_kept = step(network, x)
+    assert equal(got, expected) and size < size_of_kept
+
+
 def test_two_backward_passes_of_one_graph():
     network, x = make("control")
     once, _ = step(network, x)
