@@ -16,6 +16,7 @@ from torch import nn
 from umamba.models.blocks import CONV, ConvBlock, conv_stage, initialize, residual_stage, upsampling
 from umamba.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
 from umamba.models.kernels.concatenation import concatenate
+from umamba.models.kernels.formed import keep_itself
 from umamba.models.spec import NetworkSpec
 from umamba.models.topology import Size, check_input, crop, decoder_order, pad_to_multiple, total_stride
 
@@ -108,6 +109,8 @@ class UNet(nn.Module):
         for upsample, stage, head in zip(self.upsamples, self.decoder_stages, self.heads, strict=True):
             x = self._joined(upsample(x), skips)
             x = stage(x)
+            if not skips:
+                keep_itself(x)
             if self.deep_supervision:
                 outputs.append(head(x))
         if not self.deep_supervision:

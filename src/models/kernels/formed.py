@@ -78,6 +78,12 @@ def label(y: Tensor, recipe: Recipe, tensors: tuple[Tensor, ...]) -> None:
         y.formed_by = _Label(Kept(recipe, tensors), y._version, _hooks())  # type: ignore[attr-defined]
 
 
+def keep_itself(y: Tensor) -> None:
+    """Take back what `label` said: for a map whose backward pass comes first, so that it would be formed at once."""
+    if hasattr(y, "formed_by"):
+        del y.formed_by
+
+
 def kept(t: Tensor | None) -> Kept:
     """What to keep for the backward pass to have `t` there."""
     if t is None:

@@ -184,8 +184,18 @@ def test_formed_maps_are_let_go(monkeypatch):
     used = []
     form = formed.Recipe.form
     monkeypatch.setattr(formed.Recipe, "form", lambda self, *args, **kw: used.append(self) or form(self, *args, **kw))
-    step(*make("residual encoder"))
+    network, x = make("residual encoder")
+    step(network, x)
     assert used and all(recipe.formed is None for recipe in used)
+
+
+def test_the_last_map_is_kept_as_the_backward_pass_begins_with_it(monkeypatch):
+    network, x = make("nnU-Net")
+    labels = []
+    for head in network.heads:
+        head.register_forward_pre_hook(lambda _, inputs: labels.append(getattr(inputs[0], "formed_by", None)))
+    network(x)
+    assert [label is None for label in labels] == [False, True]
 
 
 def test_a_second_derivative_is_refused():
