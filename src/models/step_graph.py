@@ -100,6 +100,10 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, captured: _Captured, image: Tensor, label: Tensor, *parameters: Tensor) -> Tensor:
         ctx.captured = captured
+        for parameter, own in zip(captured.parameters, captured.grads, strict=True):
+            # A sum over several batches lies where the last replay left it, and the next one writes over it
+            if parameter.grad is not None and own is not None and parameter.grad.data_ptr() == own.data_ptr():
+                parameter.grad = parameter.grad.clone()
         captured.image.copy_(image)
         captured.label.copy_(label)
         captured.forward.replay()
@@ -109,10 +113,6 @@ class _Replay(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         captured = ctx.captured
-        for parameter, own in zip(captured.parameters, captured.grads, strict=True):
-            # A sum over several batches that lies where the replay writes
-            if parameter.grad is not None and own is not None and parameter.grad.data_ptr() == own.data_ptr():
-                parameter.grad = parameter.grad.clone()
         captured.grad_loss.copy_(grad)
         captured.backward.replay()
         return None, None, None, *(None if own is None else own.detach() for own in captured.grads)
