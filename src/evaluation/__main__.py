@@ -27,7 +27,7 @@ from umamba.evaluation.pairs import check_label_sets, pair_folders
 from umamba.evaluation.postprocessing import fit_rules, save_rules
 from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
-from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.scoring import Scoring, check_tolerance_names
 from umamba.evaluation.tables import describe, write_tables
 from umamba.files import writing_into
 from umamba.inference.mirroring import axes_to_mirror
@@ -130,6 +130,7 @@ def score_folders(cfg: DictConfig) -> None:
         tolerance = OmegaConf.to_container(tolerance)
     if tolerance is not None and (cfg.task, cfg.protocol) != ("semantic", "standard"):
         raise ValueError("nsd_tolerance=... acts on task=semantic with protocol=standard alone. Leave it out.")
+    check_tolerance_names(tolerance, description.labels)
     scoring = Scoring.of(
         description,
         task=cfg.task,
@@ -138,7 +139,6 @@ def score_folders(cfg: DictConfig) -> None:
         instance_predictions=cfg.instance_predictions,
         grow=cfg.grow,
     )
-    scoring.check_tolerance_names()
     check_label_sets(predictions, description.labels)
     scores = evaluate(pair_folders(predictions, references, scoring), scoring, workers=cfg.workers)
     with writing_into(Path(cfg.output)):

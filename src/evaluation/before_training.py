@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.pairs import references_of
-from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.scoring import Scoring, check_tolerance_names
 
 
 def check_test(datamodule: SegmentationDataModule) -> None:
@@ -20,7 +20,7 @@ def check_test(datamodule: SegmentationDataModule) -> None:
     raw = datamodule.raw
     if not any(value != 0 for value in raw.labels.values()):
         raise ValueError(f"{raw.folder / 'dataset.json'} has no class to score in the labels {dict(raw.labels)}.")
-    scoring = Scoring.of(raw, task=datamodule.task, tolerance=datamodule.nsd_tolerance)
     if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
-        scoring.check_tolerance_names()
+        check_tolerance_names(datamodule.nsd_tolerance, raw.labels)
+    scoring = Scoring.of(raw, task=datamodule.task, tolerance=datamodule.nsd_tolerance)
     references_of(datamodule.test_cases, scoring)

@@ -132,25 +132,31 @@ class Scoring(Labelling):
         """Of the references in a folder."""
         return ".tif" if self.of_instances else self.file_ending
 
-    def check_tolerance_names(self) -> None:
-        """See that a tolerance given by class names none that there is not.
-
-        A data set may bring tolerances of more classes than it has; what a user writes should act.
-
-        Raises:
-            ValueError: It does.
-        """
-        given = self.tolerance if isinstance(self.tolerance, Mapping) else {}
-        unknown = sorted(str(name) for name in given if name not in self.foreground)
-        if unknown:
-            raise ValueError(f"nsd_tolerance names {', '.join(unknown)}; the classes are {', '.join(self.foreground)}.")
-
     @property
     def _with_tolerance(self) -> list[str]:
         return [] if self.of_instances or self.protocol != "standard" else list(self.foreground)
 
     def _tolerance(self, name: str) -> Any:
         return self.tolerance.get(name) if isinstance(self.tolerance, Mapping) else self.tolerance
+
+
+def check_tolerance_names(tolerance: object, labels: Mapping[str, int]) -> None:
+    """See that a tolerance that a user gives by class names names none that there is not.
+
+    A data set may bring tolerances of more classes than it has; what a user writes should act.
+
+    Args:
+        tolerance: As of `Scoring`.
+        labels: Class name -> value.
+
+    Raises:
+        ValueError: It does.
+    """
+    foreground = [name for name, value in labels.items() if value != 0]
+    given = tolerance if isinstance(tolerance, Mapping) else {}
+    unknown = sorted(str(name) for name in given if name not in foreground)
+    if unknown:
+        raise ValueError(f"nsd_tolerance names {', '.join(unknown)}; the classes are {', '.join(foreground)}.")
 
 
 def _own(frozen: Labelling, name: str) -> None:

@@ -109,6 +109,7 @@ def test_options_of_stored_predictions_are_refused_beside_checkpoints(override):
     ("overrides", "message"),
     [
         (["nsd_tolerance={liver: 1, X: 3}"], "names X; the classes are liver"),
+        (["nsd_tolerance={livver: 1}"], "names livver; the classes are liver"),
         (["nsd_tolerance=[1,2]"], r"needs a tolerance >= 0 .* got \[1, 2\]"),
         (["nsd_tolerance=abc"], "needs a tolerance >= 0 .* got 'abc'"),
         (["nsd_tolerance=inf"], "needs a tolerance >= 0 .* got inf"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from umamba.evaluation.scoring import Labelling, Scoring
+from umamba.evaluation.scoring import Labelling, Scoring, check_tolerance_names
 from umamba.raw.organs import ABDOMEN_TOLERANCES
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -21,7 +21,8 @@ def test_tolerances_are_one_for_each_class_and_float() -> None:
     by_name = Scoring(labels=LABELS, file_ending=".nii.gz", tolerance={"spleen": 1, "liver": 3, "kidney": 9})
     assert by_name.tolerances == {"liver": 3.0, "spleen": 1.0} and type(by_name.tolerances["liver"]) is float
     with pytest.raises(ValueError, match="nsd_tolerance names kidney; the classes are liver, spleen"):
-        by_name.check_tolerance_names()
+        check_tolerance_names(by_name.tolerance, LABELS)
+    check_tolerance_names({"liver": 1.0}, LABELS)
     assert Scoring(labels=LABELS, file_ending=".png", task="instances", tolerance=2).tolerances == {}
 
 
