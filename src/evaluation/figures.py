@@ -31,7 +31,7 @@ _WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 def overlay_figure(
     runs: Mapping[str, Sequence[Pair]],
     scores: pd.DataFrame,
-    labelling: Labelling,
+    labellings: Mapping[str, Labelling],
     path: Path | str,
     *,
     cases: int | Sequence[str] = 4,
@@ -41,7 +41,7 @@ def overlay_figure(
     Args:
         runs: Network (or "prediction") -> its pairs, with images.
         scores: Of `evaluate`; with a column "run" whose values are the keys of `runs` if there are several.
-        labelling: Of the label maps.
+        labellings: Network -> what its label maps mean; classes and task are those of all.
         path: PNG or PDF to write.
         cases: How many (from the worst to the best, evenly), or which.
 
@@ -59,6 +59,7 @@ def overlay_figure(
             if case not in pairs or not pairs[case].images:
                 lacking = "image" if case in pairs else "prediction"
                 raise ValueError(f"Cannot draw case {case}: {name} has no {lacking} of it.")
+    of_all = next(iter(labellings.values()))
     figure = Figure(figsize=(2.6 * (2 + len(runs)), 2.6 * len(shown) + 0.9), layout="constrained")
     axes = figure.subplots(len(shown), 2 + len(runs), squeeze=False)
     means = case_means(scores)
@@ -73,14 +74,14 @@ def overlay_figure(
         picture = picture_of(image[:, z])[thin]
         row[0].set_ylabel(literal(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}"), fontsize=9)
         _show(row[0], picture, None, aspect, "image")
-        _show(row[1], picture, _coloured(reference[z][thin], labelling.of_instances), aspect, "reference")
+        _show(row[1], picture, _coloured(reference[z][thin], of_all.of_instances), aspect, "reference")
         for ax, (name, _), prediction in zip(row[2:], by_case.items(), predictions, strict=True):
-            layer = labelling.as_compared(prediction[z])
+            layer = labellings[name].as_compared(prediction[z])
             here = means[(means["case"] == case) & (means["run"] == name if "run" in means else True)]
             score = f"{literal(name)}\n{METRICS[metric].title} {here[metric].mean():.3f}"
-            _show(ax, picture, _coloured(layer[thin], labelling.of_instances), aspect, score)
-    if not labelling.of_instances:
-        patches = [Patch(color=_colour(value), label=literal(name)) for name, value in labelling.foreground.items()]
+            _show(ax, picture, _coloured(layer[thin], of_all.of_instances), aspect, score)
+    if not of_all.of_instances:
+        patches = [Patch(color=_colour(value), label=literal(name)) for name, value in of_all.foreground.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5), fontsize=8)
     save_figure(figure, path)
     return shown

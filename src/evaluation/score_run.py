@@ -79,7 +79,7 @@ def _predict_and_score(
     text = write_tables(scores, folder / "tables", parquet=options.parquet, remark=remark)
     show_table(text, f"{describe(scores)} {remark}".strip())
     if rules is None:
-        overlay_figure({"prediction": pairs}, scores, scoring, folder / "figures" / "overlays.png")
+        overlay_figure({"prediction": pairs}, scores, {"prediction": scoring}, folder / "figures" / "overlays.png")
     log_scores(loggers, scores, pairs, scoring)
     shape = (1, len(predictor.plan.channel_names), *predictor.patch_size)
     inference = folder / "predictions" / "inference.json"

@@ -11,14 +11,16 @@ import SimpleITK as sitk
 from lightning.pytorch.loggers import WandbLogger
 from skimage import io as skio
 
+from umamba.evaluation import figures
 from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.score_run import log_scores
-from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.scoring import Labelling, Scoring
 from umamba.evaluation.wandb_table import log_predictions
 
 SCORING = Scoring(labels={"background": 0, "liver": 1, "spleen": 2}, file_ending=".nii.gz", tolerance=1.0)
+BOTH = {"a": SCORING, "b": SCORING}
 
 
 @pytest.fixture
@@ -43,20 +45,40 @@ def pairs(tmp_path: Path) -> list[Pair]:
 def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
     scores = evaluate(pairs, SCORING, progress=False)
     assert choose_cases(scores, 3) == ["c3", "c1", "c0"] or choose_cases(scores, 3) == ["c3", "c2", "c0"]
-    shown = overlay_figure({"a": pairs, "b": pairs}, scores, SCORING, tmp_path / "figures" / "overlays.png", cases=2)
+    shown = overlay_figure({"a": pairs, "b": pairs}, scores, BOTH, tmp_path / "figures" / "overlays.png", cases=2)
     assert shown == ["c3", "c0"]
     picture = skio.imread(tmp_path / "figures" / "overlays.png")
     assert picture.shape[1] > 1000 and picture[..., :3].std() > 10
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["overlays.png"]
 
 
+def test_each_network_is_drawn_as_it_was_scored(tmp_path, monkeypatch):
+    classes = np.zeros((24, 24), np.uint8)
+    classes[4:14, 4:14], classes[6:12, 6:12] = 2, 1  # a cell within its boundary
+    for name, array in (
+        ("image", classes * 50),
+        ("prediction", classes),
+        ("reference", (classes > 0).astype(np.uint8)),
+    ):
+        skio.imsave(tmp_path / f"{name}.png", array, check_contrast=False)
+    pair = Pair(case="a", prediction=tmp_path / "prediction.png", reference=tmp_path / "reference.png",
+                images=(tmp_path / "image.png",))  # fmt: skip
+    scores = pd.DataFrame({"case": ["a"] * 2, "class": "instances", "f1": [0.5, 0.9], "run": ["plain", "grown"]})
+    labels, drawn = {"background": 0, "interior": 1, "boundary": 2}, []
+    coloured = figures._coloured
+    monkeypatch.setattr(figures, "_coloured", lambda layer, kind: drawn.append(layer) or coloured(layer, kind))
+    cells = {name: Labelling(labels=labels, task="instances", grow=name == "grown") for name in ("plain", "grown")}
+    overlay_figure({"plain": [pair], "grown": [pair]}, scores, cells, tmp_path / "o.png", cases=1)
+    assert [np.count_nonzero(layer) for layer in drawn][:2] == [100, 36] and np.count_nonzero(drawn[2]) > 36
+
+
 def test_cases_that_cannot_be_drawn_are_named(pairs, tmp_path):
     scores = evaluate(pairs, SCORING, progress=False)
     with pytest.raises(ValueError, match="Cannot draw case c9: a has no prediction of it"):
-        overlay_figure({"a": pairs}, scores, SCORING, tmp_path / "o.png", cases=["c9"])
+        overlay_figure({"a": pairs}, scores, BOTH, tmp_path / "o.png", cases=["c9"])
     bare = [Pair(case=p.case, prediction=p.prediction, reference=p.reference) for p in pairs]
     with pytest.raises(ValueError, match="c3: a has no image of it"):
-        overlay_figure({"a": bare}, scores, SCORING, tmp_path / "o.png", cases=1)
+        overlay_figure({"a": bare}, scores, BOTH, tmp_path / "o.png", cases=1)
 
 
 def test_the_fullest_slice():

@@ -10,49 +10,27 @@ data set that differ in nothing but folds or seeds are its replicates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
-from umamba.evaluation.csv_cells import to_csv
-from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.file_names import file_names
-from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import page as html
-from umamba.evaluation.report import tables as report_tables
-from umamba.evaluation.report.costs import cost_table, devices, format_costs
 from umamba.evaluation.report.evidence import make_page
-from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figure
-from umamba.evaluation.report.networks import MISSING, all_scores, network_scores, order_networks, paired, title_of
+from umamba.evaluation.report.networks import all_scores
 from umamba.evaluation.report.published import load_published, paper_table
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import ScoredRun, gather
-from umamba.evaluation.scoring import Labelling
-from umamba.evaluation.table_text import to_latex, to_markdown
-from umamba.evaluation.tables import describe
+from umamba.evaluation.report.sections import dataset_section, paper_section
 from umamba.files import write_text, writing_into
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
-
-PROVISIONAL = "° provisional: quoted without a second source."
-TESTS = (
-    "Two-sided Wilcoxon signed-rank tests over the cases, seeds averaged per case; p corrected by Holm over the pairs, "
-    "* where it is below 0.05. 95 %: bootstrap interval of the mean difference. P(not better): probability that the "
-    "claim “the first is better” is false (arXiv 2505.04720)."
-)
-OF_METRIC = {
-    "lower_is_better": "Lower is better: a negative difference is in favour of the first.",
-    "infinite": "Compared on the classes of each case that both networks have found; ranks on those that all have.",
-}
-SETTINGS = "All settings in which they differ; the names hold as few as tell them apart."
-REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the mean over cases."
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="report")
@@ -100,7 +78,7 @@ def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: in
     for number in (3, 4):
         if any(published["settings"].get(name, {}).get("table") == number for name in scores["dataset"]):
             table = paper_table(scores, number, published)
-            sections.append((f"Table {number}", _paper_section(table, number, scores, output, published)))
+            sections.append((f"Table {number}", paper_section(table, number, scores, output, published)))
     of_paper = [name for name in published["settings"] if name in set(scores["dataset"])]
     stems = file_names(scores["dataset"])
     for dataset in [*of_paper, *sorted(set(scores["dataset"]) - set(of_paper))]:
@@ -108,7 +86,7 @@ def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: in
         part = scores[scores["dataset"] == dataset].dropna(axis=1, how="all")  # metrics of other tasks
         title_here = published["settings"].get(dataset, {}).get("title", dataset)
         sections.append(
-            (title_here, _dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases))
+            (title_here, dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases))
         )
     revisited = published["revisited"]
     rows = [[name, *values] for name, values in revisited["rows"].items()]
@@ -119,103 +97,6 @@ def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: in
     intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.")
     write_text(output / "report.html", html.page(title, intro, sections))
     return output / "report.html"
-
-
-def _dataset_section(
-    dataset: str,
-    stem: str,
-    scores: pd.DataFrame,
-    runs: Sequence[ScoredRun],
-    output: Path,
-    published: Mapping[str, Any],
-    cases: int | Sequence[str],
-) -> str:
-    """Everything about one data set; `stem` begins the names of its files."""
-    figures = output / "figures"
-    costs = cost_table(runs)
-    table = report_tables.result_table(scores, dataset, published)
-    note = f"{describe(network_scores(scores))} {REPLICATES}"
-    note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
-    parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
-    machines = f"Measured on: {', '.join(devices(runs)) or 'not recorded'}. Means over runs."
-    settings = report_tables.settings_table(runs)
-    if len(settings):
-        parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, "What differs between runs of one name"))
-    parts.append(_keep(format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
-    for metric in report_tables.main_metrics(scores):
-        name, title = f"{stem}_{metric}", METRICS[metric].title
-        table = paired(scores, metric)
-        if len(report_tables.class_names(scores)) > 1:
-            by_class = report_tables.classes_table(scores, metric)
-            parts.append(_keep(by_class, output, f"{name}_by_class", "Mean ± SD over cases.", f"{title} by class"))
-        box_figure(scores, metric, figures / f"{name}_boxes.png")
-        parts.append(html.picture(figures / f"{name}_boxes.png", f"{title} by class and network"))
-        if table.shape[1] > 1:
-            compared = report_tables.comparison_table(scores, metric)
-            tests = " ".join([TESTS, *(text for key, text in OF_METRIC.items() if getattr(METRICS[metric], key))])
-            parts.append(_keep(compared, output, f"{name}_tests", tests, f"{title}: differences between networks"))
-        if table.shape[1] > 1 and len(table.dropna()):
-            ranks = report_tables.rank_table(scores, metric)
-            rank_figure(scores, metric, figures / f"{name}_ranks.png")
-            parts.append(_keep(ranks, output, f"{name}_ranks", "", f"{title}: ranks"))
-            note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
-            parts.append(html.picture(figures / f"{name}_ranks.png", f"{title}: critical difference", note))
-    metric = report_tables.main_metrics(scores)[0]
-    if cost_figure(scores, costs, metric, figures / f"{stem}_cost.png"):
-        parts.append(html.picture(figures / f"{stem}_cost.png", "Score against cost"))
-    parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
-    return "\n".join(parts)
-
-
-def _paper_section(
-    table: pd.DataFrame, number: int, scores: pd.DataFrame, output: Path, published: Mapping[str, Any]
-) -> str:
-    """Ours beside the paper's in one table if both were scored by the paper's protocol, else in two."""
-    note = f"{published['paper']}, table {number}, scored with protocol paper. {PROVISIONAL}"
-    if scores["protocol"].str.startswith("paper").all():
-        return _keep(table, output, f"table_{number}", f"Protocol paper; mean ± SD over cases. Paper: {note}")
-    theirs = [column for column in table.columns if column.endswith(", paper")]
-    ours = table.drop(columns=theirs)
-    ours = ours[(ours.drop(columns="network") != MISSING).any(axis=1)]
-    hint = "Protocol standard; mean ± SD over cases. To compare with the paper, score with protocol=paper."
-    return _keep(ours, output, f"table_{number}", hint, "Ours") + _keep(
-        table[["network", *theirs]], output, f"table_{number}_paper", note, "The paper's"
-    )
-
-
-def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | Sequence[str]) -> str:
-    """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there."""
-    first = {run.network: run for run in sorted(runs, key=lambda run: run.replicate)[::-1]}
-    first = {name: first[name] for name in order_networks(list(first))}
-    pairs = {name: run.pairs for name, run in first.items()}
-    common = set.intersection(*({pair.case for pair in some} for some in pairs.values()))
-    if not common:
-        log.warning("%s: no overlays, for no case has its images and predictions of every network.", dataset)
-        return html.paragraph("No overlays: images or predictions are not where they were when they were scored.")
-    shown = pd.concat([run.scores.assign(run=name) for name, run in first.items()])
-    shown = shown[shown["case"].isin(common)]
-    record = first[next(iter(first))].record
-    grow = record["task"] == "instances" and bool(record["options"].get("grow"))  # once accepted where it did nothing
-    labelling = Labelling(labels=record["labels"], task=record["task"], grow=grow)
-    titles = {name: title_of(name) for name in pairs}
-    overlay_figure(
-        {titles[name]: some for name, some in pairs.items()},
-        shown.assign(run=shown["run"].map(titles)),
-        labelling,
-        path,
-        cases=cases,
-    )
-    replicate = ", ".join(sorted({run.replicate for run in first.values()}))
-    return html.picture(path, "Overlays", f"From the worst case to the best (top to bottom); {replicate}.")
-
-
-def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "") -> str:
-    """Write a table as CSV, Markdown and LaTeX, and return it as HTML."""
-    folder = output / "tables"
-    write_text(folder / f"{name}.csv", to_csv(table))
-    write_text(folder / f"{name}.md", f"{to_markdown(table)}\n\n{note}\n")
-    write_text(folder / f"{name}.tex", to_latex(table, note))
-    return html.table(table, heading, note)
 
 
 if __name__ == "__main__":
