@@ -1,11 +1,11 @@
-"""Training steps with and without the fused kernels: a table and a JSON file. Needs torch and a CUDA device.
+"""Training steps with and without the fused kernels: a table and a JSON file. Needs a CUDA device.
 
     python benchmarks/training_step.py                          # all settings, about three minutes
     python benchmarks/training_step.py --settings ct_3d --networks U-Mamba_Enc --profile
 
 A step is forward under autocast, deep-supervision loss, backward, gradient clipping and SGD, as `networks.py` times it;
-`device ms` is the sum of its kernels, less than the step where the device waits for the host; `graph ms` is the step as
-train.py takes it, replayed from CUDA graphs. `peak gib` is that of tensors, `graph gib` all that torch holds, since a
+`device ms` is the sum of its kernels, less than the step where the device waits for the host; `graph ms` is the step
+replayed from CUDA graphs (cuda_graph=true). `peak gib` is that of tensors, `graph gib` all that torch holds, since a
 graph keeps its memory. "Before" is the same network with torch's own instance norm, channels-first maps and Mamba
 layers in float32. Each run adds its rows to training_step.json, in place of those of the same setting, network,
 precision and device.
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from common import draw_bars
 from umamba.files import write_json, write_text
 from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
@@ -103,6 +104,7 @@ def main() -> None:
                 rows = [r for r in rows if identity(r) != identity(row)] + [row]
                 write_json(rows, path)  # after every row: a benchmark cut short keeps what it has
                 write_text(args.output / "training_step.md", report(rows))
+                draw(rows, args.output / "training_step.png")
                 torch.cuda.empty_cache()
 
 
@@ -198,6 +200,17 @@ def report(rows: list[dict[str, Any]]) -> str:
         lines += ["| " + " | ".join(key.replace("_", " ") for key in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         lines += ["| " + " | ".join(str(row.get(key, "")) for key in COLUMNS) + " |" for row in table]
     return "\n".join([*lines, ""])
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Step and memory of each setting and network, by precision."""
+    groups = list(dict.fromkeys((row["setting"], row["network"]) for row in rows))
+    found = {(row["setting"], row["network"], row["precision"]): row for row in rows}  # of several the last
+    charts = {
+        axis: {p: [found.get((*group, p), {}).get(key) for group in groups] for p in DTYPES}
+        for axis, key in (("step in ms", "step_ms"), ("kernels in ms", "device_ms"), ("peak in GiB", "peak_gib"))
+    }
+    draw_bars(path, [", ".join(group) for group in groups], charts)
 
 
 if __name__ == "__main__":
