@@ -180,7 +180,7 @@ def _jit(function=None, **options):
 def emulated(late: bool) -> Iterator[None]:
     """Inside, the kernels' modules import anew, with launches on CPU tensors run here."""
     machine = Machine(late)
-    gluon = types.SimpleNamespace(jit=_jit, language=machine)
+    gluon = types.SimpleNamespace(jit=_jit, constexpr_function=_jit, language=machine)
     ampere = types.SimpleNamespace(async_copy=machine)
     fakes = {
         "triton": types.SimpleNamespace(jit=_jit, __version__="emulated", language=machine, JITFunction=object),

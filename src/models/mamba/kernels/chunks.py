@@ -16,15 +16,15 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from umamba.models.mamba.kernels.arithmetic import LOG2E, sigmoid
 from umamba.models.mamba.kernels.device import (
-    LOG2E,
     join,
     load_or_zero,
+    load_projection,
     load_rows,
     load_small,
     load_steps,
     raw_step,
-    sigmoid,
     step_size,
 )
 
@@ -32,6 +32,45 @@ from umamba.models.mamba.kernels.device import (
 # wide loads can be; these other numbers differ from stage to stage of a network to no use.
 LENGTHS = ("L", "chunks", "T")
 ROWS_OF_STATES = ("B_b", "B_l", "C_b", "C_l")
+
+
+@gluon.constexpr_function
+def states_of_channels(N_PAD, CHANNELS):
+    """Layout of a (d_state, channels) tile: all states of a channel, and one or two channels, in a lane."""
+    return gl.BlockedLayout([N_PAD, CHANNELS // 32], [1, 32], [1, 1], [0, 1])
+
+
+@gluon.jit
+def place(L, D, chunks, T, tile_l: gl.constexpr, N_PAD: gl.constexpr, CHANNELS: gl.constexpr):
+    """Where a program works: numbers of the states, batch entry, chunk, its first token and length, channels, and which
+    of these exist.
+    """
+    blocks = gl.cdiv(D, CHANNELS)
+    pid = gl.program_id(0).to(gl.int64)
+    chunk = (pid // blocks) % chunks
+    batch = pid // (blocks * chunks)
+    first = chunk * T
+    length = gl.minimum(L - first, T).to(gl.int32)
+    n = gl.arange(0, N_PAD, layout=gl.SliceLayout(1, tile_l))
+    channel = (pid % blocks).to(gl.int32) * CHANNELS + gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, tile_l))
+    return n, batch, chunk, first, length, channel, channel < D
+
+
+@gluon.jit
+def load_weights(A, weight, bias, n, channel, mask, N: gl.constexpr, RANK: gl.constexpr):
+    """A log2(e), the step size's projection as RANK vectors, and its bias or zeros."""
+    both = (n < N)[:, None] & mask[None, :]
+    decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0) * LOG2E
+    return decay, load_projection(weight, channel, mask, RANK), load_or_zero(bias, channel, mask)
+
+
+@gluon.jit
+def shared_rows(ROWS: gl.constexpr, COLUMNS: gl.constexpr):
+    """Shared memory for rows of float32 numbers, and row and column of its elements, spread over the lanes."""
+    flat_l: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    shared_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
+    element = gl.arange(0, ROWS * COLUMNS, layout=flat_l)
+    return gl.allocate_shared_memory(gl.float32, [ROWS * COLUMNS], shared_l), element // COLUMNS, element % COLUMNS
 
 
 @gluon.jit(do_not_specialize=[*LENGTHS, *ROWS_OF_STATES])
@@ -47,41 +86,18 @@ def replay(
     it from `starts`, or from what the `ends` of earlier chunks come to, or if both are None from zero, and write out =
     (<C, h> + skip u) silu(z), which may be `u` or `z` itself.
     """
-    TWO: gl.constexpr = CHANNELS // 32  # channels a lane
-    tile_l: gl.constexpr = gl.BlockedLayout([N_PAD, TWO], [1, 32], [1, 1], [0, 1])
-    channel_l: gl.constexpr = gl.SliceLayout(0, tile_l)
+    tile_l: gl.constexpr = states_of_channels(N_PAD, CHANNELS)
     state_l: gl.constexpr = gl.SliceLayout(1, tile_l)
-    flat_l: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    shared_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
-    shared_B = gl.allocate_shared_memory(gl.float32, [TOKENS * N_PAD], shared_l)
-    shared_C = gl.allocate_shared_memory(gl.float32, [TOKENS * N_PAD], shared_l)
-    flat = gl.arange(0, TOKENS * N_PAD, layout=flat_l)
-    flat_row = flat // N_PAD
-    flat_n = flat % N_PAD
-    n = gl.arange(0, N_PAD, layout=state_l)
-    shared_dt = gl.allocate_shared_memory(gl.float32, [TOKENS * RANK_PAD], shared_l)
-    flat_rank = gl.arange(0, TOKENS * RANK_PAD, layout=flat_l)
-    rank_row = flat_rank // RANK_PAD
-    rank_r = flat_rank % RANK_PAD
-
-    blocks = gl.cdiv(D, CHANNELS)
-    pid = gl.program_id(0).to(gl.int64)
-    chunk = (pid // blocks) % chunks
-    batch = pid // (blocks * chunks)
-    channel = (pid % blocks).to(gl.int32) * CHANNELS + gl.arange(0, CHANNELS, layout=channel_l)
-    mask = channel < D
+    n, batch, chunk, first, length, channel, mask = place(L, D, chunks, T, tile_l, N_PAD, CHANNELS)
     both = (n < N)[:, None] & mask[None, :]
-    first = chunk * T
-    length = gl.minimum(L - first, T).to(gl.int32)
+    state = (batch * chunks + chunk) * N * D + n[:, None] * D + channel[None, :]
+    decay, w, offset = load_weights(A, weight, bias, n, channel, mask, N, RANK)
+    shared_B, flat_row, flat_n = shared_rows(TOKENS, N_PAD)
+    shared_C, _, _ = shared_rows(TOKENS, N_PAD)
+    shared_dt, rank_row, rank_r = shared_rows(TOKENS, RANK_PAD)
     u += batch * u_b + first * u_l
     delta += batch * delta_b + first * delta_l
     B += batch * B_b + first * B_l
-    state = (batch * chunks + chunk) * N * D + n[:, None] * D + channel[None, :]
-    decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0) * LOG2E
-    w = ()
-    for r in gl.static_range(RANK):
-        w = w + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
-    offset = load_or_zero(bias, channel, mask, CHANNELS)
     if starts is not None:
         h = gl.load(starts + state, mask=both, other=0.0)
     elif OUTPUT and (ends is not None):
@@ -94,13 +110,13 @@ def replay(
     if OUTPUT:
         C += batch * C_b + first * C_l
         out += batch * out_b + first * out_l
-        direct = load_or_zero(skip, channel, mask, CHANNELS)
+        direct = load_or_zero(skip, channel, mask)
         next_C = load_small(C, C_l, 0, length, flat_row, flat_n, N)
         if z is not None:
             z += batch * z_b + first * z_l
             next_gates = load_rows(z, z_l, 0, length, channel, mask, TOKENS)
     else:
-        total = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
+        total = gl.full([CHANNELS], 0.0, gl.float32, gl.SliceLayout(0, tile_l))
     for begin in range(0, length, TOKENS):
         steps = next_steps
         values = next_values
@@ -145,39 +161,16 @@ def adjoint_ends(
 
     dL/dh_t = C_t dL/dy_t + q_{t+1}.
     """
-    TWO: gl.constexpr = CHANNELS // 32  # channels a lane
-    tile_l: gl.constexpr = gl.BlockedLayout([N_PAD, TWO], [1, 32], [1, 1], [0, 1])
-    channel_l: gl.constexpr = gl.SliceLayout(0, tile_l)
+    tile_l: gl.constexpr = states_of_channels(N_PAD, CHANNELS)
     state_l: gl.constexpr = gl.SliceLayout(1, tile_l)
-    flat_l: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    shared_l: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
-    shared_C = gl.allocate_shared_memory(gl.float32, [TOKENS * N_PAD], shared_l)
-    flat = gl.arange(0, TOKENS * N_PAD, layout=flat_l)
-    flat_row = flat // N_PAD
-    flat_n = flat % N_PAD
-    n = gl.arange(0, N_PAD, layout=state_l)
-    shared_dt = gl.allocate_shared_memory(gl.float32, [TOKENS * RANK_PAD], shared_l)
-    flat_rank = gl.arange(0, TOKENS * RANK_PAD, layout=flat_l)
-    rank_row = flat_rank // RANK_PAD
-    rank_r = flat_rank % RANK_PAD
-
-    blocks = gl.cdiv(D, CHANNELS)
-    pid = gl.program_id(0).to(gl.int64)
-    chunk = (pid // blocks) % chunks
-    batch = pid // (blocks * chunks)
-    channel = (pid % blocks).to(gl.int32) * CHANNELS + gl.arange(0, CHANNELS, layout=channel_l)
-    mask = channel < D
+    n, batch, chunk, first, length, channel, mask = place(L, D, chunks, T, tile_l, N_PAD, CHANNELS)
     both = (n < N)[:, None] & mask[None, :]
-    first = chunk * T
-    length = gl.minimum(L - first, T).to(gl.int32)
+    decay, w, offset = load_weights(A, weight, bias, n, channel, mask, N, RANK)
+    shared_C, flat_row, flat_n = shared_rows(TOKENS, N_PAD)
+    shared_dt, rank_row, rank_r = shared_rows(TOKENS, RANK_PAD)
     grad += batch * grad_b + first * grad_l
     delta += batch * delta_b + first * delta_l
     C += batch * C_b + first * C_l
-    decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0) * LOG2E
-    w = ()
-    for r in gl.static_range(RANK):
-        w = w + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
-    offset = load_or_zero(bias, channel, mask, CHANNELS)
     q = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
     begin = (length - 1) // TOKENS * TOKENS
     next_steps = load_steps(delta, delta_l, begin, length, channel, mask, rank_row, rank_r, TOKENS, RANK)

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from umamba.models.mamba.kernels.arithmetic import sigmoid
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
 from umamba.models.mamba.kernels.resident import device_of_index
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
@@ -23,11 +24,6 @@ WIDEST = 64  # channels a program
 MANY_TOKENS, FEW_TOKENS = 256, 32  # a program of the backward pass
 BUSY = 8  # programs of one warp that keep a multiprocessor busy
 STEPS = 4  # tokens whose loads are under way together in the backward pass
-
-
-@triton.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-1.4426950408889634 * x))
 
 
 @triton.jit(do_not_specialize=["L", "chunks", "T"])

@@ -11,14 +11,10 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
+from umamba.models.mamba.kernels.arithmetic import LOG2E
+
 # Triton 3.8 renamed it
 copy_to_shared = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
-LOG2E = gl.constexpr(1.4426950408889634)
-
-
-@gluon.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + gl.exp2(-LOG2E * x))
 
 
 @gluon.jit
@@ -60,11 +56,20 @@ def step_size(raw, mask, SOFTPLUS: gl.constexpr):
 
 
 @gluon.jit
-def load_or_zero(pointer, channel, mask, CHANNELS: gl.constexpr):
+def load_or_zero(pointer, channel, mask):
     if pointer is None:
-        return gl.full([CHANNELS], 0.0, gl.float32, channel.type.layout)
+        return gl.full(channel.shape, 0.0, gl.float32, channel.type.layout)
     else:
         return gl.load(pointer + channel, mask=mask, other=0.0).to(gl.float32)
+
+
+@gluon.jit
+def load_projection(weight, channel, mask, RANK: gl.constexpr):
+    """Columns of a (channels, RANK) matrix."""
+    columns = ()
+    for r in gl.static_range(RANK):
+        columns = columns + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
+    return columns
 
 
 @gluon.jit

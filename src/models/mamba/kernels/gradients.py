@@ -14,18 +14,18 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from umamba.models.mamba.kernels.arithmetic import LOG2E, sigmoid
 from umamba.models.mamba.kernels.chunks import LENGTHS, ROWS_OF_STATES
 from umamba.models.mamba.kernels.device import (
-    LOG2E,
     async_copy,
     copy_to_shared,
     fetch,
     join,
     load_or_zero,
+    load_projection,
     one_minus_exp,
     shared_row,
     shared_step,
-    sigmoid,
     step_size,
 )
 
@@ -122,16 +122,15 @@ def gradients(
         else:
             narrow = (rank_row, rank_r, rank_r < RANK)
         decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0)
-        w = ()
+        w = load_projection(weight, channel, mask, RANK)
         sum_w = ()
         for r in gl.static_range(RANK):
-            w = w + (gl.load(weight + channel * RANK + r, mask=mask, other=0.0),)
             sum_w = sum_w + (gl.full([CHANNELS], 0.0, gl.float32, channel_l),)
             shared_w.slice(r, 1).store(w[r][None, :])
         for r in gl.static_range(RANK, RANK_PAD if RANK > 0 else 0):
             shared_w.slice(r, 1).store(gl.full([1, CHANNELS], 0.0, gl.float32, tile_l))
-        offset = load_or_zero(bias, channel, mask, CHANNELS)
-        direct = load_or_zero(skip, channel, mask, CHANNELS)
+        offset = load_or_zero(bias, channel, mask)
+        direct = load_or_zero(skip, channel, mask)
         sum_A = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
         sum_skip = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
         sum_bias = gl.full([CHANNELS], 0.0, gl.float32, channel_l)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from umamba.models.mamba.kernels.arithmetic import LOG2E
+
 ELEMENTS = tl.constexpr(1024)  # that a program adds up at a time
 
 
