@@ -14,6 +14,7 @@ import numpy as np
 
 from umamba.evaluation.instances import match_instances
 from umamba.evaluation.surface import surface_distances
+from umamba.raw.cropping import nonzero_box
 from umamba.raw.organs import ABDOMEN_TOLERANCES, organ_of
 
 CROPPED_ORGANS = (5, 6, 10)  # aorta, inferior vena cava, esophagus: scored on the reference's slices only
@@ -140,13 +141,10 @@ def _dice(ref: np.ndarray, pred: np.ndarray) -> float:
 def _crop(ref: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both masks cut to their common box; this changes no score, only the time it takes."""
     either = ref | pred
-    if not either.any():
+    if not either.any():  # perhaps of no slices at all
         return ref, pred
-    box = []
-    for axis in range(either.ndim):
-        occupied = np.flatnonzero(either.any(axis=tuple(a for a in range(either.ndim) if a != axis)))
-        box.append(slice(occupied[0], occupied[-1] + 1))
-    return ref[tuple(box)], pred[tuple(box)]
+    window = tuple(slice(start, stop) for start, stop in nonzero_box(either[None]))
+    return ref[window], pred[window]
 
 
 def _tiles(reference: np.ndarray, prediction: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
