@@ -38,6 +38,7 @@ test-all: install
 
 # Whether the lower bounds of pyproject.toml are true, and whether the newest versions do, in environments of their own
 # with the index's torch (on Linux the one for CUDA) unless PIP_ARGS says where another is.
+# SHORT=<files or folders of tests> runs these instead; 5 GB each are fetched and kept.
 SHORT := tests/planning tests/raw tests/models tests/inference tests/evaluation tests/test_configs.py tests/test_end_to_end.py
 test-lowest: LIMITS = --constraint build/lowest.txt
 test-newest: LIMITS = --upgrade --upgrade-strategy eager
