@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from umamba.help import exit_with_help
 
+STARTED = time.monotonic()  # limit= counts from here, and so do the imports that take seconds
+
 if __name__ == "__main__":
-    exit_with_help(__doc__, "evidence")  # before the imports that take seconds
+    exit_with_help(__doc__, "evidence")
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -68,7 +71,7 @@ def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Sequen
         raise ValueError(f"per_gpu={cfg.per_gpu}: expected how many runs a device takes at a time, at least 1.")
     rules = Rules(
         per_device=cfg.per_gpu,
-        limit=seconds_of(cfg.limit),
+        until=STARTED + seconds_of(cfg.limit),
         stop_seconds=float(cfg.stop_seconds),
         start_unfinishable=cfg.start_unfinishable,
         retry_failed=cfg.retry_failed,

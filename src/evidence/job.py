@@ -84,7 +84,7 @@ class Job:
         entry.save_state(state)
         output = open(entry.folder / "output.log", "ab")  # noqa: SIM115  # as long as the process
         process = subprocess.Popen(
-            _command(entry, place), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command(entry, place), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=_environment(device, place),
         )  # fmt: skip
         return cls(entry=entry, lock=lock, device=device, place=place, process=process, output=output, state=state)
@@ -151,7 +151,7 @@ class Job:
         return reason
 
 
-def _command(entry: Entry, place: Place) -> list[str]:
+def command(entry: Entry, place: Place) -> list[str]:
     """train.py as a new run is called; one that has a checkpoint goes on by itself, wherever its data lie now."""
     moved = {"paths.raw": place.raw, "paths.prepared": place.prepared}
     given = [f"{key}={quoted(str(path.resolve()))}" for key, path in moved.items() if path is not None]

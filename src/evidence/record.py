@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from umamba.evaluation.csv_cells import read_scores
+from umamba.evaluation.record import is_scored
 from umamba.evaluation.report.records import VERSION
 from umamba.evaluation.tables import metrics_of
 from umamba.evidence.manifest import Wanted
@@ -33,15 +34,18 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
         code: `umamba.run.provenance.code_hash` of the code that ran.
 
     Raises:
-        FileNotFoundError: It has not been scored, or has no checkpoint.
-        ValueError: Its scores are not those of this run.
+        OSError: Something of it is missing.
+        ValueError: Its scores are not those of its last checkpoint, or it is of another seed.
     """
+    last = last_checkpoint(folder)
+    if not is_scored(last, folder / "tables"):
+        raise ValueError(f"{folder / 'tables'} has no scores of {last}.")
     run = json.loads((folder / "tables" / "run.json").read_text(encoding="utf-8"))
     if run["seed"] != wanted.seed:
         raise ValueError(f"{folder} holds a run of seed {run['seed']}, not {wanted.seed}.")
     scores = read_scores(folder / "tables" / "scores.csv")
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    checkpoint = torch.load(last_checkpoint(folder), map_location="cpu", weights_only=True, mmap=True)
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     cases = checkpoint.get("cases") or {}
     training = run["members"][0]["training"]
     kept = {key: value for key, value in run.items() if key not in _PATHS}

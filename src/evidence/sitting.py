@@ -30,15 +30,15 @@ class Rules:
 
     Attributes:
         per_device: Runs on one device at a time.
-        limit: Seconds after which nothing may run any more; infinite without one.
-        stop_seconds: Of them kept for trainings to write their checkpoints.
+        until: Of `time.monotonic`, when nothing may run any more; infinite for no limit.
+        stop_seconds: Before that, kept for trainings to write their checkpoints.
         start_unfinishable: Start runs that by estimate do not end before the limit.
         retry_failed: Start those again that failed.
         keep_checkpoints: Also of finished runs.
     """
 
     per_device: int = 1
-    limit: float = math.inf
+    until: float = math.inf
     stop_seconds: float = 40.0
     start_unfinishable: bool = False
     retry_failed: bool = False
@@ -122,7 +122,7 @@ class _Sitting:
         self.takes = estimates(entries)
         self.jobs: list[Job] = []
         self._changed = False
-        self.deadline = time.monotonic() + rules.limit - rules.stop_seconds  # from here on trainings are stopped
+        self.deadline = rules.until - rules.stop_seconds  # from here on trainings are stopped
         self._accounted = self._saved = time.monotonic()
 
     def run(self, waiting: list[Entry]) -> None:
@@ -205,7 +205,8 @@ class _Sitting:
             log.info("%s is done after %.0f s.", key, sum(one["seconds"] for one in job.state["attempts"]))
             self.takes = estimates(self.entries)
         else:
-            log.info("%s was stopped at step %s.", key, attempt["step"])
+            where = "before its first checkpoint" if attempt["step"] is None else f"at step {attempt['step']}"
+            log.info("%s was stopped %s.", key, where)
 
     def _stop(self) -> None:
         """Stop what runs, with its checkpoint; who does not end in time is killed."""

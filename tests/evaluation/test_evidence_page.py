@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from umamba.evaluation.record import digest_of
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL, verdict
 from umamba.evaluation.report.records import find_runs, mixed, read_run
@@ -42,6 +43,9 @@ def make_records(folder: Path, records: Path, dataset: str = "heart_3d", title: 
                                  scored="validation", **options)  # fmt: skip
             (run / "checkpoints").mkdir()
             torch.save({"global_step": 100, "cases": {"trained_on": {"a": "1"}}}, run / "checkpoints" / "last.ckpt")
+            path = run / "tables" / "run.json"
+            digest = digest_of(run / "checkpoints" / "last.ckpt")
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoints_sha256": [digest]}))
             write_json({"epoch_seconds": [2.0, 2.0]}, run / "cost.json")
             write_json({"git_revision": "abc", "python": "3", "versions": {"torch": "2.9"}}, run / "provenance.json")
             wanted = Wanted(dataset=dataset, title=title, network=network, seed=seed, overrides=("a=b",), seconds=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from umamba.evaluation.record import digest_of
 from umamba.evidence.devices import Device
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
@@ -52,19 +54,29 @@ class Stub:
         cases = {"trained_on": {"a": "1", "b": "2"}, "validated_with": ["c"]}
         for step in range(1, 21):
             torch.save({"global_step": step, "cases": cases}, self.templates / f"step_{step}.ckpt")
+        path = self.templates / "tables" / "run.json"
+        run = json.loads(path.read_text()) | {"checkpoints_sha256": [digest_of(self.templates / "step_20.ckpt")]}
+        path.write_text(json.dumps(run))
 
     @property
     def entries(self) -> list[Entry]:
         return entries_of(read_manifest(self.manifest), self.state, self.records)
 
     def sit(
-        self, only: str = "*", code: str = CODE, workers: int = 1, unchanged=lambda: True, **rules: float
+        self,
+        only: str = "*",
+        code: str = CODE,
+        workers: int = 1,
+        unchanged: Callable[[], bool] = lambda: True,
+        limit: float = math.inf,
+        device: str = "cpu",
+        **rules: float,
     ) -> dict[str, Finding]:
         """A sitting in this process; how all runs stand after it."""
         place = Place(script=HERE / "stub_train.py", workers=workers, threads=1, code=code, revision=None,
                       unchanged=unchanged)  # fmt: skip
         chosen = [entry.wanted.key for entry in self.entries if fnmatch(entry.wanted.key, only)]
-        run_all(self.entries, chosen, [Device("cpu")], place, Rules(**rules))
+        run_all(self.entries, chosen, [Device(device)], place, Rules(until=time.monotonic() + limit, **rules))
         return self.look(code)
 
     def look(self, code: str = CODE) -> dict[str, Finding]:

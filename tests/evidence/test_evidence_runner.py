@@ -14,6 +14,7 @@ import pytest
 from umamba.evidence.__main__ import command_line
 from umamba.evidence.devices import find_devices
 from umamba.evidence.entry import Condition
+from umamba.evidence.job import Place, command
 from umamba.evidence.sitting import estimates, seconds_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
@@ -123,6 +124,13 @@ def test_a_failing_run_stops_no_other_and_says_why(stub, caplog):
     assert "2 of 4 run(s) to do" in caplog.text
 
 
+def test_scores_of_another_checkpoint_are_no_record(stub):
+    rewrite(stub.templates / "tables" / "run.json", checkpoints_sha256=["0"])
+    found = stub.sit("*nnunet_1")[KEYS[0]]
+    assert found.condition is Condition.FAILED and "cannot be recorded" in found.detail
+    assert "tables has no scores of" in found.detail and list(stub.state.glob("*/*/run/checkpoints/last.ckpt"))
+
+
 def test_runs_of_other_settings_are_named_and_not_counted(stub, caplog):
     stub.sit("*nnunet_1")
     stub.sit("*nnunet_2", limit=2, stop_seconds=1.5, start_unfinishable=True)
@@ -188,6 +196,47 @@ def test_a_torn_state_is_named(stub):
     (stub.state / KEYS[0] / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"state\.json is no state of a run.*Remove"):
         stub.look()
+
+
+def fake_smi(folder, line: str, monkeypatch) -> None:
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(f'#!/bin/sh\nwhile echo "{line}"; do sleep 0.1; done\n')
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_gpu_hours_and_energy_are_shares_of_what_a_gpu_took(stub, monkeypatch, tmp_path):
+    fake_smi(tmp_path / "bin", "3, GPU-ab, 360.0", monkeypatch)
+    stub.sit("*nnunet_*", device="3", per_device=2)
+    for key in KEYS[:2]:
+        cost, (attempt,) = stub.record(key)["cost"], stub.record(key)["attempts"]
+        assert 0.4 * attempt["seconds"] < attempt["gpu_seconds"] < 0.9 * attempt["seconds"]
+        assert cost["gpu_hours"] == pytest.approx(attempt["gpu_seconds"] / 3600, abs=1e-5)
+        assert cost["energy_wh"] == pytest.approx(360 * attempt["gpu_seconds"] / 3600, rel=0.15)
+        assert cost["energy_reason"] is None
+    assert "on '3'" in (stub.state / KEYS[0] / "output.log").read_text()
+
+
+def test_a_gpu_without_a_power_reading_has_no_energy_and_the_reason(stub, monkeypatch, tmp_path):
+    fake_smi(tmp_path / "bin", "0, GPU-ab, [N/A]", monkeypatch)
+    stub.sit("*nnunet_1", device="0")
+    cost = stub.record(KEYS[0])["cost"]
+    assert cost["energy_wh"] is None and cost["energy_reason"] == "nvidia-smi reports no power of it"
+    assert cost["gpu_hours"] > 0
+
+
+def test_a_run_that_goes_on_elsewhere_finds_its_data(stub, tmp_path):
+    entry = stub.entries[0]
+    (entry.run_dir / "checkpoints").mkdir(parents=True)
+    place = Place(script=tmp_path, raw=tmp_path / "new", prepared=None, workers=2, threads=1, code="", revision=None)
+    assert f"paths.raw='{tmp_path}/new'" in command(entry, place) and "logger=csv" in command(entry, place)
+    (entry.run_dir / "checkpoints" / "last.ckpt").touch()
+    stored = {"paths": {"raw": "/old/raw", "prepared": "/old/prepared"},
+              "data": {"dataset_dir": "/old/raw/Dataset1_A", "prepared_dir": "/old/prepared/Dataset1_A"}}  # fmt: skip
+    (entry.run_dir / "config.yaml").write_text(json.dumps(stored))
+    given = command(entry, place)
+    assert f"data.dataset_dir='{tmp_path}/new/Dataset1_A'" in given and "data.num_workers=2" in given
+    assert not any(one.startswith(("paths.", "logger", "data.prepared_dir", "seed")) for one in given)
 
 
 def test_status_is_a_word_in_front():

@@ -104,7 +104,7 @@ def _panel(
 def _legend(titles: Mapping[str, str], marks: Mapping[str, tuple[str, str]], width: int) -> tuple[str, int]:
     parts, x, y = [], 8, 14
     for network, title in titles.items():
-        needed = 24 + 7 * len(title)
+        needed = 34 + 7 * len(title)
         if x + needed > width and x > 8:
             x, y = 8, y + 20
         parts.append(_mark(x + 6, y - 4, *marks[network]) + f'<text x="{x + 16}" y="{y}">{escape(title)}</text>')
