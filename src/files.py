@@ -162,13 +162,22 @@ def content_hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def amount(size: float) -> str:
+    """Bytes in words, in the unit that fits: 12.3 kB, 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.95:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def _room(path: Path) -> str:
     """What there was room for, in words: the part that was written and what is free beside it."""
     try:
         room = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
     except OSError:  # the folder is gone
         return ""
-    return f" (there is room for {room / 2**20:.2f} MiB, the file needs more)"
+    return f" (there is room for {amount(room)}, the file needs more)"
 
 
 def _refusal(path: Path) -> OSError | None:

@@ -15,6 +15,7 @@ import pytest
 
 from umamba.files import (
     UNFINISHED,
+    amount,
     atomic_file,
     content_hash,
     remove_unfinished,
@@ -43,7 +44,7 @@ def test_a_full_disk_names_the_file_the_user_knows(tmp_path):
     with pytest.raises(OSError, match="last.ckpt") as caught, atomic_file(tmp_path / "last.ckpt"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.errno == errno.ENOSPC and UNFINISHED not in str(caught.value)
-    assert re.search(r"room for \d+\.\d\d MiB, the file needs more", str(caught.value))
+    assert re.search(r"room for \d[\d.]* [kMGT]?B, the file needs more", str(caught.value))
 
 
 def test_only_a_full_disk_is_said_to_lack_room(tmp_path):
@@ -74,6 +75,15 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path):
 
 def test_the_hash_ignores_the_order_of_keys():
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (65_536, "65.5 kB"), (999_960, "1.0 MB"), (8.4e6, "8.4 MB"),
+     (1.5e9, "1.5 GB"), (2.25e13, "22.5 TB")],
+)  # fmt: skip
+def test_an_amount_is_said_in_the_unit_that_fits(size: float, words: str) -> None:
+    assert amount(size) == words
 
 
 def hold(folder: Path) -> subprocess.Popen:

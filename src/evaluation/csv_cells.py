@@ -10,9 +10,7 @@ import pandas as pd
 
 _NAMES = ("case", "class", "run")  # columns of scores.csv
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?( ± \d+\.?\d*)?[ %*°]*", re.IGNORECASE)
-_FORMULA = re.compile(
-    "'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]"
-)  # how spreadsheets know one (OWASP's list), perhaps marked already
+_FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # OWASP: how a spreadsheet knows one
 
 
 def to_csv(table: pd.DataFrame, float_format: str | None = None) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from umamba.files import amount
+
 log = logging.getLogger(__name__)
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -62,10 +64,10 @@ def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> 
         if error.errno not in READ_ONLY + _FULL:
             raise
         existing = next(path for path in (prepared_dir, *prepared_dir.resolve().parents) if path.exists())
-        free = shutil.disk_usage(existing).free / 1e9
-        need = f"; the preprocessed data need up to {needed() / 1e9:.1f} GB" if needed else ""
+        free = shutil.disk_usage(existing).free
+        need = f"; the preprocessed data need up to {amount(needed())}" if needed else ""
         raise DiskError(
             error.errno,
-            f"{error.strerror}: cannot write to {prepared_dir} ({free:.1f} GB free{need}). Free some space or point "
+            f"{error.strerror}: cannot write to {prepared_dir} ({amount(free)} free{need}). Free some space or point "
             "paths.prepared at another disk; what is finished is kept and the rest is picked up from there",
         ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from umamba.locations import CONFIGS
 from umamba.run.compare import ResumeError
 from umamba.run.lock import RunInUseError
 
@@ -28,6 +29,10 @@ _OF_THE_MACHINE = (  # errors of files that no program can put right
 )  # fmt: skip
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
+_NO_CHOICE = (
+    "{} chooses none of the group's files, which --help lists. callbacks=none and logger=none leave theirs out; an "
+    "experiment or debug that is not wanted is not given."
+)
 _OF_THE_MODEL = (
     "The optimiser is model.optimizer, its values are set there (model.optimizer.lr=...); `optimizer` replaces it as "
     "a whole. A run that is gone on with keeps the optimiser it was begun with: there neither may change."
@@ -67,7 +72,7 @@ def is_for_the_user(error: BaseException) -> bool:
     """Whether an error says what was given wrongly, or what the machine lacks; not where the program failed."""
     if isinstance(error, (ResumeError, RunInUseError, HydraException, OmegaConfBaseException)):
         return True
-    if type(error).__name__ in _OF_LIBRARIES:
+    if type(error).__name__ in _OF_LIBRARIES or _chooses_nothing(error):
         return True
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
         return True
@@ -80,6 +85,9 @@ def is_for_the_user(error: BaseException) -> bool:
 
 def message_of(error: BaseException) -> str:
     """What to tell the user; of an error of Hydra's own also what it comes from."""
+    if _chooses_nothing(error):
+        given = [each for each in sys.argv[1:] if each.endswith("=null") and (CONFIGS / each[: -len("=null")]).is_dir()]
+        return _NO_CHOICE.format(", ".join(given) or "A group set to null")
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))
@@ -88,6 +96,11 @@ def message_of(error: BaseException) -> str:
     if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
         parts.append(_OF_THE_MODEL)
     return "\n".join(parts)
+
+
+def _chooses_nothing(error: BaseException) -> bool:
+    """Whether it is Hydra's error for group=null."""
+    return isinstance(error, ValueError) and str(error).startswith("Config group override must be a string or a list")
 
 
 def log_traceback(error: BaseException) -> None:

@@ -213,7 +213,9 @@ def test_a_full_disk_says_which_folder_and_how_much(tmp_path, monkeypatch):
         return original(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    message = r"No space left on device: cannot write to .*out \(.* GB free; the preprocessed data need up to 0.0 GB\)"
+    message = (
+        r"No space left on device: cannot write to .*out \(\d.* [kMGT]?B free; the preprocessed data need .* [kM]B\)"
+    )
     with pytest.raises(OSError, match=message):
         run(raw, tmp_path / "out")
     monkeypatch.undo()

@@ -25,6 +25,8 @@ def call(folder: Path, *line: str, full: bool = False) -> subprocess.CompletedPr
         (["predict.py", "checkpoint=no.ckpt", "input=in", "output=out"], "No checkpoint at no.ckpt"),
         (["predict.py", "checkpont=no.ckpt"], "checkpont"),
         (["predict.py", "input=in"], "Missing mandatory value: output"),
+        (["train.py", "callbacks=null", "optimizer=null"], "callbacks=null chooses none of the group's files"),
+        (["train.py", "logger=null"], "logger=none leave"),
         (["eval.py", "output=out"], "Give either ckpt_path=..., or predictions="),
         (["eval.py", "ckpt_path=no.ckpt", "output=out"], "no.ckpt"),
         (["-m", "umamba", "evaluate", "predictions=in", "output=out"], "references="),
