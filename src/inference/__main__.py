@@ -34,16 +34,22 @@ def main(cfg: DictConfig) -> None:
     checkpoints = list(cfg.checkpoint) if isinstance(cfg.checkpoint, ListConfig) else cfg.checkpoint
     predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted)
     ending = cfg.file_ending or predictor.plan.file_ending
-    cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names))
+    faults: dict[str, str] = {}
+    cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names), faults)
+    unnamed = list(faults)
     predictor.outputs(cases, Path(cfg.output))  # refused before the folder is made
     try:
         with writing_into(Path(cfg.output)):
             written = predictor.predict_cases(cases, Path(cfg.output))
     except CasesFailedError as failed:
-        log.info("Wrote %d label map(s) to %s.", len(failed.written), cfg.output)
+        written = failed.written
         log.error("%s", failed)
-        sys.exit(1)
+        faults |= failed.failures
+    for name in unnamed:
+        log.error("Case %r was left out: %s", name, faults[name])
     log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
+    if faults:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,28 @@ from pathlib import Path
 from umamba.raw.dataset import OF_A_DATA_SET, RawCase
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
 
 
-def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[RawCase]:
+def cases_in_folder(
+    folder: Path, file_ending: str, num_channels: int, faults: dict[str, str] | None = None
+) -> list[RawCase]:
     """Group the images of a plain folder into cases, by nnU-Net's ``NAME_0000`` suffixes where they are used.
 
     Four digits at the end of a name are a channel's number only if the files of that name begin with ``_0000``: of one
     channel, amos_0507 and patient_2023 are names of cases.
 
+    Args:
+        folder: Of the images.
+        file_ending: Of the images, with its dot.
+        num_channels: Of the network.
+        faults: Gets name -> what is wrong, for each case that cannot be one, so that the others can be predicted; None
+            refuses the folder for the first.
+
     Raises:
         FileNotFoundError: The folder is missing or holds no file with this ending.
-        DatasetError: A case lacks channels or has too many, or two files would be one case.
+        DatasetError: A case lacks channels or has too many, two files would be one case, or its name cannot be that of
+            a label map; with `faults` if this is so of all.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {folder} to read images from.")
@@ -34,21 +44,35 @@ def cases_in_folder(folder: Path, file_ending: str, num_channels: int) -> list[R
         match = _CHANNEL.fullmatch(name)
         case = match["case"] if match is not None and f"{match['case']}_0000" in names else name
         groups.setdefault(case, []).append(path)
-    for name, images in groups.items():
-        if name in names and len(images) > 1:
-            others = ", ".join(path.name for path in images if path != names[name])
-            raise DatasetError(f"{folder}: {names[name].name} and {others} would both be case {name}. Rename one.")
-        if file_ending in PICTURE_ENDINGS and len(images) == 1:
-            continue  # one picture may hold all channels
-        found = [path.name.removesuffix(file_ending) for path in images]
-        expected = [f"{name}_{channel:04d}" for channel in range(num_channels)]
-        if found != expected and not (num_channels == 1 and found == [name]):
-            raise DatasetError(
-                f"{folder}: case {name} has {len(images)} file(s), the network needs {num_channels} channels: "
-                f"{expected[0]}{file_ending} to {expected[-1]}{file_ending}; found {', '.join(found[:5])}"
-                f"{', ...' if len(found) > 5 else ''}. (Numbers that are no channels must not end in _0000.)"
-            )
-    return [RawCase(identifier=name, images=tuple(images), label=None) for name, images in groups.items()]
+    cases = []
+    for number, (name, images) in enumerate(groups.items(), start=1):
+        try:
+            cases.append(_case(folder, name, images, names, file_ending, num_channels))
+        except DatasetError as error:
+            if faults is None or (number == len(groups) and not cases):
+                raise
+            faults[name] = str(error)
+    return cases
+
+
+def _case(
+    folder: Path, name: str, images: list[Path], names: Mapping[str, Path], file_ending: str, num_channels: int
+) -> RawCase:
+    case = RawCase(identifier=name, images=tuple(images), label=None)
+    if name in names and len(images) > 1:
+        others = ", ".join(path.name for path in images if path != names[name])
+        raise DatasetError(f"{folder}: {names[name].name} and {others} would both be case {name}. Rename one.")
+    if file_ending in PICTURE_ENDINGS and len(images) == 1:
+        return case  # one picture may hold all channels
+    found = [path.name.removesuffix(file_ending) for path in images]
+    expected = [f"{name}_{channel:04d}" for channel in range(num_channels)]
+    if found != expected and not (num_channels == 1 and found == [name]):
+        raise DatasetError(
+            f"{folder}: case {name} has {len(images)} file(s), the network needs {num_channels} channels: "
+            f"{expected[0]}{file_ending} to {expected[-1]}{file_ending}; found {', '.join(found[:5])}"
+            f"{', ...' if len(found) > 5 else ''}. (Numbers that are no channels must not end in _0000.)"
+        )
+    return case
 
 
 def check_apart(images: Path, output: Path) -> None:

@@ -1,5 +1,7 @@
 """Which files of a plain folder are one case."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,21 @@ def test_what_is_not_clear_is_refused(tmp_path: Path, names: tuple, channels: in
         return
     with pytest.raises(DatasetError, match=message):
         cases_in_folder(tmp_path, ".nii.gz", channels)
+    sound = [f"sound_{channel:04d}.nii.gz" for channel in range(channels)]
+    faults: dict[str, str] = {}
+    assert len(cases_in_folder(touch(tmp_path, *sound), ".nii.gz", channels, faults)) in (1, 2)  # (b beside a)
+    assert len(faults) == 1 and re.search(message, *faults.values())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such names")
+def test_a_name_that_no_label_map_may_have_leaves_the_others(tmp_path: Path) -> None:
+    faults: dict[str, str] = {}
+    touch(tmp_path, "a\nb.nii.gz")
+    with pytest.raises(DatasetError, match="control character"):  # nothing else is there
+        cases_in_folder(tmp_path, ".nii.gz", 1, faults)
+    touch(tmp_path, "c.nii.gz")
+    assert [case.identifier for case in cases_in_folder(tmp_path, ".nii.gz", 1, faults)] == ["c"]
+    assert list(faults) == ["a\nb"]
 
 
 def test_images_and_label_maps_lie_in_folders_of_their_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -241,11 +242,14 @@ def test_the_script_ends_with_1_and_the_list_of_what_failed(tmp_path: Path) -> N
     checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images")
     cut(images / "b_0000.nii.gz", 0.5)
     corrupt_nan(images / "d_0000.nii.gz")
+    shutil.copy(images / "a_0000.nii.gz", images / "e\nf_0000.nii.gz")  # a name that no label map may have
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".writing-1-ab-a.nii.gz").write_bytes(b"left by a killed prediction")
     result = predict(f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}")
     assert result.returncode == 1 and "Traceback" not in result.stderr + result.stdout
     output = result.stdout + result.stderr
     assert "Wrote 2 label map(s)" in output and "2 of 4 case(s) could not be predicted" in output
-    assert "  b: " in output and "  d: " in output
+    assert "  b: " in output and "  d: " in output and r"'e\nf'" in output and "control character" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz", "inference.json"]
     assert not list(tmp_path.glob("inference.json"))
 
