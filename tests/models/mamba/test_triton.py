@@ -233,6 +233,36 @@ def test_runs_in_a_cuda_graph_and_in_inference_mode():
     assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_in_a_cuda_graph_gives_the_same_numbers(dtype):
+    """No pass reads the device, gets memory past torch or launches on another stream: a graph holds all of a step."""
+    from umamba.models.mamba.layer import MambaLayer
+
+    torch.manual_seed(0)
+    layer = MambaLayer(32, spatial_dims=2).cuda()
+    first, second, weight = torch.randn(3, 2, 30, 20, 32, device="cuda").movedim(-1, 2).to(dtype).unbind()
+    x = first.clone().requires_grad_()
+
+    def step():
+        out = layer(x)
+        return [out.detach(), *torch.autograd.grad(out, [x, *layer.parameters()], weight)]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # builds what there is to build
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for values in (first, second):
+        with torch.no_grad():
+            x.copy_(values)
+        graph.replay()
+        got = [t.clone() for t in captured]
+        assert all(relative(a, b.double()) < 1e-5 for a, b in zip(got, step(), strict=True))
+
+
 def test_operations_are_counted():
     from torch.utils.flop_counter import FlopCounterMode
 
