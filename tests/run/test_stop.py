@@ -27,9 +27,11 @@ STEPS, EPOCHS = 4, 3
 
 @pytest.fixture(autouse=True)
 def _handlers(monkeypatch):
-    """Every test begins without a request, and leaves the process its own handlers."""
+    """Every test begins without a request and with no signal ignored, and leaves the process its own handlers."""
     monkeypatch.setattr(stop, "_requests", stop._Requests())
     before = {number: signal.getsignal(number) for number in stop.STOP_SIGNALS}
+    for number in (number for number, handler in before.items() if handler == signal.SIG_IGN):
+        signal.signal(number, signal.SIG_DFL)  # as under nohup, where nothing would come
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
