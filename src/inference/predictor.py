@@ -93,14 +93,15 @@ class Predictor:
         mirror: bool = False,
         trusted: str | Sequence[str] = (),
     ) -> Predictor:
-        """Load one checkpoint, or several whose logits are averaged; `trusted` as for `load_checkpoint`.
+        """Load one checkpoint, or several whose logits are averaged.
 
         Each network predicts in the precision that it was trained in (in float32 on a CPU), see `autocast_dtype`.
 
         Args:
-            path: Of the checkpoint, or several.
+            path: The checkpoint's, or several.
             device: "auto" takes the first GPU, else the CPU.
             mirror: Average over the flips of the axes that the training mirrored.
+            trusted: As for `load_checkpoint`.
 
         Raises:
             FileNotFoundError, ValueError: See `load_checkpoint`.
