@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.eager import as_function, like_each
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
 from umamba.models.mamba.kernels.resident import device_of_index
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
@@ -143,9 +143,7 @@ def _(x, weight, bias, eps):
     return x.new_empty(x.shape), x.new_empty(0)
 
 
-@operation_backward.register_fake
-def _(grad, x, weight, bias, eps):
-    return [t.new_empty(t.shape) for t in (x, weight, bias)]
+operation_backward.register_fake(lambda grad, x, weight, bias, eps: like_each(x, weight, bias))
 
 
 def _setup(ctx, inputs, output) -> None:

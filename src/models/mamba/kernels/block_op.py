@@ -15,11 +15,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from umamba.models.mamba.kernels.conv import conv_silu, conv_silu_backward, edge_shape
-from umamba.models.mamba.kernels.eager import as_function
-from umamba.models.mamba.kernels.resident import backward_programs
+from umamba.models.mamba.kernels.eager import as_function, like_each
 from umamba.models.mamba.kernels.scan_backward import scan_backward
-from umamba.models.mamba.kernels.scan_forward import scan_forward
-from umamba.models.mamba.kernels.tiling import kept_size
+from umamba.models.mamba.kernels.scan_forward import kept_like, scan_forward
 from umamba.models.mamba.scan.reference import Weights
 
 MAX_FUSED_RANK = 4  # above, one read of delta per channel costs less than projecting it again in every pass
@@ -154,13 +152,10 @@ def operation_backward(
 
 @operation.register_fake
 def _(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight):
-    kept = kept_size(x.shape[0], x.shape[1], *A_log.shape, backward_programs(x.get_device()))
-    return x.new_empty(x.shape), x.new_empty(kept, dtype=torch.float32)
+    return x.new_empty(x.shape), kept_like(x, A_log)
 
 
-@operation_backward.register_fake
-def _(grad, kept, *inputs):
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
+operation_backward.register_fake(lambda grad, kept, *inputs: like_each(*inputs))
 
 
 def _setup(ctx, inputs, output) -> None:

@@ -16,7 +16,16 @@ from umamba.models.mamba.kernels.chunks import replay
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Address, Description, Launch, describe
 from umamba.models.mamba.kernels.reductions import carry
 from umamba.models.mamba.kernels.resident import backward_programs
-from umamba.models.mamba.kernels.tiling import Tiling, cdiv, constants, kept_sizes, next_power_of_2, tile, unrolled
+from umamba.models.mamba.kernels.tiling import (
+    Tiling,
+    cdiv,
+    constants,
+    kept_size,
+    kept_sizes,
+    next_power_of_2,
+    tile,
+    unrolled,
+)
 
 FLOAT = torch.float32
 _Given = TypeVar("_Given", Tensor, Tensor | None)
@@ -83,6 +92,13 @@ def _plan(description: Description, softplus: bool, tiling: Tiling | None) -> _P
         return _Plan(find_ends, None, launch([None, FLOAT, FLOAT, out_type], True), *kept)
     join = join_launch(description, cut, shape, states, reverse=False)
     return _Plan(find_ends, join, launch([FLOAT, None, None, out_type], True), *kept)
+
+
+def kept_like(u: Tensor, A: Tensor) -> Tensor:
+    """In shape, what `scan_forward` returns for the backward pass; u (batch, L, any), A (channels, d_state)."""
+    batch, length, channels = u.shape[0], u.shape[1], A.shape[0]
+    size = kept_size(batch, length, channels, A.shape[1], backward_programs(u.get_device()))
+    return u.new_empty(size, dtype=FLOAT)
 
 
 def scan_forward(

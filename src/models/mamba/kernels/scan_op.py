@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from umamba.models.mamba.kernels.eager import as_function
-from umamba.models.mamba.kernels.resident import backward_programs
+from umamba.models.mamba.kernels.eager import as_function, like_each
 from umamba.models.mamba.kernels.scan_backward import scan_backward
-from umamba.models.mamba.kernels.scan_forward import scan_forward
-from umamba.models.mamba.kernels.tiling import kept_size
+from umamba.models.mamba.kernels.scan_forward import kept_like, scan_forward
 
 
 def _gradients(
@@ -80,13 +78,10 @@ def operation_backward(
 
 @operation.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    kept = kept_size(u.shape[0], u.shape[1], *A.shape, backward_programs(u.get_device()))
-    return u.new_empty(u.shape), u.new_empty(kept, dtype=torch.float32)
+    return u.new_empty(u.shape), kept_like(u, A)
 
 
-@operation_backward.register_fake
-def _(grad, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    return [t.new_empty(t.shape) for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None]
+operation_backward.register_fake(lambda grad, kept, *inputs: like_each(*inputs[:-1]))
 
 
 def _setup(ctx, inputs, output) -> None:
