@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umamba.datamodules.custom import CustomDataModule
 from umamba.datamodules.splits import make_group_splits, make_splits, select_split
 
 NAMES = [f"case_{i:03d}" for i in range(12)]
@@ -131,3 +132,14 @@ def test_groups_and_a_file_of_splits_contradict_each_other(tmp_path):
     with pytest.raises(ValueError, match=r"data\.split_by=seq. deals the cases into folds, and so does .*Leave one"):
         select_split(names, 0, [tmp_path], "seq.")
     assert select_split(names, 0, [], "seq.").val != ()
+
+
+@pytest.mark.data
+def test_frames_of_a_real_video_stay_together(real_data, tmp_path):
+    module = CustomDataModule(
+        dataset_dir=real_data / "Dataset713_Larynx", prepared_dir=tmp_path, configuration="2d", split_by="seq[0-9]+"
+    )
+    module.open_raw()
+    sequences = [{name.partition("_")[0] for name in names} for names in (module.val_ids, module.train_ids)]
+    assert sequences[0] == {"seq1"} and "seq1" not in sequences[1] and len(sequences[1]) == 4
+    assert len(module.val_ids) + len(module.train_ids) == len(module.raw.training_cases)

@@ -84,7 +84,7 @@ def test_the_page_is_made_anew_byte_for_byte(records, tmp_path):
 
 def test_the_page_says_what_the_records_hold(records, tmp_path):
     page = make_page(records, tmp_path).read_text()
-    assert "36 trainings on 3 data set(s)" in page
+    assert "36 trainings on 3 data sets," in page
     assert re.search(r"U-Mamba_Enc against the same network without Mamba\*\*: \+2\.[56]\d points", page)
     assert re.search(
         r"U-Mamba_Enc against nnU-Net's CNN\*\*: \+\d\.\d\d points .*; significantly better on 3, worse on 0", page
@@ -163,20 +163,18 @@ def test_each_of_what_must_agree_in_a_cell_is_looked_at(records, key):
 
 
 def test_interruptions_one_network_and_one_case_are_told(tmp_path):
-    stopped = {
-        **ATTEMPT,
-        "step": 40,
-        "reached": 47,
-        "exit_code": 143,
-        "energy_wh": None,
-        "no_energy": "there is no nvidia-smi",
-    }
-    make_records(
-        tmp_path / "work", tmp_path / "records", seeds=(1,), gains={"nnunet": 0}, attempts=(stopped, ATTEMPT), cases=1
-    )
+    stopped = {**ATTEMPT, "step": 40, "exit_code": 143, "energy_wh": None, "no_energy": "there is no nvidia-smi"}
+    killed, failed = {**ATTEMPT, "step": 50, "exit_code": None}, {**ATTEMPT, "step": 50, "exit_code": 1}
+    make_records(tmp_path / "work", tmp_path / "records", seeds=(1,), gains={"nnunet": 0}, cases=1,
+                 attempts=(stopped, killed, failed, ATTEMPT),
+                 config={"data": {"dataset_dir": "/raw/D", "iterations_per_epoch": 25}})  # fmt: skip
     page = make_page(tmp_path / "records").read_text()
-    assert "Interrupted and gone on with 1 time(s); at most 7 steps were trained again." in page
-    assert "Energy is missing where there is no nvidia-smi" in page and "nan" not in page
+    assert (
+        "gone on with 3 times: 1 stopped with a checkpoint, of which no step was lost; 1 killed, each of which" in page
+    )
+    assert "lost the steps since its last checkpoint, at most 25; 1 ended with an error and tried again." in page
+    assert "Energy was not measured in some runs: there is no nvidia-smi." in page and "nan" not in page
+    assert "1 training on 1 data set," in page and "Ranks over" not in page
 
 
 def test_a_folder_without_records_and_a_broken_one_are_refused(tmp_path):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from umamba.evaluation.csv_cells import to_csv
-from umamba.evaluation.identity import differing, facts_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.comparable import check_comparable
+from umamba.evaluation.report.evidence_origin import counted, made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
 from umamba.evaluation.report.networks import MISSING, all_scores, title_of
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
@@ -85,7 +84,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     figure = _figure(rows, costs, main, titles)
     if figure:
         write_text(output / FIGURE, figure)
-    counted = [record for record in records if name_of(record) not in faults]
+    valid = [record for record in records if name_of(record) not in faults]
     words = folder / WORDS
     parts = [
         "# Evidence: which network is better, by how much, at what cost",
@@ -96,7 +95,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
         *(_section(name, titles[name], main[name], rows, differences) for name in settings),
         f"### How to read these tables\n\n- {_SCORE_NOTE}\n- {_DIFFERENCE_NOTE}",
         "## Cost\n\n" + to_markdown(_cost_table(costs, titles)) + f"\n\n{_COST_NOTE}",
-        _made(counted, faults, titles),
+        made(valid, faults, titles),
     ]
     write_text(output / "README.md", "\n\n".join(part for part in parts if part) + "\n")
     return output / "README.md"
@@ -112,11 +111,12 @@ def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, tit
                 continue
             sentences.append(
                 f"- **{title_of(network)} against {called}**: {100 * found['difference']:+.2f} points on average over "
-                f"{found['settings']} data set(s); significantly better on {found['better']}, worse on "
+                f"{counted(found['settings'], 'data set')}; significantly better on {found['better']}, worse on "
                 f"{found['worse']}."
             )
     about = (
-        f"{runs} trainings on {len(main)} data set(s), one plan and one short budget for all networks of a data set."
+        f"{counted(runs, 'training')} on {counted(len(main), 'data set')}, one plan and one short budget for all "
+        "networks of a data set."
     )
     return "\n".join([about, "", *sentences]).strip()
 
@@ -134,12 +134,12 @@ def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, 
         row["mean rank"] = f"{ranks[network]:.2f}" if network in ranks else MISSING
         table.append(row)
     note = "DSC (nuclei and other instances: F1) in points, mean over cases and seeds."
-    if len(ranks) > 1:
+    if len(ranks) > 1 and len(means) > 1:
         critical = statistics.critical_difference(len(ranks), len(means))
         note += (
-            f" Ranks over {len(means)} data set(s) of the networks that were trained on all; two differ significantly "
-            f"(Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. 2D and 3D of one set share their "
-            "cases, so that this is generous."
+            f" Ranks over {len(means)} data sets of the networks that were trained on all; two differ significantly "
+            f"(Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. Data sets that share their "
+            "cases, as 2D and 3D of one, make this generous."
         )
     return f"## All data sets\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"
 
@@ -217,59 +217,6 @@ def _figure(rows: pd.DataFrame, costs: pd.DataFrame, main: Mapping[str, str], ti
     return cost_panels(panels, {name: title_of(name) for name in networks}, x_title, "DSC or F1, points")
 
 
-def _made(records: Sequence[Mapping[str, Any]], faults: Mapping[str, str], titles: Mapping[str, str]) -> str:
-    """What was run, on what, how often it was interrupted, and what does not count."""
-    lines = []
-    for setting, title in titles.items():
-        part = [record for record in records if record["dataset"] == setting]
-        if part:
-            steps = _listed({f"{record['cost']['steps']} steps" for record in part})
-            first = part[0]["run"]
-            lines.append(
-                f"- {title}: {first['configuration']}, fold {first['fold']}, {part[0]['trained_cases']} cases to train "
-                f"on, {len(first['cases'])} scored ({first['scored']}), {steps} a run{_plans(part)}."
-            )
-    again = [max(0, (a.get("reached") or 0) - (a.get("step") or 0)) for r in records for a in r["attempts"][:-1]]
-    if again:
-        lines.append(
-            f"- Interrupted and gone on with {len(again)} time(s); at most {max(again)} steps were trained again."
-        )
-    lines.append(f"- On {_listed({str(record['cost'].get('train_device')) for record in records})}, torch "
-                 f"{_listed({record['versions']['torch'] for record in records})}.")  # fmt: skip
-    revisions = _listed({str(record["revision"] or "unknown") for record in records})
-    codes = len({record["code"] for record in records})
-    mixture = "" if codes == 1 else f"; {codes} versions of the code, one for all seeds of a network on a data set"
-    lines.append(f"- Commit {revisions}{mixture}.")
-    reasons = {record["cost"]["energy_reason"] for record in records if record["cost"].get("energy_reason")}
-    if reasons:
-        lines.append(f"- Energy is missing where {_listed(reasons)}.")
-    lines += [f"- Not counted: {name}, {why}." for name, why in faults.items()]
-    command = (
-        "`python -m umamba.evaluation.report runs=docs/evidence` makes this page, its figure and tables of the records."
-    )
-    return "## How it was made\n\n" + "\n".join(lines) + f"\n\n{command}"
-
-
-def _plans(records: Sequence[Mapping[str, Any]]) -> str:
-    """In what the plans of a data set's networks differ, which are meant to be one."""
-    by_network = {record["network"]: _plan(record["run"]) for record in records}
-    reference = by_network.get(CNN, next(iter(by_network.values())))
-    apart = []
-    for network in numbers.in_order(by_network):
-        keys = differing([reference, by_network[network]])
-        apart += [
-            f"{key} {by_network[network].get(key)} instead of {reference.get(key)} for {title_of(network)}"
-            for key in keys
-        ]
-    return f"; one plan, but {'; '.join(apart)}" if apart else "; one plan"
-
-
-def _plan(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key.removeprefix("plan."): v for key, v in facts_of(run, processed=False).items() if key.startswith("plan.")
-    }
-
-
 def _interval(mean: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:
     if math.isnan(mean):
         return MISSING
@@ -284,7 +231,3 @@ def _number(value: float, metric: str, *, signed: bool = False) -> str:
         return MISSING
     value = value if METRICS[metric].infinite else 100 * value  # what can be infinite is no share
     return f"{value:+.2f}" if signed else f"{value:.2f}"
-
-
-def _listed(values: Iterable[str]) -> str:
-    return ", ".join(sorted(values))
