@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from umamba.files import writing_into
-from umamba.inference.folders import cases_in_folder, check_apart
+from umamba.inference.folders import check_apart
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
+from umamba.inference.record import parse_part
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
@@ -31,25 +32,32 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     check_apart(Path(cfg.input), Path(cfg.output))
-    checkpoints = list(cfg.checkpoint) if isinstance(cfg.checkpoint, ListConfig) else cfg.checkpoint
-    predictor = Predictor.from_checkpoint(checkpoints, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted)
-    ending = cfg.file_ending or predictor.plan.file_ending
-    faults: dict[str, str] = {}
-    cases = cases_in_folder(Path(cfg.input), ending, len(predictor.plan.channel_names), faults)
-    unnamed = list(faults)
-    predictor.outputs(cases, Path(cfg.output))  # refused before the folder is made
+    part = parse_part(cfg.part)
+    keep = [name for name, wanted in (("probabilities", cfg.probabilities), ("logits", cfg.save_logits)) if wanted]
+    if (cfg.checkpoint is None) == (cfg.model_folder is None):
+        raise ValueError("Give either checkpoint=... or model_folder=...")
+    if cfg.model_folder is None:
+        if cfg.folds is not None:
+            raise ValueError("folds=... chooses among those of model_folder=...; give their checkpoints instead.")
+        predictor = Predictor.from_checkpoint(_plain(cfg.checkpoint), cfg.device, cfg.mirror, cfg.trusted)
+    else:
+        predictor = Predictor.from_model_folder(
+            cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
+        )
     try:
-        with writing_into(Path(cfg.output)):
-            written = predictor.predict_cases(cases, Path(cfg.output))
+        written = predictor.segment_files(
+            cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, labels=_plain(cfg.labels),
+            resume=cfg["continue"], part=part,
+        )  # fmt: skip
     except CasesFailedError as failed:
-        written = failed.written
+        log.info("Wrote %d label map(s) to %s.", len(failed.written), cfg.output)
         log.error("%s", failed)
-        faults |= failed.failures
-    for name in unnamed:
-        log.error("Case %r was left out: %s", name, faults[name])
-    log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
-    if faults:
         sys.exit(1)
+    log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, ListConfig) else value
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,6 +24,8 @@ from umamba.planning.preprocess import CaseProperties, spacing_of, target_of
 from umamba.planning.resampling import Neighbours, separate_axis
 
 _VOXELS_AT_ONCE = 1 << 21  # of the original grid
+_BACKGROUND = {"probabilities": 1, "logits": 0}  # of what is kept, outside the cropped part
+_OTHERS = {"probabilities": 0, "logits": np.finfo(np.float16).min}  # there, of the other classes
 _VALUES_AT_ONCE = 1 << 22  # interpolated logits, 16 MiB
 
 
@@ -64,18 +66,20 @@ class Taps:
 
 
 class Export:
-    """Takes the logits of a case plane by plane and makes its label map, or its probabilities too.
+    """Takes the logits of a case plane by plane and makes its label map, and what else is to be kept.
 
     Args:
         properties: Of the case, as preprocessing returned them.
         plan: The plan of the preprocessing.
         configuration: The configuration of the preprocessing.
         device: Where the logits will be.
-        probabilities: Whether to keep `probabilities`.
+        keep: "probabilities" (softmax), "logits", both or neither.
+        labels: Classes of the label map, the others become background; None for all.
 
     Attributes:
-        label: (Z, Y, X) of the original image, uint8, or int16 from 256 classes on; 0 outside the cropped part.
-        probabilities: (K, Z, Y, X) float16 softmax, all background outside the cropped part; None if not wanted.
+        geometry: Of the original image.
+        label: (Z, Y, X) of the original image, uint8, or int16 from 257 classes on; 0 outside the cropped part.
+        kept: What was to be kept by name, (K, Z, Y, X) float16; surely background outside the cropped part.
     """
 
     def __init__(
@@ -85,13 +89,15 @@ class Export:
         configuration: Configuration,
         *,
         device: torch.device | str = "cpu",
-        probabilities: bool = False,
+        keep: Sequence[str] = (),
+        labels: Collection[int] | None = None,
     ) -> None:
         spacing = spacing_of(properties.geometry, plan)
         separate = separate_axis(target_of(configuration, spacing), spacing)
         shape = properties.shape_after_crop
         if tuple(shape) == tuple(properties.shape):
             separate = None
+        self.geometry = properties.geometry
         self.axes = [
             Taps.of(*sizes, nearest=axis == separate, device=torch.device(device))
             for axis, sizes in enumerate(zip(properties.shape, shape, strict=True))
@@ -103,12 +109,19 @@ class Export:
         original = [properties.shape_before_crop[axis] for axis in plan.transpose_backward]
         dtype = np.uint8 if plan.num_classes <= 256 else np.int16
         self.label = np.zeros(original, dtype=dtype)
-        self.probabilities = np.zeros((plan.num_classes, *original), dtype=np.float16) if probabilities else None
-        if self.probabilities is not None:
-            self.probabilities[0] = 1
+        self.kept = {name: np.full((plan.num_classes, *original), _OTHERS[name], dtype=np.float16) for name in keep}
+        for name, values in self.kept.items():
+            values[0] = _BACKGROUND[name]
+        classes = np.arange(plan.num_classes, dtype=dtype)
+        self._names = classes if labels is None else np.where(np.isin(classes, list(labels)), classes, dtype(0))
         self._held: Tensor | None = None  # planes that the next voxels may need
         self._first = 0  # of the planes that are held, or come next
         self._done = 0  # target planes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the label map and of what is kept."""
+        return self.label.nbytes + sum(values.nbytes for values in self.kept.values())
 
     @torch.inference_mode()
     def add(self, logits: Tensor) -> None:
@@ -140,14 +153,15 @@ class Export:
         axes = [self.axes[0].part(start, stop, self._first), *self.axes[1:]]
         begin = self._box[0].start
         place = (slice(begin + start, begin + stop), *self._box[1:])
-        self.label.transpose(self._order)[place] = largest_class(logits, axes).cpu().numpy()
-        if self.probabilities is not None:
-            target = self.probabilities.transpose(0, *(axis + 1 for axis in self._order))
-            for plane in range(stop - start):
-                one = [axes[0].part(plane, plane + 1, 0), *axes[1:]]
-                target[(slice(None), slice(place[0].start + plane, place[0].start + plane + 1), *place[1:])] = (
-                    interpolated(logits, one).softmax(0).half().cpu().numpy()
-                )
+        self.label.transpose(self._order)[place] = self._names[largest_class(logits, axes).cpu().numpy()]
+        if not self.kept:
+            return
+        for plane in range(stop - start):
+            values = interpolated(logits, [axes[0].part(plane, plane + 1, 0), *axes[1:]])
+            one = (slice(None), slice(begin + start + plane, begin + start + plane + 1), *self._box[1:])
+            for name, kept in self.kept.items():
+                given = values.softmax(0) if name == "probabilities" else values
+                kept.transpose(0, *(axis + 1 for axis in self._order))[one] = given.half().cpu().numpy()
 
 
 def largest_class(logits: Tensor, axes: Sequence[Taps]) -> Tensor:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
+from rich.progress import Progress
 
 from umamba.machine import usable_cpus
 from umamba.raw.dataset import RawCase
@@ -20,6 +23,16 @@ from umamba.raw.description import DatasetError
 log = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
+
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        raise NotImplementedError
+
+
+Made = TypeVar("Made", bound=_Sized)
 
 # What is wrong with one case and not with the next one; a full disk is not among them, see `noted`.
 _FAULTS_OF_A_CASE = (DatasetError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OSError)
@@ -36,11 +49,12 @@ class CasesFailedError(RuntimeError):
     Attributes:
         failures: Name of the case -> what was wrong.
         written: Label maps of the other cases.
+        stale: Label maps of those that failed, of an earlier prediction.
     """
 
     def __init__(self, failures: Mapping[str, str], written: Sequence[Path], stale: Sequence[Path]) -> None:
-        self.failures, self.written = dict(failures), list(written)
-        lines = [f"  {name}: {reason}" for name, reason in failures.items()]
+        self.failures, self.written, self.stale = dict(failures), list(written), list(stale)
+        lines = [f"  {name if name.isprintable() else repr(name)}: {reason}" for name, reason in failures.items()]
         lines += [f"  {path} is of an earlier prediction." for path in stale]
         total = len(failures) + len(written)
         super().__init__("\n".join([f"{len(failures)} of {total} case(s) could not be predicted:", *lines]))
@@ -58,7 +72,7 @@ def noted(failures: dict[str, str], name: str) -> Iterator[None]:
         log.error("Case %s: %s", name, error)
 
 
-def threads() -> ThreadPoolExecutor:
+def _threads() -> ThreadPoolExecutor:
     """To read or to write files in: one large file is one thread's work, many small ones are shared."""
     return ThreadPoolExecutor(min(4, usable_cpus()))
 
@@ -76,6 +90,55 @@ def read_ahead(
         waiting.append((case, pool.submit(read, case), size))
     while waiting:
         yield waiting.popleft()[:2]
+
+
+def each_case(
+    cases: Sequence[RawCase],
+    *,
+    read: Callable[[RawCase], tuple[Any, ...]],
+    preprocess: Callable[..., tuple[Any, ...]],
+    segment: Callable[..., Made],
+    write: Callable[[RawCase, Made], None],
+    failures: dict[str, str],
+) -> dict[str, float]:
+    """Take cases through all steps; files are read ahead of the middle ones and written behind them, in threads.
+
+    Args:
+        cases: Their files.
+        read: Gives what `preprocess` takes.
+        preprocess: Gives what `segment` takes.
+        segment: Gives what `write` takes.
+        write: Writes it.
+        failures: Gets the name of a case and what was wrong with it.
+
+    Returns:
+        Seconds of each case in the middle steps, with what they had to wait for the others.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    seconds: dict[str, float] = {}
+
+    def write_noted(case: RawCase, made: Made) -> None:
+        with noted(failures, case.identifier):
+            write(case, made)
+
+    with Progress(transient=True) as progress, _threads() as readers, _threads() as writers:
+        task = progress.add_task("Predicting", total=len(cases))
+        written = WriteBehind(writers)
+        for case, reading in read_ahead(cases, read, readers):
+            started = time.perf_counter()
+            with noted(failures, case.identifier):
+                data = preprocess(*reading.result())
+                del reading  # and with it the image as read
+                made = segment(*data)
+                del data
+                written.add(partial(write_noted, case, made), made.nbytes)
+                del made  # the writer alone holds it, while it needs it
+                seconds[case.identifier] = time.perf_counter() - started
+            progress.advance(task)
+        written.finish()
+    return seconds
 
 
 class WriteBehind:

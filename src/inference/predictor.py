@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
-from umamba.files import write_json
+from umamba.files import atomic_file, writing_into
 from umamba.inference.devices import choose_device, place_for
 from umamba.inference.export import Export
-from umamba.inference.folders import check_not_an_input
-from umamba.inference.mirroring import axes_to_mirror
-from umamba.inference.pipeline import CasesFailedError, WriteBehind, noted, read_ahead, threads
-from umamba.inference.precision import autocast_dtype, trained_precision
+from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
+from umamba.inference.images import Image, as_case, like
+from umamba.inference.members import Member, members_of
+from umamba.inference.model_folder import read_model_folder
+from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.preprocess import preprocess_on
-from umamba.inference.sliding_window import ensemble, mirrored, sliding_window, sum_bytes
+from umamba.inference.record import Part, finished_cases, load_record, record_path, save_record
+from umamba.inference.sliding_window import ensemble, sliding_window, sum_bytes
 from umamba.machine import require_memory
-from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
+from umamba.models.checkpoint import load_checkpoint
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties
 from umamba.raw.checks import read_sound_images
@@ -37,26 +36,6 @@ from umamba.raw.readers import Geometry, write_label
 log = logging.getLogger(__name__)
 
 _PATCH_VOXELS = 1 << 21  # of the windows that go through a network together, unless one alone has more
-
-
-@dataclass(frozen=True)
-class Member:
-    """A network of an ensemble, and how its training says that it predicts.
-
-    Attributes:
-        network: In eval mode, deep supervision off.
-        autocast: Of its convolutions, None for float32.
-        mirror_axes: Axes of the patch over whose flips its logits are averaged; none for no mirroring.
-    """
-
-    network: nn.Module
-    autocast: torch.dtype | None = None
-    mirror_axes: tuple[int, ...] = ()
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """(B, C, *patch) -> logits (B, K, *patch)."""
-        with torch.autocast(patches.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            return mirrored(self.network, self.mirror_axes)(patches)
 
 
 class Predictor:
@@ -109,26 +88,71 @@ class Predictor:
                 different plans or configurations; one holds weights that are not finite, or was trained without
                 mirroring and ``mirror`` is set.
         """
-        device = choose_device(device)
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         if not paths:
             raise ValueError("There is no checkpoint to predict with: checkpoint=[] is an empty list.")
-        checkpoints = [load_checkpoint(one, trusted) for one in paths]
-        loaded = [network_from_checkpoint(checkpoint) for checkpoint in checkpoints]
-        plan, name = loaded[0][1], checkpoints[0]["configuration"]
-        members = []
-        for one, checkpoint, (network, other) in zip(paths, checkpoints, loaded, strict=True):
-            if (other.hash(), checkpoint["configuration"]) != (plan.hash(), name):
-                raise ValueError(
-                    f"{one} was trained with another plan or configuration ({checkpoint['configuration']}, plan "
-                    f"{other.hash()}) than {paths[0]} ({name}, plan {plan.hash()}); their logits cannot be averaged."
-                )
-            _check_weights(network, one)
-            dims = plan.configuration(name).spatial_dims
-            axes = axes_to_mirror(checkpoint["config"], dims, one) if mirror else ()
-            autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
-            members.append(Member(network, autocast, axes))
-        return cls(members, plan, name, checkpoints[0]["config"], device)
+        device = choose_device(device)
+        return cls._of([(one, load_checkpoint(one, trusted)) for one in paths], device, mirror)
+
+    @classmethod
+    def from_model_folder(
+        cls,
+        folder: str | Path,
+        folds: Sequence[int | str] | None = None,
+        *,
+        checkpoint: str = "checkpoint_final.pth",
+        device: str | torch.device = "auto",
+        mirror: bool = False,
+    ) -> Predictor:
+        """Load a training's folder of nnU-Net or U-Mamba, without a conversion; its folds' logits are averaged.
+
+        Args:
+            folder: See `read_model_folder`.
+            folds: See `read_model_folder`.
+            checkpoint: See `read_model_folder`.
+            device: As of `from_checkpoint`.
+            mirror: As of `from_checkpoint`.
+
+        Raises:
+            FileNotFoundError, ValueError: See `read_model_folder` and `from_checkpoint`.
+        """
+        device = choose_device(device)
+        return cls._of(list(read_model_folder(folder, folds, checkpoint).items()), device, mirror)
+
+    @classmethod
+    def _of(
+        cls, checkpoints: Sequence[tuple[str | Path, dict[str, Any]]], device: torch.device, mirror: bool
+    ) -> Predictor:
+        """Files and their contents."""
+        members, plan, name = members_of(checkpoints, device, mirror)
+        return cls(members, plan, name, checkpoints[0][1]["config"], device)
+
+    def segment(
+        self, image: Image, spacing: Sequence[float] | None = None, *, probabilities: bool = False
+    ) -> Image | tuple[Image, Image]:
+        """Segment an image in memory.
+
+        Args:
+            image: NumPy array or torch tensor, (Z, Y, X), (Y, X) or with channels first; or SimpleITK image(s).
+            spacing: Voxel size in mm, in the order of the array's axes; None for SimpleITK.
+            probabilities: Also return them.
+
+        Returns:
+            The label map on the image's own grid, of the image's kind; and the probabilities, (K, ...) float16, of a
+            SimpleITK image one of K float32 values a voxel.
+
+        Raises:
+            TypeError, ValueError: See `as_case`; or the number of channels is not the plan's.
+            FloatingPointError, MemoryError: See `predict`.
+        """
+        array, geometry = as_case(image, spacing)
+        if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
+            raise ValueError(f"The image is 2D; the network was trained in 3D ({self.configuration.name}).")
+        data, properties = self._preprocess(array, geometry)
+        del array
+        done = self._segment(data, properties, keep=("probabilities",) if probabilities else ())
+        label = like(image, done.label, geometry)
+        return (label, like(image, done.kept["probabilities"], geometry)) if probabilities else label
 
     def predict(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         """Segment one case.
@@ -157,42 +181,111 @@ class Predictor:
         check_not_an_input(cases, paths)
         return paths
 
-    def predict_cases(self, cases: Sequence[RawCase], output_dir: Path) -> list[Path]:
+    def predict_cases(
+        self,
+        cases: Sequence[RawCase],
+        output_dir: Path,
+        *,
+        keep: Sequence[str] = (),
+        labels: Sequence[str] | None = None,
+        resume: bool = False,
+        part: Part = (0, 1),
+    ) -> list[Path]:
         """Segment cases and write ``<output_dir>/<identifier><file ending of the data set>``.
 
-        Files are read ahead of the network and written behind it. Seconds per case go to ``inference.json`` in the
-        folder.
+        Files are read ahead of the network and written behind it. What made them, seconds per case and what failed go
+        to ``inference.json`` in the folder.
+
+        Args:
+            cases: Their files.
+            output_dir: Is made.
+            keep: "probabilities", "logits": written as float16 to ``<identifier>.npz`` under these names.
+            labels: Names of the classes of the label maps, the others become background; None for all.
+            resume: Leave the cases whose files are there, if the same networks and options made them.
+            part: (i, n): of the cases only every n-th from the i-th on; n processes share the work.
+
+        Returns:
+            The label maps, those that were there included.
 
         Raises:
             CasesFailedError: Some cases have files that cannot be used, logits that are not finite or too large for the
                 memory; raised when the others are written.
-            ValueError: A label map would replace one of the images.
+            ValueError: A label map would replace one of the images; there are no such labels; see `finished_cases`.
             OSError: The disk is full.
         """
-        paths = self.outputs(cases, output_dir)
+        cases = cases[part[0] :: part[1]]
+        paths, values = self.outputs(cases, output_dir), self._values_of(labels)
+        made_by = {
+            "networks": [member.made_by() for member in self.members],
+            "plan": self.plan.hash(),
+            "configuration": self.configuration.name,
+            "labels": None if labels is None else sorted(labels),
+            "keep": sorted(keep),
+        }
         output_dir.mkdir(parents=True, exist_ok=True)
+        record = record_path(output_dir, part)
+        done: set[str] = set()
+        before: dict[str, float] = {}
+        if resume:
+            wanted = {name: [path, *([_arrays_beside(path, name)] if keep else [])] for name, path in paths.items()}
+            done = finished_cases(output_dir, wanted, made_by)
+            before = {name: spent for name, spent in load_record(record).get("seconds", {}).items() if name in done}
+            log.info("%d of %d case(s) are there already.", len(done), len(cases))
         failures: dict[str, str] = {}
-        seconds: dict[str, float] = {}
-        with Progress(transient=True) as progress, threads() as readers, threads() as writers:
-            task = progress.add_task("Predicting", total=len(cases))
-            written = WriteBehind(writers)
-            for case, reading in read_ahead(cases, lambda case: self._read(case.images), readers):
-                name, started = case.identifier, time.perf_counter()
-                with noted(failures, name):
-                    data, properties = self._preprocess(*reading.result())
-                    del reading  # and with it the image as read
-                    label = self._segment(data, properties).label
-                    write = partial(_write, label, paths[name], properties.geometry, name, failures)
-                    written.add(write, label.nbytes)
-                    del data, label, write  # the writer alone holds the label map, while it needs it
-                    seconds[name] = time.perf_counter() - started
-                progress.advance(task)
-            written.finish()
-        self._save_costs(output_dir / "inference.json", seconds, failures)
-        done = [path for name, path in paths.items() if name not in failures]
+        save_record(record, self.device, made_by, before, failures)
+        seconds = each_case(
+            [case for case in cases if case.identifier not in done],
+            read=lambda case: self._read(case.images),
+            preprocess=self._preprocess,
+            segment=partial(self._segment, keep=keep, labels=values),
+            write=lambda case, made: _write(made, paths[case.identifier], case.identifier),
+            failures=failures,
+        )
+        save_record(record, self.device, made_by, before | seconds, failures)
+        written = [path for name, path in paths.items() if name not in failures]
         if failures:
-            raise CasesFailedError(failures, done, [paths[name] for name in failures if paths[name].exists()])
-        return done
+            raise CasesFailedError(failures, written, [paths[name] for name in failures if paths[name].exists()])
+        return written
+
+    def segment_files(
+        self, images: Path | str, output_dir: Path | str, *, file_ending: str | None = None, **options: Any
+    ) -> list[Path]:
+        """Segment the images of a folder, see `cases_in_folder`, into another one.
+
+        Args:
+            images: The folder of the images.
+            output_dir: The folder of the label maps.
+            file_ending: Of the images; None: that of the training data.
+            **options: Of `predict_cases`.
+
+        Raises:
+            FileNotFoundError, DatasetError: See `cases_in_folder`.
+            CasesFailedError: See `predict_cases`; or files of the folder are no case, the others were predicted.
+            ValueError, OSError: See `predict_cases`; or the folders are one, see `check_apart`.
+        """
+        check_apart(Path(images), Path(output_dir))
+        folder, unnamed = Path(output_dir), dict[str, str]()
+        ending = file_ending or self.plan.file_ending
+        cases = cases_in_folder(Path(images), ending, len(self.plan.channel_names), unnamed)
+        self.outputs(cases, folder)  # refused before the folder is made
+        self._values_of(options.get("labels"))
+        failures, stale = unnamed, list[Path]()
+        try:
+            with writing_into(folder):
+                written = self.predict_cases(cases, folder, **options)
+        except CasesFailedError as failed:
+            written, stale, failures = failed.written, failed.stale, unnamed | failed.failures
+        if failures:
+            raise CasesFailedError(failures, written, stale)
+        return written
+
+    def _values_of(self, labels: Sequence[str] | None) -> list[int] | None:
+        if labels is None:
+            return None
+        unknown = [name for name in labels if name not in self.plan.labels]
+        if unknown or not labels:
+            raise ValueError(f"labels is {list(labels)}; expected some of {', '.join(self.plan.labels)}.")
+        return [self.plan.labels[name] for name in labels]
 
     def _read(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
         image, geometry = read_sound_images(images, self.plan.channel_names)
@@ -211,29 +304,35 @@ class Predictor:
         torch.cuda.empty_cache()
         return preprocess_on(torch.device("cpu"), image, geometry, self.plan, self.configuration)
 
-    def _segment(self, data: Tensor, properties: CaseProperties, *, probabilities: bool = False) -> Export:
+    def _segment(self, data: Tensor, properties: CaseProperties, **options: Any) -> Export:
         """Preprocessed image -> its label map; where the device has too little memory, logits are summed on the CPU."""
         place = place_for(self._sum_bytes(data) + data.nbytes, self.device)
         try:
-            return self._export(data.to(place), properties, probabilities=probabilities)
+            return self._export(data.to(place), properties, **options)
         except torch.OutOfMemoryError:
             if place.type == "cpu":
                 raise
         log.warning("%s ran out of memory: again, with the sums of logits in main memory.", place)
         torch.cuda.empty_cache()
-        return self._export(data.cpu(), properties, probabilities=probabilities)
+        return self._export(data.cpu(), properties, **options)
 
-    def _export(self, data: Tensor, properties: CaseProperties, *, probabilities: bool) -> Export:
+    def _export(
+        self,
+        data: Tensor,
+        properties: CaseProperties,
+        keep: Sequence[str] = (),
+        labels: Collection[int] | None = None,
+    ) -> Export:
         """Predict a preprocessed image; the sums of logits are held where it is."""
         classes, voxels = self.plan.num_classes, math.prod(properties.shape_before_crop)
         held = self._sum_bytes(data) if data.device.type == "cpu" else 0
         require_memory(
-            held + voxels * (1 + 2 * classes * probabilities),
+            held + voxels * (1 + 2 * classes * len(keep)),
             f"{classes} classes at {' x '.join(map(str, data.shape[1:]))} voxels, as the image is after resampling to "
             f"{self.configuration.spacing} mm, do not fit into memory: crop the image, correct its spacing if that is "
             "wrong, or predict where there is more",
         )
-        export = Export(properties, self.plan, self.configuration, device=data.device, probabilities=probabilities)
+        export = Export(properties, self.plan, self.configuration, device=data.device, keep=keep, labels=labels)
         for planes in self._logits(data):
             export.add(planes)
         return export
@@ -252,22 +351,13 @@ class Predictor:
             window_batch=self.window_batch,
         )
 
-    def _save_costs(self, path: Path, seconds: dict[str, float], failures: dict[str, str]) -> None:
-        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else None
-        write_json({"device": device, "peak_vram_gib": peak, "seconds": seconds, "failed": failures}, path)
+
+def _arrays_beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{name}.npz")
 
 
-def _write(label: np.ndarray, path: Path, geometry: Geometry, name: str, failures: dict[str, str]) -> None:
-    with noted(failures, name):
-        write_label(label, path, geometry)
-
-
-def _check_weights(network: nn.Module, path: str | Path) -> None:
-    bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
-    if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise ValueError(
-            f"{path} holds NaN or infinite weights ({bad[0]}{more}): its training diverged, or the file is damaged. "
-            "Take an earlier checkpoint, such as best.ckpt."
-        )
+def _write(made: Export, path: Path, name: str) -> None:
+    if made.kept:
+        with atomic_file(_arrays_beside(path, name)) as beside:
+            np.savez_compressed(beside, allow_pickle=False, **made.kept)
+    write_label(made.label, path, made.geometry)

@@ -142,10 +142,10 @@ def ensemble(networks: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor
         return networks[0]
 
     def forward(patches: Tensor) -> Tensor:
-        total = networks[0](patches).float()
+        total = networks[0](patches).to(torch.float32, copy=True)
         for network in networks[1:]:
-            total = total + network(patches).float()
-        return total / len(networks)
+            total += network(patches)
+        return total.div_(len(networks))
 
     return forward
 
@@ -159,12 +159,14 @@ def mirrored(network: Callable[[Tensor], Tensor], axes: Sequence[int]) -> Callab
     """
     spatial = [axis + 2 for axis in axes]
     flips = [flipped for n in range(len(spatial) + 1) for flipped in itertools.combinations(spatial, n)]
+    if len(flips) == 1:
+        return network
 
     def forward(patches: Tensor) -> Tensor:
-        total = network(patches).float()
+        total = network(patches).to(torch.float32, copy=True)
         for flipped in flips[1:]:
-            total = total + network(patches.flip(flipped)).flip(flipped).float()
-        return total / len(flips)
+            total += network(patches.flip(flipped)).flip(flipped)
+        return total.div_(len(flips))
 
     return forward
 

@@ -22,9 +22,11 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -154,22 +156,52 @@ def import_checkpoint(
     configuration: str | None = None,
     data: str = "custom",
 ) -> Path:
-    """Write `output`, a checkpoint in this project's form, from an nnU-Net checkpoint and its two JSON files.
+    """Write `output`, a checkpoint in this project's form; the other arguments as of `converted_checkpoint`.
 
     Args:
         checkpoint: checkpoint_final.pth or checkpoint_best.pth.
         plans: nnUNetPlans.json of the same training.
         dataset_json: dataset.json of the same training.
         output: file to write (.ckpt).
+        configuration: the plan's configuration the network was trained on.
+        data: config of the data set eval.py will score it on.
+
+    Raises:
+        FileNotFoundError, ValueError: see `converted_checkpoint`; or `output` is one of the files.
+    """
+    refuse_input(output, {"checkpoint": checkpoint, "plans": plans, "dataset_json": dataset_json})
+    content = converted_checkpoint(checkpoint, plans, dataset_json, configuration, data)
+    output = Path(output)
+    if data == "custom":
+        content["config"]["data"]["prepared_dir"] = str(output.absolute().parent / "prepared")
+    with atomic_file(output) as beside:
+        torch.save(content, beside)
+    network = content["config"]["model"]["network"]["_target_"].rpartition(".")[2]
+    log.info("%s: %s, %s, %d tensors.", output, network, content["configuration"], len(content["state_dict"]))
+    return output
+
+
+def converted_checkpoint(
+    checkpoint: str | Path,
+    plans: str | Path,
+    dataset_json: str | Path,
+    configuration: str | None = None,
+    data: str = "custom",
+) -> dict[str, Any]:
+    """The content of a checkpoint in this project's form, from an nnU-Net checkpoint and its two JSON files.
+
+    Args:
+        checkpoint: checkpoint_final.pth or checkpoint_best.pth.
+        plans: nnUNetPlans.json of the same training.
+        dataset_json: dataset.json of the same training.
         configuration: the plan's configuration the network was trained on; None: the one the checkpoint names.
         data: config of the data set eval.py will score it on, with its metrics and folders; "custom" is the raw data
             set in the folder of `dataset_json`. eval.py takes another folder as data.dataset_dir=.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or does not belong to the others, or `output` is one of them;
-            see `umamba.models.nnunet_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
+        FileNotFoundError, ValueError: a file is missing or does not belong to the others; see
+            `umamba.models.nnunet_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
     """
-    refuse_input(output, {"checkpoint": checkpoint, "plans": plans, "dataset_json": dataset_json})
     source = read_checkpoint(checkpoint)
     plan = load_plan(plans, DatasetDescription.read(dataset_json))
     trained_with, epoch = source.get("init_args", {}), source.get("current_epoch", 0)
@@ -192,7 +224,6 @@ def import_checkpoint(
     data_config |= {"configuration": configuration, "fold": fold_number(trained_with.get("fold", 0))}
     if data == "custom":
         data_config["dataset_dir"] = str(Path(dataset_json).absolute().parent)
-        data_config["prepared_dir"] = str(Path(output).absolute().parent / "prepared")
     mirrored = mirrored_axes(source)
     if mirrored:
         data_config["augmentation"] = {"mirror": {"_target_": MIRROR, "axes": list(mirrored)}}
@@ -201,7 +232,7 @@ def import_checkpoint(
     if not isinstance(network, UNet):  # recognize() names U-Mamba and nnU-Net's networks only
         raise TypeError(f"Weights can be imported into a U-Net, not into {type(network).__name__}.")
     weights = convert_state_dict(source["network_weights"], network)
-    content = {
+    return {
         "state_dict": {f"network.{name}": tensor for name, tensor in weights.items()},
         "epoch": epoch,
         "global_step": 0,
@@ -215,11 +246,6 @@ def import_checkpoint(
             "trainer": str(source.get("trainer_name", "")),
         },
     }
-    output = Path(output)
-    with atomic_file(output) as beside:
-        torch.save(content, beside)
-    log.info("%s: %s, %s, %d tensors.", output, type(network).__name__, configuration, len(weights))
-    return output
 
 
 def _compose(model_overrides: list[str], data: str, configuration: Configuration) -> DictConfig:
@@ -229,12 +255,16 @@ def _compose(model_overrides: list[str], data: str, configuration: Configuration
         blocks = ",".join(map(str, configuration.n_conv_per_stage))
         overrides.append(f"+model.network.encoder_blocks=[{blocks}]")
     register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
+    running = GlobalHydra.instance().hydra  # of a program that Hydra started, such as predict.py
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=overrides)
-        except MissingConfigException as error:
-            known = ", ".join(name for name in error.options or () if not name.startswith("_"))
-            raise ValueError(f"data is {data!r}; configs/data has {known}.") from error
+    except MissingConfigException as error:
+        known = ", ".join(name for name in error.options or () if not name.startswith("_"))
+        raise ValueError(f"data is {data!r}; configs/data has {known}.") from error
+    finally:
+        GlobalHydra.instance().hydra = running
     config.paths.root = os.environ.get("UMAMBA_ROOT", str(Path.cwd()))  # elsewhere Hydra's own working directory
     return config
 

@@ -22,7 +22,7 @@ from umamba.raw.nifti import count_nonfinite, is_nifti
 from umamba.raw.pictures import is_tiff, read_picture, write_picture
 from umamba.raw.volume_files import open_volume, read_voxels, write_volume
 
-_FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
+FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     array = read_picture(path)
-    spacing: tuple[float, ...] = (_FLAT_SPACING, 1.0, 1.0)
+    spacing: tuple[float, ...] = (FLAT_SPACING, 1.0, 1.0)
     dimension = 2
     if array.ndim == 2:
         array = array[None, None]
@@ -251,7 +251,7 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
     spacing = tuple(abs(float(s)) for s in image.GetSpacing()[::-1])
     width, height, *rest = (int(n) for n in image.GetSize())
     if dimension == 2:
-        spacing = (_FLAT_SPACING * max(spacing), *spacing)
+        spacing = (FLAT_SPACING * max(spacing), *spacing)
     return Geometry(
         spacing=spacing,
         origin=tuple(image.GetOrigin()),

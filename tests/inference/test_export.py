@@ -100,20 +100,25 @@ def test_label_maps_and_probabilities_are_those_of_skimage(target, spacing, forw
         logits = np.stack([resize(one, source, order=3, mode="edge") for one in coarse]).astype(np.float32)
     else:
         logits = random.normal(0, 5, (5, *source)).astype(np.float32)
-    pieces = (min(1, source[0] - 1), min(2, source[0] - 1) - min(1, source[0] - 1))
-    done = exported(logits, properties, plan, configuration, pieces, probabilities=True)
+    given, pieces = logits, (min(1, source[0] - 1), min(2, source[0] - 1) - min(1, source[0] - 1))
+    done = exported(logits, properties, plan, configuration, pieces, keep=("probabilities", "logits"))
 
     values = resized(logits, shape, target, spacing)
     inside = tuple(slice(border, border + size) for size in shape)
     label = done.label.transpose(forward)
     expect_same(label[inside], values)
     softmax = np.exp(values - values.max(0)) / np.exp(values - values.max(0)).sum(0)
-    probabilities = done.probabilities.transpose(0, *(axis + 1 for axis in forward))
+    probabilities = done.kept["probabilities"].transpose(0, *(axis + 1 for axis in forward))
     np.testing.assert_allclose(probabilities[(slice(None), *inside)], softmax, atol=1e-3)
+    logits = done.kept["logits"].transpose(0, *(axis + 1 for axis in forward))
+    np.testing.assert_allclose(logits[(slice(None), *inside)], values, atol=1e-3 * np.abs(values).max())
     outside = np.ones(original, dtype=bool)
     outside[inside] = False
     assert done.label.shape == file_shape and done.label.dtype == np.uint8
     assert not label[outside].any() and (probabilities[0][outside] == 1).all()
+    assert (logits.astype(np.float32).argmax(0)[outside] == 0).all()
+    some = exported(given, properties, plan, configuration, pieces, labels=(1, 4)).label
+    assert np.array_equal(some, np.where(np.isin(done.label, (1, 4)), done.label, 0))
 
 
 @settings(max_examples=40, deadline=None)

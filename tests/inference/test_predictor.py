@@ -20,6 +20,7 @@ from umamba.inference import predictor as module
 from umamba.inference.folders import cases_in_folder
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Member, Predictor
+from umamba.inference.record import parse_part
 from umamba.locations import ROOT
 from umamba.machine import free_memory
 from umamba.raw.dataset import RawCase
@@ -120,7 +121,7 @@ def test_a_full_disk_ends_the_prediction(small_disk: Path, tmp_path: Path) -> No
     predictor.patch_size = (40, 80, 80)
     with pytest.raises(OSError, match="No space left.*a.nii.gz"):
         predictor.predict_cases(cases_in_folder(images, ".nii.gz", 1), small_disk)
-    assert [path.name for path in small_disk.iterdir()] == ["filling"]
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filling", "inference.json"]
 
 
 def test_no_image_is_replaced_by_a_label_map(tmp_path: Path) -> None:
@@ -298,3 +299,90 @@ def test_sums_go_where_they_fit(monkeypatch, caplog, needed: int, place: str) ->
     with caplog.at_level("INFO"):
         assert devices.place_for(needed, torch.device("cuda")).type == place
     assert ("in main memory" in caplog.text) == (place == "cpu")
+
+
+def test_what_is_finished_is_left_and_the_rest_is_done(tmp_path: Path) -> None:
+    images, out = folder_of(tmp_path / "images"), tmp_path / "out"
+    cases = cases_in_folder(images, ".nii.gz", 1)
+    constant().predict_cases(cases[:2], out, resume=True)
+    (out / "b.nii.gz").unlink()
+    before = (out / "a.nii.gz").stat().st_mtime_ns
+    again = constant().predict_cases(cases, out, resume=True)
+    assert [path.name for path in again] == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz"]
+    assert (out / "a.nii.gz").stat().st_mtime_ns == before and all(path.is_file() for path in again)
+    assert sorted(json.loads((out / "inference.json").read_text())["seconds"]) == ["a", "b", "c", "d"]
+    constant().predict_cases(cases, out)
+    assert (out / "a.nii.gz").stat().st_mtime_ns != before
+
+
+def test_label_maps_of_other_networks_or_options_are_not_gone_on_with(tmp_path: Path) -> None:
+    cases = cases_in_folder(folder_of(tmp_path / "images"), ".nii.gz", 1)
+    paths = [save_checkpoint(tmp_path / f"{seed}.ckpt", make_plan(), seed=seed) for seed in range(2)]
+    one, other = (Predictor.from_checkpoint(path, "cpu") for path in paths)
+    one.predict_cases(cases[:1], tmp_path / "out")
+    one.predict_cases(cases[:2], tmp_path / "out", resume=True)
+    for predictor, options, differs in [
+        (other, {}, "networks"), (one, {"keep": ["probabilities"]}, "keep"), (one, {"labels": ["class_1"]}, "labels"),
+        (Predictor.from_checkpoint(paths[0], "cpu", mirror=True), {}, "networks"),
+        (one, {"part": (1, 2), "labels": ["class_1"]}, "labels"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"is of another prediction .it differs in {differs}"):
+            predictor.predict_cases(cases, tmp_path / "out", resume=True, **options)
+    (tmp_path / "out" / "inference.json").unlink()
+    with pytest.raises(ValueError, match=r"holds label maps \(a, \.\.\.\) but no inference\.json"):
+        one.predict_cases(cases, tmp_path / "out", resume=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_parts_share_the_cases_and_keep_records_of_their_own(tmp_path: Path) -> None:
+    cases, out = cases_in_folder(folder_of(tmp_path / "images", tuple("abcde")), ".nii.gz", 1), tmp_path / "out"
+    written = [constant().predict_cases(cases, out, part=(number, 3), resume=True) for number in range(3)]
+    assert [[path.name[0] for path in part] for part in written] == [["a", "d"], ["b", "e"], ["c"]]
+    assert len(list(out.glob("inference_*_of_3.json"))) == 3 and len(list(out.glob("*.nii.gz"))) == 5
+    assert len(constant().predict_cases(cases, out, resume=True)) == 5
+
+
+def test_probabilities_logits_and_some_labels(tmp_path: Path) -> None:
+    images, out = folder_of(tmp_path / "images", ("a",)), tmp_path / "out"
+    predictor = Predictor.from_checkpoint(save_checkpoint(tmp_path / "a.ckpt", make_plan(classes=4)), "cpu")
+    plain = predictor.segment_files(images, tmp_path / "plain")
+    options = {"keep": ["probabilities", "logits"], "labels": ["class_1", "class_3"]}
+    (path,) = predictor.segment_files(images, out, **options)
+    whole, some = (sitk.GetArrayFromImage(sitk.ReadImage(one)) for one in (plain[0], path))
+    assert {1, 2} <= set(np.unique(whole)) and np.array_equal(some, np.where(whole == 2, 0, whole))
+    arrays = np.load(out / "a.npz")
+    assert sorted(arrays) == ["logits", "probabilities"] and arrays["logits"].shape == (4, 9, 10, 11)
+    logits = arrays["logits"].astype(np.float32)
+    softmax = np.exp(logits) / np.exp(logits).sum(0)
+    np.testing.assert_allclose(arrays["probabilities"], softmax, atol=2e-3)
+    assert (softmax.argmax(0) == whole).mean() > 0.99
+    (out / "a.npz").unlink()
+    predictor.segment_files(images, out, resume=True, **options)
+    assert (out / "a.npz").is_file()
+    for wrong in (["liver"], []):
+        with pytest.raises(ValueError, match=r"expected some of background, class_1, class_2, class_3"):
+            predictor.segment_files(images, tmp_path / "none", labels=wrong)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [(None, (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4)), ("4/4", None), ("1", None), ("a/b", None), ("-1/4", None)],
+)
+def test_parts_are_read_or_refused(text: str | None, part: tuple[int, int] | None) -> None:
+    if part is not None:
+        assert parse_part(text) == part
+        return
+    with pytest.raises(ValueError, match="part is .*; expected NUMBER/COUNT"):
+        parse_part(text)
+
+
+def test_the_script_goes_on_and_takes_its_part(tmp_path: Path) -> None:
+    checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images")
+    line = (f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}")
+    assert predict(*line, "part=1/2", "probabilities=true").returncode == 0
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.npz")) == ["b", "d"]
+    result = predict(*line, "continue=true", "probabilities=true")
+    assert result.returncode == 0 and "2 of 4 case(s) are there already" in result.stdout + result.stderr
+    result = predict(*line, "continue=true")
+    assert result.returncode == 1 and "it differs in keep" in result.stdout + result.stderr

@@ -1,0 +1,135 @@
+"""Images in memory, of NumPy, torch or SimpleITK: into a case as files are read, and results back into their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from umamba.raw.description import DatasetError
+from umamba.raw.readers import FLAT_SPACING, Geometry
+
+Image = Any  # numpy.ndarray, torch.Tensor, SimpleITK.Image, or a sequence of SimpleITK.Image, one a channel
+
+
+def as_case(image: Image, spacing: Sequence[float] | None) -> tuple[np.ndarray, Geometry]:
+    """An image as `umamba.raw.readers.read_images` gives it.
+
+    Args:
+        image: An array or tensor of as many axes as the spacing has numbers, (Z, Y, X) or (Y, X), or of one more for
+            the channels before them; or a SimpleITK image, of one value or one per channel a voxel; or several, one a
+            channel.
+        spacing: Voxel size in mm in the order of the array's axes; a picture without one has (1, 1). None for
+            SimpleITK, whose images know theirs.
+
+    Returns:
+        (C, Z, Y, X) float32, a copy or the image itself, which is not changed; and its geometry.
+
+    Raises:
+        TypeError: It is no image.
+        ValueError: Spacing and image do not fit; voxels are not finite.
+    """
+    images = list(image) if isinstance(image, (list, tuple)) else [image]
+    if images and all(isinstance(one, sitk.Image) for one in images):
+        array, geometry = _of_simpleitk(images, spacing)
+    elif isinstance(image, (np.ndarray, torch.Tensor)):
+        array, geometry = _of_array(image, spacing)
+    else:
+        raise TypeError(
+            f"Expected a NumPy array, a torch tensor, a SimpleITK image or a list of them, got {type(image).__name__}."
+        )
+    if not all(np.isfinite(size) and size > 0 for size in geometry.spacing):
+        raise ValueError(f"spacing is {geometry.spacing} mm (z, y, x); expected numbers > 0.")
+    if array.size == 0:
+        raise ValueError(f"The image has no voxel: its shape is {array.shape} (channels, z, y, x).")
+    if not np.isfinite(array.sum(dtype=np.float64)):
+        raise ValueError(
+            "The image holds NaN or infinite voxels. Replace them, for instance by the background's value."
+        )
+    return array, geometry
+
+
+def like(image: Image, values: np.ndarray, geometry: Geometry) -> Image:
+    """Values on an image's grid, (Z, Y, X) or with classes (K, Z, Y, X), as the kind of image that was given.
+
+    SimpleITK gets an image with its geometry, of K values a voxel for several classes; a tensor stays on the CPU.
+    """
+    if geometry.dimension == 2:
+        values = values[..., 0, :, :]
+    if isinstance(image, torch.Tensor):
+        return torch.from_numpy(values)
+    if isinstance(image, np.ndarray):
+        return values
+    several = values.ndim > geometry.dimension
+    if values.dtype == np.float16:  # which SimpleITK has not
+        values = values.astype(np.float32)
+    result = sitk.GetImageFromArray(np.moveaxis(values, 0, -1) if several else values, isVector=several)
+    result.CopyInformation(image if isinstance(image, sitk.Image) else image[0])
+    return result
+
+
+def _of_array(image: np.ndarray | torch.Tensor, spacing: Sequence[float] | None) -> tuple[np.ndarray, Geometry]:
+    if spacing is None or len(spacing) not in (2, 3):
+        raise ValueError(
+            f"spacing is {spacing}; an array needs its voxel size in mm, (z, y, x), or (y, x) of a 2D image."
+        )
+    dimension = len(spacing)
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
+    if array.ndim not in (dimension, dimension + 1):
+        raise ValueError(
+            f"The image has shape {tuple(array.shape)}, which does not go with the spacing {tuple(spacing)}: expected "
+            f"{dimension} axes, or {dimension + 1} with the channels first."
+        )
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"The image holds {array.dtype}; expected numbers.")
+    if array.ndim == dimension:
+        array = array[None]
+    if dimension == 2:
+        array = array[:, None]
+    sizes = tuple(float(size) for size in spacing)
+    depth, height, width = array.shape[1:]
+    identity = tuple(float(i == j) for i in range(dimension) for j in range(dimension))
+    geometry = Geometry(
+        spacing=sizes if dimension == 3 else (FLAT_SPACING * max(sizes), *sizes),
+        origin=(0.0,) * dimension,
+        direction=identity,
+        shape=(depth, height, width),
+        dimension=dimension,
+    )
+    return np.ascontiguousarray(array, dtype=np.float32), geometry
+
+
+def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None) -> tuple[np.ndarray, Geometry]:
+    if spacing is not None:
+        raise ValueError("A SimpleITK image has a spacing of its own; leave spacing out.")
+    first = images[0]
+    dimension = first.GetDimension()
+    if dimension not in (2, 3):
+        raise ValueError(f"The image has {dimension} dimensions; expected 2 or 3. Give its channels as a list.")
+    channels = []
+    for image in images:
+        same = image.GetSize() == first.GetSize() and np.allclose(image.GetSpacing(), first.GetSpacing(), rtol=1e-3)
+        if not same or not np.allclose(image.GetDirection(), first.GetDirection(), atol=1e-3):
+            raise DatasetError(
+                "The channels differ in size, spacing or direction: "
+                f"{image.GetSize()}, {image.GetSpacing()}, {image.GetDirection()} and {first.GetSize()}, "
+                f"{first.GetSpacing()}, {first.GetDirection()}. Resample them to one grid."
+            )
+        array = sitk.GetArrayViewFromImage(image)
+        several = image.GetNumberOfComponentsPerPixel() > 1
+        channels.append(np.moveaxis(array, -1, 0) if several else array[None])
+    array = np.concatenate(channels, dtype=np.float32, casting="unsafe")
+    array = array[:, None] if dimension == 2 else array
+    sizes = tuple(abs(float(size)) for size in first.GetSpacing()[::-1])
+    depth, height, width = array.shape[1:]
+    geometry = Geometry(
+        spacing=sizes if dimension == 3 else (FLAT_SPACING * max(sizes), *sizes),
+        origin=tuple(first.GetOrigin()),
+        direction=tuple(first.GetDirection()),
+        shape=(depth, height, width),
+        dimension=dimension,
+    )
+    return array, geometry

@@ -1,0 +1,94 @@
+"""The networks of a prediction, as their checkpoints say that they predict."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from umamba.inference.mirroring import axes_to_mirror
+from umamba.inference.precision import autocast_dtype, trained_precision
+from umamba.inference.sliding_window import mirrored
+from umamba.models.checkpoint import network_from_checkpoint
+from umamba.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of an ensemble, and how its training says that it predicts.
+
+    Attributes:
+        network: In eval mode, deep supervision off.
+        autocast: Of its convolutions, None for float32.
+        mirror_axes: Axes of the patch over whose flips its logits are averaged; none for no mirroring.
+    """
+
+    network: nn.Module
+    autocast: torch.dtype | None = None
+    mirror_axes: tuple[int, ...] = ()
+
+    def made_by(self) -> dict[str, Any]:
+        """What tells it from others, as plain data."""
+        digest = hashlib.sha256()
+        for name, tensor in self.network.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return {
+            "weights_sha256": digest.hexdigest(),
+            "precision": str(self.autocast or torch.float32).removeprefix("torch."),
+            "mirror_axes": list(self.mirror_axes),
+        }
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """(B, C, *patch) -> logits (B, K, *patch)."""
+        with torch.autocast(patches.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            return mirrored(self.network, self.mirror_axes)(patches)
+
+
+def members_of(
+    checkpoints: Sequence[tuple[str | Path, dict[str, Any]]], device: torch.device, mirror: bool
+) -> tuple[list[Member], Plan, str]:
+    """The networks of checkpoints whose logits are to be averaged.
+
+    Args:
+        checkpoints: Files and their contents, see `load_checkpoint`.
+        device: Where they will run; decides their precision.
+        mirror: Average over the flips of the axes that the training mirrored.
+
+    Returns:
+        The networks, their plan and the name of their configuration.
+
+    Raises:
+        ValueError: They were trained with different plans or configurations; one holds weights that are not finite, or
+            was trained without mirroring and `mirror` is set.
+    """
+    first, content = checkpoints[0]
+    plan, name = Plan.from_dict(content["plan"]), content["configuration"]
+    members = []
+    for one, checkpoint in checkpoints:
+        network, other = network_from_checkpoint(checkpoint)
+        if (other.hash(), checkpoint["configuration"]) != (plan.hash(), name):
+            raise ValueError(
+                f"{one} was trained with another plan or configuration ({checkpoint['configuration']}, plan "
+                f"{other.hash()}) than {first} ({name}, plan {plan.hash()}); their logits cannot be averaged."
+            )
+        _check_weights(network, one)
+        axes = axes_to_mirror(checkpoint["config"], plan.configuration(name).spatial_dims, one) if mirror else ()
+        autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
+        members.append(Member(network, autocast, axes))
+    return members, plan, name
+
+
+def _check_weights(network: nn.Module, path: str | Path) -> None:
+    bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{path} holds NaN or infinite weights ({bad[0]}{more}): its training diverged, or the file is damaged. "
+            "Take an earlier checkpoint, such as best.ckpt."
+        )

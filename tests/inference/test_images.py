@@ -1,0 +1,121 @@
+"""Images in memory: what goes in as an array, a tensor or a SimpleITK image comes out as one, on its own grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from tests.inference.small import make_plan, save_checkpoint
+from umamba.inference.predictor import Predictor
+from umamba.raw.description import DatasetError
+
+SPACING = (1.5, 1.0, 0.8)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    path = tmp_path_factory.mktemp("model") / "a.ckpt"
+    return Predictor.from_checkpoint(save_checkpoint(path, make_plan(forward=(2, 0, 1), classes=3)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    plan = make_plan(("R", "G", "B"), patch=(8, 8), ending=".png", classes=3)
+    return Predictor.from_checkpoint(save_checkpoint(tmp_path_factory.mktemp("model") / "a.ckpt", plan), "cpu")
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).uniform(1, 100, shape).astype(np.float32)
+
+
+def turned(array: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING[::-1])
+    image.SetOrigin((-5.0, 7.0, 11.0))
+    image.SetDirection((0, -1, 0, 1, 0, 0, 0, 0, 1))
+    return image
+
+
+def test_every_kind_gives_the_label_map_of_the_file(volumes: Predictor, tmp_path: Path) -> None:
+    array = noise(9, 12, 11)
+    image = turned(array)
+    sitk.WriteImage(image, tmp_path / "scan.nii.gz")
+    expected, _ = volumes.predict([tmp_path / "scan.nii.gz"])
+    assert len(np.unique(expected)) > 1
+    before = array.copy()
+    for given in (array, array[None], array.astype(np.float64), torch.from_numpy(array)):
+        label = volumes.segment(given, SPACING)
+        assert type(label) is type(given) and np.array_equal(np.asarray(label), expected)
+    label = volumes.segment(image)
+    assert np.array_equal(sitk.GetArrayFromImage(label), expected)
+    for property_of in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize"):
+        assert getattr(label, property_of)() == getattr(image, property_of)()
+    assert np.array_equal(array, before)
+
+
+def test_probabilities_come_on_the_same_grid(volumes: Predictor) -> None:
+    array = noise(9, 12, 11)
+    label, probabilities = volumes.segment(array, SPACING, probabilities=True)
+    assert probabilities.shape == (3, 9, 12, 11) and probabilities.dtype == np.float16
+    np.testing.assert_allclose(probabilities.astype(np.float32).sum(0), 1, atol=3e-3)
+    best = np.sort(probabilities, 0)
+    clear = best[-1] - best[-2] > 0.01  # float16 has few numbers
+    assert np.array_equal(label[clear], probabilities.argmax(0)[clear]) and clear.mean() > 0.5
+    _, image = volumes.segment(turned(array), probabilities=True)
+    assert image.GetNumberOfComponentsPerPixel() == 3 and image.GetDirection() == turned(array).GetDirection()
+    np.testing.assert_array_equal(np.moveaxis(sitk.GetArrayFromImage(image), -1, 0), probabilities)
+
+
+def test_pictures_and_several_channels(pictures: Predictor, tmp_path: Path) -> None:
+    array = noise(3, 20, 17)
+    label = pictures.segment(array, (1, 1))
+    assert label.shape == (20, 17)
+    as_list = [sitk.GetImageFromArray(channel) for channel in array]
+    as_vector = sitk.GetImageFromArray(np.moveaxis(array, 0, -1), isVector=True)
+    for given in (as_list, as_vector):
+        assert np.array_equal(sitk.GetArrayFromImage(pictures.segment(given)), label)
+    tensor = pictures.segment(torch.from_numpy(array), (1, 1))
+    assert isinstance(tensor, torch.Tensor) and np.array_equal(tensor.numpy(), label)
+
+
+@pytest.mark.parametrize(
+    ("image", "spacing", "error", "message"),
+    [
+        ("scan.nii.gz", SPACING, TypeError, "Expected a NumPy array, a torch tensor, a SimpleITK image.*got str"),
+        ([], SPACING, TypeError, "got list"),
+        (noise(8, 8, 8), None, ValueError, "spacing is None; an array needs its voxel size"),
+        (noise(8, 8, 8), (1.0,), ValueError, "an array needs its voxel size"),
+        (noise(8, 8, 8), (1.0, 0.0, 1.0), ValueError, "expected numbers > 0"),
+        (noise(8, 8, 8), (1.0, float("nan"), 1.0), ValueError, "expected numbers > 0"),
+        (noise(8, 8), SPACING, ValueError, r"shape \(8, 8\), which does not go with the spacing .*3 axes, or 4"),
+        (noise(2, 8, 8, 8), SPACING, ValueError, "The image has 2 channels, the plan of Small expects 1"),
+        (noise(8, 8), (1.0, 1.0), ValueError, "The image is 2D; the network was trained in 3D"),
+        (noise(0, 8, 8), SPACING, ValueError, "has no voxel"),
+        (np.full((8, 8, 8), np.nan), SPACING, ValueError, "NaN or infinite"),
+        (np.full((8, 8, 8), 1j), SPACING, ValueError, "holds complex128; expected numbers"),
+        (turned(noise(8, 8, 8)), SPACING, ValueError, "has a spacing of its own"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_of_the_network_is_refused(volumes, image, spacing, error, message) -> None:
+    with pytest.raises(error, match=message):
+        volumes.segment(image, spacing)
+
+
+def test_channels_on_different_grids_are_refused(pictures: Predictor) -> None:
+    one, other = sitk.Image(8, 9, sitk.sitkFloat32), sitk.Image(8, 9, sitk.sitkFloat32)
+    other.SetSpacing((2.0, 1.0))
+    with pytest.raises(DatasetError, match="The channels differ in size, spacing or direction"):
+        pictures.segment([one, one, other])
+
+
+def test_odd_shapes(volumes: Predictor) -> None:
+    """One voxel thick, smaller than the patch, and one voxel."""
+    for shape in ((1, 12, 11), (3, 2, 5), (1, 1, 1), (5, 1, 30)):
+        assert volumes.segment(noise(*shape), SPACING).shape == shape
+        assert volumes.segment(np.zeros(shape, np.int16), SPACING).shape == shape
+    reversed_view = noise(9, 12, 11)[::-1, ::2]
+    assert np.array_equal(volumes.segment(reversed_view, SPACING), volumes.segment(reversed_view.copy(), SPACING))

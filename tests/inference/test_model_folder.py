@@ -1,0 +1,95 @@
+"""A folder of nnU-Net's trainings predicts as its converted checkpoints do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.test_import_weights import trained  # noqa: F401, a fixture
+from umamba.inference.predictor import Predictor
+from umamba.locations import ROOT
+from umamba.models.import_weights import import_checkpoint
+from umamba.raw.pictures import write_picture
+from umamba.raw.readers import read_label
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Two folds, the second one with other weights."""
+    source = request.getfixturevalue("trained")
+    folder = tmp_path / "results" / "nnUNetTrainerUMambaBot__nnUNetPlans__2d"
+    for fold in (0, 1):
+        (folder / f"fold_{fold}").mkdir(parents=True)
+        content = torch.load(source / "checkpoint_final.pth", weights_only=False)
+        if fold:
+            content["network_weights"] = {k: 1.1 * v for k, v in content["network_weights"].items()}
+        torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    for name in ("plans.json", "dataset.json"):
+        shutil.copy(source / name, folder / name)
+    return folder
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8), path)
+    return path
+
+
+def test_its_folds_are_averaged_as_converted_checkpoints_are(folder: Path, tmp_path: Path) -> None:
+    checkpoints = []
+    for fold in (0, 1):
+        files = {"plans": folder / "plans.json", "dataset_json": folder / "dataset.json"}
+        files |= {"checkpoint": folder / f"fold_{fold}" / "checkpoint_final.pth", "output": tmp_path / f"{fold}.ckpt"}
+        checkpoints.append(import_checkpoint(**files))
+    before = sorted(folder.rglob("*"))
+    image = np.random.default_rng(1).uniform(0, 255, (3, 40, 50)).astype(np.float32)
+    one = [Predictor.from_model_folder(folder, [fold], device="cpu") for fold in (0, 1)]
+    both = Predictor.from_model_folder(folder, device="cpu", mirror=True)
+    assert [member.mirror_axes for member in both.members] == [(0, 1), (0, 1)]
+    for predictor, files in [(one[0], checkpoints[0]), (one[1], checkpoints[1])]:
+        expected = Predictor.from_checkpoint(files, "cpu")
+        assert np.array_equal(predictor.segment(image, (1, 1)), expected.segment(image, (1, 1)))
+        assert predictor.members[0].made_by() == expected.members[0].made_by()
+    assert one[0].members[0].made_by() != one[1].members[0].made_by()
+    expected = Predictor.from_checkpoint(checkpoints, "cpu", mirror=True)
+    assert np.array_equal(both.segment(image, (1, 1)), expected.segment(image, (1, 1)))
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_script_takes_it(folder: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "images" / "cell.png")
+    command = [sys.executable, ROOT / "predict.py", "device=cpu", f"input={image.parent}"]
+    done = subprocess.run(
+        [*command, f"model_folder={folder}", "folds=[0]", f"output={tmp_path / 'out'}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected, _ = Predictor.from_model_folder(folder, [0], device="cpu").predict([image])
+    assert np.array_equal(read_label(tmp_path / "out" / "cell.png")[0], expected)
+    for wrong, message in [
+        ((), "Give either checkpoint=... or model_folder=..."),
+        (("checkpoint=a.ckpt", f"model_folder={folder}"), "Give either checkpoint=... or model_folder=..."),
+        (("checkpoint=a.ckpt", "folds=[0]"), "folds=... chooses among those of model_folder"),
+    ]:
+        done = subprocess.run(
+            [*command, f"output={tmp_path / 'none'}", *wrong], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and message in done.stdout + done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"fold_7.*has checkpoint_final\.pth of fold_0, fold_1"):
+        Predictor.from_model_folder(folder, [7], device="cpu")
+    with pytest.raises(FileNotFoundError, match=r"no fold with a checkpoint_best\.pth"):
+        Predictor.from_model_folder(folder, checkpoint="checkpoint_best.pth", device="cpu")
+    with pytest.raises(FileNotFoundError, match=r"folds=\[\]"):
+        Predictor.from_model_folder(folder, [], device="cpu")
+    with pytest.raises(FileNotFoundError, match=r"lacks plans\.json and dataset\.json.*nnUNetTrainer__nnUNetPlans__3d"):
+        Predictor.from_model_folder(tmp_path / "results", device="cpu")
