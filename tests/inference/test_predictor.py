@@ -18,8 +18,9 @@ from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write
 from umamba.inference import devices, pipeline
 from umamba.inference import predictor as module
 from umamba.inference.folders import cases_in_folder
+from umamba.inference.members import Member
 from umamba.inference.pipeline import CasesFailedError
-from umamba.inference.predictor import Member, Predictor
+from umamba.inference.predictor import Predictor
 from umamba.inference.record import parse_part
 from umamba.locations import ROOT
 from umamba.machine import free_memory
@@ -249,7 +250,7 @@ def test_the_script_ends_with_1_and_the_list_of_what_failed(tmp_path: Path) -> N
     result = predict(f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}")
     assert result.returncode == 1 and "Traceback" not in result.stderr + result.stdout
     output = result.stdout + result.stderr
-    assert "Wrote 2 label map(s)" in output and "2 of 4 case(s) could not be predicted" in output
+    assert "Wrote 2 label map(s)" in output and "3 of 5 case(s) could not be predicted" in output
     assert "  b: " in output and "  d: " in output and r"'e\nf'" in output and "control character" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz", "inference.json"]
     assert not list(tmp_path.glob("inference.json"))
