@@ -10,11 +10,13 @@ others are predicted all the same, and the exit code is then 1.
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from umamba.inference.folders import check_apart
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     check_apart(Path(cfg.input), Path(cfg.output))
+    if isinstance(cfg.device, ListConfig):
+        share(list(cfg.device), cfg.part)
+        return
     part = parse_part(cfg.part)
     keep = [name for name, wanted in (("probabilities", cfg.probabilities), ("logits", cfg.save_logits)) if wanted]
     if (cfg.checkpoint is None) == (cfg.model_folder is None):
@@ -54,6 +59,31 @@ def main(cfg: DictConfig) -> None:
         log.error("%s", failed)
         sys.exit(1)
     log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
+
+
+def share(devices: list[str], part: str | None) -> None:
+    """Run this program once per device, each with its part of the cases, and end as they end.
+
+    Raises:
+        ValueError: There is no device, or the parts are given too.
+    """
+    if not devices or part is not None:
+        raise ValueError(f"device={devices} makes a part of the cases for each device: name some, and leave part out.")
+    given = [line for line in HydraConfig.get().overrides.task if not line.startswith(("device=", "part="))]
+    command = [sys.executable, "-m", "umamba.inference", *given]
+    running = [
+        subprocess.Popen([*command, f"device={device}", f"part={number}/{len(devices)}"])
+        for number, device in enumerate(devices)
+    ]
+    try:
+        codes = [process.wait() for process in running]
+    finally:
+        for process in running:  # told to stop, this program takes them along
+            process.terminate()
+            process.wait()
+    if any(codes):
+        log.error("Of the processes for %s some failed, with exit codes %s; see above.", devices, codes)
+        sys.exit(1)
 
 
 def _plain(value: Any) -> Any:

@@ -112,8 +112,10 @@ class Export:
         self.kept = {name: np.full((plan.num_classes, *original), _OTHERS[name], dtype=np.float16) for name in keep}
         for name, values in self.kept.items():
             values[0] = _BACKGROUND[name]
-        classes = np.arange(plan.num_classes, dtype=dtype)
-        self._names = classes if labels is None else np.where(np.isin(classes, list(labels)), classes, dtype(0))
+        self._names: np.ndarray | None = None  # class -> what it is called in the label map
+        if labels is not None:
+            classes = np.arange(plan.num_classes, dtype=dtype)
+            self._names = np.where(np.isin(classes, list(labels)), classes, dtype(0))
         self._held: Tensor | None = None  # planes that the next voxels may need
         self._first = 0  # of the planes that are held, or come next
         self._done = 0  # target planes
@@ -153,7 +155,8 @@ class Export:
         axes = [self.axes[0].part(start, stop, self._first), *self.axes[1:]]
         begin = self._box[0].start
         place = (slice(begin + start, begin + stop), *self._box[1:])
-        self.label.transpose(self._order)[place] = self._names[largest_class(logits, axes).cpu().numpy()]
+        label = largest_class(logits, axes).cpu().numpy()
+        self.label.transpose(self._order)[place] = label if self._names is None else self._names[label]
         if not self.kept:
             return
         for plane in range(stop - start):
@@ -186,6 +189,8 @@ def largest_class(logits: Tensor, axes: Sequence[Taps]) -> Tensor:
         return low
     label = low.reshape(-1)
     undecided = (low != high).reshape(-1).nonzero()[:, 0]
+    if not len(undecided):
+        return low
     height, width = low.shape[1:]
     rows = _rows(logits)
     for voxels in undecided.split(max(1, _VALUES_AT_ONCE // len(logits))):
