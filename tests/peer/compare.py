@@ -59,6 +59,16 @@ class Row:
         ]  # fmt: skip
 
 
+HEAD = """\
+# Planning and preprocessing against nnunetv2
+
+Made by `make peer`. Both sides work on the same raw files; `tests/peer/` holds the generators and the comparison.
+Plans: patch, batch, spacing, median shape, strides, kernels, features, convolutions per stage, normalisation,
+mask, batch Dice, order of axes. Statistics: largest difference relative to the larger of value and standard
+deviation (at most 1e-6). Arrays: largest difference over the array's standard deviation (at most 1e-4). Labels and
+class locations: how many voxels and classes differ (none may). Exported: label maps of random logits brought back
+to the original grid; random logits leave near ties, which float32 may decide otherwise than float64.
+"""
 HEADER = (
     "data set", "nnunetv2", "cases", "plans compared (equal)", "statistics", "arrays / std", "labels differing",
     "class locations differing", "exported voxels differing", "voxels compared",
@@ -158,19 +168,7 @@ def compare_dataset(raw_folder: Path, theirs: Path, ours: Path, release: str) ->
 
 
 def report(rows: list[Row]) -> str:
-    lines = [
-        "# Planning and preprocessing against nnunetv2",
-        "",
-        "Made by `make peer`. Both sides work on the same raw files; `tests/peer/` holds generators and comparison.",
-        "Plans: patch, batch, spacing, median shape, strides, kernels, features, convolutions, normalisation, mask,",
-        "batch Dice, order of axes. Statistics: largest difference relative to the larger of value and standard",
-        "deviation (at most 1e-6). Arrays: largest difference over the standard deviation (at most 1e-4). Labels and",
-        "class locations: how many voxels and classes differ (none may). Exported: label maps of random logits brought",
-        "back to the original grid; random logits leave near ties, which float32 may decide otherwise than float64.",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-    ]
+    lines = [HEAD, "| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
     lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
     faults = [f"- {row.dataset}, {row.release}: {fault}" for row in rows for fault in row.faults]
     lines += ["", "All within these bounds." if not faults else "Out of bounds:\n" + "\n".join(faults), ""]
