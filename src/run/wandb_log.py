@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
 
 from umamba.files import write_text
 
@@ -19,7 +22,12 @@ _OFFLINE = "Upload later with `wandb sync`."
 
 
 class ForgivingWandbLogger(WandbLogger):
-    """Lightning's WandbLogger, going on offline where the server cannot be reached or refuses the key."""
+    """Lightning's WandbLogger, going on offline where the server cannot be reached or refuses the key.
+
+    Where W&B fails later on (its own process was killed, its disk is full), the training goes on without it.
+    """
+
+    _lost = False  # whether W&B has failed since it was started
 
     @property
     @rank_zero_experiment
@@ -35,6 +43,33 @@ class ForgivingWandbLogger(WandbLogger):
             self._wandb_init["mode"] = "offline"
             wandb.teardown()  # its service still holds the run's id
             return super().experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """See Lightning's."""
+        self._try(super().log_metrics, metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """See Lightning's."""
+        self._try(super().log_hyperparams, params)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """See Lightning's."""
+        self._try(super().finalize, status)
+
+    def _try(self, act: Callable[..., None], *arguments: Any) -> None:
+        if self._lost:
+            return
+        try:
+            act(*arguments)
+        except Exception as error:  # W&B's own kinds, sockets, disk: none of them may end a training
+            self._lost = True
+            log.warning(
+                "W&B has failed (%s: %s) and gets nothing more; the run goes on. Its metrics are in metrics.csv, what "
+                "W&B had before is in %s.", type(error).__name__, error, Path(self.save_dir or ".") / "wandb",
+            )  # fmt: skip
 
 
 def has_wandb_key() -> bool:

@@ -56,6 +56,36 @@ def test_a_key_without_a_network_logs_offline(tmp_path: Path, monkeypatch) -> No
     assert list((tmp_path / "wandb").glob("offline-run-*")), output
 
 
+KILLED = """
+import logging, os, signal, sys
+from pathlib import Path
+logging.basicConfig(level=logging.WARNING)
+from umamba.run.wandb_log import wandb_logger
+logger = wandb_logger(project="p", save_dir=sys.argv[1])
+logger.log_metrics({"train/loss": 1.0}, step=0)
+children = [int(child) for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
+assert children, "W&B has no process of its own here"
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+for step in range(1, 4):
+    logger.log_metrics({"train/loss": 1.0}, step=step)
+logger.log_hyperparams({"seed": 1})
+logger.finalize("success")
+print("came to its end")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds W&B's process in /proc")
+def test_its_own_process_killed_does_not_end_a_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0 and "came to its end" in output, output
+    assert output.count("W&B has failed") == 1
+
+
 def test_runs_from_before_it_moved_find_it() -> None:
     stored = {"wandb": {"_target_": "src.run.wandb_logger"}}
     assert get_method(present_names(stored)["wandb"]["_target_"]) is wandb_logger
