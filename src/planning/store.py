@@ -6,6 +6,7 @@ A case is written beside its place and moved there whole, so that a case that ex
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -150,7 +151,9 @@ def write_case(
         annotated = np.empty((0, 3), dtype=np.int32)
         if plan.ignore_label is not None:
             annotated = _annotated_locations(case.label, plan)
-        np.save(beside / "locations.npy", np.concatenate([*located.values(), annotated]))
+        rows = io.BytesIO()
+        np.save(rows, np.concatenate([*located.values(), annotated]))
+        (beside / "locations.npy").write_bytes(rows.getbuffer())  # NumPy's own writer does not say that a disk is full
         write_json(
             {
                 "version": VERSION,

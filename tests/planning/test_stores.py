@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from umamba.planning import stores as stores_module
 from umamba.planning.configuration import PlanError
 from umamba.planning.options import PlannerOptions
 from umamba.planning.prepare import prepare_plan
-from umamba.planning.store import Store, remove_case
+from umamba.planning.preprocess import CaseProperties, PreprocessedCase
+from umamba.planning.store import Store, remove_case, write_case
 from umamba.raw.description import DatasetError
+from umamba.raw.readers import Geometry
 
 pytestmark = pytest.mark.usefixtures("few_samples")
 
@@ -222,3 +226,21 @@ def test_a_cascade_is_refused_before_anything_is_read(tmp_path):
     (out / "plan.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match="configuration=second is the second stage.*the prediction of 2d"):
         run(raw, out, configuration="second")
+
+
+def test_a_disk_that_is_full_at_the_locations_says_so(small_disk):
+    """NumPy's own writer tells how many voxels it wrote, and not that the disk is full."""
+    shape = (32, 32, 32)
+    geometry = Geometry(
+        shape=shape, spacing=(1.0,) * 3, origin=(0.0,) * 3, direction=tuple(np.eye(3).ravel()), dimension=3
+    )
+    case = PreprocessedCase(
+        data=np.zeros((1, *shape), np.float32),
+        label=np.ones(shape, np.int16),  # one class everywhere: 10,000 locations of 12 bytes, nothing else of size
+        properties=CaseProperties(geometry=geometry, shape_before_crop=shape, box=((0, 32),) * 3, shape=shape),
+    )
+    plan = SimpleNamespace(labels={"background": 0, "liver": 1}, ignore_label=None)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_case(small_disk, "case_0", case, plan, (16, 16, 16), "key")
+    assert caught.value.errno == errno.ENOSPC  # what turns it into a DiskError with the folder and the room
+    assert not list(small_disk.iterdir())
