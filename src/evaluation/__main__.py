@@ -18,7 +18,7 @@ import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from umamba.evaluation.evaluate import evaluate
+from umamba.evaluation.evaluate import check_workers, evaluate
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import check_one_network
@@ -28,7 +28,7 @@ from umamba.evaluation.postprocessing import fit_rules, save_rules
 from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
-from umamba.evaluation.tables import describe, write_tables
+from umamba.evaluation.tables import check_parquet, describe, write_tables
 from umamba.files import writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.locations import CONFIGS
@@ -63,6 +63,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def score_checkpoints(cfg: DictConfig) -> None:
+    check_workers(cfg.workers)
     if cfg.fit_postprocessing and cfg.cases != "validation":
         raise ValueError("fit_postprocessing=true needs cases=validation: rules fitted on test cases flatter them.")
     paths = [Path(p) for p in (cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path])]
@@ -140,6 +141,8 @@ def score_folders(cfg: DictConfig) -> None:
         grow=cfg.grow,
     )
     check_label_sets(predictions, description.labels)
+    check_parquet(cfg.parquet)
+    check_workers(cfg.workers)
     scores = evaluate(pair_folders(predictions, references, scoring), scoring, workers=cfg.workers)
     with writing_into(Path(cfg.output)):
         text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet)

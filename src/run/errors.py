@@ -77,6 +77,8 @@ def is_for_the_user(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
         return True
     frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ImportError) and error.name is None:  # said by hand, not by an import statement
+        return True
     by_us = bool(frames) and os.path.realpath(frames[-1].filename).startswith(_PACKAGE)
     return (
         by_us and isinstance(error, _RAISED_ON_PURPOSE) and not isinstance(error, (NotImplementedError, RecursionError))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from inspect import unwrap
 from pathlib import Path
 
@@ -114,6 +115,8 @@ def test_options_of_stored_predictions_are_refused_beside_checkpoints(override):
         (["nsd_tolerance=abc"], "needs a tolerance >= 0 .* got 'abc'"),
         (["nsd_tolerance=inf"], "needs a tolerance >= 0 .* got inf"),
         (["nsd_tolerance=true"], "needs a tolerance >= 0 .* got True"),
+        (["nsd_tolerance=1", "workers=-1"], "workers is -1"),
+        (["nsd_tolerance=1", "workers=many"], "workers is 'many'"),
         (["nsd_tolerance=1", "grow=true"], "grow=true is for task=instances"),
         (["nsd_tolerance=1", "instance_predictions=true"], "instance_predictions=true is for task=instances"),
         (["nsd_tolerance=1", "protocol=paper"], "acts on task=semantic with protocol=standard alone"),
@@ -123,6 +126,15 @@ def test_options_that_would_not_act_on_these_data(folders, overrides, message):
     with pytest.raises(ValueError, match=message):
         unwrap(script.main)(stored(folders, *overrides))
     assert not (folders / "out").exists()
+
+
+def test_parquet_without_pyarrow_is_refused_before_a_case_is_scored(folders, monkeypatch):
+    monkeypatch.setattr(script, "evaluate", lambda *_, **__: pytest.fail("scored"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match="pyarrow"):
+        unwrap(script.main)(stored(folders, "nsd_tolerance=1", "parquet=true"))
+    with pytest.raises(ValueError, match="workers is -2"):
+        unwrap(script.main)(config("output=x", "ckpt_path=a.ckpt", "workers=-2"))
 
 
 def test_scoring_into_the_folder_of_a_run_removes_its_record(folders):

@@ -48,6 +48,16 @@ def test_hydras_switch_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in call(tmp_path, "eval.py", "output=out", full=True).stderr
 
 
+def test_what_is_not_installed_is_a_message(tmp_path: Path) -> None:
+    code = (
+        "import sys; from umamba.run.errors import explained; from umamba.evaluation.tables import check_parquet\n"
+        "import umamba.evaluation.tables as tables; tables.find_spec = lambda name: None\n"
+        "with explained(), explained(): check_parquet(True)"
+    )
+    ended = call(tmp_path, "-c", code)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr and "pip install pyarrow" in ended.stderr
+
+
 def test_a_full_disk_is_a_message(small_disk: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from umamba.run.errors import explained; from umamba.files import write_text\n"
