@@ -13,7 +13,7 @@ from typing import Any
 
 from umamba.locations import ROOT
 
-REVISION = "UMAMBA_REVISION"  # in the environment: the commit, where the code was copied without its git folder
+REVISION = "UMAMBA_REVISION"  # in the environment: the commit, where the code was copied from elsewhere
 RECORDED_PACKAGES = ("torch", "lightning", "monai", "torchio", "numpy", "SimpleITK", "blosc2")
 
 
@@ -31,13 +31,15 @@ def provenance(overrides: Sequence[str]) -> dict[str, Any]:
 def git_revision() -> str | None:
     """Commit of the code, with ``-dirty`` where tracked files were changed.
 
-    Outside a git checkout it is what the environment says (`REVISION`), or None.
+    What the environment says (`REVISION`) goes before: code may be copied over another checkout. None: nobody knows.
     """
+    if os.environ.get(REVISION):
+        return os.environ[REVISION]
     try:
         describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get(REVISION) or None
+        return None
 
 
 # Of src/: what neither trains, predicts nor scores. Of configs/: what every run is told of its own, or that only lists.
