@@ -45,7 +45,8 @@ _DIFFERENCE_NOTE = (
     "is false (Claims Reloaded, arXiv 2505.04720)."
 )
 _COST_NOTE = (
-    "GPU hours and energy are a run's share where several ran on one GPU, and s per step was measured beside them; "
+    "GPU hours and energy are a run's share where several ran on one GPU, and s per step was measured beside them: where "
+    "trainings wait for data, these say nothing of the networks; "
     "parameters, FLOPs (a multiply-add is two) and memory do not depend on that."
 )
 
@@ -201,7 +202,8 @@ def _cost_table(costs: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _figure(rows: pd.DataFrame, costs: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str]) -> str | None:
-    cost, x_title = ("gpu_hours", "GPU hours") if costs["gpu_hours"].notna().any() else ("gflops", "GFLOPs per patch")
+    # Not GPU hours: where trainings share a machine they wait for its CPUs, and all networks cost the same.
+    cost, x_title = ("gflops", "GFLOPs per patch") if costs["gflops"].notna().any() else ("gpu_hours", "GPU hours")
     panels: dict[str, list[Point]] = {}
     for setting, metric in main.items():
         paid = costs[costs["setting"] == setting].set_index("network")[cost]
