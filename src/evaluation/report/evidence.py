@@ -45,8 +45,8 @@ _DIFFERENCE_NOTE = (
     "is false (Claims Reloaded, arXiv 2505.04720)."
 )
 _COST_NOTE = (
-    "GPU hours and energy are a run's share where several ran on one GPU, and s per step was measured beside them: where "
-    "trainings wait for data, these say nothing of the networks; "
+    "GPU hours and energy are a run's share where several ran on one GPU, and s per step was measured beside them: "
+    "where trainings wait for data, these say nothing of the networks; "
     "parameters, FLOPs (a multiply-add is two) and memory do not depend on that."
 )
 
