@@ -172,7 +172,11 @@ class SegmentationModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress = {"last_validation": self._last_validation, "train_loss": self._train_loss.state_dict()}
+        train_loss = self._train_loss.state_dict()
+        if self.trainer.world_size > 1:  # one checkpoint for all: each goes on from the mean of what they had
+            total = torch.tensor(train_loss["total"], device=self.device)
+            train_loss["total"] = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+        progress = {"last_validation": self._last_validation, "train_loss": train_loss}
         checkpoint.update(self.metadata, plan=self.plan.to_dict(), configuration=self.configuration, progress=progress)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
