@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def stage(root: Path, run: Path) -> str:
         return "writing a checkpoint"
     if not (run / "figures" / "loss.png").is_file():
         return "training and validation"
-    if not (run / "inference.json").is_file() and len(list((run / "predictions").glob("*.nii.gz"))) < 4:
+    if len(list((run / "predictions").glob("*.nii.gz"))) < 4:
         return "prediction"
     return "scoring" if not (run / "tables" / "summary.tex").is_file() else "figures"
 
@@ -96,3 +97,47 @@ def test_a_killed_run_ends_as_one_that_was_not(shared: Path, tmp_path: Path, rec
         shutil.rmtree(folder)
         chains += 1
     record_property("kills", f"{stages.total()} in {chains} runs of {seconds:.1f} s: {dict(stages)}")
+
+
+def in_a_checkpoint(run: Path) -> bool:
+    """Whether one is being written."""
+    return any((run / "checkpoints").glob(".writing-*"))
+
+
+def in_the_scores(run: Path) -> bool:
+    """Whether cases are being scored: all are predicted, no table is there."""
+    return len(list((run / "predictions").glob("*.nii.gz"))) == 4 and not (run / "tables" / "scores.csv").is_file()
+
+
+def in_the_tables(run: Path) -> bool:
+    """Whether tables are being written: some are there, the record that says that all are is not."""
+    return (run / "tables" / "scores.csv").is_file() and not (run / "tables" / "run.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [in_a_checkpoint, in_the_scores, in_the_tables], ids=lambda each: each.__name__)
+def test_a_kill_in_a_moment_that_chance_seldom_meets(
+    shared: Path, prepared: Path, tmp_path: Path, record_property, moment: Callable[[Path], bool]
+) -> None:
+    """Three kills as soon as the run is there; each time the same command goes on."""
+    expected, _ = reference(shared, 2)
+    line, run = train_line(tmp_path / "run", every=2), tmp_path / "run"
+    hit = 0
+    for _ in range(3):
+        with Command(*line, folder=tmp_path, root=prepared) as command:
+            while command.code is None and not moment(run):
+                time.sleep(0.0005)  # a file of this size is written in milliseconds
+            if command.code is not None:
+                assert command.code == 0, command.output[-5000:]
+                break
+            command.kill()
+            hit += moment(run)  # as it was left
+            command.must_leave_nothing()
+    assert hit, f"no kill came {moment.__name__}"
+    with Command(*line, folder=tmp_path, root=prepared) as command:
+        assert command.wait() == 0, command.output[-5000:]
+        command.must_leave_nothing()
+    same_run(run, expected)
+    all_whole(run)
+    nothing_unfinished(run)
+    record_property("kills", f"{hit} {moment.__name__}")
