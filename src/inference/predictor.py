@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,7 @@ class Predictor:
         labels: Sequence[str] | None = None,
         resume: bool = False,
         part: Part = (0, 1),
+        refused: Mapping[str, str] | None = None,
     ) -> list[Path]:
         """Segment cases and write ``<output_dir>/<identifier><file ending of the data set>``.
 
@@ -203,13 +204,14 @@ class Predictor:
             labels: Names of the classes of the label maps, the others become background; None for all.
             resume: Leave the cases whose files are there, if the same networks and options made them.
             part: (i, n): of the cases only every n-th from the i-th on; n processes share the work.
+            refused: Name -> what is wrong, of what was to be predicted too and is no case: failed from the start.
 
         Returns:
             The label maps, those that were there included.
 
         Raises:
             CasesFailedError: Some cases have files that cannot be used, logits that are not finite or too large for the
-                memory; raised when the others are written.
+                memory, or were `refused`; raised when the others are written.
             ValueError: A label map would replace one of the images; there are no such labels; see `finished_cases`.
             OSError: The disk is full.
         """
@@ -231,7 +233,7 @@ class Predictor:
             done = finished_cases(output_dir, wanted, made_by)
             before = {name: spent for name, spent in load_record(record).get("seconds", {}).items() if name in done}
             log.info("%d of %d case(s) are there already.", len(done), len(cases))
-        failures: dict[str, str] = {}
+        failures = dict(refused or {})
         save_record(record, self.device, made_by, before, failures)
         seconds = each_case(
             [case for case in cases if case.identifier not in done],
@@ -244,7 +246,8 @@ class Predictor:
         save_record(record, self.device, made_by, before | seconds, failures)
         written = [path for name, path in paths.items() if name not in failures]
         if failures:
-            raise CasesFailedError(failures, written, [paths[name] for name in failures if paths[name].exists()])
+            failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
+            raise CasesFailedError(failures, written, [path for path in failed if path.exists()])
         return written
 
     def segment_files(
@@ -269,15 +272,8 @@ class Predictor:
         cases = cases_in_folder(Path(images), ending, len(self.plan.channel_names), unnamed)
         self.outputs(cases, folder)  # refused before the folder is made
         self._values_of(options.get("labels"))
-        failures, stale = unnamed, list[Path]()
-        try:
-            with writing_into(folder):
-                written = self.predict_cases(cases, folder, **options)
-        except CasesFailedError as failed:
-            written, stale, failures = failed.written, failed.stale, unnamed | failed.failures
-        if failures:
-            raise CasesFailedError(failures, written, stale)
-        return written
+        with writing_into(folder):
+            return self.predict_cases(cases, folder, refused=unnamed, **options)
 
     def _values_of(self, labels: Sequence[str] | None) -> list[int] | None:
         if labels is None:

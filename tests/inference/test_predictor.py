@@ -21,7 +21,7 @@ from umamba.inference.folders import cases_in_folder
 from umamba.inference.members import Member
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
-from umamba.inference.record import parse_part
+from umamba.inference.record import parse_part, record_path
 from umamba.locations import ROOT
 from umamba.machine import free_memory
 from umamba.raw.dataset import RawCase
@@ -254,6 +254,23 @@ def test_the_script_ends_with_1_and_the_list_of_what_failed(tmp_path: Path) -> N
     assert "  b: " in output and "  d: " in output and r"'e\nf'" in output and "control character" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz", "inference.json"]
     assert not list(tmp_path.glob("inference.json"))
+    record = json.loads((tmp_path / "out" / "inference.json").read_text())
+    assert sorted(record["failed"]) == ["b", "d", "e\nf"] and sorted(record["seconds"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 2)])
+def test_what_was_refused_when_the_folder_was_listed_is_in_the_record(tmp_path: Path, part: tuple[int, int]) -> None:
+    images, out = folder_of(tmp_path / "images"), tmp_path / "out"
+    shutil.copy(images / "a_0000.nii.gz", images / "a_0001.nii.gz")  # a channel too many
+    shutil.copy(images / "a_0000.nii.gz", images / "f_0001.nii.gz")  # a case of its own, called f_0001
+    out.mkdir()
+    write_image(out / "a.nii.gz")
+    with pytest.raises(CasesFailedError, match=r"a.nii.gz is of an earlier prediction") as failed:
+        constant().segment_files(images, out, part=part)
+    record = json.loads(record_path(out, part).read_text())
+    assert record["failed"] == failed.value.failures and list(record["failed"]) == ["a"]
+    assert "case a has 2 file(s)" in record["failed"]["a"]
+    assert failed.value.written and out / "a.nii.gz" not in failed.value.written
 
 
 def test_the_script_refuses_to_write_into_its_input(tmp_path: Path) -> None:
