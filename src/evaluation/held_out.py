@@ -11,6 +11,7 @@ from typing import Any
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.splits import select_split
 from umamba.evaluation.members import Member
+from umamba.files import file_hash
 from umamba.raw.dataset import RawCase
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ _SHOWN = 10
 def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None = None) -> dict[str, Any]:
     """What a checkpoint keeps of the split, for the folds of a data set may be dealt anew.
 
-    That is ``trained_on`` (case -> fingerprint of its first image) and ``validated_with`` (cases).
+    That is ``trained_on`` (case -> fingerprint of its first image), by which a case is known again under another name;
+    ``validated_with`` (cases); and ``files``: case, trained on or validated with -> hashes of its other files, "label"
+    and "channel_1" and so on, for who goes on with other labels trains on other data.
 
     Args:
         datamodule: With its raw data open.
@@ -39,7 +42,18 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
         _refuse_twins(trained_on, [*(c for c in datamodule.raw.training_cases if c.identifier in datamodule.val_ids)])
     _refuse_twins(trained_on, [case for case in datamodule.raw.test_cases if case.label is not None])
     held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
-    return {"trained_on": trained_on, "validated_with": held_out}
+    used = {*datamodule.train_ids, *datamodule.val_ids}
+    files = {case.identifier: _other_files(case) for case in datamodule.raw.training_cases if case.identifier in used}
+    return {"trained_on": trained_on, "validated_with": held_out, "files": files}
+
+
+def _other_files(case: RawCase) -> dict[str, str]:
+    """Hashes of what `fingerprint` of the first image leaves out of a case.
+
+    Labels are hashed whole: two of them differ in a few voxels only, and they are small when compressed.
+    """
+    channels = {f"channel_{index}": fingerprint(path) for index, path in enumerate(case.images[1:], start=1)}
+    return channels if case.label is None else {**channels, "label": file_hash(case.label)}
 
 
 def fingerprint(path: Path) -> str:

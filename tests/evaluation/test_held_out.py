@@ -13,6 +13,7 @@ import torch
 from umamba.datamodules.custom import CustomDataModule
 from umamba.evaluation.held_out import cases_of_training, choose_cases, fingerprint
 from umamba.evaluation.members import Member
+from umamba.run.compare import differences
 
 
 def write_case(folder: Path, name: str, split: str, labelled: bool = True, seed: int | None = None) -> None:
@@ -115,6 +116,34 @@ def test_a_resumed_training_keeps_what_it_saw_before(raw, tmp_path):
     assert cases_of_training(opened(raw, 0), tmp_path / "last.ckpt") == first
     again = cases_of_training(opened(raw, 1), tmp_path / "last.ckpt")  # as if the folds had been dealt anew
     assert set(again["trained_on"]) == {f"c{i}" for i in range(10)} and again["validated_with"] == []
+
+
+@pytest.mark.parametrize("place", [0, 250_000, 499_999])
+def test_labels_that_changed_anywhere_are_other_data(raw, place):
+    name = opened(raw).train_ids[0]
+    label = raw / "labelsTr" / f"{name}.nii.gz"
+    label.write_bytes(bytes(500_000))
+    before = cases_of_training(opened(raw))
+    assert cases_of_training(opened(raw)) == before
+    content = bytearray(500_000)
+    content[place] = 1
+    label.write_bytes(content)
+    after = cases_of_training(opened(raw))
+    assert list(differences(before, after)) == [f"files.{name}.label"]
+
+
+def test_second_channels_that_were_exchanged_are_other_data(raw):
+    description = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**description, "channel_names": {"0": "T1", "1": "T2"}}))
+    for index in range(10):
+        (raw / "imagesTr" / f"c{index}_0001.nii.gz").write_bytes(gzip.compress(bytes([index] * 99), mtime=0))
+    before = cases_of_training(opened(raw))
+    one, other = ((raw / "imagesTr" / f"{name}_0001.nii.gz") for name in opened(raw).train_ids[:2])
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    found = differences(before, cases_of_training(opened(raw)))
+    assert sorted(found) == sorted(f"files.{name}.channel_1" for name in opened(raw).train_ids[:2])
 
 
 def test_a_data_set_that_has_grown(raw):

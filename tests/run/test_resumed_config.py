@@ -228,3 +228,14 @@ def test_another_plan_or_split_is_refused_by_name(tmp_path: Path) -> None:
         check_data(path, checkpoint, replanned, "3d_fullres", cases)
     with pytest.raises(ResumeError, match=r"(?s)trained_on.b: '02' -> .*validated_with: \['c'\] -> \['b'\]"):
         check_data(path, checkpoint, plan, "3d_fullres", {"trained_on": {"a": "01"}, "validated_with": ["b"]})
+
+
+def test_other_labels_are_refused_unless_the_checkpoint_is_older_than_their_hashes(tmp_path: Path) -> None:
+    plan, path = make_plan(), tmp_path / "last.ckpt"
+    older = {"trained_on": {"a": "01"}, "validated_with": ["c"]}
+    then, now = ({**older, "files": {"a": {"label": mark}}} for mark in ("05", "06"))
+    checkpoint = {"plan": plan.to_dict(), "configuration": "3d_fullres"}
+    check_data(path, {**checkpoint, "cases": older}, plan, "3d_fullres", now)
+    check_data(path, {**checkpoint, "cases": now}, plan, "3d_fullres", now)
+    with pytest.raises(ResumeError, match=r"cases\.files\.a\.label: '05' -> '06'"):
+        check_data(path, {**checkpoint, "cases": then}, plan, "3d_fullres", now)
