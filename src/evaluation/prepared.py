@@ -12,6 +12,7 @@ from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import references_of
 from umamba.evaluation.postprocessing import Rule, load_rules, refuse_fitted
 from umamba.evaluation.record import digest_of
+from umamba.evaluation.same_meaning import check_same_meaning
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.tables import check_parquet
 from umamba.inference.predictor import Predictor
@@ -71,8 +72,8 @@ def prepare(
     """Load checkpoints and choose cases; arguments as of `predict_and_score`. Nothing is written.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: See `Predictor`, `choose_cases`, `load_rules`, `refuse_fitted`,
-            `Scoring`, `references_of` and `check_parquet`.
+        ValueError, FileNotFoundError, ImportError: See `Predictor`, `check_same_meaning`, `choose_cases`, `load_rules`,
+            `refuse_fitted`, `Scoring`, `references_of` and `check_parquet`.
     """
     paths = [Path(path) for path in checkpoints]
     contents = [digest_of(path) if path.is_file() else "" for path in paths]
@@ -83,6 +84,8 @@ def prepare(
     for path, content in zip(paths, contents, strict=True):
         if digest_of(path) != content:
             raise ValueError(f"{path} was replaced while it was read: its training goes on. Score a copy of it.")
+    for member in members:
+        check_same_meaning(member, datamodule.raw)
     chosen, scored = choose_cases(members, datamodule, options.cases)
     rules = None
     if options.postprocessing is not None:
