@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ import SimpleITK as sitk
 import torch
 
 from umamba.raw.description import DatasetError
+from umamba.raw.origins import ORIGIN_LIMIT, ORIGIN_TOLERANCE
 from umamba.raw.readers import FLAT_SPACING, Geometry
+
+log = logging.getLogger(__name__)
 
 Image = Any  # numpy.ndarray, torch.Tensor, SimpleITK.Image, or a sequence of SimpleITK.Image, one a channel
 
@@ -118,6 +122,14 @@ def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None)
                 f"{image.GetSize()}, {image.GetSpacing()}, {image.GetDirection()} and {first.GetSize()}, "
                 f"{first.GetSpacing()}, {first.GetDirection()}. Resample them to one grid."
             )
+        shift = max(map(abs, first.TransformPhysicalPointToContinuousIndex(image.GetOrigin())))
+        if not shift <= ORIGIN_LIMIT:
+            raise DatasetError(
+                f"The channels lie {shift:.2f} voxels apart: origins {image.GetOrigin()} and {first.GetOrigin()} mm. "
+                "Resample them to one grid, or give one the other's header by CopyInformation if that is wrong."
+            )
+        if shift > ORIGIN_TOLERANCE:
+            log.warning("The channels lie %.2f voxels apart; they are taken voxel by voxel as if they did not.", shift)
         array = sitk.GetArrayViewFromImage(image)
         several = image.GetNumberOfComponentsPerPixel() > 1
         channels.append(np.moveaxis(array, -1, 0) if several else array[None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from umamba.machine import require_memory
 from umamba.models.checkpoint import load_checkpoint
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties
-from umamba.raw.checks import read_sound_images
+from umamba.raw.checks import log_origins, read_sound_images
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import Geometry, write_label
@@ -235,15 +236,18 @@ class Predictor:
             log.info("%d of %d case(s) are there already.", len(done), len(cases))
         failures = dict(refused or {})
         save_record(record, self.device, made_by, before, failures)
+        doubts: dict[str, list[str]] = defaultdict(list)
         seconds = each_case(
             [case for case in cases if case.identifier not in done],
-            read=lambda case: self._read(case.images),
+            read=lambda case: self._read(case.images, doubts[case.identifier]),
             preprocess=self._preprocess,
             segment=partial(self._segment, keep=keep, labels=values),
             write=lambda case, made: _write(made, paths[case.identifier], case.identifier),
             failures=failures,
         )
         save_record(record, self.device, made_by, before | seconds, failures)
+        if said := [messages[0] for messages in doubts.values() if messages]:
+            log_origins(len(said), said[0])
         written = [path for name, path in paths.items() if name not in failures]
         if failures:
             failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
@@ -283,8 +287,8 @@ class Predictor:
             raise ValueError(f"labels is {list(labels)}; expected some of {', '.join(self.plan.labels)}.")
         return [self.plan.labels[name] for name in labels]
 
-    def _read(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
-        image, geometry = read_sound_images(images, self.plan.channel_names)
+    def _read(self, images: Sequence[Path], doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
+        image, geometry = read_sound_images(images, self.plan.channel_names, doubts)
         if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
             raise DatasetError(
                 f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "

@@ -29,7 +29,7 @@ from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset
 from umamba.planning.store import Store
 from umamba.planning.stores import case_key, file_key, fresh_store, needed_bytes
-from umamba.raw.checks import Finding, load_and_check, raise_errors
+from umamba.raw.checks import Finding, load_and_check, log_warnings, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.readers import read_geometry
@@ -195,8 +195,7 @@ def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int) -> Fingerprint
         raise_errors(findings)
 
     fingerprint = combine(facts())
-    for finding in findings:
-        log.warning("%s: %s", finding.case, finding.message)
+    log_warnings(findings)
     write_json({"made_from": made_from, **fingerprint.to_dict()}, path)
     return fingerprint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ import numpy as np
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.nifti import count_nonfinite, is_nifti, sizes_of_voxel
+from umamba.raw.origins import origin_faults
 from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
+
+log = logging.getLogger(__name__)
 
 # Headers store spacing and direction as float32, sometimes rounded again on the way: one thousandth of a voxel's edge
 # and about 0.06 degrees of direction are far above that and far below any real difference.
@@ -29,7 +33,7 @@ class Finding:
     Attributes:
         case: The case's identifier.
         kind: What it is about, for tables: "unreadable", "channels", "spacing", "values", "empty", "shape",
-            "direction", "labels".
+            "direction", "origin", "labels".
         severity: "error" or "warning".
         message: What was expected, what came, which file, what to do.
     """
@@ -77,7 +81,10 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
             report("spacing", fault, "warning")
     if not image.any():
         report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
+    others = [read_geometry(path) for path in case.images[1:]]
     if case.label is None:
+        for severity, message in origin_faults(case.images, [geometry, *others]):
+            report("origin", message, severity)
         return LoadedCase(image=image, geometry=geometry, label=None), findings
     try:
         label, label_geometry = read_label(case.label)
@@ -86,6 +93,8 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
         return None, findings
     for kind, message in geometry_faults(case, geometry, label_geometry):
         report(kind, message)
+    for severity, message in origin_faults((*case.images, case.label), [geometry, *others, label_geometry]):
+        report("origin", message, severity)
     present = np.unique(np.concatenate([np.unique(part) for part in label]))  # by slice: np.unique copies and sorts
     strange = [int(v) for v in present if int(v) not in dataset.allowed_values]
     if strange:
@@ -100,12 +109,15 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
     return LoadedCase(image=image, geometry=geometry, label=label), findings
 
 
-def read_sound_images(paths: Sequence[Path], channel_names: Sequence[str]) -> tuple[np.ndarray, Geometry]:
+def read_sound_images(
+    paths: Sequence[Path], channel_names: Sequence[str], doubts: list[str] | None = None
+) -> tuple[np.ndarray, Geometry]:
     """Read the images of a case to be predicted.
 
     Args:
         paths: One file per channel, or one picture with all of them.
         channel_names: What the channels are to be.
+        doubts: Gets what is odd about them and is no reason to refuse them; None logs it.
 
     Returns:
         The image (C, Z, Y, X) as float32, and the geometry of the first file.
@@ -116,6 +128,13 @@ def read_sound_images(paths: Sequence[Path], channel_names: Sequence[str]) -> tu
     """
     image, geometry = read_images(paths)
     faults = [message for _, message in _image_faults(paths, image, geometry, channel_names)]
+    for severity, message in origin_faults(paths, [geometry, *map(read_geometry, paths[1:])]):
+        if severity == "error":
+            faults.append(message)
+        elif doubts is None:
+            log.warning("%s", message)
+        else:
+            doubts.append(message)
     if faults:
         raise DatasetError(" ".join(faults))
     return image, geometry
@@ -129,6 +148,21 @@ def raise_errors(findings: list[Finding], shown: int = 10) -> None:
         more = [f"and {len(errors) - shown} more"] if len(errors) > shown else []
         cases = len({finding.case for finding in errors})
         raise DatasetError(f"{cases} case(s) cannot be used:\n  " + "\n  ".join(lines + more))
+
+
+def log_warnings(findings: Sequence[Finding]) -> None:
+    """Log the findings, one line each; those about origins, which whole data sets have in common, in one."""
+    origins = [finding for finding in findings if finding.kind == "origin"]
+    for finding in findings:
+        if finding.kind != "origin":
+            log.warning("%s: %s", finding.case, finding.message)
+    if origins:
+        log_origins(len({finding.case for finding in origins}), origins[0].message)
+
+
+def log_origins(cases: int, first: str) -> None:
+    """Say in one line that files of so many cases lie up to a voxel apart."""
+    log.warning("%d case(s) have files that lie up to a voxel apart, such as: %s", cases, first)
 
 
 def _image_faults(
@@ -164,10 +198,7 @@ def _image_faults(
 
 
 def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator[tuple[str, str]]:
-    """Kind and message of each way in which a label's grid is not that of its image.
-
-    Origins are not compared: they do not change any voxel's neighbours.
-    """
+    """Kind and message of each way in which a label's grid is not its image's; of origins see `origin_faults`."""
     where = f"{case.label} and {case.images[0]}"
     if image.shape != label.shape:
         yield (

@@ -145,7 +145,13 @@ def other_spacing(folder: Path) -> None:
 
 def other_origin(folder: Path) -> None:
     label = read(label_of(folder))
-    label.SetOrigin((-10.0, 5.0, 22.5))
+    label.SetOrigin((-10.0, 5.0, 27.5))
+    sitk.WriteImage(label, label_of(folder))
+
+
+def half_a_voxel_off(folder: Path) -> None:
+    label = read(label_of(folder))
+    label.SetOrigin((-10.4, 5.0, 20.0))
     sitk.WriteImage(label, label_of(folder))
 
 
@@ -245,6 +251,7 @@ FAULTS: dict[Callable[[Path], None], tuple[str, str, str]] = {
     other_shape: ("error", "shape", "case_1"),
     other_spacing: ("error", "spacing", "case_1"),
     other_origin: ("error", "origin", "case_1"),
+    half_a_voxel_off: ("warning", "origin", "case_1"),
     other_direction: ("error", "direction", "case_1"),
     not_a_number: ("error", "values", "case_1"),
     infinite: ("error", "values", "case_1"),
@@ -436,12 +443,25 @@ def test_a_worker_needs_little_beyond_the_volume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "plant", [other_shape, other_spacing, other_direction, missing_label, missing_image, extra_channel]
+    "plant", [other_shape, other_spacing, other_origin, other_direction, missing_label, missing_image, extra_channel]
 )
 def test_the_quick_part_stops_a_training(dataset: Path, plant: Callable[[Path], None]) -> None:
     plant(dataset)
     with pytest.raises(DatasetError, match="case_1"):
         quick_check(dataset)
+
+
+def test_the_quick_part_says_in_one_line_that_labels_lie_up_to_a_voxel_off(
+    dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(4):
+        label = read(label_of(dataset, number))
+        label.SetOrigin((-10.0, 5.9, 21.0))
+        sitk.WriteImage(label, label_of(dataset, number))
+    assert {(finding.severity, finding.kind) for finding in quick_check(dataset)} == {("warning", "origin")}
+    (message,) = caplog.messages
+    assert message.startswith("4 case(s) have files that lie up to a voxel apart, such as: ")
+    assert "case_0.nii.gz lies 1.00 voxels away" in message
 
 
 def test_the_quick_part_sees_empty_files_and_shared_ones(dataset: Path) -> None:

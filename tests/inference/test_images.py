@@ -112,6 +112,16 @@ def test_channels_on_different_grids_are_refused(pictures: Predictor) -> None:
         pictures.segment([one, one, other])
 
 
+def test_channels_that_lie_apart_are_refused(pictures: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = sitk.Image(8, 9, sitk.sitkFloat32), sitk.Image(8, 9, sitk.sitkFloat32)
+    other.SetOrigin((0.0, 0.5))
+    pictures.segment([one, one, other])
+    assert caplog.messages == ["The channels lie 0.50 voxels apart; they are taken voxel by voxel as if they did not."]
+    other.SetOrigin((0.0, -50.0))
+    with pytest.raises(DatasetError, match="The channels lie 50.00 voxels apart"):
+        pictures.segment([one, one, other])
+
+
 def test_odd_shapes(volumes: Predictor) -> None:
     """One voxel thick, smaller than the patch, and one voxel."""
     for shape in ((1, 12, 11), (3, 2, 5), (1, 1, 1), (5, 1, 30)):

@@ -235,6 +235,22 @@ def test_a_channel_too_many_is_named(tmp_path: Path) -> None:
         constant().predict_cases([RawCase(identifier="a", images=images, label=None)], tmp_path / "out")
 
 
+def test_channels_that_lie_apart_are_refused_or_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = []
+    for name, shift in {"a": 0.5, "b": 0.5, "c": 50.0}.items():
+        images = tuple(write_image(tmp_path / f"{name}_{i:04d}.nii.gz") for i in range(2))
+        moved = sitk.ReadImage(images[1])
+        moved.SetOrigin((0.0, 0.0, shift))
+        sitk.WriteImage(moved, images[1])
+        cases.append(RawCase(identifier=name, images=images, label=None))
+    with pytest.raises(CasesFailedError, match=r"1 of 3 .*\n  c: .*c_0001.nii.gz lies 50.00 voxels away"):
+        constant(channels=("T1", "T2")).predict_cases(cases, tmp_path / "out")
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("2 case(s) have files that lie up to a voxel apart, such as: ") and "a_0001" in said
+
+
 def predict(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "predict.py", "device=cpu", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -15,10 +15,9 @@ import SimpleITK as sitk
 from umamba.raw.checks import Finding, LoadedCase, load_and_check
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription
-from umamba.raw.readers import Geometry, is_picture, read_geometry
+from umamba.raw.readers import Geometry, is_picture
 
-VERSION = 1  # of these checks: raise it when one changes, and every case is examined anew
-ORIGIN_TOLERANCE = 0.1  # voxel edges: headers round far below that, a shift that matters is far above
+VERSION = 2  # of these checks: raise it when one changes, and every case is examined anew
 SAMPLE = 1_000_000  # voxels that percentiles are taken from
 
 GEOMETRY_KINDS = ("shape", "spacing", "direction", "origin")
@@ -90,7 +89,6 @@ def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFa
     if loaded is None:
         return facts_of(findings=tuple(findings))
     channels = tuple(channel_facts(channel) for channel in loaded.image)
-    findings += origin_faults(case, loaded.geometry)
     findings += intensity_faults(case, loaded, channels, description)
     return facts_of(
         shape=loaded.geometry.shape,
@@ -142,24 +140,6 @@ def orientation(path: Path, geometry: Geometry) -> str | None:
     if is_picture(path) or geometry.dimension != 3:
         return None
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
-
-
-def origin_faults(case: RawCase, image: Geometry) -> list[Finding]:
-    """A label whose origin lies more than ORIGIN_TOLERANCE voxels away from its image's."""
-    if case.label is None or is_picture(case.label):
-        return []
-    label = read_geometry(case.label)
-    if len(label.origin) != len(image.origin):
-        return []
-    spacing = np.array(image.spacing[::-1][: len(image.origin)])
-    shift = np.abs(np.subtract(label.origin, image.origin)) / spacing
-    if shift.max() <= ORIGIN_TOLERANCE:
-        return []
-    message = (
-        f"{case.label} and {case.images[0]} differ in origin: {label.origin} and {image.origin} mm, "
-        f"{shift.max():.2f} voxels. Correct the wrong header, or resample the label to its image's grid."
-    )
-    return [Finding(case=case.identifier, kind="origin", severity="error", message=message)]
 
 
 def intensity_faults(

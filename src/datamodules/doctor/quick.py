@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import defaultdict
 from pathlib import Path
 
-from umamba.raw.checks import Finding, geometry_faults, raise_errors
+from umamba.raw.checks import Finding, geometry_faults, log_warnings, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.description import DatasetError
+from umamba.raw.origins import origin_faults
 from umamba.raw.pictures import check_picture_whole
 from umamba.raw.readers import is_picture, read_geometry
 from umamba.raw.volume_files import check_volume_whole
-
-log = logging.getLogger(__name__)
 
 
 def quick_check(dataset: RawDataset | Path | str) -> list[Finding]:
@@ -37,8 +35,7 @@ def quick_check(dataset: RawDataset | Path | str) -> list[Finding]:
     findings = [finding for case in raw.training_cases + raw.test_cases for finding in header_faults(case)]
     findings += shared_files(raw)
     raise_errors(findings)
-    for finding in findings:
-        log.warning("%s: %s", finding.case, finding.message)
+    log_warnings(findings)
     return findings
 
 
@@ -66,8 +63,14 @@ def header_faults(case: RawCase) -> list[Finding]:
         for path, other in zip(case.images[1:], others, strict=True)
         if other.shape != image.shape
     ]
+    geometries = [image, *others]
     if label is not None:
         findings += [error(kind, message) for kind, message in geometry_faults(case, image, label)]
+        geometries.append(label)
+    findings += [
+        Finding(case=case.identifier, kind="origin", severity=severity, message=message)
+        for severity, message in origin_faults(files, geometries)
+    ]
     return findings
 
 
