@@ -24,11 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.callbacks.last_checkpoint import is_finished
 from umamba.datamodules.sampling import check_shares
-from umamba.evaluation.before_training import check_test
+from umamba.evaluation.before_training import check_test, is_tested
 from umamba.evaluation.figures import has_losses, loss_figure
 from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.prepared import RunOptions
-from umamba.evaluation.record import is_scored
 from umamba.evaluation.score_run import predict_and_score
 from umamba.models.build import check_preset
 from umamba.models.segmentation_module import SegmentationModule
@@ -108,7 +107,7 @@ def train(run: Run) -> None:
         return
     if cfg.train and trainer.is_global_zero and has_losses(run.folder / "metrics.csv"):
         loss_figure(run.folder / "metrics.csv", run.folder / "figures" / "loss.png")
-    if finished and is_scored(last, run.folder / "tables"):
+    if finished and cfg.test and is_tested(last, run.folder / "tables", datamodule):
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:
         predict_and_score([last], datamodule, run.folder, loggers, RunOptions(trusted=cfg.trusted))

@@ -1,9 +1,12 @@
-"""Before a training: what its test would refuse when all epochs are done."""
+"""Before a training: what its test would refuse when all epochs are done, and whether that has been made already."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.pairs import references_of
+from umamba.evaluation.record import is_scored
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
 
 
@@ -22,5 +25,23 @@ def check_test(datamodule: SegmentationDataModule) -> None:
         raise ValueError(f"{raw.folder / 'dataset.json'} has no class to score in the labels {dict(raw.labels)}.")
     if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
         check_tolerance_names(datamodule.nsd_tolerance, raw.labels)
-    scoring = Scoring.of(raw, task=datamodule.task, tolerance=datamodule.nsd_tolerance)
-    references_of(datamodule.test_cases, scoring)
+    references_of(datamodule.test_cases, _scoring(datamodule))
+
+
+def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule) -> bool:
+    """Whether a checkpoint has been scored on the test cases of a data set, as they and its NSD tolerances are now.
+
+    Args:
+        checkpoint: Its file.
+        folder: Of the tables.
+        datamodule: With its raw data open.
+
+    Raises:
+        ValueError, FileNotFoundError: As `check_test`.
+    """
+    scoring = _scoring(datamodule)
+    return is_scored(checkpoint, folder, references_of(datamodule.test_cases, scoring), scoring.tolerances)
+
+
+def _scoring(datamodule: SegmentationDataModule) -> Scoring:
+    return Scoring.of(datamodule.raw, task=datamodule.task, tolerance=datamodule.nsd_tolerance)

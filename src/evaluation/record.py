@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.identity import plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
@@ -216,14 +217,36 @@ def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) 
         )
 
 
-def is_scored(checkpoint: Path, folder: Path) -> bool:
-    """Whether a folder of tables has the scores of this very checkpoint, to the end: told by contents, not by times."""
+def is_scored(
+    checkpoint: Path,
+    folder: Path,
+    references: Mapping[str, Path] | None = None,
+    tolerances: Mapping[str, float] | None = None,
+) -> bool:
+    """Whether a folder of tables has the scores of this very checkpoint, to the end: told by contents, not by times.
+
+    Args:
+        checkpoint: Its file.
+        folder: With scores.csv and run.json.
+        references: Case -> file. Scores of other cases, or with references that hold something else, are none; None
+            asks for any.
+        tolerances: Class -> tolerance of NSD, which those of protocol standard must have; None asks for any.
+    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         kept = record.get("checkpoints_sha256"), record.get("scores_sha256")
-        return kept == ([digest_of(checkpoint)], digest_of(folder / "scores.csv"))
+        if kept != ([digest_of(checkpoint)], digest_of(folder / "scores.csv")):
+            return False
+        cases, protocol = record.get("cases"), record.get("protocol")
     except (OSError, ValueError, AttributeError):  # none, or no such record
         return False
+    if references is not None and cases != {case: content_of(path.resolve()) for case, path in references.items()}:
+        return False
+    if tolerances is None or protocol != "standard":
+        return True
+    scores = read_scores(folder / "scores.csv")
+    used = scores.groupby("class")["nsd_tolerance"].first().to_dict() if "nsd_tolerance" in scores else {}
+    return used == dict(tolerances)
 
 
 def digest_of(path: Path) -> str:
