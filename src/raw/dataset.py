@@ -146,9 +146,28 @@ def _listed_cases(folder: Path, listing: object, path: Path) -> tuple[RawCase, .
     return tuple(cases)
 
 
+def warn_of_other_case(folder: Path, ending: str) -> None:
+    """Say in one line which files of a folder have the ending in other letters, such as .NII.GZ: they are not read."""
+    other = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name.lower().endswith(ending.lower())
+        and not path.name.endswith(ending)
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if other:
+        names = ", ".join(name if name.isprintable() else repr(name) for name in other[:_SHOWN])
+        log.warning(
+            "%d file(s) in %s end in %s in other letters and are left out; rename them if they are cases: %s%s.",
+            len(other), folder, ending, names, ", ..." if len(other) > _SHOWN else "",
+        )  # fmt: skip
+
+
 def _visible_files(folder: Path, ending: str) -> list[Path]:
     if not folder.is_dir():
         return []
+    warn_of_other_case(folder, ending)
     files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file())
     hidden = [p.name for p in files if p.name.startswith(".")]
     if hidden:

@@ -73,6 +73,17 @@ def test_hidden_files_are_skipped_with_one_warning(tmp_path, caplog):
     assert caplog.text.count("Skipped") == 1 and "Skipped 2 hidden files" in caplog.text
 
 
+def test_endings_in_other_letters_are_said_in_one_line(tmp_path, caplog):
+    raw = make_dataset(tmp_path, cases=2)
+    for name in ("UP_0000.NII.GZ", "Up_0000.nii.GZ", "notes.TXT", "._x.NII.GZ"):
+        (raw / "imagesTr" / name).write_bytes(b"")
+    (raw / "imagesTr" / "folder.NII.GZ").mkdir()
+    assert len(RawDataset.open(raw).training_cases) == 2
+    (said,) = caplog.messages
+    assert said.startswith(f"2 file(s) in {raw / 'imagesTr'} end in .nii.gz in other letters and are left out")
+    assert said.endswith(": UP_0000.NII.GZ, Up_0000.nii.GZ.")
+
+
 def test_wrong_num_training_is_said(tmp_path, caplog):
     make_dataset(tmp_path, cases=3, numTraining=2)
     with caplog.at_level(logging.WARNING):
