@@ -16,7 +16,7 @@ from umamba.files import amount
 log = logging.getLogger(__name__)
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskError(OSError):
@@ -61,7 +61,7 @@ def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> 
     except DiskError:
         raise
     except OSError as error:
-        if error.errno not in READ_ONLY + _FULL:
+        if error.errno not in READ_ONLY + FULL:
             raise
         existing = next(path for path in (prepared_dir, *prepared_dir.resolve().parents) if path.exists())
         free = shutil.disk_usage(existing).free

@@ -1,7 +1,8 @@
 """From a raw data set to a plan and a store that can be trained on: made if missing, kept if fresh, remade if stale.
 
-Layout: ``<prepared_dir>/{fingerprint.json, plan.json, state.json, <data_identifier>-<key>/<case>/...}``. Everything is
-written beside its place and moved there, so a preparation that was interrupted is picked up where it stopped.
+Layout: ``<prepared_dir>/{fingerprint,plan,raw_files,state}.json``, and ``<data_identifier>-<key>/<case>/...`` beside.
+Everything is written beside its place and moved there, so a preparation that was interrupted is picked up where it
+stopped.
 
 Memory per worker: see `bytes_per_worker`.
 """
@@ -27,8 +28,9 @@ from umamba.planning.nnunet_plans import load_plan
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset
+from umamba.planning.raw_files import RawFiles, file_key
 from umamba.planning.store import Store
-from umamba.planning.stores import case_key, file_key, fresh_store, needed_bytes
+from umamba.planning.stores import fresh_store, needed_bytes
 from umamba.raw.checks import Finding, load_and_check, log_warnings, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 from umamba.raw.description import DatasetDescription, DatasetError
@@ -49,9 +51,9 @@ def prepare(
 ) -> tuple[Plan, Store]:
     """Make what is missing or stale of a data set's fingerprint, plan and store.
 
-    Stale is what was made from other raw files (names, sizes, times), other options or another plan. An edited
-    plan.json is kept as long as data and options stay. Several processes may call this at once; one works, the others
-    wait.
+    Stale is what was made from other raw files (see `umamba.planning.raw_files`), other options or another plan. An
+    edited plan.json is kept as long as data and options stay. Several processes may call this at once; one works, the
+    others wait.
 
     Args:
         dataset_dir: Raw data set in nnU-Net's layout.
@@ -75,11 +77,12 @@ def prepare(
     refuse_regions(raw)
     with locked(prepared_dir):
         workers = fitting_workers(workers, bytes_per_worker(raw))
-        plan = _fresh_plan(raw, prepared_dir, options, workers)
+        files = RawFiles.read(raw, prepared_dir, workers)
+        plan = _fresh_plan(raw, prepared_dir, options, workers, files)
         entry = plan.configuration(configuration)
         refuse_cascade(configuration, entry.previous_stage)
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
-            folder = fresh_store(raw, prepared_dir, plan, entry, workers)
+            folder = fresh_store(raw, prepared_dir, plan, entry, workers, files.keys)
     return plan, Store.open(folder)
 
 
@@ -118,7 +121,8 @@ def prepare_plan(
     refuse_raw_folders(prepared_dir, Path(dataset_dir), "data.prepared_dir")
     raw = RawDataset.open(dataset_dir)
     with locked(prepared_dir):
-        return _fresh_plan(raw, prepared_dir, options, fitting_workers(workers, bytes_per_worker(raw)))
+        workers = fitting_workers(workers, bytes_per_worker(raw))
+        return _fresh_plan(raw, prepared_dir, options, workers, RawFiles.read(raw, prepared_dir, workers))
 
 
 def bytes_per_worker(raw: RawDataset) -> int:
@@ -135,14 +139,15 @@ def bytes_per_worker(raw: RawDataset) -> int:
     return voxels * (8 * len(raw.channel_names) + _LABEL_BYTES)
 
 
-def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, workers: int) -> Plan:
+def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, workers: int, files: RawFiles) -> Plan:
     """The plan of these data and options, or the user's edited one."""
     path, state_path = prepared_dir / "plan.json", prepared_dir / "state.json"
     state = _read_json(state_path) or {}
-    dataset = _identity(raw)
+    dataset = _identity(raw, files)
     _check_owner(dataset, state.get("dataset"), prepared_dir)
+    files.save()
     given = load_plan(options.plans, raw) if options.plans else None  # refused before the cases are read
-    fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers)
+    fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers, files)
     source = {
         "fingerprint": content_hash(fingerprint.to_dict()),
         "description": content_hash(dataclasses.asdict(_description(raw))),
@@ -176,9 +181,9 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
     return plan
 
 
-def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int) -> Fingerprint:
+def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int, files: RawFiles) -> Fingerprint:
     """The stored fingerprint if it is of exactly these files, else a new one; checks every case on the way."""
-    made_from = content_hash([case_key(case) for case in raw.training_cases] + sorted(raw.allowed_values))
+    made_from = content_hash([*files.keys.values(), *sorted(raw.allowed_values)])
     stored = _read_json(path)
     if stored is not None and stored.get("made_from") == made_from:
         return Fingerprint.load(path)
@@ -221,9 +226,9 @@ def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
             )
 
 
-def _identity(raw: RawDataset) -> dict[str, str]:
+def _identity(raw: RawDataset, files: RawFiles) -> dict[str, str]:
     """Which raw data set this is: where it lies, and what its training files are called, how large and how old."""
-    keys = [case_key(case) for case in raw.training_cases]
+    keys = [*files.keys.values()]
     sizes = [[entry[:2] if isinstance(entry, list) else entry for entry in key] for key in keys]
     return {"folder": str(raw.folder.resolve()), "files": content_hash(keys), "sizes": content_hash(sizes)}
 

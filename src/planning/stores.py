@@ -29,7 +29,14 @@ from umamba.raw.readers import read_images, read_label
 log = logging.getLogger(__name__)
 
 
-def fresh_store(raw: RawDataset, prepared_dir: Path, plan: Plan, configuration: Configuration, workers: int) -> Path:
+def fresh_store(
+    raw: RawDataset,
+    prepared_dir: Path,
+    plan: Plan,
+    configuration: Configuration,
+    workers: int,
+    files: Mapping[str, list[Any]],
+) -> Path:
     """Make the store of these data and this plan: cases are preprocessed that no store beside it has yet.
 
     Args:
@@ -38,12 +45,13 @@ def fresh_store(raw: RawDataset, prepared_dir: Path, plan: Plan, configuration: 
         plan: Of the data set.
         configuration: The plan's, that is to be trained.
         workers: Processes.
+        files: Case -> key of its raw files, see `umamba.planning.raw_files`.
 
     Returns:
         The folder of the store.
     """
     key = _store_key(plan, configuration)
-    keys = {case.identifier: content_hash([key, case_key(case)]) for case in raw.training_cases}
+    keys = {name: content_hash([key, own]) for name, own in files.items()}
     folder = store_folder(prepared_dir, configuration.data_identifier, keys)
     if not missing_cases(folder, keys):
         return folder
@@ -72,17 +80,6 @@ def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -
         voxels = math.prod(resampled_shape(size, old, target_of(configuration, old)))
         total += voxels * (4 * len(plan.channel_names) + 2)  # float32 channels, int16 label
     return total
-
-
-def case_key(case: RawCase) -> list[Any]:
-    """What tells a case's raw files from others of its name; see `file_key`."""
-    return [case.identifier, *(file_key(path) for path in (*case.images, case.label) if path is not None)]
-
-
-def file_key(path: Path) -> list[Any]:
-    """Name, size in bytes and time of the last change in ns: a file that keeps all three counts as unchanged."""
-    stat = path.stat()
-    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def store_folder(prepared_dir: Path, data_identifier: str, keys: Mapping[str, str]) -> Path:

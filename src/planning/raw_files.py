@@ -1,0 +1,131 @@
+"""Which raw files a preparation was made of: by their content, which is read only where the file system is in doubt.
+
+``<prepared_dir>/raw_files.json`` has a stamp and a hash of each training file. Size and time of the last change can be
+kept by who exchanges a file (``cp -p``, ``rsync -t``, ``tar``); the time of the last change of its inode, or the inode,
+then differ. Such a file is hashed: with the content that it had, it is the file it was.
+
+Cost: each file is read once more than its preparation needs, when it is first met and after it was copied or moved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from umamba.files import amount, file_hash, write_json
+from umamba.planning.locking import FULL, READ_ONLY
+from umamba.raw.dataset import RawCase, RawDataset
+
+log = logging.getLogger(__name__)
+
+_NAME = "raw_files.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawFiles:
+    """The training files of a data set, as they are now.
+
+    Attributes:
+        keys: Case -> what tells its files from others of their names; see `_key`.
+        records: File -> {"stamp", "content", "first"}, to be kept; None where nothing can be kept.
+        path: Where.
+    """
+
+    keys: Mapping[str, list[Any]]
+    records: Mapping[str, Any] | None
+    path: Path
+
+    @classmethod
+    def read(cls, raw: RawDataset, prepared_dir: Path, workers: int) -> Self:
+        """Look at the files, and hash those that the file system does not show to be unchanged.
+
+        Args:
+            raw: The data set.
+            prepared_dir: Of the data set, locked. On a read-only or full disk a preparation that has no hashes is used
+                without: its files are known by name, size and time alone.
+            workers: Files to hash at once.
+        """
+        path = prepared_dir / _NAME
+        files = {case.identifier: _files(case) for case in raw.training_cases}
+        before = _records(path)
+        if before is None:
+            return cls(keys={name: [name, *map(file_key, own)] for name, own in files.items()}, records=None, path=path)
+        stamps = {file: _stamp(file) for own in files.values() for file in own}
+        names = {file: _name(file, raw.folder) for file in stamps}
+        unsure = [file for file, stamp in stamps.items() if before.get(names[file], {}).get("stamp") != stamp]
+        if unsure:
+            size = amount(sum(stamps[file][0] for file in unsure))
+            log.info("Hashing %d raw file(s), %s, to know them again by their content.", len(unsure), size)
+        with ThreadPoolExecutor(max(1, workers)) as threads:
+            hashed = dict(zip(unsure, threads.map(file_hash, unsure), strict=True))
+        records = dict(before)
+        for file, content in hashed.items():
+            stamp, record = stamps[file], before.get(names[file], {})
+            first = {_moment(stamp): content, **record.get("first", {})}
+            records[names[file]] = {"stamp": stamp, "content": content, "first": first}
+        keys = {name: [name, *(_key(file, records[names[file]]) for file in own)] for name, own in files.items()}
+        return cls(keys=keys, records=records if unsure else None, path=path)
+
+    def save(self) -> None:
+        """Keep what was found out; on a read-only or full disk it is found out again by the next call."""
+        if self.records is None:
+            return
+        try:
+            write_json(self.records, self.path)
+        except OSError as error:
+            if error.errno not in READ_ONLY + FULL:
+                raise
+            log.info("%s is not brought up to date (%s).", self.path, error.strerror)
+
+
+def file_key(path: Path) -> list[Any]:
+    """Name, size in bytes and time of the last change in ns."""
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def _key(path: Path, record: Mapping[str, Any]) -> list[Any]:
+    """As `file_key`; with the content's hash where another content had this name, size and time before."""
+    size, changed = record["stamp"][:2]
+    first = record["first"][_moment(record["stamp"])] == record["content"]
+    return [path.name, size, changed] if first else [path.name, size, changed, record["content"]]
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _moment(stamp: list[int]) -> str:
+    return f"{stamp[0]} {stamp[1]}"
+
+
+def _files(case: RawCase) -> list[Path]:
+    return [path for path in (*case.images, case.label) if path is not None]
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The same wherever the data set lies."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _records(path: Path) -> dict[str, Any] | None:
+    """What is known so far; None if nothing is and nothing can be kept."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except json.JSONDecodeError:
+        return {}
+    except FileNotFoundError:
+        try:
+            write_json({}, path)
+        except OSError as error:
+            if error.errno not in READ_ONLY + FULL:
+                raise
+            return None
+        return {}
