@@ -412,6 +412,12 @@ def test_an_examination_goes_on_where_it_stopped(dataset: Path, monkeypatch: pyt
     examine(dataset)
     assert seen[6:] == ["case_2"]
 
+    content, stat = image_of(dataset, 1).read_bytes(), image_of(dataset, 1).stat()
+    image_of(dataset, 1).write_bytes(content[::-1][:-1] + content[:1])  # size and time are kept
+    os.utime(image_of(dataset, 1), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    examine(dataset)
+    assert seen[7:] == ["case_1"]
+
 
 MEASURE = """
 import resource, sys
