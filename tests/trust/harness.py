@@ -59,6 +59,9 @@ class Command:
             "OMP_NUM_THREADS": "1", "COLUMNS": "160", "UMAMBA_ROOT": str(root or folder),
             "WANDB_MODE": "offline", _MARK: self.mark,
         }  # fmt: skip
+        # What is relative there is so to this process, not to the command's folder, where another umamba would be found
+        if paths := os.environ.get("PYTHONPATH"):
+            variables["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths.split(os.pathsep))))
         script = [str(ROOT / line[0]), *line[1:]] if line[0].endswith(".py") else list(line)
         with open(self.output_file, "wb") as output:
             self.process = subprocess.Popen(
