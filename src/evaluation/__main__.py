@@ -26,6 +26,7 @@ from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import check_label_sets, pair_folders
 from umamba.evaluation.postprocessing import fit_rules, save_rules
 from umamba.evaluation.prepared import RunOptions, prepare
+from umamba.evaluation.same_table import check_one_data_set, check_one_way, note_on_cases
 from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
 from umamba.evaluation.tables import check_parquet, describe, write_tables
@@ -76,8 +77,10 @@ def score_checkpoints(cfg: DictConfig) -> None:
         checkpoint = load_checkpoint(path, cfg.trusted)
         members[path] = Member.of(path, checkpoint)
         datamodules[path] = datamodule_from_checkpoint(checkpoint, overrides)
-        datamodules[path].open_raw()
         del checkpoint
+    check_one_data_set(datamodules)
+    for datamodule in datamodules.values():
+        datamodule.open_raw()
     for path in paths if cfg.mirror else ():
         configuration = Plan.from_dict(members[path].plan).configuration(members[path].configuration)
         axes_to_mirror(members[path].config, configuration.spatial_dims, path)
@@ -94,9 +97,15 @@ def score_checkpoints(cfg: DictConfig) -> None:
         variants += [(f"{name}_mirrored", some, replace(plain, mirror=True)) for name, some in runs]
     output, frames, pairs = Path(cfg.output), [], []
     folders = [output if len(variants) == 1 else output / name for name, _, _ in variants]
+    note = ""
     if len(variants) > 1:  # no row is predicted if another one will be refused
-        for (_, some, options), folder in zip(variants, folders, strict=True):
-            prepare(some, datamodules[some[0]], folder, options)
+        ways, cases = {}, {}
+        for (name, some, options), folder in zip(variants, folders, strict=True):
+            prepared = prepare(some, datamodules[some[0]], folder, options)
+            ways[name], cases[name] = prepared.scoring, [case.identifier for case in prepared.chosen]
+            del prepared  # with its networks
+        check_one_way(ways)
+        note = note_on_cases(cases)
     for (name, some, options), folder in zip(variants, folders, strict=True):
         scores, predicted = predict_and_score(some, datamodules[some[0]], folder, options=options)
         frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
@@ -104,7 +113,7 @@ def score_checkpoints(cfg: DictConfig) -> None:
             pairs += predicted
     if len(variants) > 1:
         together = pd.concat(frames, ignore_index=True)
-        remark = " ".join(REMARKS[kind] for kind in sorted(set(kinds)))
+        remark = " ".join([*(REMARKS[kind] for kind in sorted(set(kinds))), note]).strip()
         with writing_into(output):
             text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
         show_table(text.groupby("run", sort=False).tail(1), f"{describe(together)} {remark}".strip())

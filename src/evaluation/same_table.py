@@ -1,0 +1,64 @@
+"""Whether the rows of one table can stand in it: one data set, scored in one way; and a note where the cases differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.evaluation.scoring import Scoring
+
+_WAY_OUT = (
+    "Score them one by one; `python -m umamba.evaluation.report runs=<folder of the outputs> output=report` then shows "
+    "them side by side, each data set in tables of its own."
+)
+
+
+def check_one_data_set(datamodules: Mapping[Path, SegmentationDataModule]) -> None:
+    """See that checkpoints are scored on one data set, by its folder.
+
+    Args:
+        datamodules: Checkpoint -> what it is scored with.
+
+    Raises:
+        ValueError: They are not; names two of them and their data sets.
+    """
+    (first, one), *others = datamodules.items()
+    for path, other in others:
+        if other.dataset_dir.resolve() != one.dataset_dir.resolve():
+            raise ValueError(
+                f"{first} and {path} are of two data sets, {one.dataset_dir} and {other.dataset_dir}, whose scores are "
+                f"not comparable and have no place in one table. {_WAY_OUT} If they are copies of one data set, say "
+                "which to take with data.dataset_dir=..."
+            )
+
+
+def check_one_way(rows: Mapping[str, Scoring]) -> None:
+    """See that the rows of a table are scored with the same classes, task and NSD tolerances.
+
+    Args:
+        rows: Name of a row -> how it is scored.
+
+    Raises:
+        ValueError: They are not; names two of them and what differs.
+    """
+    (first, one), *others = rows.items()
+    for name, other in others:
+        for what in ("task", "foreground", "tolerances"):
+            here, there = getattr(one, what), getattr(other, what)
+            if here != there:
+                called = {"foreground": "classes", "tolerances": "NSD tolerances"}.get(what, what)
+                raise ValueError(f"{first} and {name} differ in {called}: {here} and {there}. {_WAY_OUT}")
+
+
+def note_on_cases(rows: Mapping[str, Sequence[str]]) -> str:
+    """What to say in the caption of a table whose rows are of different cases; "" where they are of the same.
+
+    Args:
+        rows: Name of a row -> its cases.
+    """
+    if len({frozenset(cases) for cases in rows.values()}) == 1:
+        return ""
+    counts = "; ".join(f"{name}: {len(cases)}" for name, cases in rows.items())
+    shared = len(frozenset.intersection(*(frozenset(cases) for cases in rows.values())))
+    return f"The rows are of different cases and not comparable (cases by row: {counts}; {shared} in all of them)."
