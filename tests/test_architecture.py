@@ -147,3 +147,9 @@ def test_the_page_about_the_architecture_names_what_there_is() -> None:
     folders = {f"src/{path.parent.relative_to(SRC)}/" for path in SRC.rglob("__init__.py") if path.parent != SRC}
     ground = {f"src/{path.name}" for path in SRC.glob("*.py")} - {"src/__init__.py"}
     assert sorted((folders | ground) - named) == []
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Tests lie in no packages, and pytest takes one of two files of one name for the other."""
+    names = [path.name for path in SRC.with_name("tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

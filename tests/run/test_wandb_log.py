@@ -79,6 +79,7 @@ print("came to its end")
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds W&B's process in /proc")
 def test_its_own_process_killed_does_not_end_a_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # of a W&B in this very process: it would be used there too
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     output = result.stdout + result.stderr
