@@ -6,21 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_topology import TOPOLOGY
 from torch import nn
 
 from umamba.models.baselines import segresnet, swinunetr, unetr
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 
-TOPOLOGY = {
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 3,
-    "features_per_stage": (8, 16, 32),
-    "kernel_sizes": ((1, 3, 3), 3, 3),
-    "strides": (1, (1, 2, 2), 2),
-    "patch_size": (8, 16, 16),
-}
 SMALL_SWIN = {"feature_size": 12, "patch_size": (64, 32, 32), "deep_supervision": False}
 SMALL_UNETR = {"hidden_size": 24, "mlp_dim": 48, "num_heads": 2, "patch_size": (16, 32, 32), "deep_supervision": False}
 NETWORKS = {

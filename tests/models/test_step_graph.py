@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_topology import TOPOLOGY
 from torch import Tensor, nn
 
 from umamba.models.baselines import segresnet
@@ -14,16 +15,6 @@ from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.step_graph import GraphedLoss, obstacle_to_graphs
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
-
-TOPOLOGY = {
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 3,
-    "features_per_stage": (8, 16, 32),
-    "kernel_sizes": ((1, 3, 3), 3, 3),
-    "strides": (1, (1, 2, 2), 2),
-    "patch_size": (8, 16, 16),
-}
 
 
 class Counting(nn.Module):
