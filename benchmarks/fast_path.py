@@ -76,7 +76,8 @@ def report(overrides: list[str], found: dict[tuple[str, int], list[float]]) -> N
     between_seeds = [
         abs(a - b) for way in ("fast", "plain") for a, b in zip(*(found[way, s] for s in SEEDS), strict=True)
     ]
-    about = {"device": torch.cuda.get_device_name(), **versions("torch", "triton"), "overrides": overrides}
+    shown = [override for override in overrides if "=/" not in override]  # without the machine's own folders
+    about = {"device": torch.cuda.get_device_name(), **versions("torch", "triton"), "overrides": shown}
     rows: list[dict[str, Any]] = [
         {"way": way, "seed": seed, "train_loss": values} for (way, seed), values in found.items()
     ]
@@ -86,11 +87,10 @@ def report(overrides: list[str], found: dict[tuple[str, int], list[float]]) -> N
         "mean_difference_of_seeds": sum(between_seeds) / len(between_seeds),
     }
     write_json({**about, **summary, "runs": rows}, folder / "fast_path.json")
-    shown = " ".join(override for override in overrides if "=/" not in override)
     head = "| way | seed | " + " | ".join(f"epoch {i}" for i in range(EPOCHS)) + " |"
     lines = [
         "# Training with and without the fast path", "",
-        f"`python benchmarks/fast_path.py {shown}`: training loss of {EPOCHS} epochs of {STEPS} steps, on "
+        f"`python benchmarks/fast_path.py {' '.join(shown)}`: training loss of {EPOCHS} epochs of {STEPS} steps, on "
         f"{about['device']}, torch {about['torch']}, commit {about['commit']}.", "",
         head, "|" + "---|" * (EPOCHS + 2),
         *(f"| {r['way']} | {r['seed']} | " + " | ".join(f"{v:.4f}" for v in r["train_loss"]) + " |" for r in rows), "",

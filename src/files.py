@@ -25,7 +25,7 @@ _WRITERS = ".writers"  # file by which writers into a folder know of each other
 _TRIES, _PAUSE = 20, 0.1  # s
 _held: set[str] = set()  # output folders that this process holds
 UNFINISHED = ".writing-"  # how the name of a file begins until it is whole
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 1 << 20  # more than the last blocks of a full disk take by chance
 
 
@@ -53,7 +53,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         refusal = error if isinstance(error, OSError) and error.errno is not None else _refusal(beside)
         # Say the name that the user knows.
         if refusal is not None and refusal.errno is not None and refusal.filename in (None, str(beside)):
-            reason = os.strerror(refusal.errno) + (room if refusal.errno in _FULL else "")
+            reason = os.strerror(refusal.errno) + (room if refusal.errno in FULL else "")
             raise type(refusal)(refusal.errno, reason, str(path)) from error
         raise
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from rich.progress import Progress
 
+from umamba.files import FULL
 from umamba.machine import usable_cpus
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetError
@@ -36,7 +36,6 @@ Made = TypeVar("Made", bound=_Sized)
 
 # What is wrong with one case and not with the next one; a full disk is not among them, see `noted`.
 _FAULTS_OF_A_CASE = (DatasetError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OSError)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _WAITING = 8  # cases that were read, and label maps that are to be written, at most
 _FILE_BYTES = 1 << 25  # of the files of cases that are read ahead; one case is, whatever its size
@@ -66,7 +65,7 @@ def noted(failures: dict[str, str], name: str) -> Iterator[None]:
     try:
         yield
     except _FAULTS_OF_A_CASE as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         failures[name] = str(error)
         log.error("Case %s: %s", name, error)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from umamba.files import amount
+from umamba.files import FULL, amount
 
 log = logging.getLogger(__name__)
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (*FULL, errno.EFBIG)
 
 
 class DiskError(OSError):
@@ -61,7 +61,7 @@ def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> 
     except DiskError:
         raise
     except OSError as error:
-        if error.errno not in READ_ONLY + FULL:
+        if error.errno not in READ_ONLY + NO_ROOM:
             raise
         existing = next(path for path in (prepared_dir, *prepared_dir.resolve().parents) if path.exists())
         free = shutil.disk_usage(existing).free

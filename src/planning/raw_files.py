@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from umamba.files import amount, file_hash, write_json
-from umamba.planning.locking import FULL, READ_ONLY
+from umamba.planning.locking import NO_ROOM, READ_ONLY
 from umamba.raw.dataset import RawCase, RawDataset
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class RawFiles:
         try:
             write_json(self.records, self.path)
         except OSError as error:
-            if error.errno not in READ_ONLY + FULL:
+            if error.errno not in READ_ONLY + NO_ROOM:
                 raise
             log.info("%s is not brought up to date (%s).", self.path, error.strerror)
 
@@ -125,7 +125,7 @@ def _records(path: Path) -> dict[str, Any] | None:
         try:
             write_json({}, path)
         except OSError as error:
-            if error.errno not in READ_ONLY + FULL:
+            if error.errno not in READ_ONLY + NO_ROOM:
                 raise
             return None
         return {}

@@ -1,4 +1,4 @@
-"""nnU-Net's resampling of images, label maps and logits, as separable linear operators.
+"""nnU-Net's resampling of images and label maps, as separable linear operators.
 
 nnU-Net calls skimage's resize: a spline of order 3 (images) or 1 (labels one by one, logits) with half-pixel centres
 and edge padding, clipped to the input's range; across thick slices it takes the nearest slice. A tensor-product spline
@@ -48,7 +48,7 @@ def resample_image(
         shape: Target shape.
         current: Spacing of the volume, mm.
         new: Spacing after, mm; it decides only whether an axis is separate.
-        order: 3 for images, 1 for logits.
+        order: Of the spline, 3 as nnU-Net takes for images, or 1.
 
     Returns:
         float32 of the target shape; the volume itself if it has that shape.

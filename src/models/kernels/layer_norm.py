@@ -18,7 +18,6 @@ from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launc
 from umamba.models.mamba.kernels.resident import device_of_index
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
-HALF = (torch.float16, torch.bfloat16)
 MAX_WIDTH = 2048  # of a row, which a program holds whole
 ELEMENTS = 2048  # of a tile
 WARPS = 4
