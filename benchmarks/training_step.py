@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--before", action="store_true", help="also without the kernels")
+    parser.add_argument("--no-graph", action="store_true", help="without the step as CUDA graphs")
     parser.add_argument("--profile", action="store_true", help="also write the kernels of a step, by their time")
     parser.add_argument("--commit", default="", help="of the code, for the table")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
@@ -96,10 +97,10 @@ def main() -> None:
         for network in args.networks:
             for precision in args.precision:
                 row = about | {"setting": setting, "network": network, "precision": precision}
-                row |= measure(setting, network, precision, args.output if args.profile else None)
+                row |= measure(setting, network, precision, args.output if args.profile else None, not args.no_graph)
                 if args.before:
                     with without_kernels():
-                        plain = measure(setting, network, precision, None)
+                        plain = measure(setting, network, precision, None, graph=False)
                     row |= {"before_ms": plain["step_ms"], "before_gib": plain["peak_gib"]}
                 rows = [r for r in rows if identity(r) != identity(row)] + [row]
                 write_json(rows, path)  # after every row: a benchmark cut short keeps what it has
@@ -121,7 +122,7 @@ def without_kernels() -> ExitStack:
     return stack
 
 
-def measure(setting: str, name: str, precision: str, folder: Path | None) -> dict[str, float]:
+def measure(setting: str, name: str, precision: str, folder: Path | None, graph: bool) -> dict[str, float]:
     """Median of a step in ms, the sum of its kernels, and the peak memory; kernels to a file in `folder`."""
     plan = SETTINGS[setting]
     make, arguments = NETWORKS[name]
@@ -157,19 +158,15 @@ def measure(setting: str, name: str, precision: str, folder: Path | None) -> dic
         step(loss_of)
         torch.cuda.synchronize()
     kernels = [(e.self_device_time_total / 1e3, e.count, e.key) for e in profiler.key_averages()]
-    graphed = GraphedLoss(loss_of, parameters)
-    graph_ms, _, graph_peak = timed(lambda: step(graphed))
+    found = {"step_ms": step_ms, "device_ms": round(sum(ms for ms, *_ in kernels), 1), "peak_gib": peak}
+    if graph:
+        graphed = GraphedLoss(loss_of, parameters)
+        found["graph_ms"], _, found["graph_gib"] = timed(lambda: step(graphed))
     if folder is not None:
         lines = [f"{ms:8.2f} ms {count:5d} {key[:120]}" for ms, count, key in sorted(kernels, reverse=True)[:60]]
         file = f"training_step_{setting}_{name}_{precision}.txt".replace(" ", "_")
         write_text(folder / file, "\n".join([*lines, ""]))
-    return {
-        "step_ms": step_ms,
-        "device_ms": round(sum(ms for ms, *_ in kernels), 1),
-        "peak_gib": peak,
-        "graph_ms": graph_ms,
-        "graph_gib": graph_peak,
-    }
+    return found
 
 
 def timed(step: Callable[[], None]) -> tuple[float, float, float]:
