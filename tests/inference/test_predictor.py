@@ -15,8 +15,8 @@ import SimpleITK as sitk
 import torch
 
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
-from umamba.inference import devices, pipeline
-from umamba.inference import predictor as module
+from umamba.inference import devices, one_case, pipeline
+from umamba.inference import predictor as many_cases
 from umamba.inference.folders import cases_in_folder
 from umamba.inference.members import Member
 from umamba.inference.pipeline import CasesFailedError
@@ -141,10 +141,10 @@ def test_cases_are_computed_while_others_are_written_but_not_without_end(tmp_pat
     """Writing blocks: the cases that may wait are computed meanwhile, and no more."""
     images, blocked, computed = folder_of(tmp_path / "images", tuple("abcdef")), threading.Event(), []
     predictor = constant()
-    logits, write = predictor._logits, module.write_label
+    logits, write = predictor._logits, many_cases.write_label
     monkeypatch.setattr(pipeline, "_WAITING", 3)
     monkeypatch.setattr(predictor, "_logits", lambda data: computed.append(len(computed)) or logits(data))
-    monkeypatch.setattr(module, "write_label", lambda *rest: blocked.wait(60) and write(*rest))
+    monkeypatch.setattr(many_cases, "write_label", lambda *rest: blocked.wait(60) and write(*rest))
     run = threading.Thread(target=predictor.predict_cases, args=(cases_in_folder(images, ".nii.gz", 1), tmp_path / "o"))
     run.start()
     run.join(2)
@@ -156,7 +156,7 @@ def test_cases_are_computed_while_others_are_written_but_not_without_end(tmp_pat
 
 def test_a_case_that_does_not_fit_is_refused_before_memory_is_taken(tmp_path: Path, monkeypatch) -> None:
     images = folder_of(tmp_path / "images", ("a",))
-    monkeypatch.setattr(module, "require_memory", lambda needed, what: _refuse(needed, what))
+    monkeypatch.setattr(one_case, "require_memory", lambda needed, what: _refuse(needed, what))
     with pytest.raises(CasesFailedError, match="a: 2 classes at 9 x 10 x 11 voxels.*crop the image"):
         constant().predict_cases(cases_in_folder(images, ".nii.gz", 1), tmp_path / "out")
 
@@ -301,7 +301,7 @@ def test_a_device_without_memory_falls_back_to_main_memory_and_says_so(tmp_path:
     """The device is torch's without memory, so that nothing on it can be used by mistake."""
     images = folder_of(tmp_path / "images", ("a",))
     predictor = constant()
-    export, preprocess, places = predictor._export, module.preprocess_on, []
+    export, preprocess, places = predictor._export, one_case.preprocess_on, []
 
     def exported(data, properties, **options):
         places.append(data.device.type)
@@ -316,8 +316,8 @@ def test_a_device_without_memory_falls_back_to_main_memory_and_says_so(tmp_path:
         return preprocess(device, *case)
 
     monkeypatch.setattr(predictor, "_export", exported)
-    monkeypatch.setattr(module, "preprocess_on", preprocessed)
-    monkeypatch.setattr(module, "place_for", lambda needed, device: torch.device("meta"))
+    monkeypatch.setattr(one_case, "preprocess_on", preprocessed)
+    monkeypatch.setattr(one_case, "place_for", lambda needed, device: torch.device("meta"))
     with caplog.at_level("WARNING"):
         predictor.predict_cases(cases_in_folder(images, ".nii.gz", 1), tmp_path / "out")
     assert places == ["preprocessed on cpu", "preprocessed on cpu", "meta", "cpu"]

@@ -1,0 +1,165 @@
+"""One image at a time: preprocess it, predict it by sliding window, and export a label map on its own grid."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umamba.inference.devices import place_for
+from umamba.inference.export import Export
+from umamba.inference.images import Image, as_case, like
+from umamba.inference.members import Member
+from umamba.inference.preprocess import preprocess_on
+from umamba.inference.sliding_window import ensemble, sliding_window, sum_bytes
+from umamba.machine import require_memory
+from umamba.planning.plan import Plan
+from umamba.planning.preprocess import CaseProperties
+from umamba.raw.checks import read_sound_images
+from umamba.raw.description import DatasetError
+from umamba.raw.readers import Geometry
+
+log = logging.getLogger(__name__)
+
+_PATCH_VOXELS = 1 << 21  # of the windows that go through a network together, unless one alone has more
+
+
+class CasePredictor:
+    """Networks and the plan that they were trained with, applied to one image at a time.
+
+    Args:
+        members: One or more networks; several are averaged as logits.
+        plan, configuration: How images are preprocessed; ``configuration`` is a name in the plan.
+        config: The resolved configuration the (first) checkpoint was trained with, for callers.
+        device: Where the networks run.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        plan: Plan,
+        configuration: str,
+        config: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self.members = list(members)
+        self.networks = [member.network.to(device) for member in self.members]
+        self.plan, self.configuration = plan, plan.configuration(configuration)
+        self.patch_size = self.configuration.patch_size
+        self.window_batch = max(1, min(self.configuration.batch_size, _PATCH_VOXELS // math.prod(self.patch_size)))
+        self.config = config
+
+    def segment(
+        self, image: Image, spacing: Sequence[float] | None = None, *, probabilities: bool = False
+    ) -> Image | tuple[Image, Image]:
+        """Segment an image in memory.
+
+        Args:
+            image: NumPy array or torch tensor, (Z, Y, X), (Y, X) or with channels first; or SimpleITK image(s).
+            spacing: Voxel size in mm, in the order of the array's axes; None for SimpleITK.
+            probabilities: Also return them.
+
+        Returns:
+            The label map on the image's own grid, of the image's kind; and the probabilities, (K, ...) float16, of a
+            SimpleITK image one of K float32 values a voxel.
+
+        Raises:
+            TypeError, ValueError: See `as_case`; or the number of channels is not the plan's.
+            FloatingPointError, MemoryError: See `predict`.
+        """
+        array, geometry = as_case(image, spacing)
+        if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
+            raise ValueError(f"The image is 2D; the network was trained in 3D ({self.configuration.name}).")
+        data, properties = self._preprocess(array, geometry)
+        del array
+        done = self._segment(data, properties, keep=("probabilities",) if probabilities else ())
+        label = like(image, done.label, geometry)
+        return (label, like(image, done.kept["probabilities"], geometry)) if probabilities else label
+
+    def predict(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
+        """Segment one case.
+
+        Args:
+            images: One file per channel, in the plan's channel order.
+
+        Returns:
+            (Z, Y, X) label map on the grid of the images, and that grid.
+
+        Raises:
+            DatasetError: A file cannot be read, is cut off or holds NaN, or the number of channels is not the plan's.
+            FloatingPointError: The network's logits are not finite.
+            MemoryError: The case does not fit into memory.
+        """
+        data, properties = self._preprocess(*self._read(images))
+        return self._segment(data, properties).label, properties.geometry
+
+    def _read(self, images: Sequence[Path], doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
+        image, geometry = read_sound_images(images, self.plan.channel_names, doubts)
+        if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
+            raise DatasetError(
+                f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "
+                "volumes, or predict with a network of configuration 2d."
+            )
+        return image, geometry
+
+    def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, CaseProperties]:
+        try:
+            return preprocess_on(self.device, image, geometry, self.plan, self.configuration)
+        except torch.OutOfMemoryError:
+            log.warning("%s has too little memory left to preprocess an image: doing it on the CPU.", self.device)
+        torch.cuda.empty_cache()
+        return preprocess_on(torch.device("cpu"), image, geometry, self.plan, self.configuration)
+
+    def _segment(self, data: Tensor, properties: CaseProperties, **options: Any) -> Export:
+        """Preprocessed image -> its label map; where the device has too little memory, logits are summed on the CPU."""
+        place = place_for(self._sum_bytes(data) + data.nbytes, self.device)
+        try:
+            return self._export(data.to(place), properties, **options)
+        except torch.OutOfMemoryError:
+            if place.type == "cpu":
+                raise
+        log.warning("%s ran out of memory: again, with the sums of logits in main memory.", place)
+        torch.cuda.empty_cache()
+        return self._export(data.cpu(), properties, **options)
+
+    def _export(
+        self,
+        data: Tensor,
+        properties: CaseProperties,
+        keep: Sequence[str] = (),
+        labels: Collection[int] | None = None,
+    ) -> Export:
+        """Predict a preprocessed image; the sums of logits are held where it is."""
+        classes, voxels = self.plan.num_classes, math.prod(properties.shape_before_crop)
+        held = self._sum_bytes(data) if data.device.type == "cpu" else 0
+        require_memory(
+            held + voxels * (1 + 2 * classes * len(keep)),
+            f"{classes} classes at {' x '.join(map(str, data.shape[1:]))} voxels, as the image is after resampling to "
+            f"{self.configuration.spacing} mm, do not fit into memory: crop the image, correct its spacing if that is "
+            "wrong, or predict where there is more",
+        )
+        export = Export(properties, self.plan, self.configuration, device=data.device, keep=keep, labels=labels)
+        for planes in self._logits(data):
+            export.add(planes)
+        return export
+
+    def _sum_bytes(self, data: Tensor) -> int:
+        return sum_bytes(data.shape[1:], self.patch_size, self.plan.num_classes, window_batch=self.window_batch)
+
+    def _logits(self, data: Tensor) -> Iterator[Tensor]:
+        """(C, Z, Y, X) preprocessed image -> mean logits of the networks, plane by plane."""
+        return sliding_window(
+            ensemble(self.members),
+            data,
+            self.patch_size,
+            self.plan.num_classes,
+            device=self.device,
+            window_batch=self.window_batch,
+        )
