@@ -12,20 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from umamba.drawing.figure import literal, save_figure
+from umamba.drawing.palette import OPACITY, class_colour, paint
+from umamba.drawing.slices import fullest_slice, picture_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import case_means, metrics_of
-from umamba.files import atomic_file
 from umamba.raw.readers import read_images, read_label
 
-OPACITY = 0.55
-FIGURE_DPI = 150
 _MAX_PIXELS = 800  # along a side; a panel has about 400
-_COLOURS = [colormaps["tab20"](i)[:3] for i in range(20)]
 _LOSSES = ("train/loss", "val/loss")  # columns of metrics.csv
-_LONGEST_NAME = 60  # characters of a name in a figure
-_WINDOW = (0.5, 99.5)  # percentiles of the slice that become black and white
 
 
 def overlay_figure(
@@ -81,7 +78,7 @@ def overlay_figure(
             score = f"{literal(name)}\n{METRICS[metric].title} {here[metric].mean():.3f}"
             _show(ax, picture, _coloured(layer[thin], of_all.of_instances), aspect, score)
     if not of_all.of_instances:
-        patches = [Patch(color=_colour(value), label=literal(name)) for name, value in of_all.foreground.items()]
+        patches = [Patch(color=class_colour(value), label=literal(name)) for name, value in of_all.foreground.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5), fontsize=8)
     save_figure(figure, path)
     return shown
@@ -133,47 +130,13 @@ def loss_figure(metrics_csv: Path | str, path: Path | str) -> None:
     save_figure(figure, path)
 
 
-def save_figure(figure: Figure, path: Path | str) -> None:
-    """Write a figure whole or not at all."""
-    with atomic_file(path) as beside:
-        figure.savefig(beside, dpi=FIGURE_DPI)
-
-
-def literal(name: str) -> str:
-    """A name as matplotlib draws it unchanged: no formula between dollars, in the legend even with a leading _."""
-    name = " ".join(name.split())
-    name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[-_LONGEST_NAME // 4 :]}"
-    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
-
-
-def fullest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray]) -> int:
-    """The slice with most reference foreground; without any, with most predicted foreground."""
-    for label in (reference, *predictions):
-        area = np.count_nonzero(label, axis=(1, 2))
-        if area.any():
-            return int(area.argmax())
-    return reference.shape[0] // 2
-
-
-def picture_of(channels: np.ndarray) -> np.ndarray:
-    """(C, Y, X) -> (Y, X, 3) in [0, 1]: three channels as colours, otherwise the first one in grey."""
-    channels = channels if len(channels) == 3 else channels[:1]
-    low, high = np.percentile(channels, _WINDOW)
-    scaled = np.clip((channels - low) / max(high - low, 1e-6), 0, 1)
-    return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
-
-
-def _colour(value: int) -> tuple[float, float, float]:
-    # Every second colour of tab20 first: the pale ones come when the strong ones are used up.
-    order = [*range(0, 20, 2), *range(1, 20, 2)]
-    return _COLOURS[order[(value - 1) % 20]]
-
-
 def _coloured(label: np.ndarray, instances: bool) -> np.ndarray:
     """(Y, X) label map -> (Y, X, 4) RGBA, 8 bit."""
+    if not instances:
+        return paint(label)
     values, index = np.unique(label, return_inverse=True)
     # Instances take hues that are far apart for neighbouring numbers (steps of the golden ratio around the circle).
-    rgb = colormaps["hsv"](values * 0.618 % 1)[:, :3] if instances else np.array([_colour(int(v)) for v in values])
+    rgb = colormaps["hsv"](values * 0.618 % 1)[:, :3]
     table = np.concatenate([rgb, np.where(values > 0, OPACITY, 0)[:, None]], axis=1)
     return (255 * table).astype(np.uint8)[index.reshape(label.shape)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umamba.evaluation.figures import fullest_slice, picture_of
+from umamba.drawing.slices import fullest_slice, picture_of
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import case_means, class_table, metrics_of

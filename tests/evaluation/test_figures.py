@@ -11,9 +11,10 @@ import SimpleITK as sitk
 from lightning.pytorch.loggers import WandbLogger
 from skimage import io as skio
 
+from umamba.drawing.slices import fullest_slice, picture_of
 from umamba.evaluation import figures
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.figures import choose_cases, fullest_slice, loss_figure, overlay_figure, picture_of
+from umamba.evaluation.figures import choose_cases, loss_figure, overlay_figure
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.score_run import log_scores
 from umamba.evaluation.scoring import Labelling, Scoring

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -16,7 +15,8 @@ from skimage.transform import resize
 
 from umamba.datamodules.doctor.case import CaseFacts
 from umamba.datamodules.doctor.report import Report
-from umamba.files import atomic_file
+from umamba.drawing.figure import literal, save_figure
+from umamba.drawing.palette import class_colour
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.readers import read_images, read_label
@@ -56,10 +56,9 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
         except (DatasetError, FileNotFoundError):
             axis.text(0.5, 0.5, "unreadable", ha="center", va="center", color="red", transform=axis.transAxes)
     names = [(name, value) for name, value in report.description.labels.items() if value]
-    handles = [Patch(color=class_colour(value), label=name) for name, value in names[:20]]
+    handles = [Patch(color=class_colour(value), label=literal(name)) for name, value in names[:30]]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), fontsize=7)
-    with atomic_file(path) as beside:
-        figure.savefig(beside, dpi=90)
+    save_figure(figure, path, dpi=90)
 
 
 def choose(severities: Sequence[set[str]], number: int = TILES) -> list[int]:
@@ -112,8 +111,3 @@ def overlay(rgb: np.ndarray, label: np.ndarray) -> np.ndarray:
         rgb[inside] = (1 - OPACITY) * rgb[inside] + OPACITY * colour
         rgb[inside & outline] = colour
     return rgb
-
-
-def class_colour(value: int) -> tuple[float, float, float]:
-    """Colour of a class: the first ten are easy to tell apart."""
-    return colormaps["tab10" if value <= 10 else "tab20"]((value - 1) % (10 if value <= 10 else 20))[:3]

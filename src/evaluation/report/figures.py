@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from umamba.evaluation.figures import literal, save_figure
+from umamba.drawing.figure import literal, save_figure
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.costs import COSTS

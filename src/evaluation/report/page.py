@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from umamba.evaluation.figures import FIGURE_DPI
+from umamba.drawing.figure import FIGURE_DPI
 
 _CSS_PIXELS_PER_INCH = 96
 _STYLE = """
