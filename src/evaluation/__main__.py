@@ -23,9 +23,10 @@ from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import check_one_network
 from umamba.evaluation.members import Member
-from umamba.evaluation.pairs import check_label_sets, pair_folders
+from umamba.evaluation.pairs import pair_folders
 from umamba.evaluation.postprocessing import fit_rules, save_rules
 from umamba.evaluation.prepared import RunOptions, prepare
+from umamba.evaluation.same_meaning import check_predictions
 from umamba.evaluation.same_table import check_one_data_set, check_one_way, note_on_cases
 from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
@@ -46,7 +47,7 @@ _OF_CHECKPOINTS: dict[str, object] = {"ensemble": False, "mirror": False, "cases
 _OF_CHECKPOINTS |= {"postprocessing": None, "device": "auto", "trusted": [], "data.dataset_dir": None}
 _OF_CHECKPOINTS |= {"data.prepared_dir": None}
 _OF_FOLDERS: dict[str, object] = {"references": None, "dataset_json": None, "nsd_tolerance": None, "task": "semantic"}
-_OF_FOLDERS |= {"instance_predictions": False}
+_OF_FOLDERS |= {"instance_predictions": False, "other_dataset": False}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
@@ -149,7 +150,7 @@ def score_folders(cfg: DictConfig) -> None:
         instance_predictions=cfg.instance_predictions,
         grow=cfg.grow,
     )
-    check_label_sets(predictions, description.labels)
+    check_predictions(predictions, references, dataset_json, other_dataset=cfg.other_dataset)
     check_parquet(cfg.parquet)
     check_workers(cfg.workers)
     scores = evaluate(pair_folders(predictions, references, scoring), scoring, workers=cfg.workers)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,28 +96,6 @@ def pair_folders(predictions: Path, references: Path, scoring: Scoring) -> list[
         log.warning("Protocol paper: %d case(s) without prediction left out: %s.", len(left_out), _list(left_out))
         expected = {name: path for name, path in expected.items() if name in found}
     return _pair(found, expected, predictions, {})
-
-
-def check_label_sets(predictions: Path, labels: Mapping[str, int]) -> None:
-    """Compare the label set with the dataset.json that nnU-Net and others leave beside predictions, if there is one.
-
-    Raises:
-        ValueError: The two name different classes or number them differently, or the file is no such JSON.
-    """
-    path = predictions / "dataset.json"
-    if not path.is_file():
-        return
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8")).get("labels", {}).items()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no dataset.json ({error}). Correct it or remove it.") from error
-    other = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in entries}
-    other.pop("ignore", None)
-    if other != dict(labels):
-        raise ValueError(
-            f"{path} has the labels {other}, the references have {dict(labels)}. Score predictions of the same "
-            "classes, or renumber them."
-        )
 
 
 def _reference(label: Path, scoring: Scoring) -> Path:

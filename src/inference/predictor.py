@@ -20,7 +20,7 @@ from umamba.inference.members import members_of
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
-from umamba.inference.record import Part, finished_cases, load_record, record_path, save_record
+from umamba.inference.record import Part, finished_cases, load_record, meaning_of, record_path, save_record
 from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_origins
 from umamba.raw.dataset import RawCase
@@ -121,8 +121,8 @@ class Predictor(CasePredictor):
     ) -> list[Path]:
         """Segment cases and write ``<output_dir>/<identifier><file ending of the data set>``.
 
-        Files are read ahead of the network and written behind it. What made them, seconds per case and what failed go
-        to ``inference.json`` in the folder.
+        Files are read ahead of the network and written behind it. What label maps mean, what made them, seconds per
+        case and what failed go to ``inference.json`` in the folder.
 
         Args:
             cases: Their files.
@@ -152,7 +152,7 @@ class Predictor(CasePredictor):
             "keep": sorted(keep),
         }
         output_dir.mkdir(parents=True, exist_ok=True)
-        record = record_path(output_dir, part)
+        record, meaning = record_path(output_dir, part), meaning_of(self.plan, labels)
         done: set[str] = set()
         before: dict[str, float] = {}
         if resume:
@@ -161,7 +161,7 @@ class Predictor(CasePredictor):
             before = {name: spent for name, spent in load_record(record).get("seconds", {}).items() if name in done}
             log.info("%d of %d case(s) are there already.", len(done), len(cases))
         failures = dict(refused or {})
-        save_record(record, self.device, made_by, before, failures)
+        save_record(record, self.device, meaning, made_by, before, failures)
         doubts: dict[str, list[str]] = defaultdict(list)
         seconds = each_case(
             [case for case in cases if case.identifier not in done],
@@ -171,7 +171,7 @@ class Predictor(CasePredictor):
             write=lambda case, made: _write(made, paths[case.identifier], case.identifier),
             failures=failures,
         )
-        save_record(record, self.device, made_by, before | seconds, failures)
+        save_record(record, self.device, meaning, made_by, before | seconds, failures)
         if said := [messages[0] for messages in doubts.values() if messages]:
             log_origins(len(said), said[0])
         written = [path for name, path in paths.items() if name not in failures]

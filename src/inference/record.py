@@ -1,4 +1,4 @@
-"""inference.json beside the label maps: what made them, how long it took, what failed; and going on with it."""
+"""inference.json beside the label maps: what they mean, what made them, what failed; and going on with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from umamba.files import write_json
+from umamba.planning.plan import Plan
 
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
@@ -33,6 +34,11 @@ def record_path(folder: Path, part: Part) -> Path:
     return folder / ("inference.json" if part == (0, 1) else f"inference_{part[0]}_of_{part[1]}.json")
 
 
+def find_records(folder: Path) -> list[Path]:
+    """The records in a folder, one of each part."""
+    return sorted(folder.glob("inference*.json"))
+
+
 def finished_cases(folder: Path, outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]) -> set[str]:
     """The cases whose files are all there, written by the same networks in the same way.
 
@@ -47,7 +53,7 @@ def finished_cases(folder: Path, outputs: Mapping[str, Sequence[Path]], made_by:
         ValueError: There are files of other networks or options, or it is not known what made them.
     """
     done = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
-    records = sorted(folder.glob("inference*.json"))
+    records = find_records(folder)
     for path in records:
         before = load_record(path).get("made_by")
         if before != made_by:
@@ -64,9 +70,32 @@ def finished_cases(folder: Path, outputs: Mapping[str, Sequence[Path]], made_by:
     return done
 
 
+def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the values of label maps stand for, as plain data.
+
+    Args:
+        plan: Of the networks.
+        labels: Names of the classes that are in the label maps, the others became background; None for all.
+
+    Returns:
+        dataset: The name of the data set that the networks were trained on.
+        labels: Class name -> value, of the classes that are there.
+        regions: Region name -> values.
+        ignore_label: Value of what no network was taught, which no label map holds; or None.
+    """
+    kept = plan.labels if labels is None else {n: v for n, v in plan.labels.items() if v == 0 or n in labels}
+    return {
+        "dataset": plan.dataset_name,
+        "labels": dict(kept),
+        "regions": {name: list(values) for name, values in plan.regions.items()},
+        "ignore_label": plan.ignore_label,
+    }
+
+
 def save_record(
     path: Path,
     device: torch.device,
+    meaning: Mapping[str, Any],
     made_by: Mapping[str, Any],
     seconds: Mapping[str, float],
     failures: Mapping[str, str],
@@ -76,6 +105,7 @@ def save_record(
     Args:
         path: Its file.
         device: Of the networks.
+        meaning: See `meaning_of`.
         made_by: Networks and options, as plain data.
         seconds: Per case.
         failures: What was wrong with the others.
@@ -86,6 +116,7 @@ def save_record(
         "peak_vram_gib": torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None,
         "seconds": dict(seconds),
         "failed": dict(failures),
+        "meaning": dict(meaning),
         "made_by": dict(made_by),
     }
     write_json(content, path)

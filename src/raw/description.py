@@ -97,7 +97,7 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
     num_training = content.get("numTraining", len(content.get("dataset") or ()))
     if not isinstance(num_training, int) or isinstance(num_training, bool) or num_training < 0:
         raise DatasetError(f"{path}: numTraining must be a whole number of cases, it is {num_training!r}.")
-    labels, regions, ignore = _parse_labels(content["labels"], path)
+    labels, regions, ignore = parse_labels(content["labels"], path)
     return {
         "name": str(content.get("name", path.resolve().parent.name)),
         "channel_names": tuple(str(channels[str(i)]) for i in range(len(channels))),
@@ -109,8 +109,16 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _parse_labels(entries: object, path: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
-    """Split dataset.json's labels into plain classes, regions and the ignore label."""
+def parse_labels(entries: object, path: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
+    """Split dataset.json's labels into plain classes, regions and the ignore label.
+
+    Args:
+        entries: Of the key "labels".
+        path: Of the file, for the message.
+
+    Raises:
+        DatasetError: They are no valid label set.
+    """
     if not isinstance(entries, dict) or not entries:
         raise DatasetError(
             f'{path}: labels must be an object such as {{"background": 0, "liver": 1}}, it is {entries!r}.'

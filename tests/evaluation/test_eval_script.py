@@ -54,7 +54,7 @@ def test_stored_predictions_are_scored(folders, capsys):
 
 def test_a_label_set_that_differs_is_an_error(folders):
     (folders / "predictions" / "dataset.json").write_text('{"labels": {"background": 0, "spleen": 1}}')
-    with pytest.raises(ValueError, match="'spleen': 1.*the references have .*'liver': 1"):
+    with pytest.raises(ValueError, match="'spleen': 1} there, {'liver': 1} here"):
         script.score_folders(stored(folders, "nsd_tolerance=1"))
 
 

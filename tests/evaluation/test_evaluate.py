@@ -12,7 +12,7 @@ import tifffile
 from skimage import io as skio
 
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.pairs import Pair, check_label_sets, pair_cases, pair_folders
+from umamba.evaluation.pairs import Pair, pair_cases, pair_folders
 from umamba.evaluation.scoring import Scoring
 from umamba.raw.dataset import RawCase
 from umamba.raw.organs import ABDOMEN_TOLERANCES
@@ -231,18 +231,6 @@ def test_folders_that_do_not_match(tmp_path):
         pair_folders(tmp_path / "absent", references, scoring())
     with pytest.raises(ValueError, match="No reference label for x"):
         pair_cases([RawCase(identifier="x", images=(), label=None)], predictions, scoring())
-
-
-def test_label_sets_are_compared(tmp_path):
-    check_label_sets(tmp_path, LABELS)
-    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 2, "spleen": 1}}')
-    with pytest.raises(ValueError, match=r"dataset\.json has the labels .*'liver': 2"):
-        check_label_sets(tmp_path, LABELS)
-    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": [1], "spleen": 2, "ignore": 3}}')
-    check_label_sets(tmp_path, LABELS)
-    (tmp_path / "dataset.json").write_text('{"labels": ')
-    with pytest.raises(ValueError, match=r"dataset\.json is no dataset\.json .*remove it"):
-        check_label_sets(tmp_path, LABELS)
 
 
 def test_wrong_arguments(tmp_path):

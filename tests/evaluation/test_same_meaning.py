@@ -1,4 +1,4 @@
-"""A checkpoint is scored on data that mean the same by their numbers, and by nothing else."""
+"""Checkpoints and label maps are scored on data that mean the same by their numbers, and on nothing else."""
 
 from __future__ import annotations
 
@@ -74,3 +74,96 @@ def test_order_and_case_of_names_are_no_difference(raw: Path) -> None:
     out = raw.parent / "out"
     script.score_checkpoints(config(out, f"ckpt_path={checkpoint(raw)}", f"data.dataset_dir={other}"))
     assert (out / "tables" / "scores.csv").is_file()
+
+
+def predicted(raw: Path, **options: Any) -> Path:
+    """Label maps of the first cases of a data set, as predict.py leaves them."""
+    images, out = raw.parent / "images", raw.parent / "predictions"
+    images.mkdir()
+    for file in (raw / "imagesTr").glob("case_[01]_*"):
+        shutil.copy2(file, images)
+    Predictor.from_checkpoint(checkpoint(raw), "cpu").segment_files(images, out, **options)
+    return out
+
+
+def stored(predictions: Path, raw: Path, *overrides: str) -> DictConfig:
+    """Of the predictions of two cases, and the references of these alone."""
+    for file in (raw / "labelsTr").iterdir():
+        if not (predictions / file.name).is_file():
+            file.unlink()
+    paths = (f"predictions={predictions}", f"references={raw / 'labelsTr'}")
+    return config(raw.parent / "out", *paths, "nsd_tolerance=1", *overrides)
+
+
+@pytest.mark.parametrize("part", [(0, 1), (0, 2)])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": {"background": 0, "class_2": 1, "class_1": 2}}, "'class_1': 1, 'class_2': 2} there, {'class_2': 1"),
+        ({"labels": {"background": 0, "class_1": 1, "liver": 2}}, "'class_2': 2} there, .*'liver': 2} here"),
+        ({"labels": {**LABELS, "class_3": 3}}, "'class_3': 3} here"),
+    ],
+)
+def test_predictions_know_their_label_values(raw: Path, part: tuple[int, int], changes: dict, told: str) -> None:
+    out, other = predicted(raw, part=part), other_data(raw, **changes)
+    with pytest.raises(ValueError, match=f"inference.*json says that the label maps .*other.dataset.json.*{told}"):
+        script.score_folders(stored(out, other))
+    assert not (raw.parent / "out").exists()
+    script.score_folders(stored(out, raw))
+    assert (raw.parent / "out" / "tables" / "scores.csv").is_file()
+
+
+def test_classes_that_were_left_out_are_not_scored_as_missed(raw: Path) -> None:
+    out = predicted(raw, labels=["class_1"])
+    with pytest.raises(ValueError, match=r"labels {'class_1': 1} there, {'class_1': 1, 'class_2': 2} here"):
+        script.score_folders(stored(out, raw))
+
+
+def test_another_data_set_is_scored_on_request_alone(raw: Path, tmp_path: Path, caplog: Any) -> None:
+    """Data sets are one by the name in dataset.json, or that of the folder, with nnU-Net's number or without."""
+    out = predicted(raw)
+    for name in ("small", "Elsewhere", "Dataset017_Small"):
+        folder = shutil.copytree(raw, tmp_path / "elsewhere" / (name if name != "small" else "Hospital_B"))
+        content = json.loads((raw / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**content, "name": name if name == "small" else "Hospital B"}))
+        if name != "Elsewhere":
+            script.score_folders(stored(out, folder))
+            continue
+        with pytest.raises(ValueError, match=r"trained on the data set Small; .* of Hospital B .*other_dataset=true"):
+            script.score_folders(stored(out, folder))
+        script.score_folders(stored(out, folder, "other_dataset=true"))
+    assert "says what its label values mean" not in caplog.text
+
+
+def test_predictions_of_others_are_taken_at_their_numbers_which_is_said(raw: Path, caplog: Any) -> None:
+    out = predicted(raw)
+    record = json.loads((out / "inference.json").read_text())
+    del record["meaning"]  # as earlier versions wrote it
+    for content in (json.dumps(record), None):
+        (out / "inference.json").unlink() if content is None else (out / "inference.json").write_text(content)
+        caplog.clear()
+        script.score_folders(stored(out, raw))
+        lines = [line for line in caplog.messages if "says what its label values mean" in line]
+        assert len(lines) == 1 and "\n" not in lines[0] and "'class_2': 2" in lines[0]
+    caplog.clear()
+    (out / "dataset.json").write_text('{"labels": {"background": 0, "class_1": [1], "class_2": 2, "ignore": 3}}')
+    script.score_folders(stored(out, raw))
+    assert "says what its label values mean" not in caplog.text
+    for content, told in {
+        '{"labels": {"background": 0, "class_1": 2, "class_2": 1}}': r"dataset\.json says that .*'class_1': 2",
+        '{"labels": {"background": 0, "class_1": 1, "class_2": 2}, "name": "B"}': "trained on the data set B; ",
+        '{"labels": ': r"dataset\.json is no dataset\.json .*remove it",
+        "[]": r"dataset\.json is no dataset\.json .*remove it",
+    }.items():
+        (out / "dataset.json").write_text(content)
+        with pytest.raises(ValueError, match=told):
+            script.score_folders(stored(out, raw))
+
+
+@pytest.mark.parametrize("meaning", [None, [], {}, {"labels": None, "regions": {}, "dataset": "Small"}])
+def test_a_record_that_is_none_is_named(raw: Path, meaning: Any) -> None:
+    out = predicted(raw)
+    record = json.loads((out / "inference.json").read_text())
+    (out / "inference.json").write_text(json.dumps({**record, "meaning": meaning}))
+    with pytest.raises(ValueError, match=r"inference\.json is no record of a prediction .*Predict again, or remove it"):
+        script.score_folders(stored(out, raw))
