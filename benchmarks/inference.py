@@ -33,7 +33,7 @@ import torch
 from scipy import ndimage
 
 from common import draw_bars, processor, versions
-from inference_sets import ROWS, images_of, make_checkpoint, phantom, plan_of, write_images
+from inference_sets import PRECISIONS, ROWS, images_of, make_checkpoint, phantom, plan_of, write_images
 from umamba.files import write_json, write_text
 from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
@@ -47,10 +47,14 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPORT = ((128, 256, 256), {"thick": ((2.5, 0.8, 0.8), (1.0, 0.8, 0.8)), "isotropic": ((1.5,) * 3, (1.0, 0.8, 0.8))})
 
 
-def measure(name: str, work: Path, device: str) -> dict[str, Any]:
+def checkpoint_of(name: str, work: Path, precision: str) -> Path:
+    return work / f"{name}_{precision}.ckpt"
+
+
+def measure(name: str, work: Path, device: str, precision: str) -> dict[str, Any]:
     """In a process of its own: predict the folder twice, then phase by phase."""
     begun = time.perf_counter()
-    predictor = Predictor.from_checkpoint(work / f"{name}.ckpt", device)
+    predictor = Predictor.from_checkpoint(checkpoint_of(name, work, precision), device)
     started = time.perf_counter() - begun
     cuda = predictor.device.type == "cuda"
     images = work / images_of(name)
@@ -183,6 +187,7 @@ def child(*arguments: str) -> dict[str, Any]:
 
 def all_rows(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     wanted = [name for name in options.rows if name in ROWS]
+    chosen = ("--work", str(work), "--device", options.device, "--precision", options.precision)
     with ProcessPoolExecutor(2) as pool:  # images are written while networks are trained
         writing = {
             images_of(name): pool.submit(write_images, ROWS[name], work / images_of(name), options.scale)
@@ -190,12 +195,12 @@ def all_rows(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]
             if not (work / images_of(name)).exists()
         }
         for name in wanted:
-            if not (work / f"{name}.ckpt").exists():
-                child("--train", name, "--work", str(work), "--device", options.device, "--steps", str(options.steps))
+            if not checkpoint_of(name, work, options.precision).exists():
+                child("--train", name, "--steps", str(options.steps), *chosen)
         for task in writing.values():
             task.result()
     for name in wanted:
-        yield child("--measure", name, "--work", str(work), "--device", options.device)
+        yield child("--measure", name, *chosen)
     if "export" in options.rows:
         yield from (child("--measure-export", kind) for kind in EXPORT[1])
 
@@ -207,7 +212,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         "",
         "`python benchmarks/inference.py`, from image files to label maps; `python benchmarks/inference.py --help` "
         "says what is measured. Volumes of 512 x 512 x 500 (`ct_long`: 800) voxels of 0.8 x 0.8 x 1 mm, planned at "
-        "0.8 x 0.8 x 2.5 mm; 118 in a name: classes, else 14. Networks predict in float16 on a GPU.",
+        "0.8 x 0.8 x 2.5 mm; 118 in a name: classes, else 14.",
         "",
         "| row | cases | load, s | first, s | seconds | cases a second | main memory, GiB | device memory, GiB | "
         "read | preprocess | network | export | write |",
@@ -256,6 +261,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="of the volumes' edges")
     parser.add_argument("--steps", type=int, default=60, help="of training")
+    parser.add_argument(
+        "--precision", choices=list(PRECISIONS), default="bf16-mixed", help="of training and prediction"
+    )
     parser.add_argument("--work", type=Path, help="folder that keeps images and checkpoints for the next run")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
     parser.add_argument("--train", choices=list(ROWS), help=argparse.SUPPRESS)
@@ -264,10 +272,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.train:
         device = choose_device(options.device)
-        make_checkpoint(ROWS[options.train], options.work / f"{options.train}.ckpt", device, options.steps)
+        path = checkpoint_of(options.train, options.work, options.precision)
+        make_checkpoint(ROWS[options.train], path, device, options.steps, options.precision)
         sys.stdout.write("{}\n")
     elif options.measure:
-        sys.stdout.write(json.dumps(measure(options.measure, options.work, options.device)) + "\n")
+        sys.stdout.write(json.dumps(measure(options.measure, options.work, options.device, options.precision)) + "\n")
     elif options.measure_export:
         sys.stdout.write(json.dumps(measure_export(options.measure_export)) + "\n")
     else:
@@ -284,7 +293,8 @@ def run(options: argparse.Namespace) -> None:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         for row in all_rows(options, work):
-            row["about"] = ", ".join(f"{key} {value}" for key, value in about.items())
+            how = {"precision": options.precision} if "phases" in row and "device" in about else {}
+            row["about"] = ", ".join(f"{key} {value}" for key, value in {**about, **how}.items())
             rows = [*(other for other in rows if other["row"] != row["row"]), row]
             write(rows, options.output)  # after every row: a benchmark cut short keeps what it has
             sys.stdout.write(f"{json.dumps(row)}\n")

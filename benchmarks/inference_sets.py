@@ -26,6 +26,7 @@ from umamba.raw.pictures import write_picture
 STATISTICS = Intensities(
     mean=60.0, median=60.0, std=90.0, min=-1000.0, max=400.0, percentile_00_5=-200.0, percentile_99_5=350.0
 )
+PRECISIONS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 CNN = {"_target_": "umamba.models.unet.PlainConvUNet", "_partial_": True}
 UMAMBA = {"_target_": "umamba.models.umamba.UMamba", "_partial_": True}
 
@@ -141,13 +142,18 @@ def _write_image(
     sitk.WriteImage(volume, f"{path}_0000{ending}", True)
 
 
-def make_checkpoint(row: Row, path: Path, device: torch.device, steps: int) -> None:
-    """Train the row's network a little, on phantoms of a part of its patch."""
+def make_checkpoint(row: Row, path: Path, device: torch.device, steps: int, precision: str) -> None:
+    """Train the row's network a little, on phantoms of a part of its patch.
+
+    Args:
+        precision: of training and therefore of prediction, a key of PRECISIONS. On a CPU both take float32.
+    """
     plan = plan_of(row)
     configuration = plan.configuration(row.plan[3])
     torch.manual_seed(0)
     network = build_network(instantiate(row.network), plan, configuration.name, deep_supervision=False).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed" and device.type == "cuda")
     crop = configuration.patch_size  # in 2D; part of it in 3D
     if len(crop) == 3:
         crop = tuple(map(min, crop, (40, 96, 96)))
@@ -160,11 +166,12 @@ def make_checkpoint(row: Row, path: Path, device: torch.device, steps: int) -> N
         target = torch.from_numpy(label).to(device, torch.int64)[None]
         if len(crop) == 2:
             data, target = data[:, :, 0], target[:, 0]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, PRECISIONS[precision], enabled=device.type == "cuda"):
             loss = cross_entropy(network(data).float(), target)
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
     content = {
         "state_dict": {f"network.{name}": tensor.cpu() for name, tensor in network.state_dict().items()},
         "plan": plan.to_dict(),
@@ -172,7 +179,7 @@ def make_checkpoint(row: Row, path: Path, device: torch.device, steps: int) -> N
         "config": {
             "model": {"network": row.network, "deep_supervision": False, "precision": None},
             "data": {},
-            "trainer": {"precision": "16-mixed"},
+            "trainer": {"precision": precision},
         },
     }
     torch.save(content, path)
