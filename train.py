@@ -30,7 +30,6 @@ from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.prepared import RunOptions
 from umamba.evaluation.score_run import predict_and_score
 from umamba.models.build import check_preset
-from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
@@ -39,7 +38,7 @@ from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.run.sweep import is_sweep_job, run_in_own_process
 from umamba.targets import check_config
-from umamba.trainer import check_last_checkpoint, check_precision, entries, fit, make_trainer
+from umamba.trainer import check_last_checkpoint, check_precision, entries, fit, make_module, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -75,18 +74,7 @@ def train(run: Run) -> None:
     datamodule.make_plan()
     run.use_data(datamodule.plan, cfg.data.configuration, cases_of_training(datamodule))
 
-    module = SegmentationModule(
-        plan=datamodule.plan,
-        configuration=cfg.data.configuration,
-        network=model.network,
-        optimizer=instantiate(cfg.optimizer) or model.optimizer,
-        scheduler=model.scheduler,
-        deep_supervision=model.deep_supervision,
-        metadata=run.metadata,
-        compile=cfg.compile,
-        cuda_graph=cfg.get("cuda_graph", False),  # configurations of earlier runs have none
-    )
-    module.optimizer_and_schedule(cfg.trainer.max_epochs)
+    module = make_module(cfg, model, datamodule.plan, run.metadata)
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
     datamodule.prepare_data()
 

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from umamba.machine import processor_name
 from umamba.run.provenance import git_revision
 
 
@@ -28,10 +29,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 def processor() -> str:
     """Name of the processor and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.is_file() else []
-    name = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def draw_bars(path: Path, groups: list[str], charts: dict[str, dict[str, list[float | None]]]) -> None:

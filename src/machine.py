@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _MEMORY = Path("/proc/meminfo")
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
 def usable_cpus() -> int:
@@ -20,6 +22,15 @@ def usable_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, math.ceil(min(cpus, _cpu_quota())))
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    try:
+        lines = _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.processor())
 
 
 def free_memory() -> int:

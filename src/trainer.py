@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.limits import LimitReached, Limits
 from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.dummy import DummyDataModule
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +54,38 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     )
 
 
+def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[str, Any]) -> SegmentationModule:
+    """Build the module that a run trains.
+
+    Args:
+        config: of the run.
+        model: what its ``model`` builds: network, optimizer, scheduler and deep_supervision.
+        plan: of the data.
+        metadata: for the checkpoints.
+
+    Raises:
+        ValueError: the network does not fit the plan, or the optimiser takes no such values.
+    """
+    module = SegmentationModule(
+        plan=plan,
+        configuration=config.data.configuration,
+        network=model.network,
+        optimizer=instantiate(config.optimizer) or model.optimizer,
+        scheduler=model.scheduler,
+        deep_supervision=model.deep_supervision,
+        metadata=metadata,
+        compile=config.compile,
+        cuda_graph=config.get("cuda_graph", False),  # configurations of earlier runs have none
+    )
+    module.optimizer_and_schedule(config.trainer.max_epochs)
+    return module
+
+
 def fit(
-    trainer: L.Trainer, module: L.LightningModule, datamodule: SegmentationDataModule, resume_from: Path | None = None
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    datamodule: SegmentationDataModule | DummyDataModule,
+    resume_from: Path | None = None,
 ) -> None:
     """Train to the end, or to the limit that is set; go on from a checkpoint, of which plain data alone are read.
 
@@ -67,7 +100,7 @@ def fit(
         raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error))) from error
 
 
-def _smaller_steps(datamodule: SegmentationDataModule, fault: str) -> str:
+def _smaller_steps(datamodule: SegmentationDataModule | DummyDataModule, fault: str) -> str:
     """What to do about a step for which the GPU's memory was too small."""
     plan, configuration = datamodule.plan, datamodule.plan_configuration
     size = configuration.batch_size

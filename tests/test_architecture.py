@@ -21,7 +21,7 @@ FLOORS = [
     ["datamodules"],
     ["evaluation"],
     ["trainer", "run"],
-    ["evidence"],
+    ["benchmark", "evidence"],
     ["__main__", "__init__"],
 ]
 

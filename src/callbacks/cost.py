@@ -17,11 +17,11 @@ class Cost(L.Callback):
     """Logs ``cost/epoch_seconds`` and ``cost/peak_vram_gib`` and writes ``cost.json`` after each epoch.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder; None writes no file.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / "cost.json"
+    def __init__(self, folder: str | Path | None) -> None:
+        self.path = None if folder is None else Path(folder) / "cost.json"
         self.epoch_seconds: list[float] = []
         self._started: float | None = None  # of the epoch under way, as if it had not been interrupted
         self._before_resume = 0.0  # seconds of that epoch up to the checkpoint that is resumed
@@ -51,7 +51,7 @@ class Cost(L.Callback):
         module.log("cost/epoch_seconds", self.epoch_seconds[-1])
         if peak is not None:
             module.log("cost/peak_vram_gib", peak)
-        if trainer.is_global_zero and not is_trial(trainer):
+        if self.path is not None and trainer.is_global_zero and not is_trial(trainer):
             cost = {
                 "device": torch.cuda.get_device_name(module.device) if on_gpu else "cpu",
                 "parameters": sum(p.numel() for p in module.get_submodule("network").parameters()),

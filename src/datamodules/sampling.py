@@ -97,6 +97,11 @@ def check_shares(batch_size: int, world_size: int) -> None:
         )
 
 
+def share_of(batch_size: int, rank: int, world_size: int) -> int:
+    """How many samples of each batch a process takes: every `world_size`-th, from its own number on."""
+    return len(range(rank, batch_size, world_size))
+
+
 class EpochSampler(Sampler[int]):
     """The sample numbers of an epoch for one process of a distributed run.
 

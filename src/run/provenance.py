@@ -44,6 +44,7 @@ def git_revision() -> str | None:
 
 # Of src/: what neither trains, predicts nor scores. Of configs/: what every run is told of its own, or that only lists.
 _ELSEWHERE = (
+    "benchmark/",
     "evidence/",
     "evaluation/report/",
     "datamodules/doctor/",

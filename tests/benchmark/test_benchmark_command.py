@@ -1,0 +1,58 @@
+"""The benchmark command as a user calls it, on data small enough for a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from miniatures import TINY, make_volumes
+
+OVERRIDES = [*(o for o in TINY if not o.startswith("trainer.log")), "data=custom", "model=nnunet"]
+
+
+def benchmark(folder: Path, *overrides: str, ok: bool = True) -> str:
+    raw = folder / "Dataset007_Toy"
+    if not raw.is_dir():
+        make_volumes(raw)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder)}
+    command = [sys.executable, "-m", "umamba.benchmark", *OVERRIDES, f"data.dataset_dir={raw}", *overrides]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert (result.returncode == 0) == ok, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def test_rows_of_real_and_dummy_data_and_of_several_numbers_of_workers(tmp_path):
+    said = benchmark(tmp_path, "workers=[0,1]")
+    rows = json.loads((tmp_path / "logs/benchmark/epochs.json").read_text())
+    assert [(row["feed"], row["workers"]) for row in rows] == [("real", 0), ("real", 1), ("dummy", None)]
+    for row in rows:
+        assert len(row["epochs_s"]) == 2 and row["epoch_s"] == min(row["epochs_s"])
+        assert row["iterations"] == [2, 1] and row["batch_size"] == 2 and row["model"] == "nnunet"
+        assert 0 < row["loader_ms"] < row["step_ms"] and 2 * row["step_ms"] / 1e3 < max(row["epochs_s"])
+    assert "dummy: The processor bounds it" in said and "is enough" in said
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("metrics.csv"))
+    benchmark(tmp_path, "feeds=[dummy]", "output=" + str(tmp_path / "logs/benchmark"))
+    again = json.loads((tmp_path / "logs/benchmark/epochs.json").read_text())
+    assert again[:2] == rows[:2] and len(again) == 3 and again[2]["epochs_s"] != rows[2]["epochs_s"]
+
+
+def test_a_refusal_is_a_message(tmp_path):
+    said = benchmark(tmp_path, "peer=" + str(tmp_path / "nothing"), ok=False)
+    assert "Install it into an environment of its own" in said and "Traceback" not in said
+    assert not (tmp_path / "data").exists(), "before any case is read"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graph", ["false", "auto"])
+def test_on_a_gpu_kernels_are_recorded_after_the_epochs_that_count(tmp_path, graph):
+    benchmark(tmp_path, "trainer=gpu", "data.iterations_per_epoch=20", f"cuda_graph={graph}", "workers=[1]")
+    for row in json.loads((tmp_path / "logs/benchmark/epochs.json").read_text()):
+        assert len(row["epochs_s"]) == 2
+        assert row["device_ms"] > 0 and row["host_ms"] > 0 and row["peak_gib"] > 0
+        assert row["bound"] in ("loader", "host", "device")
