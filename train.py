@@ -32,8 +32,10 @@ from umamba.evaluation.score_run import predict_and_score
 from umamba.models.build import check_preset
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
+from umamba.run.announcement import announce, conclude
 from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
+from umamba.run.quiet import quiet, short_warnings
 from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.run.sweep import is_sweep_job, run_in_own_process
@@ -49,6 +51,8 @@ def main(cfg: DictConfig) -> None:
     if is_sweep_job():
         run_in_own_process(__file__)
         return
+    quiet()
+    short_warnings()
     with explained(), open_run(cfg) as run:
         train(run)
 
@@ -88,6 +92,7 @@ def train(run: Run) -> None:
     elif cfg.train:
         if run.resume_from:
             log.info("Resuming from %s.", last)
+        announce(run, trainer, datamodule, module)
         with deferred():
             fit(trainer, module, datamodule, run.resume_from)
     if cfg.trainer.fast_dev_run:
@@ -99,6 +104,8 @@ def train(run: Run) -> None:
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:
         predict_and_score([last], datamodule, run.folder, loggers, RunOptions(trusted=cfg.trusted))
+    if trainer.is_global_zero:
+        conclude(run.folder, cfg.trusted)
 
 
 if __name__ == "__main__":

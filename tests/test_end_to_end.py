@@ -1,6 +1,7 @@
 """The whole way as a user goes it: train.py on generated data, then eval.py and predict.py on its checkpoint."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,22 @@ def test_a_run_leaves_what_a_researcher_needs(trained: Path) -> None:
     assert len(json.loads((trained / "cost.json").read_text())["epoch_seconds"]) == 2
     metrics = pd.read_csv(trained / "metrics.csv")
     assert metrics["train/loss"].count() == 2 and metrics["val/dice_liver"].count() == 2
+
+
+def test_it_says_what_it_does_and_how_to_go_on(trained: Path) -> None:
+    said = (trained / "train.log").read_text()
+    for part in ("Device: cpu", "Plan: 3d_fullres, patch", "Folder: run", "Epoch 1/2: loss", "Epoch 2/2: loss", "* ["):
+        assert part in said, part
+    assert "gallbladder  " in said and "Mean ± SD over cases" in said
+    for command in ("predict.py checkpoint=run/", "eval.py ckpt_path=run/", "train.py run_dir=run "):
+        assert command in said.partition("The results are in")[2], command
+
+
+def test_a_plain_run_warns_of_nothing(folder: Path, trained: Path) -> None:
+    line = ["train.py", "experiment=demo", *TINY, "trainer.max_epochs=1", "test=false", f"run_dir={folder / 'quiet'}"]
+    output = run(*line, folder=folder)
+    assert not re.search(r"(?i)warn|deprecat|\.py:\d+|tip:", output), output
+    assert output.count("Epoch 1/1: loss") == 1 and "\x1b" not in output and "━" not in output
 
 
 def test_the_checkpoint_is_plain_data_and_complete(trained: Path) -> None:

@@ -28,8 +28,9 @@ from umamba.evaluation.postprocessing import fit_rules, save_rules
 from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.same_meaning import check_predictions
 from umamba.evaluation.same_table import check_one_data_set, check_one_way, note_on_cases
-from umamba.evaluation.score_run import REMARKS, predict_and_score, show_table
+from umamba.evaluation.score_run import REMARKS, predict_and_score
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
+from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import check_parquet, describe, write_tables
 from umamba.files import writing_into
 from umamba.inference.mirroring import axes_to_mirror

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -43,7 +44,7 @@ def evaluate(
     pairs = list(pairs)
     _check_names([pair.case for pair in pairs])
     score = partial(score_pair, scoring=scoring)
-    with Progress(transient=True, disable=not progress) as bar:
+    with Progress(transient=True, disable=not (progress and sys.stdout.isatty())) as bar:
         results = list(bar.track(_results(pairs, score, workers), total=len(pairs), description="Scoring"))
     faults = [result for result in results if isinstance(result, str)]
     if faults:

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 from lightning.pytorch.loggers import Logger, WandbLogger
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.evaluate import evaluate
@@ -20,6 +17,7 @@ from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN, p
 from umamba.evaluation.prepared import Prepared, RunOptions, prepare
 from umamba.evaluation.record import dataset_name, run_cost, run_record, save_record
 from umamba.evaluation.scoring import Labelling
+from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
 from umamba.evaluation.wandb_table import log_predictions
 from umamba.files import writing_into
@@ -117,11 +115,3 @@ def log_scores(loggers: Sequence[Logger], scores: pd.DataFrame, pairs: Sequence[
             log_predictions(logger.experiment, scores, pairs, labelling)
         except Exception as error:  # wandb's own kinds, network, disk: none of them may lose a finished run
             log.warning("W&B did not take the test scores (%s); they are in the run's folder.", error)
-
-
-def show_table(text: pd.DataFrame, caption: str) -> None:
-    """Print a table of text on the console, the SD under the mean so that 80 columns are enough."""
-    table = Table(*map(str, text.columns), caption=caption, box=SIMPLE_HEAD, pad_edge=False)
-    for row in text.astype(str).itertuples(index=False):
-        table.add_row(*(cell.replace(" ± ", "\n± ") for cell in row))
-    Console().print(table)

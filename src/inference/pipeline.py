@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +123,8 @@ def each_case(
         with noted(failures, case.identifier):
             write(case, made)
 
-    with Progress(transient=True) as progress, _threads() as readers, _threads() as writers:
+    shown = sys.stdout.isatty()
+    with Progress(transient=True, disable=not shown) as progress, _threads() as readers, _threads() as writers:
         task = progress.add_task("Predicting", total=len(cases))
         written = WriteBehind(writers)
         for case, reading in read_ahead(cases, read, readers):

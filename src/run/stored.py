@@ -35,6 +35,9 @@ _CALLBACKS = (
     "umamba.callbacks.last_checkpoint.LastCheckpoint",
     "umamba.callbacks.finite_watch.FiniteWatch",
     "umamba.callbacks.cost.Cost",
+    "umamba.callbacks.epoch_bar.EpochBar",
+    "umamba.callbacks.epoch_line.EpochLine",
+    "umamba.callbacks.pace.Pace",
     Exports(package="lightning.pytorch.callbacks", base="lightning.pytorch.callbacks.Callback"),
 )
 _LOGGERS = (

@@ -15,8 +15,10 @@ from miniatures import make_volumes
 
 from umamba.callbacks.cost import Cost
 from umamba.callbacks.csv_log import ResumableCSVLogger
+from umamba.callbacks.epoch_line import EpochLine
 from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.callbacks.last_checkpoint import LastCheckpoint, is_finished
+from umamba.callbacks.pace import Pace
 from umamba.datamodules.custom import CustomDataModule
 from umamba.models.schedules import poly
 from umamba.models.segmentation_module import SegmentationModule
@@ -77,6 +79,8 @@ def run(folder: Path, dataset: Path, callbacks=(), *, workers: int = 0, epochs: 
     own = [
         FiniteWatch(),
         Cost(folder),
+        EpochLine(),
+        Pace(),
         L.pytorch.callbacks.LearningRateMonitor("epoch"),
         L.pytorch.callbacks.ModelCheckpoint(
             checkpoints, "best", monitor="val/dice_ema", mode="max", enable_version_counter=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 from inspect import unwrap
 from pathlib import Path
@@ -44,12 +45,13 @@ def stored(folders: Path, *more: str) -> DictConfig:
     return config(*(f"{key}={path}" for key, path in paths.items()), *more)
 
 
-def test_stored_predictions_are_scored(folders, capsys):
+def test_stored_predictions_are_scored(folders, caplog):
+    caplog.set_level(logging.INFO)
     script.score_folders(stored(folders, "nsd_tolerance={liver: 1.0}"))
     table = pd.read_csv(folders / "out" / "tables" / "per_class.csv").iloc[0]
     assert (table["class"], table["cases"], table["protocol"]) == ("liver", 2, "standard")
     assert table["dsc"] == pytest.approx(5 / 6) and table["nsd"] == 1 and table["hd95"] == 1
-    assert "0.8333" in capsys.readouterr().out
+    assert "0.8333" in caplog.text
 
 
 def test_a_label_set_that_differs_is_an_error(folders):

@@ -1,0 +1,95 @@
+"""What a training says of itself before it begins and when it has ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.run.folder import Run
+from umamba.words import count
+
+log = logging.getLogger(__name__)
+
+_PICTURES = (".png", ".bmp", ".tif")  # have no voxel size
+_OF_NNUNET = {"nnUNet_preprocessed": "paths.prepared", "nnUNet_results": "paths.runs"}
+
+
+def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, module: SegmentationModule) -> None:
+    """Log device, plan, network, how long it trains, the run's folder and how to watch it."""
+    if not trainer.is_global_zero:
+        return
+    for variable, key in _OF_NNUNET.items():
+        if os.environ.get(variable):
+            log.info(
+                "%s is not used, for the files there have another form; %s=... says where ours lie.", variable, key
+            )
+    log.info("Device: %s; precision %s.", _device(trainer), trainer.precision)
+    log.info("Plan: %s.", plan_line(datamodule))
+    parameters = sum(parameter.numel() for parameter in module.network.parameters())
+    log.info("Network: %s, %.1f million parameters.", type(module.network).__name__, parameters / 1e6)
+    limited = trainer.max_epochs is not None and trainer.max_epochs >= 0
+    epochs = count(trainer.max_epochs or 0, "epoch") if limited else "epochs"
+    log.info("Training: %s of %s.", epochs, count(datamodule.iterations_per_epoch, "step"))
+    log.info("Pseudo Dice by class is in this order: %s.", ", ".join(module.class_names))
+    log.info("Folder: %s", short(run.folder))
+    log.info("To watch it: %s", _watching(run.folder, trainer.loggers))
+
+
+def plan_line(datamodule: SegmentationDataModule) -> str:
+    """The configuration that is trained, in one line."""
+    entry = datamodule.plan_configuration
+    features = entry.features_per_stage
+    unit = "px" if datamodule.plan.file_ending in _PICTURES else "mm"
+    return (
+        f"{entry.name}, patch {_times(entry.patch_size)}, batch {entry.batch_size}, spacing {_times(entry.spacing)} "
+        f"{unit}, {count(len(features), 'stage')} of {features[0]} to {features[-1]} features"
+    )
+
+
+def conclude(folder: Path, trusted: Sequence[str] = ()) -> None:
+    """Log where the results are, and the commands that go on from here."""
+    checkpoint = shlex.quote(str(Path(short(folder)) / "checkpoints" / "last.ckpt"))
+    trust = f" trusted=[{','.join(trusted)}]" if trusted else ""
+    log.info(
+        "The results are in %s\n"
+        "  predict:  python predict.py checkpoint=%s input=IMAGES output=PREDICTIONS%s\n"
+        "  evaluate: python eval.py ckpt_path=%s output=SCORES%s\n"
+        "  go on:    python train.py run_dir=%s trainer.max_epochs=MORE%s",
+        short(folder), checkpoint, trust, checkpoint, trust, shlex.quote(short(folder)), trust,
+    )  # fmt: skip
+
+
+def short(path: Path) -> str:
+    """A path as seen from where the command was started, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _device(trainer: L.Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {count(torch.get_num_threads(), 'thread')}"
+    )
+    return name if trainer.world_size == 1 else f"{trainer.world_size} processes, each on {name}"
+
+
+def _watching(folder: Path, loggers: Sequence[Logger]) -> str:
+    ways = [f"tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}"]
+    if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
+        ways.append(f"tensorboard --logdir {shlex.quote(short(folder))}")
+    return "; ".join(ways)
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)

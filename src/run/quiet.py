@@ -1,0 +1,29 @@
+"""Warnings of libraries with which a user of this program can do nothing."""
+
+from __future__ import annotations
+
+import warnings
+
+# The beginning of each, as a regular expression, and why it says nothing here
+_NOT_FOR_THE_USER = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own code
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # metrics are logged by the epoch
+    r"The '\w+' does not have many workers",  # data.num_workers is all cores, or what the user has chosen
+    r"Checkpoint directory .* exists and is not empty",  # the run is gone on with
+    r"Experiment logs directory .* exists and is not empty",
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # the batches are those that were left
+    r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # float16 may skip the first step
+    r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # the value is the same in all processes
+    r"Trainer was configured with a `?fast_dev_run`?",
+)
+
+
+def quiet() -> None:
+    """Leave these warnings out; all others are shown."""
+    for beginning in _NOT_FOR_THE_USER:
+        warnings.filterwarnings("ignore", message=beginning)
+
+
+def short_warnings() -> None:
+    """Show a warning as one line of its message, without the place in the code that it comes from."""
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {' '.join(str(message).split())}\n"
