@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +40,7 @@ from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder
 from umamba.inference.predictor import Predictor
 from umamba.planning.preprocess import CaseProperties, spacing_of, target_of
-from umamba.planning.resampling import resample_image
+from umamba.planning.resampling import nearest_index, separate_axis, spline_weights
 from umamba.raw.readers import Geometry, write_label
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,9 +134,9 @@ def measure_export(kind: str) -> dict[str, Any]:
     def plain() -> np.ndarray:
         current = target_of(configuration, spacing_of(geometry, plan))
         result = np.zeros(shape, np.uint8)
-        best = np.array(resample_image(logits[0], shape, current, spacing, order=1))
+        best = linearly(logits[0], shape, current, spacing)
         for k in range(1, 14):
-            score = resample_image(logits[k], shape, current, spacing, order=1)
+            score = linearly(logits[k], shape, current, spacing)
             better = score > best
             result[better] = k
             np.copyto(best, score, where=better)
@@ -154,6 +154,18 @@ def measure_export(kind: str) -> dict[str, Any]:
         row |= {f"{name}_s": min(times), f"{name}_gib": grown[0] / 2**30}
     row["voxels_that_differ"] = int((results["ours"] != results["plain"]).sum())
     return row
+
+
+def linearly(volume: np.ndarray, shape: Sequence[int], current: Sequence[float], new: Sequence[float]) -> np.ndarray:
+    """Resample a class's logits (Z, Y, X), across thick slices by the nearest one."""
+    for axis in (2, 1, 0):
+        size = volume.shape[axis]
+        if axis == separate_axis(current, new):
+            volume = np.take(volume, nearest_index(size, shape[axis]), axis)
+        elif size != shape[axis]:
+            weights = spline_weights(size, shape[axis], 1).astype(np.float32)
+            volume = np.moveaxis(np.tensordot(weights, volume, (1, axis)), 0, axis)
+    return np.array(volume, order="C")
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def _along_first(volume: Tensor, size: int) -> Tensor:
 def _matrix(size_in: int, size_out: int, device: torch.device) -> Tensor | None:
     if size_in == size_out:
         return None
-    matrix = spline_matrix(size_in, size_out, 3)
+    matrix = spline_matrix(size_in, size_out)
     return torch.from_numpy(matrix.toarray() if sparse.issparse(matrix) else matrix).to(device)
 
 

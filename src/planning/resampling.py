@@ -39,16 +39,15 @@ def separate_axis(current: Sequence[float], new: Sequence[float]) -> int | None:
 
 
 def resample_image(
-    volume: np.ndarray, shape: Sequence[int], current: Sequence[float], new: Sequence[float], order: int = 3
+    volume: np.ndarray, shape: Sequence[int], current: Sequence[float], new: Sequence[float]
 ) -> np.ndarray:
-    """Resample one channel.
+    """Resample one channel by splines of order 3.
 
     Args:
         volume: (Z, Y, X) float32.
         shape: Target shape.
         current: Spacing of the volume, mm.
         new: Spacing after, mm; it decides only whether an axis is separate.
-        order: Of the spline, 3 as nnU-Net takes for images, or 1.
 
     Returns:
         float32 of the target shape; the volume itself if it has that shape.
@@ -58,10 +57,10 @@ def resample_image(
         return volume
     axis = separate_axis(current, new)
     if axis is None:
-        return _resample_volume(volume, shape, order)
+        return _resample_volume(volume, shape)
     moved = np.moveaxis(volume, axis, 0)
     target = np.moveaxis(np.empty(shape, dtype=np.float32), axis, 0)
-    rows, columns = (spline_matrix(moved.shape[i], target.shape[i], order) for i in (1, 2))
+    rows, columns = (spline_matrix(moved.shape[i], target.shape[i]) for i in (1, 2))
     nearest = nearest_index(moved.shape[0], target.shape[0])
     for source in np.unique(nearest):
         resized = _resize_slice(moved[source], rows, columns)
@@ -145,9 +144,9 @@ def spline_weights(size_in: int, size_out: int, order: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def spline_matrix(size_in: int, size_out: int, order: int) -> np.ndarray | sparse.csr_array:
-    """`spline_weights` in float32, kept for the next slice or case; sparse for long axes."""
-    matrix = spline_weights(size_in, size_out, order)
+def spline_matrix(size_in: int, size_out: int) -> np.ndarray | sparse.csr_array:
+    """`spline_weights` of order 3 in float32, kept for the next slice or case; sparse for long axes."""
+    matrix = spline_weights(size_in, size_out, 3)
     if size_in < _SPARSE_FROM:
         return matrix.astype(np.float32)
     matrix[np.abs(matrix) < _NEGLIGIBLE] = 0
@@ -161,20 +160,20 @@ def _resize_slice(
     return np.ascontiguousarray((rows @ image) @ columns.T)
 
 
-def _resample_volume(volume: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+def _resample_volume(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """All three axes by splines: in plane slice by slice, then along z in blocks of columns."""
     low, high = volume.min(), volume.max()
     if volume.shape[1:] == shape[1:]:
         inplane = volume
     else:
-        rows, columns = (spline_matrix(volume.shape[i], shape[i], order) for i in (1, 2))
+        rows, columns = (spline_matrix(volume.shape[i], shape[i]) for i in (1, 2))
         inplane = np.empty((volume.shape[0], *shape[1:]), dtype=np.float32)
         for source, target in zip(volume, inplane, strict=True):
             target[:] = _resize_slice(source, rows, columns)
     if volume.shape[0] == shape[0]:
         result = inplane
     else:
-        along = spline_matrix(volume.shape[0], shape[0], order)
+        along = spline_matrix(volume.shape[0], shape[0])
         flat = inplane.reshape(volume.shape[0], -1)
         result = np.empty((shape[0], flat.shape[1]), dtype=np.float32)
         for start in range(0, flat.shape[1], _COLUMNS):
