@@ -71,6 +71,19 @@ def write_json(content: object, path: Path | str) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The JSON object in a file that may be missing, cut off or something else, which all give an empty one.
+
+    Raises:
+        OSError: The file is there and cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], key: str = "output") -> None:
     """See that a file to be written is none of those that are read, through links neither.
 

@@ -31,6 +31,8 @@ def check_test(datamodule: SegmentationDataModule) -> None:
 def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule) -> bool:
     """Whether a checkpoint has been scored on the test cases of a data set, as they and its NSD tolerances are now.
 
+    Images, too, are told by their content, which is read only where the file system does not show them unchanged.
+
     Args:
         checkpoint: Its file.
         folder: Of the tables.
@@ -40,7 +42,9 @@ def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule
         ValueError, FileNotFoundError: As `check_test`.
     """
     scoring = _scoring(datamodule)
-    return is_scored(checkpoint, folder, references_of(datamodule.test_cases, scoring), scoring.tolerances)
+    cases = datamodule.test_cases
+    images = {case.identifier: case.images for case in cases}
+    return is_scored(checkpoint, folder, references_of(cases, scoring), images, scoring.tolerances)
 
 
 def _scoring(datamodule: SegmentationDataModule) -> Scoring:

@@ -11,8 +11,9 @@ from typing import Any
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.splits import select_split
 from umamba.evaluation.members import Member
-from umamba.files import file_hash
+from umamba.planning.raw_files import contents
 from umamba.raw.dataset import RawCase
+from umamba.raw.file_identity import voxel_file
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +44,19 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
     _refuse_twins(trained_on, [case for case in datamodule.raw.test_cases if case.label is not None])
     held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
     used = {*datamodule.train_ids, *datamodule.val_ids}
-    files = {case.identifier: _other_files(case) for case in datamodule.raw.training_cases if case.identifier in used}
+    cases = [case for case in datamodule.raw.training_cases if case.identifier in used]
+    labels = contents([case.label for case in cases if case.label], datamodule.raw.folder, datamodule.prepared_dir)
+    files = {case.identifier: _other_files(case, labels) for case in cases}
     return {"trained_on": trained_on, "validated_with": held_out, "files": files}
 
 
-def _other_files(case: RawCase) -> dict[str, str]:
+def _other_files(case: RawCase, labels: Mapping[Path, str]) -> dict[str, str]:
     """Hashes of what `fingerprint` of the first image leaves out of a case.
 
     Labels are hashed whole: two of them differ in a few voxels only, and they are small when compressed.
     """
     channels = {f"channel_{index}": fingerprint(path) for index, path in enumerate(case.images[1:], start=1)}
-    return channels if case.label is None else {**channels, "label": file_hash(case.label)}
+    return channels if case.label is None else {**channels, "label": labels[case.label]}
 
 
 def fingerprint(path: Path) -> str:
@@ -62,6 +65,7 @@ def fingerprint(path: Path) -> str:
     Its length and samples of it are hashed, for reading whole data sets would take minutes. Compressed files end in a
     checksum of all they hold.
     """
+    path = voxel_file(path)
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:

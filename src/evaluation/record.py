@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -19,12 +20,26 @@ from umamba.evaluation.identity import plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.tables import RECORD
-from umamba.files import write_text
+from umamba.files import read_json, write_text
 from umamba.models.cost import count_flops, count_parameters
+from umamba.raw.file_identity import are_same, parts_of
 
 VERSION = 2
 _CONFIGS_OF_MANY = ("custom", "decathlon")  # configs/data: each stands for any number of data sets
 _CHUNK = 1 << 24  # bytes read at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What the files held that a prediction was made of, when it was made.
+
+    Attributes:
+        checkpoints: `digest_of` each.
+        images: Case -> `umamba.raw.file_identity.identity_of` each of its images.
+    """
+
+    checkpoints: Sequence[str] = ()
+    images: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def run_record(
@@ -38,7 +53,7 @@ def run_record(
     options: Mapping[str, Any],
     cost: Mapping[str, Any],
     pairs: Sequence[Pair],
-    contents: Sequence[str] = (),
+    contents: Contents | None = None,
 ) -> dict[str, Any]:
     """Facts about a scored run, as plain data.
 
@@ -52,9 +67,9 @@ def run_record(
         options: What was done beyond the plain prediction, such as {"mirror": True}.
         cost: Of `run_cost`.
         pairs: The scored files.
-        contents: `digest_of` the checkpoints, as they were when they were predicted with.
+        contents: Of the files that the prediction was made of; None if unknown.
     """
-    first = members[0]
+    first, contents = members[0], contents or Contents()
     return {
         "version": VERSION,
         "network": " + ".join(sorted({member.network for member in members})),
@@ -67,7 +82,7 @@ def run_record(
         "labels": dict(labels),
         "scored": scored,
         "checkpoints": [str(member.path.resolve()) for member in members],
-        "checkpoints_sha256": list(contents),
+        "checkpoints_sha256": list(contents.checkpoints),
         "members": [
             {
                 "epochs": member.epochs,
@@ -84,6 +99,7 @@ def run_record(
         "options": dict(options),
         "cost": dict(cost),
         "cases": {pair.case: content_of(pair.reference.resolve()) for pair in pairs},
+        "images": {pair.case: contents.images.get(pair.case, []) for pair in pairs},
         "pairs": [
             {
                 "case": pair.case,
@@ -132,9 +148,10 @@ def dataset_name(member: Member, dataset_dir: Path) -> str:
 def content_of(path: Path) -> str:
     """First 16 digits of the SHA-256 of a file; of a .gz, of what is compressed in it."""
     digest = hashlib.sha256()
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
+    for part in parts_of(path):
+        with gzip.open(part) if part.suffix == ".gz" else open(part, "rb") as file:
+            while block := file.read(_CHUNK):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 
@@ -177,7 +194,7 @@ def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir:
         seconds_per_epoch (median), train_peak_vram_gib, train_device, seconds_per_case (mean),
         inference_peak_vram_gib, inference_device; None where it was not measured.
     """
-    train, predict = _load(run_dir / "cost.json"), _load(inference)
+    train, predict = read_json(run_dir / "cost.json"), read_json(inference)
     seconds, epochs = list(predict.get("seconds", {}).values()), train.get("epoch_seconds")
     return {
         "parameters": sum(count_parameters(network) for network in networks),
@@ -221,6 +238,7 @@ def is_scored(
     checkpoint: Path,
     folder: Path,
     references: Mapping[str, Path] | None = None,
+    images: Mapping[str, Sequence[Path]] | None = None,
     tolerances: Mapping[str, float] | None = None,
 ) -> bool:
     """Whether a folder of tables has the scores of this very checkpoint, to the end: told by contents, not by times.
@@ -230,6 +248,7 @@ def is_scored(
         folder: With scores.csv and run.json.
         references: Case -> file. Scores of other cases, or with references that hold something else, are none; None
             asks for any.
+        images: Case -> files. Scores of images that hold something else are none; None asks for any.
         tolerances: Class -> tolerance of NSD, which those of protocol standard must have; None asks for any.
     """
     try:
@@ -237,10 +256,12 @@ def is_scored(
         kept = record.get("checkpoints_sha256"), record.get("scores_sha256")
         if kept != ([digest_of(checkpoint)], digest_of(folder / "scores.csv")):
             return False
-        cases, protocol = record.get("cases"), record.get("protocol")
+        cases, protocol, seen = record.get("cases"), record.get("protocol"), record.get("images", {})
     except (OSError, ValueError, AttributeError):  # none, or no such record
         return False
     if references is not None and cases != {case: content_of(path.resolve()) for case, path in references.items()}:
+        return False
+    if images is not None and not all(case in seen and are_same(files, seen[case]) for case, files in images.items()):
         return False
     if tolerances is None or protocol != "standard":
         return True
@@ -253,7 +274,3 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from umamba.evaluation.members import Member
-from umamba.inference.record import find_records, load_record
+from umamba.files import read_json
+from umamba.inference.record import find_records
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription, parse_labels
 
@@ -106,7 +107,7 @@ def check_predictions(folder: Path, references: Path, dataset_json: Path, *, oth
 def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files beside label maps that say what these mean, and what they say, as `meaning_of` does."""
     for path in find_records(folder):
-        record = load_record(path)
+        record = read_json(path)
         if "meaning" not in record:  # of an earlier version
             continue
         try:

@@ -15,12 +15,12 @@ from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.pairs import Pair, pair_cases
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN, postprocess_pairs
 from umamba.evaluation.prepared import Prepared, RunOptions, prepare
-from umamba.evaluation.record import dataset_name, run_cost, run_record, save_record
+from umamba.evaluation.record import Contents, dataset_name, run_cost, run_record, save_record
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
 from umamba.evaluation.wandb_table import log_predictions
-from umamba.files import writing_into
+from umamba.files import read_json, writing_into
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _predict_and_score(
         },
         cost=run_cost(predictor.networks, shape, run_dir, inference),
         pairs=pairs,
-        contents=prepared.contents,
+        contents=Contents(checkpoints=prepared.contents, images=read_json(inference)["images"]),
     )
     save_record(record, folder / "tables")  # last: a test that it tells of has come to its end
     return scores, pairs

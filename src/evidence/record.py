@@ -21,7 +21,15 @@ from umamba.files import content_hash
 from umamba.run.folder import last_checkpoint
 
 _DECIMALS = 6  # of scores
-_PATHS = ("checkpoints", "checkpoints_sha256", "pairs", "scores_sha256", "cost", "version")  # of run.json: not kept
+_PATHS = (
+    "checkpoints",
+    "checkpoints_sha256",
+    "images",
+    "pairs",
+    "scores_sha256",
+    "cost",
+    "version",
+)  # of run.json: not kept
 
 
 def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, Any]], code: str) -> dict[str, Any]:
@@ -49,6 +57,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
     cases = checkpoint.get("cases") or {}
     training = run["members"][0]["training"]
     kept = {key: value for key, value in run.items() if key not in _PATHS}
+    tested = {case: [image["content"] for image in images] for case, images in run["images"].items()}
     return {
         "version": VERSION,
         "dataset": wanted.dataset,
@@ -60,7 +69,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
         "code": code,
         "config_hash": content_hash(_steady(training)),
         "plan_hash": content_hash(_steady(run["plan"])),
-        "data_hash": content_hash([cases.get("trained_on"), run["cases"]]),
+        "data_hash": content_hash([cases.get("trained_on"), cases.get("files"), run["cases"], tested]),
         "trained_cases": len(cases.get("trained_on") or {}) or None,
         "python": provenance.get("python"),
         "versions": provenance.get("versions"),

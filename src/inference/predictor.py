@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from umamba.files import atomic_file, writing_into
+from umamba.files import atomic_file, read_json, writing_into
 from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
@@ -20,11 +20,11 @@ from umamba.inference.members import members_of
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
-from umamba.inference.record import Part, finished_cases, load_record, meaning_of, record_path, save_record
+from umamba.inference.record import Part, Record, finished_cases, identities_of, meaning_of, record_path, stamps_of
 from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_origins
 from umamba.raw.dataset import RawCase
-from umamba.raw.readers import write_label
+from umamba.raw.readers import Geometry, write_label
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Predictor(CasePredictor):
             output_dir: Is made.
             keep: "probabilities", "logits": written as float16 to ``<identifier>.npz`` under these names.
             labels: Names of the classes of the label maps, the others become background; None for all.
-            resume: Leave the cases whose files are there, if the same networks and options made them.
+            resume: Leave the cases whose files are there, if the same networks and options made them of these images.
             part: (i, n): of the cases only every n-th from the i-th on; n processes share the work.
             refused: Name -> what is wrong, of what was to be predicted too and is no case: failed from the start.
 
@@ -152,26 +152,42 @@ class Predictor(CasePredictor):
             "keep": sorted(keep),
         }
         output_dir.mkdir(parents=True, exist_ok=True)
-        record, meaning = record_path(output_dir, part), meaning_of(self.plan, labels)
-        done: set[str] = set()
-        before: dict[str, float] = {}
+        files = {name: [path, *([_arrays_beside(path, name)] if keep else [])] for name, path in paths.items()}
+        path, done = record_path(output_dir, part), set[str]()
+        before = read_json(path) if resume else {}
         if resume:
-            wanted = {name: [path, *([_arrays_beside(path, name)] if keep else [])] for name, path in paths.items()}
-            done = finished_cases(output_dir, wanted, made_by)
-            before = {name: spent for name, spent in load_record(record).get("seconds", {}).items() if name in done}
+            done = finished_cases(output_dir, cases, files, made_by)
             log.info("%d of %d case(s) are there already.", len(done), len(cases))
+        to_do = [case for case in cases if case.identifier not in done]
         failures = dict(refused or {})
-        save_record(record, self.device, meaning, made_by, before, failures)
+        record = Record(
+            path=path,
+            device=self.device,
+            meaning=meaning_of(self.plan, labels),
+            made_by=made_by,
+            images={name: known for name, known in before.get("images", {}).items() if name in done}
+            | {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in to_do},
+            replaced={case.identifier: stamps_of(files[case.identifier]) for case in to_do},
+            seconds={name: spent for name, spent in before.get("seconds", {}).items() if name in done},
+            failed=failures,
+        )
+        record.save()
         doubts: dict[str, list[str]] = defaultdict(list)
-        seconds = each_case(
-            [case for case in cases if case.identifier not in done],
-            read=lambda case: self._read(case.images, doubts[case.identifier]),
+
+        def read(case: RawCase) -> tuple[np.ndarray, Geometry]:
+            record.images[case.identifier] = identities_of(case.images)
+            return self._read(case.images, doubts[case.identifier])
+
+        record.seconds |= each_case(
+            to_do,
+            read=read,
             preprocess=self._preprocess,
             segment=partial(self._segment, keep=keep, labels=values),
             write=lambda case, made: _write(made, paths[case.identifier], case.identifier),
             failures=failures,
         )
-        save_record(record, self.device, meaning, made_by, before | seconds, failures)
+        record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
+        record.save()
         if said := [messages[0] for messages in doubts.values() if messages]:
             log_origins(len(said), said[0])
         written = [path for name, path in paths.items() if name not in failures]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from umamba.files import write_json
+from umamba.files import read_json, write_json
 from umamba.planning.plan import Plan
+from umamba.raw.dataset import RawCase
+from umamba.raw.file_identity import are_same, file_stamp, identity_of
 
+log = logging.getLogger(__name__)
+
+_SHOWN = 10  # cases that a message names
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
 
@@ -39,34 +45,55 @@ def find_records(folder: Path) -> list[Path]:
     return sorted(folder.glob("inference*.json"))
 
 
-def finished_cases(folder: Path, outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]) -> set[str]:
-    """The cases whose files are all there, written by the same networks in the same way.
+def finished_cases(
+    folder: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
+) -> set[str]:
+    """The cases whose files are all there, written by the same networks in the same way from the same images.
 
-    Files are whole or absent, so one that is there is finished.
+    Files are whole or absent, so one that is there is finished, unless it lay there before.
 
     Args:
         folder: Of the outputs and the records.
+        cases: With their images as they are now.
         outputs: Case -> its files.
         made_by: What a record of the same prediction says.
 
     Raises:
         ValueError: There are files of other networks or options, or it is not known what made them.
     """
-    done = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
-    records = find_records(folder)
-    for path in records:
-        before = load_record(path).get("made_by")
+    there = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
+    records = {path: read_json(path) for path in find_records(folder)}
+    for path, record in records.items():
+        before = record.get("made_by")
         if before != made_by:
             differ = [key for key in made_by if not isinstance(before, dict) or before.get(key) != made_by[key]]
             raise ValueError(
                 f"continue=true: {path} is of another prediction (it differs in {', '.join(differ) or 'its options'}), "
                 "whose label maps would be mixed with those of this one. Give another output folder."
             )
-    if done and not records:
+    if there and not records:
         raise ValueError(
-            f"continue=true: {folder} holds label maps ({sorted(done)[0]}, ...) but no inference.json that says what "
+            f"continue=true: {folder} holds label maps ({sorted(there)[0]}, ...) but no inference.json that says what "
             "made them. Give another output folder, or predict them anew with continue=false."
         )
+    if any(not isinstance(record.get(key), dict) for record in records.values() for key in ("images", "replaced")):
+        if there:  # an earlier version wrote them
+            log.warning("%s does not say which images the label maps there are of: taken to be these.", folder)
+        return there
+    former = [stamp for record in records.values() for stamps in record["replaced"].values() for stamp in stamps]
+    done = {
+        case.identifier
+        for case in cases
+        if case.identifier in there
+        and (known := [r["images"][case.identifier] for r in records.values() if case.identifier in r["images"]])
+        and all(are_same(case.images, identities) for identities in known)
+        and not any(stamp in former for stamp in stamps_of(outputs[case.identifier]))
+    }
+    if there - done:
+        log.warning(
+            "%d label map(s) in %s are of other images than there are now, or of an earlier prediction, and are "
+            "replaced: %s.", len(there - done), folder, ", ".join(sorted(there - done)[:_SHOWN]),
+        )  # fmt: skip
     return done
 
 
@@ -92,40 +119,54 @@ def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any
     }
 
 
-def save_record(
-    path: Path,
-    device: torch.device,
-    meaning: Mapping[str, Any],
-    made_by: Mapping[str, Any],
-    seconds: Mapping[str, float],
-    failures: Mapping[str, str],
-) -> None:
-    """Write a record.
+@dataclass(kw_only=True)
+class Record:
+    """What is written beside label maps.
 
-    Args:
+    Attributes:
         path: Its file.
         device: Of the networks.
         meaning: See `meaning_of`.
         made_by: Networks and options, as plain data.
+        images: Case -> `identity_of` each of its images, until they are read without the content.
+        replaced: Case -> stamps of its files as they were before, until it has new ones.
         seconds: Per case.
-        failures: What was wrong with the others.
+        failed: Case -> what was wrong with it.
     """
-    cuda = device.type == "cuda"
-    content = {
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "peak_vram_gib": torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None,
-        "seconds": dict(seconds),
-        "failed": dict(failures),
-        "meaning": dict(meaning),
-        "made_by": dict(made_by),
-    }
-    write_json(content, path)
+
+    path: Path
+    device: torch.device
+    meaning: Mapping[str, Any]
+    made_by: Mapping[str, Any]
+    images: dict[str, list[dict[str, Any]]]
+    replaced: dict[str, list[list[int]]]
+    seconds: dict[str, float]
+    failed: dict[str, str]
+
+    def save(self) -> None:
+        """Write it."""
+        cuda = self.device.type == "cuda"
+        content = {
+            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "peak_vram_gib": torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else None,
+            "seconds": self.seconds,
+            "failed": self.failed,
+            "meaning": self.meaning,
+            "made_by": self.made_by,
+            "images": self.images,
+            "replaced": self.replaced,
+        }
+        write_json(content, self.path)
 
 
-def load_record(path: Path) -> dict[str, Any]:
-    """A record; empty if it is none."""
+def stamps_of(paths: Sequence[Path]) -> list[list[int]]:
+    """Stamps of those files that are there."""
+    return [file_stamp(path) for path in paths if path.is_file()]
+
+
+def identities_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Identities of files, to be taken before these are used; none where one cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return [identity_of(path) for path in paths]
+    except OSError:
+        return []

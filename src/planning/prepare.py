@@ -10,7 +10,6 @@ Memory per worker: see `bytes_per_worker`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from umamba.files import content_hash, write_json
+from umamba.files import content_hash, read_json, write_json
 from umamba.parallel import fitting_workers, map_cases, track
 from umamba.planning.configuration import PlanError
 from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
@@ -142,7 +141,7 @@ def bytes_per_worker(raw: RawDataset) -> int:
 def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, workers: int, files: RawFiles) -> Plan:
     """The plan of these data and options, or the user's edited one."""
     path, state_path = prepared_dir / "plan.json", prepared_dir / "state.json"
-    state = _read_json(state_path) or {}
+    state = read_json(state_path)
     dataset = _identity(raw, files)
     _check_owner(dataset, state.get("dataset"), prepared_dir)
     files.save()
@@ -184,8 +183,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
 def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int, files: RawFiles) -> Fingerprint:
     """The stored fingerprint if it is of exactly these files, else a new one; checks every case on the way."""
     made_from = content_hash([*files.keys.values(), *sorted(raw.allowed_values)])
-    stored = _read_json(path)
-    if stored is not None and stored.get("made_from") == made_from:
+    if read_json(path).get("made_from") == made_from:
         return Fingerprint.load(path)
     cases = raw.training_cases
     measure = partial(_measure, description=_description(raw), num_samples=samples_per_case(len(cases)))
@@ -261,11 +259,3 @@ def _description(raw: RawDataset) -> DatasetDescription:
     """The part of a raw data set that workers need."""
     names = [field.name for field in dataclasses.fields(DatasetDescription)]
     return DatasetDescription(**{name: getattr(raw, name) for name in names})
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return content if isinstance(content, dict) else None

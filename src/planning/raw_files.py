@@ -1,25 +1,24 @@
 """Which raw files a preparation was made of: by their content, which is read only where the file system is in doubt.
 
-``<prepared_dir>/raw_files.json`` has a stamp and a hash of each training file. Size and time of the last change can be
-kept by who exchanges a file (``cp -p``, ``rsync -t``, ``tar``); the time of the last change of its inode, or the inode,
-then differ. Such a file is hashed: with the content that it had, it is the file it was.
+``<prepared_dir>/raw_files.json`` has stamp and hash of each training file, see `umamba.raw.file_identity`. A file whose
+stamp is another one is hashed: with the content that it had, it is the file it was.
 
 Cost: each file is read once more than its preparation needs, when it is first met and after it was copied or moved.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from umamba.files import amount, file_hash, write_json
+from umamba.files import amount, read_json, write_json
 from umamba.planning.locking import NO_ROOM, READ_ONLY
 from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.file_identity import file_content, file_stamp
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +54,14 @@ class RawFiles:
         before = _records(path)
         if before is None:
             return cls(keys={name: [name, *map(file_key, own)] for name, own in files.items()}, records=None, path=path)
-        stamps = {file: _stamp(file) for own in files.values() for file in own}
+        stamps = {file: file_stamp(file) for own in files.values() for file in own}
         names = {file: _name(file, raw.folder) for file in stamps}
         unsure = [file for file, stamp in stamps.items() if before.get(names[file], {}).get("stamp") != stamp]
         if unsure:
             size = amount(sum(stamps[file][0] for file in unsure))
             log.info("Hashing %d raw file(s), %s, to know them again by their content.", len(unsure), size)
         with ThreadPoolExecutor(max(1, workers)) as threads:
-            hashed = dict(zip(unsure, threads.map(file_hash, unsure), strict=True))
+            hashed = dict(zip(unsure, threads.map(file_content, unsure), strict=True))
         records = dict(before)
         for file, content in hashed.items():
             stamp, record = stamps[file], before.get(names[file], {})
@@ -83,6 +82,22 @@ class RawFiles:
             log.info("%s is not brought up to date (%s).", self.path, error.strerror)
 
 
+def contents(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, str]:
+    """What training files hold, as `file_content` says it; read only where the preparation does not know it.
+
+    Args:
+        files: Of a data set.
+        folder: Of the data set.
+        prepared_dir: Of the data set.
+    """
+    records = read_json(prepared_dir / _NAME)
+    found = {}
+    for file in files:
+        record = records.get(_name(file, folder), {})
+        found[file] = record["content"] if record.get("stamp") == file_stamp(file) else file_content(file)
+    return found
+
+
 def file_key(path: Path) -> list[Any]:
     """Name, size in bytes and time of the last change in ns."""
     stat = path.stat()
@@ -94,11 +109,6 @@ def _key(path: Path, record: Mapping[str, Any]) -> list[Any]:
     size, changed = record["stamp"][:2]
     first = record["first"][_moment(record["stamp"])] == record["content"]
     return [path.name, size, changed] if first else [path.name, size, changed, record["content"]]
-
-
-def _stamp(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _moment(stamp: list[int]) -> str:
@@ -116,16 +126,11 @@ def _name(path: Path, folder: Path) -> str:
 
 def _records(path: Path) -> dict[str, Any] | None:
     """What is known so far; None if nothing is and nothing can be kept."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except json.JSONDecodeError:
-        return {}
-    except FileNotFoundError:
+    if not path.is_file():
         try:
             write_json({}, path)
         except OSError as error:
             if error.errno not in READ_ONLY + NO_ROOM:
                 raise
             return None
-        return {}
+    return read_json(path)

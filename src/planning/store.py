@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from umamba.files import UNFINISHED, write_json
+from umamba.files import UNFINISHED, read_json, write_json
 from umamba.names import name_fault
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
@@ -109,7 +108,7 @@ class Store:
             raise KeyError(f"{self.folder} has no case {identifier!r}; it has {len(self.identifiers)} others.")
         folder = self.folder / identifier
         meta = read_meta(folder)
-        if meta is None or meta.get("version") != VERSION:
+        if meta.get("version") != VERSION:
             raise ValueError(
                 f"{folder} is not a stored case of format {VERSION}. Delete it and prepare the data set again."
             )
@@ -212,12 +211,9 @@ def stored_identifiers(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.parent.name for entry in folder.glob(f"[!.]*/{_META}")))
 
 
-def read_meta(folder: Path) -> dict[str, Any] | None:
-    """What was recorded with a case, or None where there is none."""
-    try:
-        return json.loads((folder / _META).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What was recorded with a case; empty where there is none."""
+    return read_json(folder / _META)
 
 
 def _check_name(identifier: str) -> None:

@@ -102,7 +102,7 @@ def store_folder(prepared_dir: Path, data_identifier: str, keys: Mapping[str, st
 
 def missing_cases(folder: Path, keys: Mapping[str, str]) -> list[str]:
     """The cases that a store lacks or has with another content."""
-    return [name for name, key in keys.items() if (read_meta(folder / name) or {}).get("key") != key]
+    return [name for name, key in keys.items() if read_meta(folder / name).get("key") != key]
 
 
 def link_known_cases(folder: Path, keys: Mapping[str, str]) -> None:
@@ -110,7 +110,7 @@ def link_known_cases(folder: Path, keys: Mapping[str, str]) -> None:
     missing = missing_cases(folder, keys)
     found = 0
     for other in _others(folder):
-        for name in [name for name in missing if (read_meta(other / name) or {}).get("key") == keys[name]]:
+        for name in [name for name in missing if read_meta(other / name).get("key") == keys[name]]:
             if link_case(other, folder, name):
                 missing.remove(name)
                 found += 1

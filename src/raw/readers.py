@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import SimpleITK as sitk
 
 from umamba.files import write_json
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
+from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite, is_nifti
 from umamba.raw.pictures import is_tiff, read_picture, write_picture
 from umamba.raw.volume_files import open_volume, read_voxels, write_volume
@@ -214,10 +214,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
 
 def _stack_spacing(path: Path) -> tuple[float, ...]:
     """Spacing of a 3D TIFF from the NAME.json beside it, which nnU-Net asks for too."""
-    name = path.name.removesuffix(path.suffix)
-    candidates = [path.with_name(f"{name}.json")]
-    if re.fullmatch(r".+_\d{4}", name):
-        candidates.append(path.with_name(f"{name[:-5]}.json"))  # NAME.json for NAME_0000.tif
+    candidates = spacing_files(path)
     for file in candidates:
         if file.is_file():
             try:

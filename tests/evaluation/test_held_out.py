@@ -13,6 +13,8 @@ import torch
 from umamba.datamodules.custom import CustomDataModule
 from umamba.evaluation.held_out import cases_of_training, choose_cases, fingerprint
 from umamba.evaluation.members import Member
+from umamba.planning import raw_files
+from umamba.planning.raw_files import RawFiles
 from umamba.run.compare import differences
 
 
@@ -54,6 +56,13 @@ def member(raw: Path, fold: int | str, *, old: bool = False, seed: int = 0) -> M
 def chosen(members: list[Member], raw: Path, cases: str = "validation", fold: int | str = 0) -> tuple[list[str], str]:
     some, kind = choose_cases(members, opened(raw, fold), cases)
     return [case.identifier for case in some], kind
+
+
+def test_the_start_of_a_training_hashes_no_label_that_its_preparation_knows(raw, monkeypatch):
+    expected = cases_of_training(opened(raw))
+    RawFiles.read(opened(raw).raw, raw.parent / "prepared", workers=1).save()
+    monkeypatch.setattr(raw_files, "file_content", lambda path: pytest.fail(f"{path} was read"))
+    assert cases_of_training(opened(raw)) == expected and "label" in expected["files"]["c0"]
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -48,10 +49,19 @@ def test_a_finished_run_is_tested_again_where_its_scores_would_be_others(raw: Pa
         assert "It has been tested too" in run("train.py", "run_dir=run", *same, folder=folder)
         assert record.stat().st_mtime_ns == written
 
-    output = run("train.py", "run_dir=run", f"data.dataset_dir={with_another_reference(raw)}", folder=folder)
+    other = with_another_reference(raw)
+    output = run("train.py", "run_dir=run", f"data.dataset_dir={other}", folder=folder)
     assert "has been trained to its end" in output and "tested too" not in output
     after = json.loads(record.read_text())
     assert after["cases"] != before and after["pairs"][0]["reference"].startswith(str(folder / "other"))
+
+    image, before = other / "imagesTs" / "case_5_0000.nii.gz", scores.read_text()
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(image))
+    written = image.stat()
+    sitk.WriteImage(sitk.GetImageFromArray(np.roll(voxels, 5, axis=2)), image)  # under the same label
+    os.utime(image, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert "tested too" not in run("train.py", "run_dir=run", f"data.dataset_dir={other}", folder=folder)
+    assert scores.read_text() != before
 
     assert "tested too" not in run("train.py", "run_dir=run", "+data.nsd_tolerance=5", folder=folder)
     assert set(pd.read_csv(scores)["nsd_tolerance"]) == {5.0}

@@ -368,6 +368,64 @@ def test_label_maps_of_other_networks_or_options_are_not_gone_on_with(tmp_path: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz"]
 
 
+def test_label_maps_of_other_images_are_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images, out = folder_of(tmp_path / "images"), tmp_path / "out"
+    Predictor.from_checkpoint(save_checkpoint(tmp_path / "a.ckpt", make_plan()), "cpu").segment_files(images, out)
+    predictor = Predictor.from_checkpoint(tmp_path / "a.ckpt", "cpu")
+    first = (out / "a.nii.gz").read_bytes()
+    one, other, beside = (images / f"{name}.nii.gz" for name in ("a_0000", "b_0000", "beside"))
+    for source, target in ((one, beside), (other, one), (beside, other)):
+        source.replace(target)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+
+    def replaced() -> list[str]:
+        nonlocal before
+        caplog.clear()
+        predictor.segment_files(images, out, resume=True)
+        now = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+        changed, before = sorted(name[0] for name in now if now[name] != before.get(name)), now
+        return changed
+
+    assert replaced() == ["a", "b"] and "2 label map(s)" in caplog.text and "of other images" in caplog.text
+    assert (out / "b.nii.gz").read_bytes() == first
+    for path in images.iterdir():
+        shutil.copy(path, tmp_path / "copy")  # another stamp of every file, the same content
+        (tmp_path / "copy").replace(path)
+    assert replaced() == [] and "label map(s)" not in caplog.text
+    record = json.loads((out / "inference.json").read_text())
+    for key in ("images", "replaced"):  # as an earlier version wrote it
+        del record[key]
+    (out / "inference.json").write_text(json.dumps(record))
+    assert replaced() == [] and "does not say which images" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_label_maps_of_an_earlier_prediction_are_not_gone_on_with(tmp_path: Path, monkeypatch, how: str) -> None:
+    """They have the names of those of the prediction that was broken off, whose record lies beside them."""
+    cases = cases_in_folder(folder_of(tmp_path / "images"), ".nii.gz", 1)
+    paths = [save_checkpoint(tmp_path / f"{seed}.ckpt", make_plan(), seed=seed) for seed in range(2)]
+    earlier, later = (Predictor.from_checkpoint(path, "cpu") for path in paths)
+    earlier.predict_cases(cases, tmp_path / "out")
+    later.predict_cases(cases, tmp_path / "expected")
+    done, segment = [], later._segment
+
+    def until_the_second(*case, **options):
+        if done:
+            raise KeyboardInterrupt if how == "killed" else MemoryError("too large")
+        done.append(segment(*case, **options))
+        return done[-1]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(later, "_segment", until_the_second)
+        with pytest.raises(KeyboardInterrupt if how == "killed" else CasesFailedError):
+            later.predict_cases(cases, tmp_path / "out")
+    later.predict_cases(cases, tmp_path / "out", resume=True)
+    for name in "abcd":
+        assert (tmp_path / "out" / f"{name}.nii.gz").read_bytes() == (
+            tmp_path / "expected" / f"{name}.nii.gz"
+        ).read_bytes()
+
+
 def test_parts_share_the_cases_and_keep_records_of_their_own(tmp_path: Path) -> None:
     cases, out = cases_in_folder(folder_of(tmp_path / "images", tuple("abcde")), ".nii.gz", 1), tmp_path / "out"
     written = [constant().predict_cases(cases, out, part=(number, 3), resume=True) for number in range(3)]

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from preparation import run
 from raw_data import make_dataset
 
 from umamba.planning import raw_files
 from umamba.planning.raw_files import RawFiles
 from umamba.raw.dataset import RawDataset
+from umamba.raw.file_identity import file_content
 
 pytestmark = pytest.mark.usefixtures("few_samples")
 ONE, OTHER = "labelsTr/case_0.nii", "labelsTr/case_1.nii"
@@ -90,6 +92,38 @@ def test_a_preparation_without_hashes_is_used_and_guarded_from_then_on(tmp_path,
     assert sorted(written) == ["case_0", "case_1"]
 
 
+def test_what_a_preparation_knows_is_not_hashed_again(tmp_path, monkeypatch):
+    raw, out = uncompressed(tmp_path / "raw"), tmp_path / "out"
+    run(raw, out)
+    files = sorted(raw.glob("labelsTr/*"))
+    expected = {path: file_content(path) for path in files}
+    hashed = []
+    monkeypatch.setattr(raw_files, "file_content", lambda path: hashed.append(path) or file_content(path))
+    assert raw_files.contents(files, raw, out) == expected and hashed == []
+    exchange(raw, "copy")
+    assert raw_files.contents(files, raw, out) != expected and hashed == files[:2]
+    assert raw_files.contents(files, raw, tmp_path / "absent") and hashed == [*files[:2], *files]
+
+
+def test_voxels_beside_their_header_are_prepared_again_when_they_change(tmp_path, written):
+    """With the header's size and time as they were."""
+    raw, out = make_dataset(tmp_path / "raw", file_ending=".mhd"), tmp_path / "out"
+    for path in raw.glob("*Tr/*.nii.gz"):
+        sitk.WriteImage(sitk.ReadImage(path), str(path).replace(".nii.gz", ".mhd"), useCompression=False)
+        path.unlink()
+    assert len(list(raw.glob("labelsTr/*.raw"))) == len(list(raw.glob("labelsTr/*.mhd")))
+    _, first = run(raw, out)
+    labels = label_of(first, "case_0")
+    written.clear()
+    voxels = raw / "labelsTr" / "case_0.raw"
+    content = np.fromfile(voxels, np.uint8)
+    content[content.nonzero()[0][:200]] = 0
+    content.tofile(voxels)
+    _, second = run(raw, out)
+    assert written == ["case_0"] and second.folder != first.folder
+    assert (label_of(second, "case_0") != labels).any()
+
+
 @pytest.mark.parametrize("reason", [errno.EROFS, errno.ENOSPC])
 def test_a_disk_that_takes_no_hashes_serves_what_is_finished(tmp_path, monkeypatch, reason):
     raw, out = uncompressed(tmp_path / "raw"), tmp_path / "out"
@@ -100,7 +134,7 @@ def test_a_disk_that_takes_no_hashes_serves_what_is_finished(tmp_path, monkeypat
         raise OSError(reason, os.strerror(reason))
 
     monkeypatch.setattr(raw_files, "write_json", refusing)
-    monkeypatch.setattr(raw_files, "file_hash", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(raw_files, "file_content", lambda path: pytest.fail(f"{path} was read"))
     assert run(raw, out)[1].folder == first.folder
 
 

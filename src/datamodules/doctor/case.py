@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from umamba.raw.checks import Finding, LoadedCase, load_and_check
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription
+from umamba.raw.file_identity import file_stamp
 from umamba.raw.readers import Geometry, is_picture
 
 VERSION = 2  # of these checks: raise it when one changes, and every case is examined anew
@@ -66,15 +67,9 @@ class CaseFacts:
 def case_key(case: RawCase, description: DatasetDescription) -> str:
     """Changes whenever a file of the case, the allowed labels or the channels do."""
     files = [path for path in (*case.images, case.label) if path is not None]
-    facts: list[object] = [_stamp(path) for path in files]
+    facts: list[object] = [(path.name, *file_stamp(path)) for path in files]
     facts += [sorted(description.allowed_values), description.channel_names, VERSION]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _stamp(path: Path) -> tuple[str, int, int, int]:
-    """With the time of the inode's change: who copies over a file can keep the other two."""
-    stat = path.stat()
-    return path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFacts:

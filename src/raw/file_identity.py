@@ -1,0 +1,79 @@
+"""By what the file of an image or label is known again: its stamp, and a hash of all that it holds.
+
+A stamp is what the file system tells without reading: as long as it is the same nobody has written to the file or put
+another in its place. Size and time of the last change alone can be kept by who exchanges a file (``cp -p``,
+``rsync -t``, ``tar``); the time of the last change of its inode, or the inode, then differ. A file that was copied or
+moved has another stamp and the same content.
+
+Some formats keep a part of an image in a file beside it; that counts as part of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from umamba.files import content_hash, file_hash
+
+_TEXT_HEADERS = (".mhd", ".mha", ".nrrd")
+_HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(\S[^\r\n]*?)\s*$", re.MULTILINE | re.IGNORECASE)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files that an image's file consists of: itself, its `voxel_file`, and the JSON files of a TIFF's spacing."""
+    beside = [voxel_file(path)] if path.suffix in _TEXT_HEADERS else []
+    if path.suffix in (".tif", ".tiff"):
+        beside = spacing_files(path)
+    return [path, *(other for other in beside if other != path and other.is_file())]
+
+
+def voxel_file(path: Path) -> Path:
+    """The file with the voxels: of a MetaImage or NRRD, the one beside it that its header may name; else itself."""
+    if path.suffix not in _TEXT_HEADERS:
+        return path
+    with open(path, "rb") as file:
+        named = _DATA_FILE.search(file.read(_HEADER_BYTES))
+    beside = path.parent / named[1].decode("utf-8", "replace") if named else path
+    return beside if beside.is_file() else path  # LOCAL: in this file
+
+
+def spacing_files(path: Path) -> list[Path]:
+    """Where the spacing of a 3D TIFF may stand: NAME.json beside NAME.tif, or beside NAME_0000.tif."""
+    name = path.name.removesuffix(path.suffix)
+    names = [name, name[:-5]] if re.fullmatch(r".+_\d{4}", name) else [name]
+    return [path.with_name(f"{one}.json") for one in names]
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Size in bytes, times of the last change of content and inode in ns, and inode, of each part."""
+    stats = [part.stat() for part in parts_of(path)]
+    return [number for s in stats for number in (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)]
+
+
+def file_content(path: Path) -> str:
+    """32 hexadecimal digits of the BLAKE2b of all that a file holds; of several parts, a hash of theirs."""
+    hashes = [file_hash(part) for part in parts_of(path)]
+    return hashes[0] if len(hashes) == 1 else content_hash(hashes)
+
+
+def identity_of(path: Path) -> dict[str, Any]:
+    """Stamp and content of a file, as plain data; the stamp is of before it was read."""
+    stamp = file_stamp(path)
+    return {"stamp": stamp, "content": file_content(path)}
+
+
+def are_same(paths: Sequence[Path], identities: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether files that are there are those of these identities; they are read only where their stamps differ.
+
+    Args:
+        paths: The files, as they are now.
+        identities: Of `identity_of`, in their order; without a content the stamp alone tells.
+    """
+    return len(paths) == len(identities) and all(
+        path.is_file()
+        and (file_stamp(path) == known["stamp"] or ("content" in known and file_content(path) == known["content"]))
+        for path, known in zip(paths, identities, strict=True)
+    )
