@@ -71,6 +71,8 @@ def train(run: Run) -> None:
     trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
     model = instantiate(cfg.model)
     datamodule = instantiate(cfg.data)
+    if cfg.train:
+        datamodule.placement.check(trainer.strategy.root_device)
     check_preset(model.network, datamodule.planning)
     datamodule.open_raw()
     if cfg.test:

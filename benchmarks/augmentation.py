@@ -5,6 +5,10 @@
 Each patch is described by grey values, roughness along each axis and shares of the labels; every number's distribution
 over the patches is compared by a two-sample Kolmogorov-Smirnov test. Of k tests of equal distributions the smallest
 p-value is about 1/k. Writes docs/benchmarks/augmentation.{json,md,png}.
+
+    python benchmarks/augmentation.py --device cuda
+
+times whole batches on the GPU instead, see augmentation_device.py.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from augmentation_device import time_on_device
 from batches import OUT, build, load_rules, make_subject, run_peer
 from batches_peer import describe, make_sample
 from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
@@ -61,10 +66,18 @@ def draw(p_values: dict[str, dict[str, float]], path: Path) -> None:
 def main() -> None:
     """Run all settings and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peers", nargs="+", metavar="RULE=PYTHON", help="rule 2.1 or 2.8, and nnU-Net's interpreter")
+    parser.add_argument("peers", nargs="*", metavar="RULE=PYTHON", help="rule 2.1 or 2.8, and nnU-Net's interpreter")
     parser.add_argument("--patches", type=int, default=1000)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="time augmentation on this device instead")
+    parser.add_argument("--batches", type=int, default=100, help="of each setting, with --device")
+    parser.add_argument("--output", type=Path, default=OUT, help="where --device writes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.device:
+        time_on_device(torch.device(arguments.device), arguments.batches, arguments.output)
+        return
+    if not arguments.peers:
+        parser.error("name an interpreter with nnunetv2, RULE=PYTHON, or give --device")
     rules, p_values = load_rules(), {}
     for rule, python in (peer.split("=", 1) for peer in arguments.peers):
         for name, (patch_size, channels) in SETTINGS.items():

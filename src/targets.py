@@ -78,7 +78,7 @@ MIRROR = "umamba.datamodules.augmentation.spatial.RandomMirror"  # only read: wh
 # Keys of `data` that only training needs; scoring leaves them out.
 TRAINING_ONLY = (
     "planning", "augmentation", "num_workers", "iterations_per_epoch", "val_iterations", "oversample", "seed",
-    "patch_size", "patch_multiple", "batch_size",
+    "patch_size", "patch_multiple", "batch_size", "augment_on",
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

@@ -14,8 +14,11 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader
 
+from umamba.datamodules.augmentation.device.chain import Collate, DeviceChain
+from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
 from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.patches import PatchDataset
+from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler
 from umamba.datamodules.splits import select_split
 from umamba.planning.configuration import Configuration
@@ -55,6 +58,7 @@ class SegmentationDataModule(L.LightningDataModule):
         patch_size: Instead of the plan's.
         patch_multiple: Patch axes are rounded up to a multiple of this, for networks that need it.
         batch_size: Instead of the plan's.
+        augment_on: "cpu": the workers augment; "cuda": the GPU does; "auto": the GPU where the workers fall short.
 
     Attributes:
         plan: The plan, with a changed patch or batch size in it.
@@ -95,8 +99,10 @@ class SegmentationDataModule(L.LightningDataModule):
         patch_size: Sequence[int] | None = None,
         patch_multiple: int = 1,
         batch_size: int | None = None,
+        augment_on: str = "cpu",
     ) -> None:
         super().__init__()
+        self.placement = Placement(augment_on)
         self.dataset_dir = Path(dataset_dir)
         self.prepared_dir = Path(prepared_dir)
         self.configuration = configuration
@@ -153,6 +159,9 @@ class SegmentationDataModule(L.LightningDataModule):
         refuse_cascade(self.configuration, plan.configuration(self.configuration).previous_stage)
         self.plan, self.plan_configuration = self._adapt(plan)
         self._transforms = [self._build(entry) for entry in self.augmentation]
+        masked = [c for c, masked in enumerate(self.plan_configuration.use_mask_for_norm) if masked]
+        self._chain = DeviceChain(self._transforms, self.plan_configuration.patch_size, masked)
+        self._augmenter = DeviceAugmenter(self._chain)
         self._planned = plan
 
     def prepare_data(self) -> None:
@@ -198,12 +207,41 @@ class SegmentationDataModule(L.LightningDataModule):
         self.prepare_data()
 
     def train_dataloader(self) -> DataLoader:
-        """Augmented patches, `iterations_per_epoch` batches of them."""
+        """Augmented patches, `iterations_per_epoch` batches of them.
+
+        Where the device augments, batches have "pending" instead of image and label; `transfer_batch_to_device`
+        finishes them.
+
+        Raises:
+            ValueError: augment_on is "cuda" and the run is on another device.
+        """
+        if self.placement.choice != "cpu":
+            self.placement.begin(self._device(), self._chain)
         return self._loader(self.train_ids, self._transforms, self.iterations_per_epoch, training=True)
 
     def val_dataloader(self) -> DataLoader:
         """Patches as they are, the same `val_iterations` batches in every epoch."""
         return self._loader(self.val_ids, [], self.val_iterations, training=False)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning's copying, after which a pending batch is augmented."""
+        if "pending" not in batch:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        finished = {**self._augmenter(batch["pending"], device), "case": batch["case"]}
+        return finished if self.trainer is None else self.trainer.precision_plugin.convert_input(finished)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: where patches are augmented."""
+        return self.placement.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as the run that wrote the checkpoint."""
+        self.placement.load_state_dict(state_dict)
+
+    def _device(self) -> torch.device:
+        if self.trainer is not None:
+            return self.trainer.strategy.root_device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _loader(
         self, identifiers: Sequence[str], transforms: Sequence[tio.Transform], num_batches: int, *, training: bool
@@ -220,6 +258,8 @@ class SegmentationDataModule(L.LightningDataModule):
             num_samples=num_batches * self.plan_configuration.batch_size,
             oversample=self.oversample,
             seed=2 * self.seed + (not training),  # validation draws other numbers than training
+            chain=self._chain if training else None,
+            first_on_device=self.placement.first if training else None,
         )
         sampler = EpochSampler(
             num_batches=num_batches,
@@ -233,9 +273,10 @@ class SegmentationDataModule(L.LightningDataModule):
         sampler.set_epoch(epoch)
         # Without augmentation a validation batch costs a fraction of a training batch.
         workers = self.num_workers if training else (self.num_workers + 1) // 2
-        return DataLoader(
+        loader = WatchedLoader(
             dataset,
             sampler=sampler,
+            collate_fn=Collate(self._chain),
             batch_size=self.plan_configuration.batch_size // world_size,
             num_workers=workers,
             worker_init_fn=_start_worker,
@@ -244,6 +285,9 @@ class SegmentationDataModule(L.LightningDataModule):
             prefetch_factor=3 if workers > 0 else None,
             generator=torch.Generator(),  # the loader seeds its workers: not from the generator that the network uses
         )
+        if training:
+            self.placement.watch(loader, sampler, self.trainer)
+        return loader
 
     def _build(self, entry: Any) -> tio.Transform:
         if isinstance(entry, tio.Transform):

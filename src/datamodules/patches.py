@@ -11,9 +11,10 @@ import torch
 import torchio as tio
 from torch.utils.data import Dataset
 
+from umamba.datamodules.augmentation.device.chain import DeviceChain
 from umamba.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
 from umamba.planning.configuration import Configuration
-from umamba.planning.store import Store
+from umamba.planning.store import Store, StoredCase
 
 
 class PatchDataset(Dataset):
@@ -32,6 +33,9 @@ class PatchDataset(Dataset):
         num_samples: Samples per epoch, the dataset's length; later numbers are samples of later epochs.
         oversample: Share of a batch's samples that are centred on foreground.
         seed: Of this sequence of samples.
+        chain: The transforms as they are shared out between worker and device; needed if a sample is for the device.
+        first_on_device: Number of the first sample that is handed over for the device to augment, () int64, read
+            anew for every sample; None for none.
     """
 
     def __init__(
@@ -44,8 +48,12 @@ class PatchDataset(Dataset):
         num_samples: int = 1,
         oversample: float = 0.33,
         seed: int = 0,
+        chain: DeviceChain | None = None,
+        first_on_device: torch.Tensor | None = None,
     ) -> None:
         self.store = store
+        self.chain = chain
+        self.first_on_device = first_on_device
         self.identifiers = tuple(identifiers)
         self.configuration = configuration
         self.transforms = tuple(transforms)
@@ -72,6 +80,7 @@ class PatchDataset(Dataset):
 
         Returns:
             "image": float32 tensor (C, *patch); "label": int16 tensor (*patch), 0 outside of the image; "case": str.
+            Of a sample for the device as `DeviceChain.collate` wants it, with "draws".
 
         Raises:
             RuntimeError: The sample could not be made; the message names the case.
@@ -79,19 +88,21 @@ class PatchDataset(Dataset):
         rng = np.random.default_rng((self.seed, index))
         identifier = self.identifiers[rng.integers(len(self.identifiers))]
         try:
-            image, label = self._read(identifier, index, rng)
+            case = self.store.case(identifier)
+            start = self._draw_start(case, index, rng)
             with torch.random.fork_rng(devices=[]), _one_thread():
                 # Not torch.manual_seed: it would seed the GPU's generator as well and leave it so.
                 torch.default_generator.manual_seed(int(rng.integers(2**63)))
-                image, label = self._augment(image, label)
+                if self.first_on_device is not None and index >= int(self.first_on_device):
+                    return self._hand_over(case, start) | {"case": identifier}
+                image, label = self._augment(*self._read(case, start, self.block_size))
         except Exception as error:
             raise RuntimeError(f"Sample {index} failed, a patch of case {identifier!r}: {error}") from error
         return {"image": image, "label": label, "case": identifier}
 
-    def _read(self, identifier: str, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        case = self.store.case(identifier)
+    def _draw_start(self, case: StoredCase, index: int, rng: np.random.Generator) -> tuple[int, ...]:
         batch_size = self.configuration.batch_size
-        start = draw_start(
+        return draw_start(
             rng,
             case.data.shape[1:],
             case.class_locations,
@@ -100,32 +111,67 @@ class PatchDataset(Dataset):
             patch_size=self.centre_size,
             forced=is_forced(index % batch_size, batch_size, self.oversample),
         )
-        image = read_block(case.data, start, self.block_size, DATA_PADDING, np.float32)  # (C, Z, Y, X)
-        label = read_block(case.label, start, self.block_size, LABEL_PADDING, np.int16)  # (Z, Y, X)
+
+    def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        image = read_block(case.data, start, size, DATA_PADDING, np.float32)  # (C, Z, Y, X)
+        label = read_block(case.label, start, size, LABEL_PADDING, np.int16)  # (Z, Y, X)
         if self.configuration.spatial_dims == 2:
             image, label = image[:, 0, :, :, None], label[0, :, :, None]  # (C, Y, X, 1), torchio's form of 2D
         return torch.from_numpy(image), torch.from_numpy(label)
 
-    def _augment(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _hand_over(self, case: StoredCase, start: Sequence[int]) -> dict[str, Any]:
+        """Draw what the device will do, and read no more than it needs."""
+        chain = self.chain
+        assert chain is not None  # see the arguments
+        channels = case.data.shape[0]
+        if chain.in_worker:
+            image, label = self._transformed(*self._read(case, start, self.block_size), chain.in_worker)
+            draws = chain.draw(len(image))
+        else:
+            draws = chain.draw(channels)
+            size: tuple[int, ...] = self.block_size
+            if not chain.is_turned(draws):  # of what was drawn the middle
+                size = self.centre_size
+                start = [a + (b - c) // 2 for a, b, c in zip(start, self.block_size, size, strict=True)]
+            image, label = self._read(case, start, size)
+            if self.configuration.spatial_dims == 2:
+                image, label = image[..., 0], label[..., 0]
+        if chain.turns and not chain.is_turned(draws):
+            image, label = chain.cropped(image, label)
+        if not chain.is_turned(draws):
+            self._check_shapes(image, label)
+        return {"image": image, "label": label, "draws": draws}
+
+    def _transformed(
+        self, image: torch.Tensor, label: torch.Tensor, transforms: Sequence[tio.Transform]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The transforms applied to what `_read` gave; (C, *S) float32 and (*S) int16."""
         subject = tio.Subject(
             image=tio.ScalarImage(tensor=image, affine=self.affine),
             label=tio.LabelMap(tensor=label[None], affine=self.affine),
         )
-        for transform in self.transforms:
+        for transform in transforms:
             subject = transform(subject)
         image, label = subject.image.data.float(), subject.label.data[0].to(torch.int16)
         if self.configuration.spatial_dims == 2:
             image, label = image[..., 0], label[..., 0]  # (C, Y, X), (Y, X)
+        return image, label
+
+    def _augment(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label = self._transformed(image, label, self.transforms)
+        self._check_shapes(image, label)
+        outside = label < 0
+        for channel in self.masked_channels:
+            image[channel][outside] = 0  # what the normalisation left out, which augmentation has changed
+        return image.contiguous(), label.clamp(min=0)
+
+    def _check_shapes(self, image: torch.Tensor, label: torch.Tensor) -> None:
         for name, shape in (("image", image.shape[1:]), ("label", label.shape)):
             if tuple(shape) != self.patch_size:
                 raise ValueError(
                     f"the augmentation must give patches of {self.patch_size}, it gave {name} of {tuple(shape)}; "
                     "remove the transform under `augmentation` that changes the shape"
                 )
-        outside = label < 0
-        for channel in self.masked_channels:
-            image[channel][outside] = 0  # what the normalisation left out, which augmentation has changed
-        return image.contiguous(), label.clamp(min=0)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from umamba.run.compare import ABSENT, Differences, ResumeError, differences, li
 from umamba.targets import present_names
 
 DEFAULT_CONFIG = "train"
+# Settings that the configurations of earlier runs lack, and their default: such a run goes on without, as it began
+NEWER = {"data.augment_on": "auto"}
 OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
 
@@ -68,6 +70,7 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
     new = {key: value for key, value in asked.items() if key not in stored or key in OF_THE_CALL}
     own = _with_trainer_of(asked, _moved({**stored, **new}, asked["run_dir"]))
     found = differences(own, asked, scope)
+    found = {key: values for key, values in found.items() if key not in NEWER or values != (ABSENT, NEWER[key])}
     whole = scope == [""]
     refused = {key: values for key, values in found.items() if not may_differ(key)}
     if whole:

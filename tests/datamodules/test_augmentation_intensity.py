@@ -32,9 +32,9 @@ OURS = {
     "contrast_1_2": lambda: RandomContrast().change(IMAGE[0], 1.2),
     "gamma_1_3": lambda: RandomGammaWithStatistics().change(IMAGE[0], 1.3),
     "gamma_1_3_inverted": lambda: RandomGammaWithStatistics(invert=True).change(IMAGE[0], 1.3),
-    "blur_0_8": lambda: RandomChannelBlur((0.8, 0.8)).change(IMAGE[0]),
-    "blur_0_6_28": lambda: RandomChannelBlur((0.6, 0.6), rule="2.8").change(IMAGE[0]),
-    "blur_0_8_28": lambda: RandomChannelBlur((0.8, 0.8), rule="2.8").change(IMAGE[0]),
+    "blur_0_8": lambda: RandomChannelBlur().change(IMAGE[0], [0.8] * 3),
+    "blur_0_6_28": lambda: RandomChannelBlur(rule="2.8").change(IMAGE[0], [0.6] * 3),
+    "blur_0_8_28": lambda: RandomChannelBlur(rule="2.8").change(IMAGE[0], [0.8] * 3),
     "low_resolution_0_6_cubic": lambda: lower_resolution(IMAGE[0], 0.6, order=3),
     "low_resolution_0_6_cubic_in_plane": lambda: lower_resolution(IMAGE[0], 0.6, order=3, keep_first=True),
     "low_resolution_0_6_linear": lambda: lower_resolution(IMAGE[0], 0.6, order=1),
@@ -131,7 +131,8 @@ def test_rule_28_draws_a_width_for_each_axis() -> None:
     impulse = torch.zeros(9, 9, 9)
     impulse[4, 4, 4] = 1
     for rule, equal in (("2.1", True), ("2.8", False)):
-        blurred = RandomChannelBlur(rule=rule).change(impulse)
+        transform = RandomChannelBlur(rule=rule)
+        blurred = transform.change(impulse, transform.draw_change(3))
         assert torch.allclose(blurred[:, 4, 4], blurred[4, :, 4]) == equal
 
 
@@ -154,9 +155,9 @@ def test_low_resolution_leaves_the_first_axis_of_an_anisotropic_patch() -> None:
     image = torch.zeros(4, 24, 24)
     image[1] = torch.randn(24, 24)
     others = [0, 2, 3]
-    in_plane = RandomLowResolution((4, 24, 24), zooms=(0.5, 0.5), channel_p=1).change(image)
+    in_plane = RandomLowResolution((4, 24, 24)).change(image, 0.5)
     assert in_plane[1].any() and not in_plane[others].any()
-    assert RandomLowResolution((24, 24, 24), zooms=(0.5, 0.5), channel_p=1).change(image)[others].any()
+    assert RandomLowResolution((24, 24, 24)).change(image, 0.5)[others].any()
 
 
 def test_torchios_noise_is_nnunets() -> None:

@@ -71,6 +71,8 @@ def start(train, dataset: Path, *overrides: str) -> None:
         (["data.iterations_per_epoch=0"], r"data\.iterations_per_epoch is 0"),
         (["data.val_iterations=-1"], r"data\.val_iterations is -1"),
         (["data.num_workers=-2"], r"data\.num_workers is -2"),
+        (["data.augment_on=gpu"], r"data\.augment_on is 'gpu'; expected one of auto, cpu, cuda"),
+        (["data.augment_on=cuda", "trainer.accelerator=cpu"], r"data\.augment_on=cuda needs a run on a CUDA device"),
         (["data.planning.plans=/nowhere/plan.json"], "/nowhere/plan.json"),
         (["data.prepared_dir=${data.dataset_dir}"], "is the raw data set"),
         (["data.prepared_dir=${data.dataset_dir}/../"], "holds the raw data set"),

@@ -89,6 +89,7 @@ REFUSED = [
     (["data=hippocampus"], ["data_name: 'phantom' -> 'hippocampus'"]),
     (["trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val: 12 -> 1"]),
     (["data.planning.memory_gb=1"], ["data.planning.memory_gb: 0.05 -> 1"]),
+    (["data.augment_on=cpu"], ["data.augment_on: 'auto' -> 'cpu'"]),
     (["paths.raw=elsewhere"], ["paths.raw", "data.dataset_dir"]),
     (["experiment=demo"], ["model_name: 'umamba_enc' -> 'umamba_bot'", "optimizer.lr"]),
     (["resume=false"], ["resume=false would overwrite"]),
@@ -119,6 +120,21 @@ def test_what_may_change_is_changed_and_recorded(tmp_path: Path) -> None:
     assert provenance["resumes"][0]["changes"]["trainer.max_epochs"] == [7, 9]
     with called(tmp_path) as run:  # and the next one goes on from there
         assert run.config.trainer.max_epochs == 9 and "tensorboard" in run.config.logger
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_a_newer_setting(tmp_path: Path) -> None:
+    command = ["model=umamba_enc", "experiment=demo"]
+    config = trained(tmp_path, *command)
+    assert config["data"].pop("augment_on") == "auto"
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**checkpoint, "config": config}, tmp_path / "checkpoints" / "last.ckpt")
+    with called(tmp_path, *command) as run:
+        assert "augment_on" not in run.config.data  # the data module's default, as it was
+    for asked in (["data.augment_on=cuda"], [*command, "data.augment_on=cuda"]):
+        refusal = pytest.raises(ResumeError, match=r"data.augment_on: '\(absent\)' -> 'cuda'")
+        with refusal, called(tmp_path, *asked):
+            pass
 
 
 def test_a_trainer_choice_changes_only_what_it_is_about(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torchio.transforms.augmentation import RandomTransform
 
 from umamba.datamodules.augmentation.draws import around_one
 
-_SMALL = 1e-8  # keeps the ratio finite for a constant channel
+SMALL = 1e-8  # keeps the ratio finite for a constant channel
 
 
 class _RandomFactor(RandomTransform, tio.IntensityTransform):
@@ -23,10 +23,15 @@ class _RandomFactor(RandomTransform, tio.IntensityTransform):
             raise ValueError(f"{self.name} needs a range of factors (low, high) from 0 on, it got {tuple(factors)}.")
         self.factors = (low, high)
 
+    def draw(self, channels: int) -> list[float]:
+        """Draw a factor for each channel."""
+        return [around_one(*self.factors) for _ in range(channels)]
+
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Change every image of the subject; label maps stay."""
         for image in self.get_images(subject):
-            image.set_data(torch.stack([self.change(channel, around_one(*self.factors)) for channel in image.data]))
+            drawn = zip(image.data, self.draw(len(image.data)), strict=True)
+            image.set_data(torch.stack([self.change(channel, factor) for channel, factor in drawn]))
         return subject
 
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
@@ -94,5 +99,5 @@ class RandomGammaWithStatistics(_RandomFactor):
         mean = channel.mean()
         curved.sub_(curved.mean())
         # Root mean squares by norm: torch.std takes ten times as long on a CPU.
-        ratio = torch.linalg.vector_norm(channel - mean) / (torch.linalg.vector_norm(curved) + _SMALL)
+        ratio = torch.linalg.vector_norm(channel - mean) / (torch.linalg.vector_norm(curved) + SMALL)
         return curved.mul_(sign * ratio).add_(mean)

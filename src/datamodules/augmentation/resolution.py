@@ -24,24 +24,30 @@ class _RandomPerChannel(RandomTransform, tio.IntensityTransform):
         super().__init__(**kwargs)
         self.channel_p = self.parse_probability(channel_p)
 
+    def draw(self, channels: int, dims: int) -> list[Any]:
+        """Draw for each channel how it is changed, or None; `dims` is the number of spatial axes, 2 or 3."""
+        chosen = [coin(self.channel_p) for _ in range(channels)]
+        return [self.draw_change(dims) if drawn else None for drawn in chosen]
+
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Change the images of the subject; label maps stay."""
         for image in self.get_images(subject):
-            chosen = [coin(self.channel_p) for _ in image.data]
-            if any(chosen):
-                image.set_data(self._change_channels(image.data, chosen))
+            spatial = image.data.shape[1:-1] if image.data.shape[-1] == 1 else image.data.shape[1:]  # 2D: (C, Y, X, 1)
+            changes = self.draw(len(image.data), len(spatial))
+            if any(change is not None for change in changes):
+                channels = [
+                    channel if change is None else self.change(channel.reshape(spatial), change).reshape(channel.shape)
+                    for channel, change in zip(image.data, changes, strict=True)
+                ]
+                image.set_data(torch.stack(channels))
         return subject
 
-    def _change_channels(self, data: torch.Tensor, chosen: Sequence[bool]) -> torch.Tensor:
-        spatial = data.shape[1:-1] if data.shape[-1] == 1 else data.shape[1:]  # 2D is (C, Y, X, 1)
-        channels = [
-            self.change(channel.reshape(spatial)).reshape(channel.shape) if drawn else channel
-            for channel, drawn in zip(data, chosen, strict=True)
-        ]
-        return torch.stack(channels)
+    def draw_change(self, dims: int) -> Any:
+        """Draw how a channel is changed."""
+        raise NotImplementedError
 
-    def change(self, channel: torch.Tensor) -> torch.Tensor:
-        """One channel, (Y, X) or (Z, Y, X), changed."""
+    def change(self, channel: torch.Tensor, drawn: Any) -> torch.Tensor:
+        """One channel, (Y, X) or (Z, Y, X), changed as drawn."""
         raise NotImplementedError
 
 
@@ -78,13 +84,22 @@ class RandomChannelBlur(_RandomPerChannel):
         self.sigmas = (low, high)
         self.rule = rule
 
-    def change(self, channel: torch.Tensor) -> torch.Tensor:
-        """The channel blurred with widths that are drawn here."""
+    def draw_change(self, dims: int) -> list[float]:
+        """Draw the width for each axis, in voxels."""
         if self.rule == "2.1":
-            return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), uniform(*self.sigmas)))
-        sigmas = [uniform(*self.sigmas) for _ in range(channel.ndim)]
-        radii = [int(3 * sigma + 0.25) for sigma in sigmas]
-        return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), sigmas, mode="mirror", radius=radii))
+            return [uniform(*self.sigmas)] * dims
+        return [uniform(*self.sigmas) for _ in range(dims)]
+
+    def radius(self, sigma: float) -> int:
+        """How far the kernel of this width reaches to either side, in voxels."""
+        return int(4 * sigma + 0.5) if self.rule == "2.1" else int(3 * sigma + 0.25)
+
+    def change(self, channel: torch.Tensor, drawn: Sequence[float]) -> torch.Tensor:
+        """The channel blurred with these widths."""
+        radii = [self.radius(sigma) for sigma in drawn]
+        if self.rule == "2.1":
+            return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), drawn, mode="reflect", radius=radii))
+        return torch.from_numpy(ndi.gaussian_filter(channel.numpy(), drawn, mode="mirror", radius=radii))
 
 
 class RandomLowResolution(_RandomPerChannel):
@@ -120,9 +135,23 @@ class RandomLowResolution(_RandomPerChannel):
         self.zooms = (low, high)
         self.order = order
 
-    def change(self, channel: torch.Tensor) -> torch.Tensor:
+    def draw_change(self, dims: int) -> float:
+        """Draw the factor that sizes are multiplied with."""
+        return uniform(*self.zooms)
+
+    def change(self, channel: torch.Tensor, drawn: float) -> torch.Tensor:
         """The channel at a lower resolution, in its old shape."""
-        return lower_resolution(channel, uniform(*self.zooms), order=self.order, keep_first=self.keeps_first_axis)
+        return lower_resolution(channel, drawn, order=self.order, keep_first=self.keeps_first_axis)
+
+
+def zoomed_size(size: int, zoom: float) -> int:
+    """How many voxels of an axis are left, half rounded to even."""
+    return max(1, round(size * zoom))
+
+
+def nearest_voxels(size: int, fewer: int) -> np.ndarray:
+    """Of an axis of `size` voxels the nearest to each of `fewer` ones, int64."""
+    return np.floor((np.arange(fewer) + 0.5) * (size / fewer)).astype(np.int64)  # = floor(source + 0.5)
 
 
 def lower_resolution(image: torch.Tensor, zoom: float, *, order: int, keep_first: bool = False) -> torch.Tensor:
@@ -143,9 +172,7 @@ def lower_resolution(image: torch.Tensor, zoom: float, *, order: int, keep_first
     small = image
     for axis, n in enumerate(image.shape):
         if not (keep_first and axis == 0):
-            fewer = max(1, round(n * zoom))
-            nearest = np.floor((np.arange(fewer) + 0.5) * (n / fewer)).astype(np.int64)  # = floor(source + 0.5)
-            small = small.index_select(axis, torch.from_numpy(nearest))
+            small = small.index_select(axis, torch.from_numpy(nearest_voxels(n, zoomed_size(n, zoom))))
     if order == 1:
         mode = "bilinear" if image.ndim == 2 else "trilinear"
         return interpolate(small[None, None], image.shape, mode=mode, align_corners=False)[0, 0]

@@ -192,9 +192,13 @@ class RandomMirror(RandomTransform, tio.SpatialTransform):
         if not set(self.axes) <= {0, 1, 2}:
             raise ValueError(f"axes must be among 0, 1 and 2, they are {self.axes}.")
 
+    def draw(self) -> list[int]:
+        """Draw the axes of the patch that are mirrored."""
+        return [axis for axis in self.axes if coin(self.axis_p)]
+
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Mirror every image and label map of the subject alike."""
-        drawn = [axis + 1 for axis in self.axes if coin(self.axis_p)]
+        drawn = [axis + 1 for axis in self.draw()]
         if drawn:
             for image in self.get_images(subject):
                 image.set_data(image.data.flip(drawn))

@@ -1,0 +1,137 @@
+"""Time the augmentation of whole batches on a device, and compare it with the CPU's: `augmentation.py --device cuda`.
+
+For each setting batches are made as workers make them (drawn, read from memory, put together) and augmented on the
+device. Written for each, as means over the batches: the worker's CPU time, the host's time to launch all, the time
+until the device is done, the sum of its kernels and their number, what is copied to it, the peak memory, and the
+largest difference to the same batches augmented on the CPU (noise left out, whose numbers differ by intention).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from batches import SETTINGS, build, load_rules
+from batches_peer import make_sample
+from umamba.datamodules.augmentation.device.chain import DeviceChain, PendingBatch
+from umamba.datamodules.augmentation.device.intensity import Noise
+from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
+from umamba.datamodules.patches import PatchDataset
+from umamba.files import write_json, write_text
+from umamba.planning.configuration import Configuration
+from umamba.planning.store import Store
+
+BATCH = {"hippocampus 3D": 7, "abdomen CT 3D": 2, "abdomen MR 2D": 30, "endoscopy 2D": 13, "cells 2D": 12}
+WARM_UP = 3
+COLUMNS = (
+    "worker_ms", "host_ms", "device_ms", "kernel_ms", "launches", "copied_mib", "peak_mib", "largest_difference",
+    "labels_that_differ",
+)  # fmt: skip
+
+
+def make_dataset(rule: dict, patch_size: tuple[int, ...], channels: int, labels: int, batch_size: int) -> PatchDataset:
+    """Patches of one image in memory, all of them for the device."""
+    flat = (1,) * (3 - len(patch_size))
+    enlarged = enlarged_patch_size(patch_size, default_degrees(patch_size))
+    image, label = make_sample(flat + tuple(n + 16 for n in enlarged), channels, labels)
+    locations = {k: np.argwhere(label == k)[:10000] for k in range(1, labels)}
+    case = SimpleNamespace(data=image, label=label, class_locations=locations, annotated_locations=())
+    configuration = SimpleNamespace(
+        patch_size=patch_size, batch_size=batch_size, spacing=(1.0,) * 3, spatial_dims=len(patch_size),
+        use_mask_for_norm=(False,) * channels,
+    )  # fmt: skip
+    transforms = [build(entry, patch_size) for entry in rule.values()]
+    return PatchDataset(
+        cast(Store, SimpleNamespace(case=lambda identifier: case)),
+        ["case"],
+        configuration=cast(Configuration, configuration),
+        transforms=transforms,
+        chain=DeviceChain(transforms, patch_size),
+        first_on_device=torch.tensor(0),
+    )
+
+
+def without_noise(pending: PendingBatch, chain: DeviceChain) -> PendingBatch:
+    steps = [(number, packed) for number, packed in pending.steps if not isinstance(chain.stages[number], Noise)]
+    return PendingBatch({name: tensor.clone() for name, tensor in pending.tensors.items()}, steps)
+
+
+def measure(rule: dict, name: str, batches: int, device: torch.device) -> dict[str, Any]:
+    """The numbers of one setting."""
+    patch_size, channels, labels, _ = SETTINGS[name]
+    dataset = make_dataset(rule, patch_size, channels, labels, BATCH[name])
+    chain = dataset.chain
+    assert chain is not None
+    start = time.process_time()
+    made = [
+        chain.collate([dataset[batch * BATCH[name] + i] for i in range(BATCH[name])])["pending"]
+        for batch in range(WARM_UP + batches)
+    ]
+    found: dict[str, Any] = {"worker_ms": 1e3 * (time.process_time() - start) / len(made)}
+    differences, wrong = [], []
+    for pending in made[: WARM_UP + 5]:
+        expected = chain.apply(without_noise(pending, chain))
+        batch = chain.apply(without_noise(pending, chain).to(device))
+        differences.append(float((batch["image"].cpu() - expected["image"]).abs().max()))
+        wrong.append(float((batch["label"].cpu() != expected["label"]).float().mean()))
+    found |= {"largest_difference": max(differences), "labels_that_differ": float(np.mean(wrong))}
+    sizes = [sum(t.numel() * t.element_size() for t in pending.tensors.values()) for pending in made]
+    found["copied_mib"] = float(np.mean(sizes)) / 2**20
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for pending in made[WARM_UP:]:
+            chain.apply(pending)
+        return found | {"host_ms": 1e3 * (time.perf_counter() - start) / batches}
+    made = [pending.pin_memory() for pending in made]
+    for pending in made[:WARM_UP]:
+        chain.apply(pending.to(device))
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    host, whole = [], []
+    for pending in made[WARM_UP:]:
+        start = time.perf_counter()
+        batch = chain.apply(pending.to(device))
+        host.append(time.perf_counter() - start)
+        torch.cuda.synchronize()
+        whole.append(time.perf_counter() - start)
+        del batch
+    found |= {"host_ms": 1e3 * float(np.mean(host)), "device_ms": 1e3 * float(np.mean(whole))}
+    found |= {"peak_mib": (torch.cuda.max_memory_allocated() - before) / 2**20}
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for pending in made[WARM_UP:]:
+            chain.apply(pending.to(device))
+        torch.cuda.synchronize()
+    kernels = [(e.self_device_time_total / 1e3, e.count) for e in profiler.key_averages() if "Memcpy HtoD" not in e.key]
+    found |= {"kernel_ms": sum(ms for ms, _ in kernels) / batches, "launches": sum(n for _, n in kernels) / batches}
+    return found
+
+
+def time_on_device(device: torch.device, batches: int, out: Path) -> None:
+    """Time all settings and write augmentation_device.{json,md} into a folder."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    rows: dict[str, dict[str, Any]] = {}
+    for rule, entries in load_rules().items():
+        for setting in SETTINGS:
+            rows[f"nnunet_{rule}, {setting}"] = measure(entries, setting, batches, device)
+            lines = [
+                "# Augmentation on the device", "",
+                f"Means over {batches} batches on {name}, torch {torch.__version__}; what the columns are says the "
+                "head of `benchmarks/augmentation_device.py`.", "",
+                f"Made by `python benchmarks/augmentation.py --device {device.type}`.", "",
+                "| setting, batch | " + " | ".join(key.replace("_", " ") for key in COLUMNS) + " |",
+                "|---" * (len(COLUMNS) + 1) + "|",
+            ]  # fmt: skip
+            for title, row in rows.items():
+                cells = [f"{row[key]:.3g}" if key in row else "" for key in COLUMNS]
+                lines.append(f"| {title}, {BATCH[title.split(', ')[1]]} | {' | '.join(cells)} |")
+            write_json({"device": name, "torch": torch.__version__, "batches": batches, "rows": rows},
+                       out / "augmentation_device.json")  # fmt: skip
+            write_text(out / "augmentation_device.md", "\n".join(lines) + "\n")
+            print(lines[-1], flush=True)

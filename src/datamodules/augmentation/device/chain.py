@@ -1,0 +1,167 @@
+"""A list of transforms shared out between workers and device: what cannot be done on the device comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torchio as tio
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from umamba.datamodules.augmentation.device.intensity import Brightness, Contrast, Gamma, Noise
+from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
+from umamba.datamodules.augmentation.device.resolution import Blur, LowResolution
+from umamba.datamodules.augmentation.device.spatial import Mirror, RotationScaling
+from umamba.datamodules.augmentation.device.stage import Batch, Stage
+from umamba.datamodules.augmentation.intensity import RandomBrightness, RandomContrast, RandomGammaWithStatistics
+from umamba.datamodules.augmentation.resampling import centre_crop
+from umamba.datamodules.augmentation.resolution import RandomChannelBlur, RandomLowResolution
+from umamba.datamodules.augmentation.spatial import RandomMirror, RandomRotationScaling
+
+STAGES: dict[type[tio.Transform], Callable[[Any], Stage]] = {
+    RandomRotationScaling: RotationScaling,
+    tio.RandomNoise: Noise,
+    RandomChannelBlur: Blur,
+    RandomBrightness: Brightness,
+    RandomContrast: Contrast,
+    RandomLowResolution: LowResolution,
+    RandomGammaWithStatistics: Gamma,
+    RandomMirror: Mirror,
+}
+
+
+def has_stage(transform: tio.Transform, patch_size: Sequence[int]) -> bool:
+    """Whether a transform can be done on the device: one of those above itself, for all images and for this patch."""
+    plain = transform.include is None and not transform.exclude and transform.keep is None
+    return type(transform) in STAGES and plain and getattr(transform, "patch_size", patch_size) == tuple(patch_size)
+
+
+class PendingBatch:
+    """A batch of patches as the workers hand it over, with the draws of what remains to be done.
+
+    It is no dict, so that nothing on the way changes the type of a tensor in it.
+
+    Args:
+        tensors: By name, all that goes to the device.
+        steps: For each stage that changes something its number and what it has packed.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], steps: list[tuple[int, Any]]) -> None:
+        self.tensors, self.steps = tensors, steps
+
+    def pin_memory(self) -> PendingBatch:
+        """As the loader calls it, so that copies to the device need not be waited for."""
+        return PendingBatch({name: tensor.pin_memory() for name, tensor in self.tensors.items()}, self.steps)
+
+    def to(self, device: torch.device) -> PendingBatch:
+        """On the device, without waiting for it."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return PendingBatch(moved, self.steps)
+
+
+class DeviceChain:
+    """Draws in workers, applies on the device.
+
+    All up to the last transform without a version for the device, and all before the last rotation, stays in the
+    workers, in its order: `in_worker`. The others follow on the device: `stages`.
+
+    Args:
+        transforms: The augmentation, in order.
+        patch_size: Of the plan.
+        masked_channels: Where data outside of the image are 0.
+    """
+
+    def __init__(
+        self, transforms: Sequence[tio.Transform], patch_size: Sequence[int], masked_channels: Sequence[int] = ()
+    ) -> None:
+        self.patch_size = tuple(patch_size)
+        self.masked_channels = tuple(masked_channels)
+        self.without_stage = tuple(t for t in transforms if not has_stage(t, self.patch_size))
+        last = max((i for i, transform in enumerate(transforms) if transform in self.without_stage), default=-1)
+        turns = [i for i, transform in enumerate(transforms) if isinstance(transform, RandomRotationScaling)]
+        first = max(last + 1, max(turns, default=0))
+        self.in_worker = tuple(transforms[:first])
+        self.stages = tuple(STAGES[type(transform)](transform) for transform in transforms[first:])
+        self.turns = bool(self.stages) and isinstance(self.stages[0], RotationScaling)
+
+    def draw(self, channels: int) -> list[Any]:
+        """Draw for one sample what each stage does, as the transforms would: None where it does nothing."""
+        drawn = []
+        for stage in self.stages:
+            skipped = torch.rand(1).item() > stage.transform.probability  # as torchio draws it
+            drawn.append(None if skipped else stage.draw(channels, len(self.patch_size)))
+        return drawn
+
+    def is_turned(self, drawn: Sequence[Any]) -> bool:
+        """Whether a sample with these draws needs more than its patch."""
+        return self.turns and drawn[0] is not None
+
+    def cropped(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (C, *S) and label (*S) of a sample that is not turned, as the rotation gives them."""
+        rotation = self.stages[0].transform
+        label = centre_crop(label[None], self.patch_size, rotation.label_padding)[0]
+        return centre_crop(image, self.patch_size, rotation.image_padding), label
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch of samples that have "draws", in a worker.
+
+        Args:
+            samples: "image" (C, *patch) and "label" (*patch) of each, larger where it `is_turned`; "case"; "draws".
+
+        Returns:
+            "pending": PendingBatch; "case": list of str.
+        """
+        packer, steps = Packer(), []
+        for number, stage in enumerate(self.stages):
+            packed = stage.pack([sample["draws"][number] for sample in samples], self.patch_size, packer)
+            if packed is not None:
+                steps.append((number, packed))
+        turned = [sample for sample in samples if self.is_turned(sample["draws"])]
+        channels = len(samples[0]["image"])
+        tensors = packer.tensors()
+        tensors["image"] = torch.zeros(len(samples), channels, *self.patch_size)
+        tensors["label"] = torch.zeros(len(samples), *self.patch_size, dtype=torch.int16)
+        for index, sample in enumerate(samples):
+            if not self.is_turned(sample["draws"]):
+                tensors["image"][index] = sample["image"]
+                tensors["label"][index] = sample["label"]
+        if turned:
+            tensors["large_image"] = torch.stack([sample["image"] for sample in turned])
+            tensors["large_label"] = torch.stack([sample["label"] for sample in turned])
+        return {"pending": PendingBatch(tensors, steps), "case": [sample["case"] for sample in samples]}
+
+    def apply(self, pending: PendingBatch) -> dict[str, Tensor]:
+        """Augment a batch where its tensors are. Nothing waits for the device.
+
+        Returns:
+            "image" (B, C, *patch) float32 and "label" (B, *patch) int16, as the dataset makes them on the CPU.
+        """
+        tensors = pending.tensors
+        batch = Batch(tensors["image"], tensors["label"], tensors.get("large_image"), tensors.get("large_label"))
+        unpack = Unpacker({kind: tensors[kind] for kind in ("numbers", "indices")})
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # TensorFloat-32 would round an image to three digits
+        try:
+            for number, packed in pending.steps:
+                self.stages[number].apply(batch, packed, unpack)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        outside = batch.label < 0
+        if len(self.masked_channels) == batch.image.shape[1]:
+            batch.image.masked_fill_(outside[:, None], 0)
+        else:
+            for channel in self.masked_channels:
+                batch.image[:, channel].masked_fill_(outside, 0)
+        return {"image": batch.image, "label": batch.label.clamp_(min=0)}
+
+
+class Collate:
+    """The loader's way from samples to a batch, finished or pending; an object, which a process can be sent."""
+
+    def __init__(self, chain: DeviceChain) -> None:
+        self.chain = chain
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.chain.collate(samples) if "draws" in samples[0] else default_collate(samples)

@@ -1,0 +1,162 @@
+"""Where a run's patches are augmented: in the workers, or on the GPU, on request or where workers fall short."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from umamba.datamodules.augmentation.device.chain import DeviceChain
+from umamba.datamodules.sampling import EpochSampler
+
+log = logging.getLogger(__name__)
+
+CHOICES = ("auto", "cpu", "cuda")
+NEVER = 2**62  # as a sample's number
+_UNCOUNTED = 20  # first steps: kernels are built, and the workers have batches in store
+_COUNTED = 80  # steps that are measured then
+_TOO_LONG = 0.1  # share of the time that steps wait for batches
+
+
+class Placement:
+    """The choice of a run, and from which sample on the device augments.
+
+    Both ways make the same draws, and the same patches but for rounding and for the numbers that noise is made of.
+    So the choice is part of a run, and is kept in its checkpoints.
+
+    Args:
+        choice: "auto", "cpu" or "cuda".
+
+    Attributes:
+        first: Number of the first sample that the device augments, () int64 in shared memory: workers read it.
+
+    Raises:
+        ValueError: There is no such choice.
+    """
+
+    def __init__(self, choice: str) -> None:
+        if choice not in CHOICES:
+            raise ValueError(f"data.augment_on is {choice!r}; expected one of {', '.join(CHOICES)}.")
+        self.choice = choice
+        self.first = torch.tensor(NEVER).share_memory_()
+        self._decided = choice == "cpu"
+        self._steps, self._waited, self._passed = 0, 0.0, 0.0
+
+    def check(self, device: torch.device) -> None:
+        """Raises ValueError if this device cannot do what was chosen."""
+        if self.choice == "cuda" and device.type != "cuda":
+            raise ValueError(
+                f"data.augment_on=cuda needs a run on a CUDA device; this one is on the {device.type}. "
+                "Set data.augment_on=auto or cpu."
+            )
+
+    def begin(self, device: torch.device, chain: DeviceChain) -> None:
+        """Decide what needs no measuring, before the workers start; the log says what is unusual.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        self.check(device)
+        if not (chain.in_worker or chain.stages):
+            self._decided = True
+            return
+        if device.type != "cuda":
+            if int(self.first) != NEVER:
+                log.warning("This run augmented on a GPU; there is none here, and noise will be drawn otherwise.")
+                self.first.fill_(NEVER)
+            self._decided = True
+            return
+        if chain.without_stage and (self.choice == "cuda" or not self._decided):
+            names = ", ".join(dict.fromkeys(transform.name for transform in chain.without_stage))
+            log.info(
+                "No version for the device has: %s. Up to there the augmentation stays in the workers (%s); on the "
+                "device: %s.", names, _listed(chain.in_worker), _listed([s.transform for s in chain.stages]),
+            )  # fmt: skip
+        if not chain.stages:
+            self._decided = True
+        elif self.choice == "cuda":
+            self._decided = True
+            self.first.fill_(0)
+            log.info("Patches are augmented on the GPU (data.augment_on=cuda).")
+
+    def watch(self, loader: WatchedLoader, sampler: EpochSampler, trainer: L.Trainer | None) -> None:
+        """Have the training's steps measured, if the choice is still to be made; it holds from the next epoch on."""
+        if self._decided or trainer is None:
+            return
+
+        def note(waited: float, passed: float) -> None:
+            # All processes of a distributed run come here in the same step
+            short = self._falls_short(waited, passed)
+            if short is not None and trainer.strategy.reduce_boolean_decision(short, all=False):
+                self.first.fill_((sampler.epoch + 1) * sampler.num_batches * sampler.batch_size)
+                log.info("From the next epoch on patches are augmented on the GPU (data.augment_on=auto).")
+
+        loader.note = note
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: plain values."""
+        first = int(self.first)
+        return {
+            "augment_on": self.choice,
+            "decided": self._decided,
+            "device_from_sample": None if first == NEVER else first,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the run that wrote the checkpoint."""
+        if self.choice == "auto" and state.get("augment_on") == "auto":
+            first = state["device_from_sample"]
+            self._decided = state["decided"]
+            self.first.fill_(NEVER if first is None else first)
+
+    def _falls_short(self, waited: float, passed: float) -> bool | None:
+        """Count a step; in the last that is counted whether the workers fall short, else None."""
+        self._steps += 1
+        if self._decided or self._steps <= _UNCOUNTED:
+            return None
+        self._waited += waited
+        self._passed += passed
+        if self._steps < _UNCOUNTED + _COUNTED:
+            return None
+        self._decided = True
+        share = self._waited / self._passed
+        log.info("%d steps waited %.0f %% of their time for batches of the workers.", _COUNTED, 100 * share)
+        return share > _TOO_LONG
+
+
+class WatchedLoader(DataLoader):
+    """A loader that tells how long its user waits for each batch.
+
+    Attributes:
+        note: Called with the seconds waited for a batch and the seconds since the batch before; None to leave it.
+    """
+
+    note: Callable[[float, float], None] | None = None
+
+    def __iter__(self) -> Any:
+        """Begin an epoch."""
+        iterator = super().__iter__()  # at once, and not with the first batch: workers begin to draw
+        return iterator if self.note is None else self._watched(iterator, self.note)
+
+    def _watched(self, iterator: Iterator[Any], note: Callable[[float, float], None]) -> Iterator[Any]:
+        last = None
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            now = time.perf_counter()
+            if last is not None:
+                note(now - asked, now - last)
+            last = now
+            yield batch
+
+
+def _listed(transforms: Iterable[Any]) -> str:
+    return ", ".join(transform.name for transform in transforms) or "none"
