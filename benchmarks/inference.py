@@ -3,18 +3,21 @@
     python benchmarks/inference.py                                # all rows; a GPU, some minutes
     python benchmarks/inference.py --rows ct_cnn hippocampus      # some of them
     python benchmarks/inference.py --rows export                  # the way back alone, on the CPU
+    python benchmarks/inference.py --rows ct_cnn peer_ct_cnn      # beside nnunetv2's predictor, where it is installed
     python benchmarks/inference.py --scale 0.2 --device cpu       # a rehearsal without a GPU
 
 Images are phantoms: ellipsoids of different intensities in a body, with noise. The networks are trained on them for a
 minute at most, so that label maps have organs and not noise, which would be slower to write. Each row is a process of
 its own, which predicts the folder twice: `first` includes what a first use builds, `seconds` is the second time.
 Phases are timed one after the other in a third pass. Main memory is the largest resident size of the process, its
-libraries included; device memory is that of tensors. Each run replaces the rows that it measured in inference.json.
+libraries included (of nnunetv2: of the process and its largest worker); device memory is that of tensors. Each run
+replaces the rows that it measured in inference.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import resource
 import subprocess
@@ -23,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,8 @@ import torch
 from scipy import ndimage
 
 from common import draw_bars, processor, versions
-from inference_sets import PRECISIONS, ROWS, images_of, make_checkpoint, phantom, plan_of, write_images
+from inference_peer import INSTALL
+from inference_sets import CNN, PRECISIONS, ROWS, images_of, make_checkpoint, phantom, plan_of, write_images
 from umamba.files import write_json, write_text
 from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
@@ -44,6 +48,8 @@ from umamba.planning.resampling import nearest_index, separate_axis, spline_weig
 from umamba.raw.readers import Geometry, write_label
 
 ROOT = Path(__file__).resolve().parents[1]
+PEER = Path(__file__).with_name("inference_peer.py")
+PEERS = {f"peer_{name}": name for name, row in ROWS.items() if row.network is CNN and row.images[3] == ".nii.gz"}
 EXPORT = ((128, 256, 256), {"thick": ((2.5, 0.8, 0.8), (1.0, 0.8, 0.8)), "isotropic": ((1.5,) * 3, (1.0, 0.8, 0.8))})
 
 
@@ -188,17 +194,15 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def child(*arguments: str) -> dict[str, Any]:
+def child(*arguments: str, script: Path | str = __file__) -> dict[str, Any]:
     """This script in a process of its own; what it measured, and its seconds from start to end."""
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), *arguments], stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1]) | {"process_s": time.perf_counter() - begun}
 
 
 def all_rows(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
-    wanted = [name for name in options.rows if name in ROWS]
+    wanted = list(dict.fromkeys(PEERS.get(name, name) for name in options.rows if name != "export"))
     chosen = ("--work", str(work), "--device", options.device, "--precision", options.precision)
     with ProcessPoolExecutor(2) as pool:  # images are written while networks are trained
         writing = {
@@ -206,15 +210,30 @@ def all_rows(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]
             for name in {images_of(name): name for name in wanted}.values()
             if not (work / images_of(name)).exists()
         }
-        for name in wanted:
-            if not checkpoint_of(name, work, options.precision).exists():
-                child("--train", name, "--steps", str(options.steps), *chosen)
+        missing = [name for name in wanted if not checkpoint_of(name, work, options.precision).exists()]
+        with ThreadPoolExecutor(4 if choose_device(options.device).type == "cuda" else 1) as side_by_side:
+            list(side_by_side.map(lambda name: child("--train", name, "--steps", str(options.steps), *chosen), missing))
         for task in writing.values():
             task.result()
     for name in wanted:
-        yield child("--measure", name, *chosen)
+        if name in options.rows or not (work / f"{name}_1").exists():
+            yield child("--measure", name, *chosen)
+        if f"peer_{name}" in options.rows:
+            yield measure_peer(name, work, options)
     if "export" in options.rows:
         yield from (child("--measure-export", kind) for kind in EXPORT[1])
+
+
+def measure_peer(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """nnunetv2's predictor on the images and the weights of a row that was measured."""
+    device = str(choose_device(options.device))
+    folder, output = (work / f"{name}_{options.precision}_{what}" for what in ("folder", "peer"))
+    files = (str(folder), str(work / images_of(name)), str(output), device)
+    child("make", str(checkpoint_of(name, work, options.precision)), str(folder), script=PEER)
+    row = {"row": f"peer_{name}"} | child("measure", *files, script=PEER)
+    if options.float32_sums:
+        child("predict_float32", *files, script=PEER)
+    return row | {"agreement": child("compare", *files, str(work / f"{name}_1"), script=PEER)}
 
 
 def report(rows: list[dict[str, Any]]) -> str:
@@ -236,6 +255,7 @@ def report(rows: list[dict[str, Any]]) -> str:
             numbers += [row["phases"][name] for name in ("read", "preprocess", "network", "export", "write")]
             cells = [row["row"], str(row["cases"]), *("-" if n is None else f"{n:.3g}" for n in numbers)]
             lines.append("| " + " | ".join(cells) + " |")
+    lines += peer_table(rows)
     exports = [row for row in rows if "ours_s" in row]
     if exports:
         lines += [
@@ -255,6 +275,40 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "![Prediction, timed](inference.png)"]) + "\n"
 
 
+def peer_table(rows: list[dict[str, Any]]) -> list[str]:
+    named = {row["row"]: row for row in rows}
+    pairs = [(named[own], named[peer]) for peer, own in PEERS.items() if peer in named and own in named]
+    if not pairs:
+        return []
+    lines = [
+        "",
+        "Beside `nnUNetPredictor.predict_from_files` of nnunetv2, the same images and weights, without mirroring, each "
+        "after a first prediction. Voxels that differ of a million, and the lowest DSC of a class between both label "
+        "maps: of nnunetv2 as it is, whose networks run in float16 on a GPU and whose logits are summed in float16; "
+        "with our network in float16 too; and with its sums in float32 besides.",
+        "",
+        "| row | nnunetv2, s | ours, s | times faster | nnunetv2, main and device GiB | ours | as it is | "
+        "both in float16 | both with float32 sums |",
+        "|" + "---|" * 9,
+    ]
+    for own, peer in pairs:
+        memory = (
+            " and ".join(
+                "-" if row[f"{kind}_gib"] is None else f"{row[f'{kind}_gib']:.3g}" for kind in ("main", "device")
+            )
+            for row in (peer, own)
+        )
+        found = (peer["agreement"].get(kind) for kind in ("as_is", "float16", "float32_sums"))
+        cells = [own["row"], f"{peer['seconds']:.3g}", f"{own['seconds']:.3g}"]
+        cells += [f"{peer['seconds'] / own['seconds']:.3g}", *memory]
+        cells += [
+            f"{1e6 * one['voxels_that_differ'] / one['voxels']:.3g}, {one['lowest_dice']:.6f}" if one else "not run"
+            for one in found
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(rows, folder / "inference.json")
@@ -269,12 +323,15 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=[*ROWS, "export"], default=[*ROWS, "export"])
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *PEERS, "export"], default=[*ROWS, "export"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="of the volumes' edges")
     parser.add_argument("--steps", type=int, default=60, help="of training")
     parser.add_argument(
         "--precision", choices=list(PRECISIONS), default="bf16-mixed", help="of training and prediction"
+    )
+    parser.add_argument(
+        "--float32-sums", action="store_true", help="let nnunetv2 predict once more, summing in float32"
     )
     parser.add_argument("--work", type=Path, help="folder that keeps images and checkpoints for the next run")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
@@ -291,12 +348,14 @@ def main() -> None:
         sys.stdout.write(json.dumps(measure(options.measure, options.work, options.device, options.precision)) + "\n")
     elif options.measure_export:
         sys.stdout.write(json.dumps(measure_export(options.measure_export)) + "\n")
+    elif set(options.rows) & PEERS.keys() and importlib.util.find_spec("nnunetv2") is None:
+        parser.error(INSTALL)
     else:
         run(options)
 
 
 def run(options: argparse.Namespace) -> None:
-    about = {"processor": processor(), **versions("torch", "numpy", "SimpleITK")}
+    about = {"processor": processor(), **versions("torch", "numpy", "SimpleITK", "nnunetv2")}
     if torch.cuda.is_available():
         about["device"] = torch.cuda.get_device_name()
     path = options.output / "inference.json"
@@ -305,7 +364,7 @@ def run(options: argparse.Namespace) -> None:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         for row in all_rows(options, work):
-            how = {"precision": options.precision} if "phases" in row and "device" in about else {}
+            how = {"precision": options.precision} if "seconds" in row and "device" in about else {}
             row["about"] = ", ".join(f"{key} {value}" for key, value in {**about, **how}.items())
             rows = [*(other for other in rows if other["row"] != row["row"]), row]
             write(rows, options.output)  # after every row: a benchmark cut short keeps what it has
