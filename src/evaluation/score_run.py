@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.figures import overlay_figure
+from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.pairs import Pair, pair_cases
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN, postprocess_pairs
 from umamba.evaluation.prepared import Prepared, RunOptions, prepare

@@ -1,8 +1,9 @@
-"""Numbers and tables as text: "mean ± SD", Markdown and LaTeX."""
+"""Numbers and tables as text: "mean ± SD", Markdown and LaTeX, the best of each column in bold."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,18 +31,45 @@ def format_metric(metric: str, mean: float, sd: float = np.nan) -> str:
     return format_score(mean, sd, METRICS[metric].decimals)
 
 
+def mark_best(text: pd.DataFrame, column: str, values: Sequence[float], *, lower_is_better: bool = False) -> None:
+    """Have the best cells of a column of a table of text written in bold, where there are two to compare.
+
+    Args:
+        text: Changed in place.
+        column: Of it.
+        values: Behind the texts, row by row; NaN for none. Those that read alike are equally good.
+        lower_is_better: As of a distance.
+    """
+    numbers = np.asarray(values, dtype=float)
+    if np.isfinite(numbers).sum() < 2:
+        return
+    best = np.nanargmin(numbers) if lower_is_better else np.nanargmax(numbers)
+    leading = text[column].astype(str).str.split(" ", n=1).str[0]
+    marked = {(row, column) for row in np.flatnonzero(leading == leading.iloc[best])}
+    if len(marked) < len(text):  # all alike: none is best
+        text.attrs["best"] = text.attrs.get("best", set()) | marked
+
+
+def cells(text: pd.DataFrame) -> Iterator[list[tuple[str, bool]]]:
+    """The rows of a table of text: each cell, and whether it is one of the best of its column."""
+    best = text.attrs.get("best", set())
+    for index, row in enumerate(text.astype(str).to_numpy().tolist()):
+        yield [(cell, (index, column) in best) for cell, column in zip(row, text.columns, strict=True)]
+
+
 def to_markdown(text: pd.DataFrame) -> str:
     """A table of text as Markdown."""
-    rows = [list(text.columns), ["---"] * text.shape[1], *text.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(_markdown(str(cell)) for cell in row) + " |" for row in rows)
+    body = [[f"**{_markdown(cell)}**" if best else _markdown(cell) for cell, best in row] for row in cells(text)]
+    rows = [[_markdown(str(column)) for column in text.columns], ["---"] * text.shape[1], *body]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def to_latex(text: pd.DataFrame, caption: str) -> str:
     """A table of text as a LaTeX table; needs the package booktabs."""
-    escaped = text.astype(str).map(_latex).rename(columns=_latex)
-    body = [" & ".join(row) + r" \\" for row in (list(escaped.columns), *escaped.to_numpy().tolist())]
+    rows = [[rf"\textbf{{{_latex(cell)}}}" if best else _latex(cell) for cell, best in row] for row in cells(text)]
+    body = [" & ".join(row) + r" \\" for row in ([_latex(str(column)) for column in text.columns], *rows)]
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
-    lines += [rf"\begin{{tabular}}{{{'l' * escaped.shape[1]}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
+    lines += [rf"\begin{{tabular}}{{{'l' * text.shape[1]}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

@@ -12,9 +12,10 @@ from lightning.pytorch.loggers import WandbLogger
 from skimage import io as skio
 
 from umamba.drawing.slices import fullest_slice, picture_of
-from umamba.evaluation import figures
+from umamba.evaluation import overlays
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.figures import choose_cases, loss_figure, overlay_figure
+from umamba.evaluation.figures import loss_figure
+from umamba.evaluation.overlays import choose_cases, overlay_figure, worst_class, wrongest_slice
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.score_run import log_scores
 from umamba.evaluation.scoring import Labelling, Scoring
@@ -66,11 +67,32 @@ def test_each_network_is_drawn_as_it_was_scored(tmp_path, monkeypatch):
                 images=(tmp_path / "image.png",))  # fmt: skip
     scores = pd.DataFrame({"case": ["a"] * 2, "class": "instances", "f1": [0.5, 0.9], "run": ["plain", "grown"]})
     labels, drawn = {"background": 0, "interior": 1, "boundary": 2}, []
-    coloured = figures._coloured
-    monkeypatch.setattr(figures, "_coloured", lambda layer, kind: drawn.append(layer) or coloured(layer, kind))
+    coloured = overlays._coloured
+    monkeypatch.setattr(overlays, "_coloured", lambda layer, kind: drawn.append(layer) or coloured(layer, kind))
     cells = {name: Labelling(labels=labels, task="instances", grow=name == "grown") for name in ("plain", "grown")}
     overlay_figure({"plain": [pair], "grown": [pair]}, scores, cells, tmp_path / "o.png", cases=1)
     assert [np.count_nonzero(layer) for layer in drawn][:2] == [100, 36] and np.count_nonzero(drawn[2]) > 36
+
+
+def test_the_slice_where_the_worst_class_is_most_wrong():
+    reference = np.zeros((4, 5, 5), int)
+    reference[0], reference[2, 1:3], reference[3, 0, 0] = 1, 2, 2
+    prediction = reference.copy()
+    prediction[0, :2], prediction[2, 1] = 0, 0  # ten voxels of class 1, five of class 2
+    scores = pd.DataFrame({"class": ["one", "two", "three"] * 2, "dsc": [0.9, 0.5, None, 0.9, 0.7, None]})
+    assert worst_class(scores) == "two" and worst_class(scores.assign(dsc=np.nan)) is None
+    assert wrongest_slice(reference, [prediction], 2) == 2
+    assert wrongest_slice(reference, [prediction], 1) == 0
+    assert wrongest_slice(reference, [reference], 2) == 2  # nowhere wrong: where there is most of it
+    assert wrongest_slice(reference, [prediction], None) == 0
+
+
+def test_errors_are_told_apart_and_what_is_ignored_does_not_count():
+    reference, prediction = np.array([[0, 1, 1, 2, 9]]), np.array([[1, 0, 2, 2, 0]])
+    layer = overlays._errors(reference, prediction, Labelling(labels={"background": 0, "a": 1, "b": 2}))
+    missed, extra, other = (tuple(bytes.fromhex(colour[1:])) for colour in overlays._ERRORS.values())
+    assert [tuple(rgba[:3]) for rgba in layer[0, :3].tolist()] == [extra, missed, other]
+    assert layer[0, 3:, 3].tolist() == [0, 0]
 
 
 def test_cases_that_cannot_be_drawn_are_named(pairs, tmp_path):

@@ -135,10 +135,12 @@ def test_a_report_of_several_networks_is_one_file(tmp_path):
                      cases=6, pairs=pairs)  # fmt: skip
     page = make_report([tmp_path / "runs"], tmp_path / "report", title="Phantom <test>", cases=2).read_text()
     figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
-    drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd", "hd95") for kind in ("boxes", "ranks")}
+    drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd", "hd95") for kind in ("boxes", "effects", "ranks")}
     assert figures == drawn | {"phantom_cost.png", "phantom_overlays.png"}
-    assert page.count("data:image/png;base64,") == len(figures)
+    assert page.count("data:image/png;base64,") == 1 and page.count("<svg ") == len(figures) - 1
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need no other file"
+    assert "U-Mamba_Enc has the best DSC on 6 cases" in page and "<td><b>0." in page and "#010203" not in page
+    assert "no Wilcoxon test can give less than p = 0.0312, and 0.094 after correction for 3 comparisons" in page
     assert "Phantom &lt;test&gt;" in page and "Protocol standard" in page and ">nan" not in page
     tests = pd.read_csv(tmp_path / "report" / "tables" / "phantom_dsc_tests.csv")
     assert len(tests) == 3 and tests["cases"].tolist() == [6, 6, 6]

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.networks import all_scores
-from umamba.evaluation.report.published import load_published, paper_table
+from umamba.evaluation.report.published import load_published, paper_table, published_elsewhere
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import ScoredRun, gather
 from umamba.evaluation.report.sections import dataset_section, paper_section
@@ -74,7 +73,8 @@ def make_report(
 def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: int | Sequence[str]) -> Path:
     scores, published = all_scores(runs), load_published()
     (output / "tables").mkdir(parents=True, exist_ok=True)
-    sections = []
+    sections: list[tuple[str, str]] = []
+    summary: list[str] = []
     for number in (3, 4):
         if any(published["settings"].get(name, {}).get("table") == number for name in scores["dataset"]):
             table = paper_table(scores, number, published)
@@ -85,17 +85,18 @@ def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: in
         of_dataset = [run for run in runs if run.dataset == dataset]
         part = scores[scores["dataset"] == dataset].dropna(axis=1, how="all")  # metrics of other tasks
         title_here = published["settings"].get(dataset, {}).get("title", dataset)
-        sections.append(
-            (title_here, dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases))
+        words, section = dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases)
+        summary.append(html.sentences(words, title_here))
+        sections.append((title_here, section))
+    elsewhere = published_elsewhere(published, list(scores["dataset"].unique()))
+    if len(elsewhere):
+        note = (
+            f"{published['revisited']['source']}: DSC in percent, five-fold cross-validation. Not comparable by case."
         )
-    revisited = published["revisited"]
-    rows = [[name, *values] for name, values in revisited["rows"].items()]
-    elsewhere = pd.DataFrame(rows, columns=["network", *revisited["columns"]])
-    note = f"{revisited['source']}: DSC in percent, five-fold cross-validation, one A100. Not comparable case by case."
-    sections.append(("Reported elsewhere", html.table(elsewhere, note=note)))
+        sections.append(("Reported elsewhere", html.table(elsewhere, note=note)))
     protocols = ", ".join(sorted(scores["protocol"].unique()))
     intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.")
-    write_text(output / "report.html", html.page(title, intro, sections))
+    write_text(output / "report.html", html.page(title, "\n".join([intro, *summary]), sections))
     return output / "report.html"
 
 

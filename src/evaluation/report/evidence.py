@@ -172,18 +172,14 @@ def _section(name: str, title: str, main: str, rows: pd.DataFrame, differences: 
 
 
 def _against(table: pd.DataFrame, network: str, other: str, called: str, metric: str) -> dict[str, str]:
-    """The cells of a comparison; two references were compared in one direction, which is turned where needed."""
+    """The cells of a comparison."""
     keys = (f"minus {called}", f"p ({called})", f"P(not better than {called})")
-    forward = table[(table["network"] == network) & (table["other"] == other)].to_dict("records")
-    backward = table[(table["network"] == other) & (table["other"] == network)].to_dict("records")
-    if not forward and not backward:
+    one = statistics.pair_of(table, network, other)
+    if one is None:
         return dict.fromkeys(keys, MISSING)
-    one = (forward or backward)[0]
-    difference, low, high, false = one["difference"], one["low"], one["high"], one["p_false"]
-    if not forward:
-        difference, low, high, false = -difference, -high, -low, 1 - false
     star = " *" if one["p_holm"] < numbers.SIGNIFICANT else ""
-    cells = (_interval(difference, low, high, metric, signed=True), p_text(one["p_holm"]) + star, p_text(false))
+    difference = _interval(one["difference"], one["low"], one["high"], metric, signed=True)
+    cells = (difference, p_text(one["p_holm"]) + star, p_text(one["p_false"]))
     return dict(zip(keys, cells, strict=True))
 
 

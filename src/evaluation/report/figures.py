@@ -1,19 +1,21 @@
-"""The figures of a report: scores by class, ranks with their critical difference, score against cost."""
+"""The figures of a report: scores by class, differences, ranks with their critical difference, score against cost."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from umamba.drawing.figure import literal, save_figure
+from umamba.drawing.figure import literal
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.costs import COSTS
 from umamba.evaluation.report.networks import network_means, network_scores, order_networks, paired, title_of
+from umamba.evaluation.report.runs import ScoredRun
 from umamba.evaluation.report.tables import class_names
 
 _BOXES_PER_ROW = 42
@@ -25,13 +27,12 @@ def colours(networks: list[str]) -> dict[str, str]:
     return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(networks)}
 
 
-def box_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
+def box_figure(scores: pd.DataFrame, metric: str) -> Figure:
     """Box plots over the cases, by class and network; boxes span the quartiles, whiskers 1.5 times their distance.
 
     Args:
         scores: Of `all_scores`, one data set.
         metric: Column of it.
-        path: PNG to write.
     """
     means = network_scores(scores)
     networks, classes = order_networks(means["run"].unique()), class_names(scores)
@@ -46,7 +47,7 @@ def box_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
         _boxes(ax, means, names, networks, metric)
         ax.set_xlim(-0.5, widest - 0.5)
     figure.legend(*_unique_handles(axes[0]), loc="outside upper center", ncols=min(4, len(networks)), fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
 def _boxes(ax: Axes, means: pd.DataFrame, classes: list[str], networks: list[str], metric: str) -> None:
@@ -58,7 +59,7 @@ def _boxes(ax: Axes, means: pd.DataFrame, classes: list[str], networks: list[str
         positions = np.arange(len(classes)) + (index - (len(networks) - 1) / 2) * width
         ax.boxplot(
             values, positions=positions, widths=0.85 * width, patch_artist=True, manage_ticks=False,
-            boxprops={"facecolor": palette[network], "linewidth": 0.6}, medianprops={"color": "black"},
+            boxprops={"facecolor": palette[network], "linewidth": 0.6}, medianprops={"linewidth": 1.2},
             flierprops={"markersize": 2}, whiskerprops={"linewidth": 0.6}, capprops={"linewidth": 0.6},
         )  # fmt: skip
         ax.plot([], [], "s", color=palette[network], label=literal(title_of(network)))
@@ -67,13 +68,12 @@ def _boxes(ax: Axes, means: pd.DataFrame, classes: list[str], networks: list[str
     ax.grid(axis="y", alpha=0.3)
 
 
-def rank_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
+def rank_figure(scores: pd.DataFrame, metric: str) -> Figure:
     """Critical-difference plot (Demsar, JMLR 2006): mean ranks; bars join networks that do not differ significantly.
 
     Args:
         scores: Of `all_scores`, one data set; what some network has no score of does not count.
         metric: Column of it.
-        path: PNG to write.
 
     Raises:
         ValueError: Fewer than two networks, or no case in common.
@@ -88,10 +88,9 @@ def rank_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
     ax = figure.subplots()
     for row, (network, rank) in enumerate(ranks.items()):
         ax.plot([rank, rank], [-top - 0.5, row], color="grey", linewidth=0.7, zorder=1)
-        ax.plot(rank, row, "o", color="black", markersize=4)
-        background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ax.plot(rank, row, "o", color=rcParams["text.color"], markersize=4)
         label = f"{literal(title_of(network))}  {rank:.2f}"
-        ax.annotate(label, (rank, row), (7, 0), textcoords="offset points", va="center", fontsize=9, bbox=background)
+        ax.annotate(label, (rank, row), (7, 0), textcoords="offset points", va="center", fontsize=9)
     for index, (low, high) in enumerate(bars):
         height = -top - 0.25 + 0.25 * (index + 0.5)
         ax.plot([low - 0.02, high + 0.02], [height, height], color="#cc3311", linewidth=3, solid_capstyle="butt")
@@ -103,26 +102,25 @@ def rank_figure(scores: pd.DataFrame, metric: str, path: Path) -> None:
     ax.xaxis.tick_top()
     ax.set_yticks([])
     ax.spines[["left", "right", "bottom"]].set_visible(False)
-    save_figure(figure, path)
+    return figure
 
 
-def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, path: Path) -> bool:
+def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str) -> Figure | None:
     """Mean score against parameters, FLOPs, memory and times, as far as they were measured.
 
     Args:
         scores: Of `all_scores`, one data set.
         costs: Of `cost_table`.
         metric: Score on the vertical axis.
-        path: PNG to write.
 
     Returns:
-        Whether there was anything to draw.
+        None if nothing was measured.
     """
     means = network_means(scores)[metric]
     networks = [name for name in means.index if name in costs.index]
     known = [key for key in COSTS if costs.loc[networks, key].notna().any()]
     if not known:
-        return False
+        return None
     palette = colours(order_networks(list(means.index)))
     figure = Figure(figsize=(2.4 * len(known) + 0.6, 3.1), layout="constrained")
     axes = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
@@ -135,8 +133,77 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, path: Pa
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(METRICS[metric].title)
     figure.legend(*_unique_handles(axes[0]), loc="outside upper center", ncols=min(4, len(networks)), fontsize=8)
-    save_figure(figure, path)
-    return True
+    return figure
+
+
+def effect_figure(compared: pd.DataFrame, metric: str, reference: str) -> Figure | None:
+    """Mean difference of each network to one of them over the cases, with its 95 % bootstrap interval.
+
+    Args:
+        compared: Of `compare_networks`, all pairs of one data set.
+        metric: What was compared.
+        reference: The network that the others are compared with.
+
+    Returns:
+        None if no other network has a case in common with it.
+    """
+    networks = order_networks([*compared["network"], *compared["other"]])
+    pairs = [statistics.pair_of(compared, name, reference) for name in networks]
+    rows = [row for row in pairs if row is not None and row["cases"]]
+    if not rows:
+        return None
+    palette = colours(networks)
+    figure = Figure(figsize=(7.5, 1.0 + 0.34 * len(rows)), layout="constrained")
+    ax = figure.subplots()
+    ax.axvline(0, color="grey", linewidth=1)
+    for height, row in enumerate(rows):
+        ends = [row["low"], row["high"]] if np.isfinite(row["low"]) else [row["difference"]] * 2
+        ax.plot(ends, [height, height], color=palette[row["network"]], linewidth=2)
+        ax.plot(row["difference"], height, "o", color=palette[row["network"]], markersize=7)
+    ax.set_yticks(range(len(rows)), [literal(title_of(row["network"])) for row in rows], fontsize=9)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    better = "left" if METRICS[metric].lower_is_better else "right"
+    ax.set_xlabel(
+        f"{METRICS[metric].title} minus that of {literal(title_of(reference))}, 95 % interval; better is {better}",
+        fontsize=9,
+    )
+    ax.grid(axis="x", alpha=0.3)
+    ax.spines[["left", "right", "top"]].set_visible(False)
+    ax.tick_params(left=False)
+    return figure
+
+
+def learning_figure(runs: Sequence[ScoredRun]) -> Figure | None:
+    """Validation Dice over the epochs, a line for each run in its network's colour; None where no run has a log."""
+    logs = [(run, log) for run in runs if (log := _log_of(run)) is not None]
+    if not logs:
+        return None
+    palette = colours(order_networks([run.network for run in runs]))
+    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+    ax = figure.subplots()
+    for run, log in logs:
+        ax.plot(log["epoch"], log["val/dice"], color=palette[run.network], linewidth=1.2,
+                label=literal(title_of(run.network)))  # fmt: skip
+    ax.set_xlabel("epoch", fontsize=9)
+    ax.set_ylabel("pseudo Dice of validation patches", fontsize=9)
+    ax.grid(alpha=0.3)
+    figure.legend(*_unique_handles(ax), loc="outside upper center", ncols=min(4, len(palette)), fontsize=8)
+    return figure
+
+
+def _log_of(run: ScoredRun) -> pd.DataFrame | None:
+    """Epochs and validation Dice of the run that train.py left around the scores; None if there are not two."""
+    path = run.folder.parent / "metrics.csv"
+    if run.processed or not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):  # a log that cannot be read is no reason to be without a report
+        return None
+    if not {"epoch", "val/dice"} <= set(table.columns):
+        return None
+    log = table[["epoch", "val/dice"]].apply(pd.to_numeric, errors="coerce").dropna()
+    return log if len(log) > 1 else None
 
 
 def _insignificant_groups(ranks: np.ndarray, critical: float) -> list[tuple[float, float]]:

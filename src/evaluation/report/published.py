@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +64,19 @@ def paper_table(scores: pd.DataFrame, number: int, published: Mapping[str, Any])
                 row[f"{column}, paper"] = published_score(published, name, network, metric)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def published_elsewhere(published: Mapping[str, Any], datasets: Sequence[str]) -> pd.DataFrame:
+    """Scores that others report on one of these data sets, which is known by its name in theirs; empty if none is.
+
+    Args:
+        published: Of `load_published`.
+        datasets: Names; "Dataset218_ACDC" is "ACDC".
+    """
+    names = {name.rsplit("_", 1)[-1].upper() for name in datasets}
+    columns = published["revisited"]["columns"]
+    kept = [index for index, name in enumerate(columns) if name.upper() in names]
+    if not kept:
+        return pd.DataFrame()
+    rows = [[network, *(values[i] for i in kept)] for network, values in published["revisited"]["rows"].items()]
+    return pd.DataFrame(rows, columns=["network", *(columns[i] for i in kept)])

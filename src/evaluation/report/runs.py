@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +85,15 @@ class ScoredRun:
             if images and all(path.is_file() for path in (*paths.values(), *images)):
                 pairs.append(Pair(case=entry["case"], images=images, **paths))
         return pairs
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Commit, time and versions of the training, as train.py left them beside the tables; empty if it did not."""
+        try:
+            found = json.loads((self.folder.parent / "provenance.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     @property
     def folds(self) -> tuple[str, ...]:

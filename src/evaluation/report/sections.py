@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from umamba.drawing.figure import page_svg, save_figure
 from umamba.evaluation.csv_cells import to_csv
-from umamba.evaluation.figures import overlay_figure
 from umamba.evaluation.metrics import METRICS
+from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.report import page as html
+from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report import tables as report_tables
 from umamba.evaluation.report.costs import cost_table, devices, format_costs
-from umamba.evaluation.report.figures import box_figure, cost_figure, rank_figure
-from umamba.evaluation.report.networks import MISSING, network_scores, order_networks, paired, title_of
+from umamba.evaluation.report.figures import box_figure, cost_figure, effect_figure, learning_figure, rank_figure
+from umamba.evaluation.report.networks import (
+    MISSING,
+    network_means,
+    network_scores,
+    order_networks,
+    paired,
+    title_of,
+)
 from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.verdict import reference_of, verdict
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.table_text import to_latex, to_markdown
 from umamba.evaluation.tables import describe
@@ -47,48 +58,70 @@ def dataset_section(
     output: Path,
     published: Mapping[str, Any],
     cases: int | Sequence[str],
-) -> str:
-    """Everything about one data set; `stem` begins the names of its files."""
+) -> tuple[list[str], str]:
+    """What one data set says in words, and everything about it as HTML; `stem` begins the names of its files."""
     figures = output / "figures"
     costs = cost_table(runs)
     table = report_tables.result_table(scores, dataset, published)
     note = f"{describe(network_scores(scores))} {REPLICATES}"
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
+    scored = report_tables.main_metrics(scores)
+    compared = {metric: _compare(scores, metric) for metric in scored}
     machines = f"Measured on: {', '.join(devices(runs)) or 'not recorded'}. Means over runs."
     settings = report_tables.settings_table(runs)
     if len(settings):
         parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, "What differs between runs of one name"))
     parts.append(_keep(format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
-    for metric in report_tables.main_metrics(scores):
-        parts += _metric_parts(scores, metric, f"{stem}_{metric}", output)
-    metric = report_tables.main_metrics(scores)[0]
-    if cost_figure(scores, costs, metric, figures / f"{stem}_cost.png"):
-        parts.append(html.picture(figures / f"{stem}_cost.png", "Score against cost"))
+    for metric in scored:
+        parts += _metric_parts(scores, metric, compared[metric], f"{stem}_{metric}", output)
+    parts.append(
+        _draw(lambda: cost_figure(scores, costs, scored[0]), figures / f"{stem}_cost.png", "Score against cost")
+    )
+    parts.append(_draw(lambda: learning_figure(runs), figures / f"{stem}_learning.png", "Learning curves"))
     parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
-    return "\n".join(parts)
+    parts.append(_keep(report_tables.runs_table(runs), output, f"{stem}_runs", "", "The runs"))
+    return verdict(scores, costs, scored[0], compared[scored[0]]), "\n".join(parts)
 
 
-def _metric_parts(scores: pd.DataFrame, metric: str, name: str, output: Path) -> list[str]:
+def _compare(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return statistics.compare_networks(paired(scores, metric), lower_is_better=METRICS[metric].lower_is_better)
+
+
+def _metric_parts(scores: pd.DataFrame, metric: str, compared: pd.DataFrame, name: str, output: Path) -> list[str]:
     """By class, tests and ranks; `name` begins the names of the files."""
     parts, title, figures = [], METRICS[metric].title, output / "figures"
     table = paired(scores, metric)
     if len(report_tables.class_names(scores)) > 1:
         by_class = report_tables.classes_table(scores, metric)
         parts.append(_keep(by_class, output, f"{name}_by_class", "Mean ± SD over cases.", f"{title} by class"))
-    box_figure(scores, metric, figures / f"{name}_boxes.png")
-    parts.append(html.picture(figures / f"{name}_boxes.png", f"{title} by class and network"))
+    boxes = f"{title} by class and network"
+    parts.append(_draw(lambda: box_figure(scores, metric), figures / f"{name}_boxes.png", boxes))
     if table.shape[1] > 1:
-        compared = report_tables.comparison_table(scores, metric)
+        reference = reference_of(list(table.columns)) or network_means(scores)[metric].idxmax()
+        effects = f"{title}: differences to {title_of(reference)}"
+        parts.append(
+            _draw(lambda: effect_figure(compared, metric, reference), figures / f"{name}_effects.png", effects)
+        )
+        text = report_tables.comparison_table(compared, metric)
         tests = " ".join([TESTS, *(text for key, text in OF_METRIC.items() if getattr(METRICS[metric], key))])
-        parts.append(_keep(compared, output, f"{name}_tests", tests, f"{title}: differences between networks"))
+        parts.append(_keep(text, output, f"{name}_tests", tests, f"{title}: differences between networks"))
     if table.shape[1] > 1 and len(table.dropna()):
         ranks = report_tables.rank_table(scores, metric)
-        rank_figure(scores, metric, figures / f"{name}_ranks.png")
         parts.append(_keep(ranks, output, f"{name}_ranks", "", f"{title}: ranks"))
         note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
-        parts.append(html.picture(figures / f"{name}_ranks.png", f"{title}: critical difference", note))
+        critical = f"{title}: critical difference"
+        parts.append(_draw(lambda: rank_figure(scores, metric), figures / f"{name}_ranks.png", critical, note))
     return parts
+
+
+def _draw(make: Callable[[], Figure | None], path: Path, heading: str, note: str = "") -> str:
+    """A figure as a file for papers, and as HTML that follows the page's colours; nothing where there is none."""
+    figure = make()
+    if figure is None:
+        return ""
+    save_figure(figure, path)
+    return html.drawing(page_svg(make), heading, note)
 
 
 def paper_section(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,25 @@ def compare_networks(
     columns = ["network", "other", "cases", "difference", "low", "high", "p", "p_false"]
     compared = pd.DataFrame(rows, columns=columns)
     return compared.assign(p_holm=holm(compared["p"].to_numpy()))
+
+
+def pair_of(compared: pd.DataFrame, network: str, other: str) -> dict[str, Any] | None:
+    """The row of `compare_networks` of two networks, in this direction whichever it was made in; None if there is none.
+
+    Args:
+        compared: Of `compare_networks`, or some of its rows.
+        network: Whose difference to the other it is.
+        other: The other.
+    """
+    forward = compared[(compared["network"] == network) & (compared["other"] == other)].to_dict("records")
+    if forward:
+        return {str(key): value for key, value in forward[0].items()}
+    backward = compared[(compared["network"] == other) & (compared["other"] == network)].to_dict("records")
+    if not backward:
+        return None
+    row = {str(key): value for key, value in backward[0].items()}
+    turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"], "p_false": 1 - row["p_false"]}
+    return row | {"network": network, "other": other} | turned
 
 
 def in_common(table: pd.DataFrame) -> pd.DataFrame:

@@ -16,13 +16,14 @@ from umamba.evaluation.report.networks import (
     by_case,
     network_means,
     network_scores,
+    order_networks,
     paired,
     replicate_spread,
     title_of,
 )
 from umamba.evaluation.report.published import published_score
 from umamba.evaluation.report.runs import ScoredRun
-from umamba.evaluation.table_text import format_metric
+from umamba.evaluation.table_text import format_metric, mark_best
 from umamba.evaluation.tables import class_table, metrics_of
 
 
@@ -62,7 +63,10 @@ def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any
             if dataset in published["settings"] and scores["protocol"].iloc[0].startswith("paper"):
                 row[f"{title} paper"] = published_score(published, dataset, network, metric)
         rows.append(row)
-    return pd.DataFrame(rows)
+    text = pd.DataFrame(rows)
+    for metric in cases:
+        mark_best(text, METRICS[metric].title, means[metric], lower_is_better=METRICS[metric].lower_is_better)
+    return text
 
 
 def classes_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -79,11 +83,10 @@ def classes_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame(text).rename_axis("class").reset_index()
 
 
-def comparison_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+def comparison_table(compared: pd.DataFrame, metric: str) -> pd.DataFrame:
     """`statistics.compare_networks` as text; significant differences (Holm-corrected p < 0.05) carry a star."""
     decimals = METRICS[metric].decimals
     rows = []
-    compared = statistics.compare_networks(paired(scores, metric), lower_is_better=METRICS[metric].lower_is_better)
     for row in compared.to_dict("records"):
         low, high, difference = (f"{row[name]:+.{decimals}f}" for name in ("low", "high", "difference"))
         rows.append({
@@ -116,6 +119,21 @@ def settings_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
             values = {title_of(name): str(facts.get(key, MISSING)) for name, facts in variants.items()}
             rows.append({"setting": key} | values)
     return pd.DataFrame(rows).fillna("")
+
+
+def runs_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
+    """The runs behind the numbers: what each was, of which code and when, and where it lies."""
+    rows = []
+    for run in sorted(
+        runs, key=lambda run: (order_networks([r.network for r in runs]).index(run.network), run.replicate)
+    ):
+        made, epochs = run.provenance, sorted({member["epochs"] for member in run.record["members"]})
+        rows.append({
+            "network": title_of(run.network), "fold, seed": run.replicate or MISSING,
+            "epochs": ", ".join(map(str, epochs)) or MISSING, "commit": made.get("git_revision") or MISSING,
+            "date": str(made.get("started") or MISSING)[:10], "folder": str(run.folder),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def class_names(scores: pd.DataFrame) -> list[str]:
