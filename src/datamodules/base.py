@@ -19,7 +19,7 @@ from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
 from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
-from umamba.datamodules.sampling import EpochSampler
+from umamba.datamodules.sampling import EpochSampler, share_of
 from umamba.datamodules.splits import select_split
 from umamba.planning.configuration import Configuration
 from umamba.planning.options import PlannerOptions
@@ -36,8 +36,8 @@ class SegmentationDataModule(L.LightningDataModule):
     """Batches of patches of a data set in nnU-Net's raw layout; planned and preprocessed when that is needed.
 
     A batch is a dict of "image" (B, C, *patch) float32, "label" (B, *patch) int16 and "case", a list of B names. Under
-    distributed training B is the plan's batch size over all processes together; the trainer needs
-    ``use_distributed_sampler=False``, for the sampler does the sharing.
+    distributed training B is the plan's batch size over all processes together, of which some may take one sample more
+    than others; the trainer needs ``use_distributed_sampler=False``, for the sampler does the sharing.
 
     A data set is a subclass that sets the class attributes and overrides `make_raw`.
 
@@ -277,7 +277,7 @@ class SegmentationDataModule(L.LightningDataModule):
             dataset,
             sampler=sampler,
             collate_fn=Collate(self._chain),
-            batch_size=self.plan_configuration.batch_size // world_size,
+            batch_size=share_of(self.plan_configuration.batch_size, rank, world_size),
             num_workers=workers,
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),

@@ -89,11 +89,11 @@ def read_block(array: Any, start: Sequence[int], size: Sequence[int], padding: f
 
 
 def check_shares(batch_size: int, world_size: int) -> None:
-    """Raises ValueError if the processes of a distributed run cannot share a batch evenly."""
-    if batch_size % world_size:
+    """Raises ValueError if a batch has no sample for one of the processes of a distributed run."""
+    if batch_size < world_size:
         raise ValueError(
-            f"A batch of {batch_size} cannot be shared evenly by {world_size} processes. "
-            f"Set data.batch_size to a multiple of {world_size}."
+            f"A batch of {batch_size} is too small for {world_size} processes, each of which needs a sample of it. Set "
+            f"data.batch_size to {world_size} or more, or trainer.devices to {batch_size} or less."
         )
 
 
@@ -107,7 +107,8 @@ class EpochSampler(Sampler[int]):
 
     Sample ``(epoch * num_batches + batch) * batch_size + position`` has its own random numbers, so that an epoch has
     the same batches in every run, whatever the number of workers, and after a resume. Of every batch each process
-    takes every ``world_size``-th sample, so that forced ones are spread. Lightning calls `set_epoch` before an epoch.
+    takes every ``world_size``-th sample (`share_of` says how many), so that forced ones are spread. Lightning calls
+    `set_epoch` before an epoch.
 
     Args:
         num_batches: Batches per epoch.
@@ -118,7 +119,7 @@ class EpochSampler(Sampler[int]):
         skip_batches: Batches of the first epoch drawn that were trained on before a resume.
 
     Raises:
-        ValueError: The batch cannot be shared evenly.
+        ValueError: The batch has not a sample for each process.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_batches * self.batch_size // self.world_size
+        return self.num_batches * share_of(self.batch_size, self.rank, self.world_size)
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.num_batches if self.advance else 0

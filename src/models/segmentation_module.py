@@ -139,7 +139,8 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         outputs = self(batch["image"])
         loss = self.loss(outputs, batch["label"])
-        self.log("val/loss", loss, sync_dist=True, prog_bar=True, batch_size=len(batch["image"]))
+        # The mean over ranks is the whole batch's, however many samples each of them has.
+        self.log("val/loss", loss, sync_dist=True, prog_bar=True, batch_size=1)
         self.pseudo_dice.update(outputs if isinstance(outputs, Tensor) else outputs[0], batch["label"])
 
     def on_validation_epoch_end(self) -> None:

@@ -202,7 +202,7 @@ def test_folds_test_cases_and_splits_file(folder: Path, caplog: pytest.LogCaptur
 
 
 def test_processes_share_a_batch(folder: Path) -> None:
-    settings = {"batch_size": 4, "patch_size": (8, 8, 8)}
+    settings = {"batch_size": 5, "patch_size": (8, 8, 8)}
     whole = [set(batch) for _, _, batch in _fingerprints(_blocks(folder, **settings).train_dataloader())]
     shares = []
     for rank in range(2):
@@ -210,7 +210,7 @@ def test_processes_share_a_batch(folder: Path) -> None:
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2, fit_loop=trainer.fit_loop)
         shares.append([batch for _, _, batch in _fingerprints(datamodule.train_dataloader())])
-    assert [len(batch) for share in shares for batch in share] == [2] * 8
+    assert [len(batch) for share in shares for batch in share] == [3] * 4 + [2] * 4
     assert [set(a) | set(b) for a, b in zip(*shares, strict=True)] == whole
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umamba.datamodules.sampling import EpochSampler, draw_start, is_forced, read_block
+from umamba.datamodules.sampling import EpochSampler, draw_start, is_forced, read_block, share_of
 
 
 @pytest.mark.parametrize(("batch_size", "forced"), [(2, [1]), (9, [6, 7, 8]), (12, [8, 9, 10, 11]), (3, [2])])
@@ -160,16 +160,21 @@ def test_an_interrupted_epoch_goes_on_and_the_next_is_whole() -> None:
     assert list(sampler) == [12, 13, 14, 15, 16, 17]
 
 
-def test_processes_share_every_batch() -> None:
-    whole = list(EpochSampler(num_batches=4, batch_size=6))
-    shares = [list(EpochSampler(num_batches=4, batch_size=6, rank=rank, world_size=3)) for rank in range(3)]
+@pytest.mark.parametrize(("size", "world", "expected"), [(6, 3, [2, 2, 2]), (7, 2, [4, 3]), (7, 4, [2, 2, 2, 1])])
+def test_processes_share_every_batch(size: int, world: int, expected: list[int]) -> None:
+    whole = list(EpochSampler(num_batches=4, batch_size=size))
+    samplers = [EpochSampler(num_batches=4, batch_size=size, rank=rank, world_size=world) for rank in range(world)]
+    shares = [list(sampler) for sampler in samplers]
+    sizes = [share_of(size, rank, world) for rank in range(world)]
+    assert sizes == expected and [len(sampler) for sampler in samplers] == [4 * n for n in sizes]
     for batch in range(4):
-        parts = [share[2 * batch : 2 * batch + 2] for share in shares]
-        assert sorted(index for part in parts for index in part) == whole[6 * batch : 6 * batch + 6]
-    forced = [sum(is_forced(index % 6, 6, 0.5) for index in share) for share in shares]
-    assert max(forced) - min(forced) == 0
+        parts = [share[n * batch : n * (batch + 1)] for share, n in zip(shares, sizes, strict=True)]
+        assert sorted(index for part in parts for index in part) == whole[size * batch : size * (batch + 1)]
+    forced = [sum(is_forced(index % size, size, 0.5) for index in share) for share in shares]
+    assert max(forced) - min(forced) <= 4
 
 
 def test_a_batch_that_cannot_be_shared() -> None:
-    with pytest.raises(ValueError, match="batch of 9 cannot be shared evenly by 2 processes. Set data.batch_size"):
-        EpochSampler(num_batches=1, batch_size=9, world_size=2)
+    message = "batch of 2 is too small for 3 processes.*data.batch_size to 3 or more, or trainer.devices to 2 or less"
+    with pytest.raises(ValueError, match=message):
+        EpochSampler(num_batches=1, batch_size=2, world_size=3)
