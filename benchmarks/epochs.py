@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what has been measured on this machine")
     parser.add_argument("--output", type=Path, default=OUT, help="folder of epochs.{json,md,png}")
     parser.add_argument("--cuda-graph", default="auto", choices=["auto", "true", "false"], help="of one device")
+    parser.add_argument("--augment-on", default="auto", choices=["auto", "cuda", "cpu"])
     parser.add_argument("overrides", nargs="*", help="after --: for all calls; rows do not tell them apart")
     arguments = parser.parse_args()
     failed = []
@@ -85,11 +86,12 @@ def raw_data(arguments: argparse.Namespace, setting: str) -> Path:
 def missing(arguments: argparse.Namespace, setting: str, network: str, raw: Path) -> list[str]:
     """The call of the benchmark for the rows of a setting and a network that are not there yet; empty if all are."""
     wanted = [setting, network, machine(), arguments.devices, arguments.cuda_graph]
+    places = (arguments.augment_on, None)  # None: of dummy data
     done = {
         (row["feed"], row["workers"])
         for row in read_rows(arguments.output)
         if [row["data"], row["model"], row["machine"], row["devices"], str(row.get("cuda_graph")).lower()] == wanted
-        and len(row["epochs_s"]) >= arguments.epochs and not arguments.again
+        and row.get("augment_on") in places and len(row["epochs_s"]) >= arguments.epochs and not arguments.again
     }  # fmt: skip
     real = [n for n in arguments.workers if ("real", n) not in done] if "real" in arguments.feeds else []
     feeds = ["real"] * bool(real) + ["dummy"] * ("dummy" in arguments.feeds and ("dummy", None) not in done)
@@ -101,7 +103,8 @@ def missing(arguments: argparse.Namespace, setting: str, network: str, raw: Path
         f"data_name={setting}", f"paths.prepared={arguments.work.resolve() / 'prepared'}", *several,
         f"output={arguments.output.resolve()}", f"feeds=[{','.join(feeds)}]",
         f"workers=[{','.join(map(str, real or [0]))}]",
-        f"trainer.max_epochs={arguments.epochs}", f"cuda_graph={arguments.cuda_graph}", "callbacks.progress=null",
+        f"trainer.max_epochs={arguments.epochs}", f"cuda_graph={arguments.cuda_graph}",
+        f"data.augment_on={arguments.augment_on}", "callbacks.progress=null",
         *arguments.overrides,
     ]  # fmt: skip
 
@@ -144,10 +147,15 @@ def write_page(folder: Path) -> None:
     write_text(folder / "epochs.md", "\n".join(lines))
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
-        groups.setdefault(_group(row), {})[batches_of(row["feed"], row["workers"])] = row["epoch_s"]
+        groups.setdefault(_group(row), {})[_party(row)] = row["epoch_s"]
     parties = sorted({name for group in groups.values() for name in group})
     bars: dict[str, list[float | None]] = {n: [group.get(n) for group in groups.values()] for n in parties}
     draw_bars(folder / "epochs.png", list(groups), {"s per epoch": bars})
+
+
+def _party(row: dict[str, Any]) -> str:
+    place = ", augmented by the CPU" if row.get("augment_on") == "cpu" else ""
+    return batches_of(row["feed"], row["workers"]) + place
 
 
 def _group(row: dict[str, Any]) -> str:

@@ -41,9 +41,10 @@ from umamba.models.build import check_preset
 from umamba.resolvers import register_resolvers
 from umamba.run import ranks
 from umamba.run.errors import explained
+from umamba.run.quiet import quiet, short_warnings
 from umamba.run.stop import ends_on_signals
 from umamba.targets import check_config
-from umamba.trainer import check_precision
+from umamba.trainer import check_precision, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -56,6 +57,8 @@ _NEVER = ("max_steps", "max_time", "fast_dev_run", "profiler", "overfit_batches"
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="epochs")
 def main(cfg: DictConfig) -> None:
     """See the module."""
+    quiet()
+    short_warnings()
     with explained():
         _check(cfg)
         if ranks.is_started_from_first():
@@ -75,9 +78,12 @@ def benchmark(cfg: DictConfig) -> Iterator[dict[str, Any]]:
     """Measure what the configuration asks for, one row after the other."""
     peer = find_peer(cfg.peer, Path(cfg.data.dataset_dir)) if cfg.peer else None
     model, datamodule = instantiate(cfg.model), instantiate(cfg.data)
+    trainer = make_trainer(cfg.trainer, [], [])  # knows the devices
+    if "real" in cfg.feeds:
+        datamodule.placement.check(trainer.strategy.root_device)
     check_preset(model.network, datamodule.planning)
     datamodule.make_plan()
-    check_shares(datamodule.plan_configuration.batch_size, _devices(cfg))
+    check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
     if "real" in cfg.feeds:
         datamodule.prepare_data()
     for feed in cfg.feeds:
@@ -136,13 +142,8 @@ def _check(cfg: DictConfig) -> None:
     check_precision(cfg.trainer)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     alone = "LOCAL_RANK" not in os.environ and (spec is None or not spec.name.startswith("umamba.benchmark"))
-    if _devices(cfg) > 1 and alone:  # Lightning starts the other processes with the command of the first
+    if cfg.trainer.devices != 1 and alone:  # Lightning starts the other processes with the command of the first
         raise ValueError(f"trainer.devices={cfg.trainer.devices}: call it as `python -m umamba.benchmark`.")
-
-
-def _devices(cfg: DictConfig) -> int:
-    devices, nodes = cfg.trainer.devices, int(cfg.trainer.num_nodes)
-    return nodes * (devices if isinstance(devices, int) and devices > 0 else 1)
 
 
 if __name__ == "__main__":

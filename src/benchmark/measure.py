@@ -16,6 +16,7 @@ from umamba.benchmark.verdict import batches_of, bound_of
 from umamba.callbacks.cost import Cost
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.dummy import DummyDataModule
+from umamba.datamodules.placement import NEVER, Placement
 from umamba.machine import processor_name, usable_cpus
 from umamba.run.provenance import git_revision
 from umamba.trainer import entries, fit, make_module, make_trainer
@@ -57,6 +58,7 @@ def measure(
         )
     else:
         datamodule.num_workers = workers or 0
+        datamodule.placement = Placement(datamodule.placement.choice)  # which auto decides anew
     module = make_module(cfg, model, datamodule.plan, {})
     device = trainer.strategy.root_device
     if device.type == "cuda":
@@ -73,6 +75,7 @@ def measure(
         "host_ms": watch.found.host_ms if watch.found else None,
         "device_ms": watch.found.device_ms if watch.found else None,
         **_memory(device),
+        "augmented_on": _place(datamodule) if feed == "real" else None,
     }  # fmt: skip
     del module, trainer
     gc.collect()  # the loader's processes end with it
@@ -86,7 +89,7 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 _SETTING = (
     "data", "configuration", "model", "feed", "workers", "patch_size", "batch_size", "iterations", "precision",
-    "augmentation", "cuda_graph", "compile",
+    "augmentation", "augment_on", "cuda_graph", "compile",
 )  # fmt: skip
 
 
@@ -103,6 +106,7 @@ def _setting(cfg: DictConfig, datamodule: SegmentationDataModule, feed: str, wor
         "iterations": [datamodule.iterations_per_epoch, datamodule.val_iterations],
         "precision": cfg.trainer.precision,
         "augmentation": cfg.augmentation_name if feed == "real" else None,
+        "augment_on": cfg.data.augment_on if feed == "real" else None,
         "cuda_graph": cfg.cuda_graph,
         "compile": cfg.compile,
     }
@@ -119,6 +123,11 @@ def _machine(device: torch.device, devices: int) -> dict[str, Any]:
         "commit": git_revision(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _place(datamodule: SegmentationDataModule) -> str:
+    """Where the last epoch's patches were augmented."""
+    return "cpu" if int(datamodule.placement.first) == NEVER else "cuda"
 
 
 def _memory(device: torch.device) -> dict[str, float | None]:

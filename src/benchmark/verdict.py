@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from umamba.words import count
+
 WAITING = 0.05  # share of a step: with more, batches come too late
 IDLE = 0.10  # share of a step: with more, a device that has its batches waits for the host
 ENOUGH = 1.05  # times the best epoch: no slower than that, so many workers are enough
@@ -28,7 +30,7 @@ COLUMNS = {  # of the table -> how a row's entry is written
 
 def batches_of(feed: str, workers: int | None) -> str:
     """Such as "real, 2 workers"."""
-    return feed if workers is None else f"{feed}, {workers} worker{'s' * (workers != 1)}"
+    return feed if workers is None else f"{feed}, {count(workers, 'worker')}"
 
 
 def idle(row: dict[str, Any]) -> float | None:
@@ -54,7 +56,7 @@ def sentence(row: dict[str, Any]) -> str:
     if row["bound"] == "loader":
         return (
             f"The loader bounds it: {waiting:.3g} of a step's {step:.3g} ms are waiting for batches. Give it more "
-            f"workers (data.num_workers={row['workers']} of {row['cpus']} CPUs now), or a cheaper augmentation."
+            f"workers (data.num_workers={row['workers']} of {row['cpus']} CPUs now), or {_cheaper(row)}."
         )
     if row["bound"] == "host":
         graphs = (
@@ -72,6 +74,12 @@ def sentence(row: dict[str, Any]) -> str:
             f"The {device} bounds it: it is busy for nearly all of a step's {step:.3g} ms. More workers gain nothing."
         )
     return "No kernels were recorded, so nobody can tell the host from the device."
+
+
+def _cheaper(row: dict[str, Any]) -> str:
+    if row["peak_gib"] is not None and row["augmented_on"] == "cpu":
+        return "let the GPU augment (data.augment_on=cuda)"
+    return "a cheaper augmentation (augmentation=nnunet_28)"
 
 
 def enough_workers(rows: Sequence[dict[str, Any]]) -> str | None:

@@ -23,7 +23,8 @@ from umamba.resolvers import register_resolvers
 ROW = {
     "data": "hippocampus", "configuration": "3d_fullres", "model": "nnunet", "feed": "real", "workers": 4,
     "patch_size": [40, 56, 40], "batch_size": 9, "iterations": [250, 50], "precision": "bf16-mixed",
-    "augmentation": "nnunet_21", "cuda_graph": False, "compile": False, "machine": "GPU", "devices": 1, "cpus": 16,
+    "augmentation": "nnunet_21", "augment_on": "cpu", "augmented_on": "cpu", "cuda_graph": False, "compile": False,
+    "machine": "GPU", "devices": 1, "cpus": 16,
     "epoch_s": 5.0, "step_ms": 20.0, "loader_ms": 0.5, "host_ms": 9.0, "device_ms": 19.0, "peak_gib": 1.5,
 }  # fmt: skip
 
@@ -36,7 +37,12 @@ def row(**changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "bound", "advice"),
     [
-        ({"loader_ms": 1.1}, "loader", "data.num_workers=4 of 16 CPUs"),
+        (
+            {"loader_ms": 1.1},
+            "loader",
+            "data.num_workers=4 of 16 CPUs now), or let the GPU augment (data.augment_on=cuda)",
+        ),
+        ({"loader_ms": 1.1, "augmented_on": "cuda"}, "loader", "augmentation=nnunet_28"),
         ({"loader_ms": 0.9}, "device", "More workers gain nothing"),
         ({"device_ms": 17.9}, "host", "cuda_graph=auto"),
         ({"device_ms": 17.9, "cuda_graph": "auto"}, "host", "A larger data.batch_size"),
