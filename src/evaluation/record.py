@@ -26,6 +26,9 @@ from umamba.raw.file_identity import are_same, parts_of
 
 VERSION = 2
 _CONFIGS_OF_MANY = ("custom", "decathlon")  # configs/data: each stands for any number of data sets
+_KINDS: dict[str, type] = dict.fromkeys(("network", "dataset", "configuration", "protocol", "task", "scored"), str)
+_KINDS |= {"members": list, **dict.fromkeys(("labels", "plan", "options", "cost", "cases"), dict)}
+_OF_MEMBERS = ("network", "fold", "seed", "imported", "training")
 _CHUNK = 1 << 24  # bytes read at a time
 
 
@@ -120,9 +123,13 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("version") == VERSION:
-            return record
-        return record | _missing(record)
+        if record.get("version") != VERSION:
+            record |= _missing(record)
+        if wrong := [key for key, kind in _KINDS.items() if not isinstance(record[key], kind)]:
+            raise TypeError(f"{', '.join(wrong)}: of another kind")
+        if not record["members"] or any(not set(_OF_MEMBERS) <= set(member) for member in record["members"]):
+            raise KeyError("members")
+        return record
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."

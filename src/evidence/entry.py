@@ -140,7 +140,12 @@ def survey(entries: Sequence[Entry], code: str) -> list[Finding]:
         entries: All of a manifest, for cells are looked at as a whole.
         code: `code_hash` of the code that would train now.
     """
-    findings = [_look(entry) for entry in entries]
+    findings = []
+    for entry in entries:
+        try:
+            findings.append(_look(entry))
+        except ValueError as error:  # a broken file of one run stops no other
+            findings.append(Finding(entry=entry, condition=Condition.REFUSED, detail=str(error)))
     records = [read_run(f.entry.record) for f in findings if f.condition is Condition.FINISHED]
     faults, versions = mixed(records), {(r["dataset"], r["network"]): r["code"] for r in reversed(records)}
     for finding in findings:

@@ -68,7 +68,10 @@ def estimates(entries: Sequence[Entry]) -> dict[str, float]:
     ratios: dict[str, list[float]] = {}
     for entry in entries:
         if entry.record.is_file():
-            wanted, seconds = entry.wanted, read_run(entry.record)["cost"]["seconds"]
+            try:
+                wanted, seconds = entry.wanted, read_run(entry.record)["cost"]["seconds"]
+            except ValueError:  # the survey says so
+                continue
             measured.setdefault(wanted.cell, []).append(seconds)
             if wanted.seconds:
                 ratios.setdefault(wanted.dataset, []).append(seconds / wanted.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from scipy import stats
 from umamba.evaluation.record import digest_of
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL, verdict
+from umamba.evaluation.report.left_out import LeftOutError
 from umamba.evaluation.report.records import find_runs, mixed, read_run
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.significance import compare_networks, false_claim
@@ -187,6 +189,18 @@ def test_a_folder_without_records_and_a_broken_one_are_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"nnunet_1\.json is no record of a run"):
         make_page(tmp_path)
+
+
+def test_a_broken_record_is_left_out_and_named(tmp_path, records):
+    target = shutil.copytree(records, tmp_path / "records")
+    path = target / "heart_3d" / "nnunet_1.json"
+    path.write_text("{")
+    with pytest.raises(LeftOutError, match=r"README\.md was made without 1 run\(s\)") as caught:
+        make_page(target, tmp_path / "page")
+    assert list(caught.value.faults) == [str(path)]
+    page = (tmp_path / "page" / "README.md").read_text()
+    assert "- Not counted: heart_3d/nnunet_1.json, heart_3d/nnunet_1.json is no record of a run" in page
+    assert str(tmp_path) not in page
 
 
 def test_the_claims_probability_is_that_of_the_formula_and_of_the_paired_t_test():

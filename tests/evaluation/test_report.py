@@ -7,6 +7,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.record import run_cost
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.costs import cost_table, format_costs
+from umamba.evaluation.report.left_out import LeftOutError
 from umamba.evaluation.report.networks import PAPER_ORDER, all_scores, network_means, replicate_spread
 from umamba.evaluation.report.published import load_published, published_score
 from umamba.evaluation.report.runs import gather
@@ -75,6 +78,65 @@ def test_runs_that_cannot_be_gathered(tmp_path):
     (tmp_path / "a" / "scores.csv").unlink()
     with pytest.raises(ValueError, match=r"a/run\.json has no scores\.csv beside it"):
         gather([tmp_path / "a"])
+
+
+BROKEN = {
+    "torn": ("run.json", '{"version": 2, "net'),
+    "a list": ("run.json", "[]"),
+    "without members": ("run.json", '{"version": 2, "network": "x"}'),
+    "no scores": ("scores.csv", None),
+    "empty scores": ("scores.csv", ""),
+    "other scores": ("scores.csv", "case,class,dsc\nx,y,1\n"),
+    "binary scores": ("scores.csv", "\udcff\udcfe"),
+    "of another kind": ("members", ["training"]),
+    "training of another kind": ("training", []),
+    "pairs of another kind": ("pairs", [1]),
+}
+
+
+def broken(folder: Path, what: str) -> None:
+    name, content = BROKEN[what]
+    path = folder / (name if "." in name else "run.json")
+    if "." not in name:
+        record = json.loads(path.read_text())
+        (record["members"][0] if name == "training" else record)[name] = content
+        path.write_text(json.dumps(record))
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_text(content, errors="surrogateescape")
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_run_that_cannot_be_read_is_left_out_and_listed(tmp_path, what, caplog):
+    for name in ("good", "<b>broken"):
+        make_run(tmp_path / "runs" / name, seed=len(name))
+    broken(tmp_path / "runs" / "<b>broken", what)
+    with pytest.raises(ValueError, match=r"<b>broken.*Score the run again"):
+        gather([tmp_path / "runs"])
+    with pytest.raises(
+        LeftOutError, match=r"(?s)report\.html was made without 1 run.*<b>broken/(run\.json|scores\.csv)"
+    ):
+        make_report([tmp_path / "runs"], tmp_path / "report")
+    assert caplog.text.count("Left out: ") == 1
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "1 scored run(s)" in page and "1 could not be read and are left out" in page
+    listed = page.partition(">Left out</h2>")[2]
+    assert "&lt;b&gt;broken/run.json" in listed and "<b>broken" not in page and "runs/good" not in listed
+    broken(tmp_path / "runs" / "good", what)
+    with pytest.raises(ValueError, match=r"(?s)None of the 2 run\(s\) can be read:\n.*<b>broken.*\n.*good"):
+        make_report([tmp_path / "runs"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_exit_code_says_that_a_run_was_left_out(tmp_path):
+    for name in ("good", "bad"):
+        make_run(tmp_path / name, seed=len(name))
+    broken(tmp_path / "bad", "torn")
+    command = [sys.executable, "-m", "umamba.evaluation.report", f"runs={tmp_path}", f"output={tmp_path / 'report'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "bad/run.json is no record" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr and (tmp_path / "report" / "report.html").is_file()
 
 
 def test_scores_of_another_run_beside_a_record_are_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import threading
 from collections import Counter
@@ -191,11 +192,16 @@ def test_a_run_that_another_runner_has_is_running_and_left_alone(stub):
     assert stub.log == []
 
 
-def test_a_torn_state_is_named(stub):
+def test_a_torn_state_or_record_stops_no_other_run(stub, caplog):
     (stub.state / KEYS[0]).mkdir(parents=True)
     (stub.state / KEYS[0] / "state.json").write_text("{")
-    with pytest.raises(ValueError, match=r"state\.json is no state of a run.*Remove"):
-        stub.look()
+    (stub.records / KEYS[1]).parent.mkdir(parents=True)
+    (stub.records / f"{KEYS[1]}.json").write_text('{"version": 1, ')
+    found = stub.sit(per_device=2)
+    assert [found[key].condition for key in KEYS] == [REFUSED, REFUSED, DONE, DONE]
+    assert re.search(r"state\.json is no state of a run.*Remove", found[KEYS[0]].detail)
+    assert re.search(r"nnunet_2\.json is no record of a run.*Remove it", found[KEYS[1]].detail)
+    assert f"{KEYS[0]} does not count" in caplog.text and f"{KEYS[1]} does not count" in caplog.text
 
 
 def fake_smi(folder, line: str, monkeypatch) -> None:

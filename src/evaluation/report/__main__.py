@@ -10,15 +10,18 @@ data set that differ in nothing but folds or seeds are its replicates.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report.evidence import make_page
+from umamba.evaluation.report.left_out import Faults, LeftOutError
 from umamba.evaluation.report.networks import all_scores
 from umamba.evaluation.report.published import load_published, paper_table, published_elsewhere
 from umamba.evaluation.report.records import find_runs
@@ -36,16 +39,22 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """See the module."""
+    try:
+        log.info("Page: %s", make(cfg))
+    except LeftOutError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+def make(cfg: DictConfig) -> Path:
+    """The page of a benchmark's records, or the report of all runs."""
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
     if len(folders) == 1 and find_runs(Path(folders[0])):
-        page = make_page(Path(folders[0]), None if cfg.output is None else Path(cfg.output))
-        log.info("Page: %s", page)
-        return
+        return make_page(Path(folders[0]), None if cfg.output is None else Path(cfg.output))
     if cfg.output is None:
         raise ValueError("output=... is needed: a folder for report.html, tables/ and figures/.")
     cases = list(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
-    path = make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
-    log.info("Report: %s", path)
+    return make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
 
 
 def make_report(
@@ -64,13 +73,20 @@ def make_report(
 
     Raises:
         FileNotFoundError, ValueError: See `gather`.
+        LeftOutError: Some runs cannot be read; raised when the report of the others is made, which lists them.
     """
-    runs = gather(folders)
+    faults: Faults = {}
+    runs = gather(folders, faults)
     with writing_into(output):
-        return _write_report(runs, output, title, cases)
+        path = _write_report(runs, output, title, cases, faults)
+    if faults:
+        raise LeftOutError(path, faults)
+    return path
 
 
-def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: int | Sequence[str]) -> Path:
+def _write_report(
+    runs: Sequence[ScoredRun], output: Path, title: str, cases: int | Sequence[str], faults: Faults
+) -> Path:
     scores, published = all_scores(runs), load_published()
     (output / "tables").mkdir(parents=True, exist_ok=True)
     sections: list[tuple[str, str]] = []
@@ -95,7 +111,10 @@ def _write_report(runs: Sequence[ScoredRun], output: Path, title: str, cases: in
         )
         sections.append(("Reported elsewhere", html.table(elsewhere, note=note)))
     protocols = ", ".join(sorted(scores["protocol"].unique()))
-    intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.")
+    without = f" {len(faults)} could not be read and are left out; they are listed at the end." if faults else ""
+    intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.{without}")
+    if faults:
+        sections.append(("Left out", html.table(pd.DataFrame({"file": faults.keys(), "why": faults.values()}))))
     write_text(output / "report.html", html.page(title, "\n".join([intro, *summary]), sections))
     return output / "report.html"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.report.evidence_origin import counted, made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
+from umamba.evaluation.report.left_out import Faults, LeftOutError, check_any
 from umamba.evaluation.report.networks import MISSING, all_scores, title_of
-from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
+from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.svg import Point, cost_panels
 from umamba.evaluation.report.tables import p_text
@@ -63,12 +65,16 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: There is no record.
-        ValueError: One is broken, or the runs of a data set cannot be compared.
+        ValueError: All are broken, or the runs of a data set cannot be compared.
+        LeftOutError: Some are broken; raised when the page is made, which names them.
     """
     output = output or folder
-    records = [read_run(path) for path in find_runs(folder)]
-    faults = mixed(records)
+    broken: Faults = {}
+    records = read_runs(find_runs(folder), broken)
+    faults = {path: why.replace(f"{folder}{os.sep}", "").rstrip(".") for path, why in broken.items()}
+    faults = {str(Path(path).relative_to(folder)): why for path, why in faults.items()} | mixed(records)
     runs = of_records(records, folder)
+    check_any(runs, broken)
     if not runs:
         raise FileNotFoundError(f"There is no record of a run below {folder}; umamba.evidence makes them.")
     check_comparable(runs)
@@ -98,8 +104,11 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
         "## Cost\n\n" + to_markdown(_cost_table(costs, titles)) + f"\n\n{_COST_NOTE}",
         made(valid, faults, titles),
     ]
-    write_text(output / "README.md", "\n\n".join(part for part in parts if part) + "\n")
-    return output / "README.md"
+    page = output / "README.md"
+    write_text(page, "\n\n".join(part for part in parts if part) + "\n")
+    if broken:
+        raise LeftOutError(page, broken)
+    return page
 
 
 def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, titles: Mapping[str, str]) -> str:

@@ -13,8 +13,24 @@ from typing import Any
 
 import pandas as pd
 
+from umamba.evaluation.report.left_out import Faults, left_out
+
 VERSION = 1
-_NEEDED = ("dataset", "title", "network", "seed", "overrides", "code", "config_hash", "plan_hash", "run", "scores")
+_NEEDED = (
+    "dataset",
+    "title",
+    "network",
+    "seed",
+    "overrides",
+    "code",
+    "config_hash",
+    "plan_hash",
+    "versions",
+    "cost",
+    "attempts",
+    "run",
+    "scores",
+)
 _MUST_AGREE = {  # within a cell of the table
     "overrides": "other settings",
     "code": "another version of the code",
@@ -39,6 +55,15 @@ def read_run(path: Path) -> dict[str, Any]:
         return record
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no record of a run ({error!r}). Remove it, and run it again.") from error
+
+
+def read_runs(paths: Iterable[Path], faults: Faults | None = None) -> list[dict[str, Any]]:
+    """Read records; `faults` gets those that are none, see `left_out`."""
+    records = []
+    for path in paths:
+        with left_out(faults, path):
+            records.append(read_run(path))
+    return records
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -18,7 +18,8 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
 from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
-from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run, scores_of
+from umamba.evaluation.report.left_out import Faults, check_any, left_out
+from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs, scores_of
 from umamba.evaluation.tables import metrics_of
 
 log = logging.getLogger(__name__)
@@ -109,18 +110,24 @@ class ScoredRun:
         return ", ".join(f"{name}{'s' * (len(v) > 1 and name != 'weights')} {' + '.join(v)}" for name, v in parts if v)
 
 
-def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
+def gather(folders: Sequence[Path | str], faults: Faults | None = None) -> list[ScoredRun]:
     """Find all scored runs below some folders, and name what is different; or those of the records of a benchmark.
 
     A training that was scored twice in the same way (by train.py and again by eval.py, or in a copied folder) counts
     once, the later one. Networks of one name that were configured differently get names that say in what.
 
+    Args:
+        folders: Where to look.
+        faults: Gets what cannot be read and is left out: a record that is none, or beside no scores or other ones; None
+            refuses the first.
+
     Raises:
         FileNotFoundError: A folder does not exist, or there is no run.json below it.
-        ValueError: Runs were scored with different protocols, one lies beside no scores or other ones, or runs of one
-            data set cannot be compared (see `check_comparable`).
+        ValueError: Runs were scored with different protocols, or runs of one data set cannot be compared (see
+            `check_comparable`); none can be read, or without `faults` one cannot.
     """
-    runs = [run for folder in map(Path, folders) for run in _read_below(folder)]
+    runs = [run for folder in map(Path, folders) for run in _read_below(folder, faults)]
+    check_any(runs, faults or {})
     families = {run.record["protocol"].split("/")[0]: run.folder for run in runs}
     if len(families) > 1:
         raise ValueError(
@@ -133,26 +140,44 @@ def gather(folders: Sequence[Path | str]) -> list[ScoredRun]:
     return runs
 
 
-def _read_below(folder: Path) -> Iterator[ScoredRun]:
+def _read_below(folder: Path, faults: Faults | None) -> Iterator[ScoredRun]:
     paths, records = sorted(folder.rglob("run.json")), find_runs(folder)
-    yield from of_records([read_run(path) for path in records], folder)
     if not paths and not records:
         raise FileNotFoundError(f"There is no run.json below {folder}; train.py and eval.py write them to tables/.")
+    yield from of_records(read_runs(records, faults), folder)
     for path in paths:
-        if not (path.parent / "scores.csv").is_file():
-            raise ValueError(f"{path} has no scores.csv beside it. Score the run again with eval.py.")
-        scores = read_scores(path.parent / "scores.csv")
-        record = read_record(path)
-        check_scores(record, set(scores["case"]), path.parent / "scores.csv")
-        run = ScoredRun(
-            folder=path.parent, record=record, scores=scores.drop(columns="run", errors="ignore"),
-            modified=path.stat().st_mtime,
-        )  # fmt: skip
-        if "run" not in scores:
-            yield run
-            continue
-        for processed, kind in ((False, "plain"), (True, POSTPROCESSED_RUN)):
-            yield replace(run, processed=processed, scores=run.scores[scores["run"] == kind].reset_index(drop=True))
+        with left_out(faults, path):
+            yield from _read(path)
+
+
+def _read(path: Path) -> list[ScoredRun]:
+    """A run.json and the scores beside it."""
+    table = path.parent / "scores.csv"
+    if not table.is_file():
+        raise ValueError(f"{path} has no scores.csv beside it. Score the run again with eval.py.")
+    record = read_record(path)
+    try:
+        scores = read_scores(table)
+        cases = set(scores["case"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{table} is no table of scores ({error}). Score the run again with eval.py.") from error
+    check_scores(record, cases, table)
+    run = ScoredRun(
+        folder=path.parent, record=record, scores=scores.drop(columns="run", errors="ignore"),
+        modified=path.stat().st_mtime,
+    )  # fmt: skip
+    try:
+        _ = run.facts, run.replicate, run.pairs
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."
+        ) from error
+    if "run" not in scores:
+        return [run]
+    return [
+        replace(run, processed=processed, scores=run.scores[scores["run"] == kind].reset_index(drop=True))
+        for processed, kind in ((False, "plain"), (True, POSTPROCESSED_RUN))
+    ]
 
 
 def of_records(records: Sequence[Mapping[str, Any]], folder: Path) -> list[ScoredRun]:
