@@ -25,7 +25,6 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.callbacks.last_checkpoint import is_finished
 from umamba.datamodules.sampling import check_shares
 from umamba.evaluation.before_training import check_test, is_tested
-from umamba.evaluation.figures import has_losses, loss_figure
 from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.prepared import RunOptions
 from umamba.evaluation.score_run import predict_and_score
@@ -100,8 +99,6 @@ def train(run: Run) -> None:
     if cfg.trainer.fast_dev_run:
         log.info("trainer.fast_dev_run makes no checkpoint: there is nothing to test.")
         return
-    if cfg.train and trainer.is_global_zero and has_losses(run.folder / "metrics.csv"):
-        loss_figure(run.folder / "metrics.csv", run.folder / "figures" / "loss.png")
     if finished and cfg.test and is_tested(last, run.folder / "tables", datamodule):
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:

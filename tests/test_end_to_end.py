@@ -39,7 +39,7 @@ def test_a_run_leaves_what_a_researcher_needs(trained: Path) -> None:
         "predictions/inference.json",
     ):
         assert (trained / name).is_file(), name
-    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "figures/loss.png"):
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "progress.png", "preview.png"):
         assert (trained / name).stat().st_size > 1000, name
     assert len(json.loads((trained / "cost.json").read_text())["epoch_seconds"]) == 2
     metrics = pd.read_csv(trained / "metrics.csv")

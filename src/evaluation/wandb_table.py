@@ -25,7 +25,7 @@ def log_predictions(
     *,
     max_pictures: int = MAX_PICTURES,
 ) -> None:
-    """Log ``test/cases`` (one row per case, worst first, with overlay) and ``test/classes`` (means by class).
+    """Log ``test/cases`` (a row per case, worst first, with overlay), ``test/overlays`` and ``test/classes`` (means).
 
     Args:
         run: W&B run, online or offline.
@@ -40,17 +40,25 @@ def log_predictions(
     by_case = {pair.case: pair for pair in pairs}
     worst_first = case_means(scores).sort_values(metrics[0], na_position="last")
     by_class = scores.pivot_table(index="case", columns="class", values=metrics[0], sort=False)
+    overlays = []
     table = wandb.Table(columns=["case", "overlay", *metrics, *(f"{metrics[0]}_{name}" for name in by_class.columns)])
     for row in worst_first.to_dict("records"):
         pair = by_case[row["case"]]
         shown = len(table.data) < max_pictures and pair.images
-        overlay = _overlay(wandb, pair, labelling) if shown else None
+        overlay = None
+        if shown:
+            picture, masks = _overlay(pair, labelling)
+            overlay = wandb.Image(picture, masks=masks)
+            overlays.append(wandb.Image(picture, masks=masks, caption=row["case"]))
         per_class = by_class.loc[row["case"]].tolist() if row["case"] in by_class.index else [None] * by_class.shape[1]
         table.add_data(row["case"], overlay, *(row[metric] for metric in metrics), *per_class)
-    run.log({"test/cases": table, "test/classes": wandb.Table(dataframe=class_table(scores))})
+    # A table keeps its pictures in an artifact, whose files a copy of the run's folder lacks; pictures alone are in it.
+    pictures = {"test/overlays": overlays} if overlays else {}
+    run.log({"test/cases": table, "test/classes": wandb.Table(dataframe=class_table(scores)), **pictures})
 
 
-def _overlay(wandb: Any, pair: Pair, labelling: Labelling) -> Any:
+def _overlay(pair: Pair, labelling: Labelling) -> tuple[np.ndarray, dict[str, Any]]:
+    """The slice with most reference as a picture, and its masks as W&B takes them."""
     image, _ = read_images(pair.images)
     reference, prediction = read_label(pair.reference)[0], read_label(pair.prediction)[0]
     z = fullest_slice(reference, [prediction])
@@ -61,4 +69,4 @@ def _overlay(wandb: Any, pair: Pair, labelling: Labelling) -> Any:
         # W&B stores masks as 8-bit pictures: instances share 255 values.
         data = np.where(mask > 0, (mask - 1) % 255 + 1, 0) if labelling.of_instances else mask
         layers[name] = {"mask_data": data.astype(np.uint8)} | ({"class_labels": names} if names else {})
-    return wandb.Image(picture_of(image[:, z]), masks=layers)
+    return picture_of(image[:, z]), layers

@@ -136,12 +136,15 @@ class SegmentationModule(L.LightningModule):
         self.log("train/skipped_steps", float(self._train_loss.skipped))
         self._train_loss = TrainLoss()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Returns the logits (B, K, *S), for callbacks that show them."""
         outputs = self(batch["image"])
         loss = self.loss(outputs, batch["label"])
         # The mean over ranks is the whole batch's, however many samples each of them has.
         self.log("val/loss", loss, sync_dist=True, prog_bar=True, batch_size=1)
-        self.pseudo_dice.update(outputs if isinstance(outputs, Tensor) else outputs[0], batch["label"])
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        self.pseudo_dice.update(logits, batch["label"])
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         dice = self.pseudo_dice.compute()[1:]  # (K-1,), the foreground classes

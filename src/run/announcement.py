@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.segmentation_module import SegmentationModule
@@ -85,9 +85,10 @@ def _device(trainer: L.Trainer) -> str:
 
 
 def _watching(folder: Path, loggers: Sequence[Logger]) -> str:
-    ways = [f"tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}"]
+    ways = [f"tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}; progress.png and preview.png there"]
     if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
         ways.append(f"tensorboard --logdir {shlex.quote(short(folder))}")
+    ways += [logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger) and logger.experiment.url]
     return "; ".join(ways)
 
 

@@ -38,6 +38,8 @@ _CALLBACKS = (
     "umamba.callbacks.epoch_bar.EpochBar",
     "umamba.callbacks.epoch_line.EpochLine",
     "umamba.callbacks.pace.Pace",
+    "umamba.callbacks.preview.Preview",
+    "umamba.callbacks.progress_picture.ProgressPicture",
     Exports(package="lightning.pytorch.callbacks", base="lightning.pytorch.callbacks.Callback"),
 )
 _LOGGERS = (

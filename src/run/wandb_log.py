@@ -18,6 +18,8 @@ from umamba.files import write_text
 
 log = logging.getLogger(__name__)
 
+_DATA_DIR = "WANDB_DATA_DIR"
+_staged: str | None = None  # what this module has put there
 _OFFLINE = "Upload later with `wandb sync`."
 
 
@@ -90,9 +92,22 @@ def wandb_logger(*, save_dir: str, **arguments: Any) -> WandbLogger:
     if os.environ.get("WANDB_MODE") is None and not has_wandb_key():
         log.warning("No W&B API key: logging offline. %s `wandb login` sets a key.", _OFFLINE)
         arguments |= {"offline": True, "mode": "offline"}  # wandb has read WANDB_MODE by now, which offline would set
+    _stage_in(Path(save_dir) / "wandb")
     # After the network is lost, finish() would wait for it for days.
     settings = wandb.Settings(init_timeout=30, finish_timeout=60)
-    return ForgivingWandbLogger(save_dir=save_dir, id=_run_id(Path(save_dir)), settings=settings, **arguments)
+    tags = list(arguments.pop("tags", None) or ())
+    logger = ForgivingWandbLogger(
+        save_dir=save_dir, id=_run_id(Path(save_dir)), settings=settings, tags=tags, **arguments
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it
+    return logger
+
+
+def _stage_in(folder: Path) -> None:
+    """Keep the files of W&B's tables in the run's folder, not in the user's home, unless the user says where."""
+    global _staged
+    if os.environ.get(_DATA_DIR) in (None, _staged):
+        os.environ[_DATA_DIR] = _staged = str(folder.absolute())
 
 
 def _run_id(folder: Path) -> str:

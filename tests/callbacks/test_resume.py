@@ -19,6 +19,8 @@ from umamba.callbacks.epoch_line import EpochLine
 from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.callbacks.last_checkpoint import LastCheckpoint, is_finished
 from umamba.callbacks.pace import Pace
+from umamba.callbacks.preview import Preview
+from umamba.callbacks.progress_picture import ProgressPicture
 from umamba.datamodules.custom import CustomDataModule
 from umamba.models.schedules import poly
 from umamba.models.segmentation_module import SegmentationModule
@@ -263,3 +265,14 @@ def test_no_epochs_leave_the_network_as_it_was_made(dataset: Path, tmp_path: Pat
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
     assert run(tmp_path, dataset, epochs=1)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == BATCHES
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_pictures_change_nothing(killed: bool, dataset: Path, uninterrupted, tmp_path: Path) -> None:
+    pictures = [Preview(tmp_path, every_n_epochs=1), ProgressPicture(tmp_path)]
+    if killed:
+        assert run(tmp_path, dataset, [KillAt("on_train_batch_end", 9), *pictures]) is None
+        pictures = [Preview(tmp_path, every_n_epochs=1), ProgressPicture(tmp_path)]
+    run(tmp_path, dataset, pictures)
+    assert_same_end(tmp_path, uninterrupted(0))
+    assert (tmp_path / "preview.png").is_file() and (tmp_path / "progress.png").is_file()

@@ -14,7 +14,6 @@ from skimage import io as skio
 from umamba.drawing.slices import fullest_slice, picture_of
 from umamba.evaluation import overlays
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.figures import loss_figure
 from umamba.evaluation.overlays import choose_cases, overlay_figure, worst_class, wrongest_slice
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.score_run import log_scores
@@ -121,19 +120,6 @@ def test_pictures_have_colours_only_for_three_channels():
     assert (picture_of(np.zeros((1, 4, 4))) == 0).all()
 
 
-def test_losses_are_drawn_from_the_csv_log(tmp_path):
-    log = pd.DataFrame({"epoch": [0, 0, 1, 1], "train/loss": [1.0, None, 0.5, None],
-                        "val/loss": [None, 1.1, None, 0.7], "val/dice": [None, 0.2, None, 0.6]})  # fmt: skip
-    log.to_csv(tmp_path / "metrics.csv", index=False)
-    loss_figure(tmp_path / "metrics.csv", tmp_path / "loss.png")
-    assert skio.imread(tmp_path / "loss.png").shape[1] > 1000
-    with pytest.raises(FileNotFoundError, match="logger=csv"):
-        loss_figure(tmp_path / "absent.csv", tmp_path / "loss.png")
-    log[["epoch"]].to_csv(tmp_path / "other.csv", index=False)
-    with pytest.raises(ValueError, match=r"other\.csv has the columns epoch; expected"):
-        loss_figure(tmp_path / "other.csv", tmp_path / "loss.png")
-
-
 def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
     import wandb
 
@@ -152,6 +138,9 @@ def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
     assert set(table.data[0][1]._masks) == {"reference", "prediction"}
     assert logged["test/classes"].get_column("class") == ["liver", "spleen", "all"]
     assert list(tmp_path.rglob("*cases*.table.json"))
+    assert [picture._caption for picture in logged["test/overlays"]] == ["c3", "c2"]
+    media = [path for path in tmp_path.rglob("overlays*.png") if "mask" not in path.parts]
+    assert len(media) == 2 and len([*tmp_path.rglob("mask/**/overlays*.png")]) == 3  # the references are equal
 
 
 def test_an_unreachable_wandb_costs_a_warning(pairs, caplog):

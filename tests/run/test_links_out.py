@@ -15,7 +15,8 @@ from umamba.run.compare import ResumeError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 PLACES = ["metrics.csv", "train.log", ".lock", "hparams.yaml", "config.yaml", "checkpoints", "predictions",
-          "checkpoints/best.ckpt", "predictions/a.nii.gz", "tables/scores.csv", "figures/loss.png"]  # fmt: skip
+          "checkpoints/best.ckpt", "predictions/a.nii.gz", "tables/scores.csv", "figures/a.png",
+          "progress.png"]  # fmt: skip
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -1,6 +1,7 @@
 """W&B that neither asks nor stops a run."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,18 @@ def test_a_resumed_run_continues_its_own_record(tmp_path: Path, monkeypatch) -> 
     other = wandb_logger(project="p", save_dir=str(tmp_path / "other"))
     assert first.version == again.version != other.version
     assert first._wandb_init["id"] == first.version and first._wandb_init["resume"] == "allow"
+
+
+def test_tags_and_what_tables_need_lie_in_the_runs_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
+    logger = wandb_logger(project="p", save_dir=str(tmp_path / "a"), tags=["ablation", "s6"])
+    assert logger._wandb_init["tags"] == ["ablation", "s6"] and "anonymous" not in logger._wandb_init
+    assert os.environ["WANDB_DATA_DIR"] == "mine"
+    monkeypatch.delenv("WANDB_DATA_DIR")
+    for name in ("a", "b"):
+        wandb_logger(project="p", save_dir=str(tmp_path / name))
+        assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / name / "wandb")
 
 
 UNREACHABLE = """

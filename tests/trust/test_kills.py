@@ -44,7 +44,7 @@ def stage(root: Path, run: Path) -> str:
         return "preprocessing"
     if any((run / "checkpoints").glob(".writing-*")):
         return "writing a checkpoint"
-    if not (run / "figures" / "loss.png").is_file():
+    if not (run / "predictions").is_dir():
         return "training and validation"
     if len(list((run / "predictions").glob("*.nii.gz"))) < 4:
         return "prediction"
