@@ -1,7 +1,7 @@
 """Post-processing as nnU-Net offers it: keep the largest connected component where that helped on validation cases.
 
 Off by default, as in U-Mamba's paper. The rules are decided on predictions of the validation folds and kept in a JSON
-file; `eval.py postprocessing=FILE` shows their effect on a test set. To decide them:
+file; `eval.py postprocessing=FILE` shows their effect on a test set, and `predict.py` applies them. To decide them:
 
     python eval.py ckpt_path=[fold_0.ckpt,...] cases=validation fit_postprocessing=true
 """
@@ -10,66 +10,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import skimage.measure
 from rich.progress import track
 
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.read_pair import read_pair
 from umamba.files import write_text
+from umamba.inference.rules import KEY, Rule, apply_rules, rules_to_plain
 from umamba.raw.readers import read_label, write_label
 
 POSTPROCESSED = "postprocessed"  # the folder beside predictions/
 POSTPROCESSED_RUN = "post-processed"  # in the column "run" of the scores
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """Of the union of some classes, keep the largest connected component.
-
-    Attributes:
-        classes: Their names; several are taken as one object.
-        labels: Their values.
-        dice_before: Mean validation DSC over these classes without the rule, in [0, 1].
-        dice_after: The same with it.
-    """
-
-    classes: tuple[str, ...]
-    labels: tuple[int, ...]
-    dice_before: float
-    dice_after: float
-
-
-def keep_largest(label: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """A copy of a label map in which only the largest component of the union of some values is left.
-
-    Connectivity is full, diagonals included; everything else of these values becomes background.
-    """
-    mask = np.isin(label, values)
-    components = skimage.measure.label(mask, connectivity=label.ndim)
-    sizes = np.bincount(components.ravel())
-    if len(sizes) <= 2:
-        return label.copy()
-    sizes[0] = 0
-    return np.where(mask & (components != sizes.argmax()), 0, label).astype(label.dtype)
-
-
-def apply_rules(label: np.ndarray, rules: Sequence[Rule]) -> np.ndarray:
-    """A label map after all rules, in their order."""
-    for rule in rules:
-        label = keep_largest(label, rule.labels)
-    return label
-
-
 def fit_rules(pairs: Sequence[Pair], labels: Mapping[str, int], ignore_label: int | None = None) -> list[Rule]:
     """Decide the rules on predictions of validation cases, as nnU-Net does.
 
-    First all classes as one object, then each class by itself on top of that; a rule is kept where it raises the mean
-    DSC (cases without the class in both label maps left out).
+    First all classes as one object: kept where it raises the mean DSC over classes and lowers that of none. Then each
+    class by itself, on top of that: kept where it raises the mean DSC of the class. Means are over the cases in which
+    one of the two label maps has the class.
 
     Args:
         pairs: Validation cases with their predictions; every case was predicted by a network that did not see it.
@@ -77,18 +40,28 @@ def fit_rules(pairs: Sequence[Pair], labels: Mapping[str, int], ignore_label: in
         ignore_label: Voxels with this value in the reference count for nothing.
     """
     classes = {name: value for name, value in labels.items() if value != 0}
-    candidates = [tuple(classes)] if len(classes) > 1 else []
-    candidates += [(name,) for name in classes]
     rules: list[Rule] = []
-    before = _dice(pairs, rules, classes, ignore_label)
-    for names in candidates:
-        rule = Rule(classes=names, labels=tuple(classes[n] for n in names), dice_before=0.0, dice_after=0.0)
-        after = _dice(pairs, [*rules, rule], classes, ignore_label)
-        old, new = (float(np.nanmean([dice[name] for name in names])) for dice in (before, after))
-        if new > old:
-            rules.append(replace(rule, dice_before=old, dice_after=new))
-            before = after
+    if len(classes) > 1:
+        everything = _rule(classes)
+        before, after = _dice(pairs, [], [everything], classes, ignore_label)
+        old, new = (float(np.nanmean([*dice.values()])) if _any(dice) else np.nan for dice in (before, after))
+        if new > old and not any(after[name] < before[name] for name in classes):
+            rules.append(replace(everything, dice_before=old, dice_after=new))
+    # A class's own rule changes no other class, so all are tried in one go.
+    own = [_rule({name: value}) for name, value in classes.items()]
+    before, after = _dice(pairs, rules, own, classes, ignore_label)
+    for name, rule in zip(classes, own, strict=True):
+        if after[name] > before[name]:
+            rules.append(replace(rule, dice_before=before[name], dice_after=after[name]))
     return rules
+
+
+def _rule(classes: Mapping[str, int]) -> Rule:
+    return Rule(classes=tuple(classes), labels=tuple(classes.values()), dice_before=0.0, dice_after=0.0)
+
+
+def _any(dice: Mapping[str, float]) -> bool:
+    return not all(np.isnan(value) for value in dice.values())
 
 
 def postprocess_pairs(pairs: Sequence[Pair], rules: Sequence[Rule], folder: Path) -> list[Pair]:
@@ -109,7 +82,7 @@ def postprocess_pairs(pairs: Sequence[Pair], rules: Sequence[Rule], folder: Path
 
 def save_rules(rules: Sequence[Rule], path: Path | str, cases: Sequence[str]) -> None:
     """Write rules as JSON, with the cases they were fitted on."""
-    content = {"keep_largest": [asdict(rule) for rule in rules], "fitted_on": sorted(set(cases))}
+    content = {KEY: rules_to_plain(rules), "fitted_on": sorted(set(cases))}
     write_text(Path(path), json.dumps(content, indent=1) + "\n")
 
 
@@ -132,43 +105,31 @@ def refuse_fitted(path: Path | str, cases: Sequence[str]) -> None:
         )
 
 
-def load_rules(path: Path | str, labels: Mapping[str, int]) -> list[Rule]:
-    """Read rules and check that they fit a label set.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no file of rules, or names a class that the labels lack or number differently.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No post-processing rules at {path}. Make them with fit_postprocessing=true.")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["keep_largest"]
-        rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in entries]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} holds no post-processing rules ({error!r}).") from error
-    for rule in rules:
-        for name, value in zip(rule.classes, rule.labels, strict=True):
-            if labels.get(name) != value:
-                raise ValueError(
-                    f"{path} has a rule for {name} = {value}; the labels are {dict(labels)}. Fit the rules on this "
-                    "data set."
-                )
-    return rules
-
-
 def _dice(
-    pairs: Sequence[Pair], rules: Sequence[Rule], classes: Mapping[str, int], ignore_label: int | None
-) -> dict[str, float]:
-    """Mean DSC of each class over the cases after the rules."""
-    values: dict[str, list[float]] = {name: [] for name in classes}
-    for pair in track(pairs, f"Trying {len(rules)} rule(s)", transient=True):
+    pairs: Sequence[Pair],
+    rules: Sequence[Rule],
+    more: Sequence[Rule],
+    classes: Mapping[str, int],
+    ignore_label: int | None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean DSC of each class over the cases, after some rules and after more of them."""
+    ways = (list(rules), [*rules, *more])
+    values: list[dict[str, list[float]]] = [{name: [] for name in classes} for _ in ways]
+    for pair in track(pairs, f"Trying {len(more)} rule(s)", transient=True):
         reference, prediction, _ = read_pair(pair)
-        prediction = apply_rules(prediction, rules)
-        if ignore_label is not None:
-            ignored = reference == ignore_label
-            reference, prediction = np.where(ignored, 0, reference), np.where(ignored, 0, prediction)
-        overlap = count_overlap(reference, prediction, max(classes.values()) + 1)
-        for name, value in classes.items():
-            values[name].append(overlap.dice(value))
-    return {name: float(np.nanmean(v)) if not np.isnan(v).all() else np.nan for name, v in values.items()}
+        ignored = None if ignore_label is None else reference == ignore_label
+        if ignored is not None:
+            reference = np.where(ignored, 0, reference)
+        for way, found in zip(ways, values, strict=True):
+            processed = apply_rules(prediction, way)
+            if ignored is not None:
+                processed = np.where(ignored, 0, processed)
+            overlap = count_overlap(reference, processed, max(classes.values()) + 1)
+            for name, value in classes.items():
+                found[name].append(overlap.dice(value))
+    before, after = ({name: _mean(v) for name, v in found.items()} for found in values)
+    return before, after
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan

@@ -10,12 +10,13 @@ from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import references_of
-from umamba.evaluation.postprocessing import Rule, load_rules, refuse_fitted
+from umamba.evaluation.postprocessing import refuse_fitted
 from umamba.evaluation.record import digest_of
 from umamba.evaluation.same_meaning import check_same_meaning
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.tables import check_parquet
 from umamba.inference.predictor import Predictor
+from umamba.inference.rules import Rule, load_rules
 from umamba.raw.dataset import RawCase
 
 

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.pairs import pair_folders
-from umamba.evaluation.postprocessing import Rule, apply_rules, keep_largest
 from umamba.evaluation.scoring import Scoring
+from umamba.inference.rules import Rule, apply_rules, keep_largest
 from umamba.raw.description import DatasetDescription
 from umamba.raw.organs import ABDOMEN_TOLERANCES
 

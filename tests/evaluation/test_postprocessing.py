@@ -9,14 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.postprocessing import (
-    apply_rules,
-    fit_rules,
-    keep_largest,
-    load_rules,
-    postprocess_pairs,
-    save_rules,
-)
+from umamba.evaluation.postprocessing import fit_rules, postprocess_pairs, save_rules
+from umamba.inference.rules import apply_rules, keep_largest, load_rules
 from umamba.raw.readers import read_label
 
 LABELS = {"background": 0, "liver": 1, "vessels": 2}
@@ -59,6 +53,32 @@ def test_rules_are_kept_where_they_help(tmp_path):
         label, geometry = read_label(after.prediction)
         np.testing.assert_array_equal(label, read_label(after.reference)[0])
         assert geometry == read_label(before.prediction)[1]
+
+
+def test_all_classes_as_one_object_are_no_rule_where_one_class_loses(tmp_path):
+    """The mean rises, for the liver's islands go; but the vessels, which touch nothing, would go too."""
+    pairs = []
+    for case in ("a", "b"):
+        reference = np.zeros((10, 24, 24), np.uint8)
+        reference[2:8, 2:12, 2:12], reference[2, 13:17, 14:22] = 1, 2
+        prediction = reference.copy()
+        prediction[3:9, 18:23, 2:12] = 1  # the liver's
+        prediction[prediction == 2] = 0
+        prediction[2, 15, 20] = 2  # of 32 voxels of the vessels: a DSC of 0.06, which is less than the liver gains
+        paths = []
+        for name, array in (("prediction", prediction), ("reference", reference)):
+            path = tmp_path / name / f"{case}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+            paths.append(path)
+        pairs.append(Pair(case=case, prediction=paths[0], reference=paths[1]))
+    assert [rule.classes for rule in fit_rules(pairs, LABELS)] == [("liver",)]
+    # Alone it is a rule: no class loses.
+    for pair in pairs:
+        vessels = sitk.GetArrayFromImage(sitk.ReadImage(str(pair.prediction)))
+        vessels[vessels == 2] = 0
+        sitk.WriteImage(sitk.GetImageFromArray(vessels), str(pair.prediction))
+    assert [rule.classes for rule in fit_rules(pairs, LABELS)] == [("liver", "vessels")]
 
 
 def test_perfect_predictions_need_no_rule(tmp_path):

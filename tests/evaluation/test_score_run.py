@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 from tests.inference.small import MIRROR, make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
-from umamba.evaluation.postprocessing import Rule, save_rules
+from umamba.evaluation.postprocessing import save_rules
 from umamba.evaluation.record import is_scored
 from umamba.inference.predictor import Predictor
+from umamba.inference.rules import Rule
 from umamba.locations import CONFIGS
 
 

@@ -1,0 +1,102 @@
+"""Post-processing of label maps: of some classes keep the largest connected component, where that was found to help.
+
+Which rules help is decided by `umamba.evaluation.postprocessing`; here they are applied, and read from plain data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.measure
+
+KEY = "keep_largest"  # of the rules in a file of JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Of the union of some classes, keep the largest connected component.
+
+    Attributes:
+        classes: Their names; several are taken as one object.
+        labels: Their values.
+        dice_before: Mean validation DSC over these classes without the rule, in [0, 1].
+        dice_after: The same with it.
+    """
+
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    dice_before: float
+    dice_after: float
+
+
+def keep_largest(label: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """A copy of a label map in which only the largest component of the union of some values is left.
+
+    Connectivity is full, diagonals included; everything else of these values becomes background.
+    """
+    mask = np.isin(label, values)
+    components = skimage.measure.label(mask, connectivity=label.ndim)
+    sizes = np.bincount(components.ravel())
+    if len(sizes) <= 2:
+        return label.copy()
+    sizes[0] = 0
+    return np.where(mask & (components != sizes.argmax()), 0, label).astype(label.dtype)
+
+
+def apply_rules(label: np.ndarray, rules: Sequence[Rule]) -> np.ndarray:
+    """A label map after all rules, in their order."""
+    for rule in rules:
+        label = keep_largest(label, rule.labels)
+    return label
+
+
+def rules_to_plain(rules: Sequence[Rule]) -> list[dict[str, Any]]:
+    """Rules as a file keeps them under `KEY`."""
+    return [asdict(rule) for rule in rules]
+
+
+def rules_of(content: Mapping[str, Any], labels: Mapping[str, int], path: Path) -> list[Rule]:
+    """The rules in the content of a file, if they fit a label set.
+
+    Args:
+        content: Of the file, with `KEY`.
+        labels: Class name -> value.
+        path: Of the file, for messages.
+
+    Raises:
+        ValueError: It holds no rules, or they name a class that the labels lack or number differently.
+    """
+    try:
+        rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in content[KEY]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no post-processing rules ({error!r}).") from error
+    for rule in rules:
+        for name, value in zip(rule.classes, rule.labels, strict=True):
+            if labels.get(name) != value:
+                raise ValueError(
+                    f"{path} has a rule for {name} = {value}; the labels are {dict(labels)}. Fit the rules on this "
+                    "data set."
+                )
+    return rules
+
+
+def load_rules(path: Path | str, labels: Mapping[str, int]) -> list[Rule]:
+    """Read rules and check that they fit a label set.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: See `rules_of`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No post-processing rules at {path}. Make them with fit_postprocessing=true.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} holds no post-processing rules ({error!r}).") from error
+    return rules_of(content, labels, path)
