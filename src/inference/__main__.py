@@ -2,9 +2,10 @@
 
     python predict.py checkpoint=logs/.../checkpoints/last.ckpt input=images output=predictions
 
-Several checkpoints (``checkpoint=[a.ckpt,b.ckpt]``) are averaged. Images of several channels are named NAME_0000,
-NAME_0001, ... as nnU-Net does; single-channel images may have any name. A case that cannot be predicted is named, the
-others are predicted all the same, and the exit code is then 1.
+Several checkpoints (``checkpoint=[a.ckpt,b.ckpt]``) are averaged, and so are the folds of a cross-validation
+(``checkpoint=<its folder>``), with the post-processing that was decided on them. Images of several channels are named
+NAME_0000, NAME_0001, ... as nnU-Net does; single-channel images may have any name. A case that cannot be predicted is
+named, the others are predicted all the same, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
+from umamba.inference.averaged import predictor_of
+from umamba.inference.ensemble import find_ensemble
 from umamba.inference.folders import check_apart
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.inference.record import parse_part
+from umamba.inference.rules import load_rules
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
@@ -41,14 +45,7 @@ def main(cfg: DictConfig) -> None:
     keep = [name for name, wanted in (("probabilities", cfg.probabilities), ("logits", cfg.save_logits)) if wanted]
     if (cfg.checkpoint is None) == (cfg.model_folder is None):
         raise ValueError("Give either checkpoint=... or model_folder=...")
-    if cfg.model_folder is None:
-        if cfg.folds is not None:
-            raise ValueError("folds=... chooses among those of model_folder=...; give their checkpoints instead.")
-        predictor = Predictor.from_checkpoint(_plain(cfg.checkpoint), cfg.device, cfg.mirror, cfg.trusted)
-    else:
-        predictor = Predictor.from_model_folder(
-            cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
-        )
+    predictor = load(cfg)
     try:
         written = predictor.segment_files(
             cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, labels=_plain(cfg.labels),
@@ -59,6 +56,38 @@ def main(cfg: DictConfig) -> None:
         log.error("%s", failed)
         sys.exit(1)
     log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
+
+
+def load(cfg: DictConfig) -> Predictor:
+    """The networks, and the rules of post-processing, that the call names.
+
+    Raises:
+        ValueError, FileNotFoundError: See `Predictor`, `predictor_of` and `load_rules`; or an option would do nothing.
+    """
+    rules, ensemble = cfg.postprocessing, None
+    if cfg.model_folder is not None:
+        predictor = Predictor.from_model_folder(
+            cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
+        )
+    else:
+        if cfg.folds is not None:
+            raise ValueError("folds=... chooses among those of model_folder=...; give their checkpoints instead.")
+        ensemble = find_ensemble(_plain(cfg.checkpoint))
+        if ensemble is None:
+            predictor = Predictor.from_checkpoint(_plain(cfg.checkpoint), cfg.device, cfg.mirror, cfg.trusted)
+        else:
+            predictor = predictor_of(
+                ensemble, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None
+            )
+    if isinstance(rules, bool):
+        if rules or ensemble is None:
+            raise ValueError(
+                "postprocessing=... is a file of rules, or false to leave out those of an ensemble.json, which are "
+                f"applied without it; it is {rules} for checkpoints that have none."
+            )
+    elif rules is not None:
+        predictor.rules = load_rules(rules, predictor.plan.labels)
+    return predictor
 
 
 def share(devices: list[str], part: str | None) -> None:

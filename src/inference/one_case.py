@@ -17,6 +17,7 @@ from umamba.inference.export import Export
 from umamba.inference.images import Image, as_case, like
 from umamba.inference.members import Member
 from umamba.inference.preprocess import preprocess_on
+from umamba.inference.rules import Rule, apply_rules
 from umamba.inference.sliding_window import ensemble, sliding_window, sum_bytes
 from umamba.machine import require_memory
 from umamba.planning.plan import Plan
@@ -38,6 +39,9 @@ class CasePredictor:
         plan, configuration: How images are preprocessed; ``configuration`` is a name in the plan.
         config: The resolved configuration the (first) checkpoint was trained with, for callers.
         device: Where the networks run.
+
+    Attributes:
+        rules: Of post-processing, applied to each label map in this order; none unless they are set.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class CasePredictor:
         self.patch_size = self.configuration.patch_size
         self.window_batch = max(1, min(self.configuration.batch_size, _PATCH_VOXELS // math.prod(self.patch_size)))
         self.config = config
+        self.rules: list[Rule] = []
 
     def segment(
         self, image: Image, spacing: Sequence[float] | None = None, *, probabilities: bool = False
@@ -75,12 +80,12 @@ class CasePredictor:
             FloatingPointError, MemoryError: See `predict`.
         """
         array, geometry = as_case(image, spacing)
-        if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
+        if geometry.dimension == 2 and self.needs_volumes:
             raise ValueError(f"The image is 2D; the network was trained in 3D ({self.configuration.name}).")
         data, properties = self._preprocess(array, geometry)
         del array
         done = self._segment(data, properties, keep=("probabilities",) if probabilities else ())
-        label = like(image, done.label, geometry)
+        label = like(image, self._postprocessed(done.label), geometry)
         return (label, like(image, done.kept["probabilities"], geometry)) if probabilities else label
 
     def predict(self, images: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
@@ -97,17 +102,27 @@ class CasePredictor:
             FloatingPointError: The network's logits are not finite.
             MemoryError: The case does not fit into memory.
         """
-        data, properties = self._preprocess(*self._read(images))
-        return self._segment(data, properties).label, properties.geometry
+        done = self._segment(*self._preprocess(*self._read(images)))
+        return self._postprocessed(done.label), done.geometry
+
+    @property
+    def needs_volumes(self) -> bool:
+        """Whether a 2D image is none that it can segment."""
+        return self.configuration.spatial_dims == 3
 
     def _read(self, images: Sequence[Path], doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
         image, geometry = read_sound_images(images, self.plan.channel_names, doubts)
-        if geometry.dimension == 2 and self.configuration.spatial_dims == 3:
+        if geometry.dimension == 2 and self.needs_volumes:
             raise DatasetError(
                 f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "
                 "volumes, or predict with a network of configuration 2d."
             )
         return image, geometry
+
+    def _postprocessed(self, label: np.ndarray, labels: Collection[int] | None = None) -> np.ndarray:
+        """A label map after the rules, which see all classes; then of `labels` alone, if they are given."""
+        label = apply_rules(label, self.rules)
+        return label if labels is None else np.where(np.isin(label, list(labels)), label, 0).astype(label.dtype)
 
     def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, CaseProperties]:
         try:

@@ -21,6 +21,7 @@ from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.record import Part, Record, finished_cases, identities_of, meaning_of, record_path, stamps_of
+from umamba.inference.rules import KEY
 from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_origins
 from umamba.raw.dataset import RawCase
@@ -144,13 +145,7 @@ class Predictor(CasePredictor):
         """
         cases = cases[part[0] :: part[1]]
         paths, values = self.outputs(cases, output_dir), self._values_of(labels)
-        made_by = {
-            "networks": [member.made_by() for member in self.members],
-            "plan": self.plan.hash(),
-            "configuration": self.configuration.name,
-            "labels": None if labels is None else sorted(labels),
-            "keep": sorted(keep),
-        }
+        made_by = self.made_by(keep, labels)
         output_dir.mkdir(parents=True, exist_ok=True)
         files = {name: [path, *([_arrays_beside(path, name)] if keep else [])] for name, path in paths.items()}
         path, done = record_path(output_dir, part), set[str]()
@@ -182,8 +177,8 @@ class Predictor(CasePredictor):
             to_do,
             read=read,
             preprocess=self._preprocess,
-            segment=partial(self._segment, keep=keep, labels=values),
-            write=lambda case, made: _write(made, paths[case.identifier], case.identifier),
+            segment=partial(self._segment, keep=keep, labels=None if self.rules else values),
+            write=lambda case, made: self._write(made, paths[case.identifier], case.identifier, values),
             failures=failures,
         )
         record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
@@ -195,6 +190,18 @@ class Predictor(CasePredictor):
             failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
             raise CasesFailedError(failures, written, [path for path in failed if path.exists()])
         return written
+
+    def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """What tells its outputs from those of others, as plain data; arguments as of `predict_cases`."""
+        rules = {KEY: [list(rule.labels) for rule in self.rules]} if self.rules else {}
+        return {
+            "networks": [member.made_by() for member in self.members],
+            "plan": self.plan.hash(),
+            "configuration": self.configuration.name,
+            "labels": None if labels is None else sorted(labels),
+            "keep": sorted(keep),
+            **rules,
+        }
 
     def segment_files(
         self, images: Path | str, output_dir: Path | str, *, file_ending: str | None = None, **options: Any
@@ -221,6 +228,13 @@ class Predictor(CasePredictor):
         with writing_into(folder):
             return self.predict_cases(cases, folder, refused=unnamed, **options)
 
+    def _write(self, made: Export, path: Path, name: str, labels: Sequence[int] | None) -> None:
+        if made.kept:
+            with atomic_file(_arrays_beside(path, name)) as beside:
+                np.savez_compressed(beside, allow_pickle=False, **made.kept)
+        label = self._postprocessed(made.label, labels) if self.rules else made.label
+        write_label(label, path, made.geometry)
+
     def _values_of(self, labels: Sequence[str] | None) -> list[int] | None:
         if labels is None:
             return None
@@ -232,10 +246,3 @@ class Predictor(CasePredictor):
 
 def _arrays_beside(path: Path, name: str) -> Path:
     return path.with_name(f"{name}.npz")
-
-
-def _write(made: Export, path: Path, name: str) -> None:
-    if made.kept:
-        with atomic_file(_arrays_beside(path, name)) as beside:
-            np.savez_compressed(beside, allow_pickle=False, **made.kept)
-    write_label(made.label, path, made.geometry)

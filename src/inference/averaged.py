@@ -1,0 +1,153 @@
+"""An ensemble of any checkpoints of one data set: of one plan, or of several plans and configurations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from umamba.inference.ensemble import Ensemble, read_ensemble
+from umamba.inference.export import Export
+from umamba.inference.predictor import Predictor
+from umamba.machine import require_memory
+from umamba.raw.description import DatasetError
+from umamba.raw.readers import Geometry
+
+log = logging.getLogger(__name__)
+
+
+class AveragedPredictor(Predictor):
+    """Predictors of several plans or configurations, averaged as probabilities on the image's own grid.
+
+    Each preprocesses the image for itself; their logits are of different grids and cannot be averaged.
+
+    Args:
+        parts: Two or more, of the same channels and labels.
+
+    Raises:
+        ValueError: They differ in channels, labels or file ending; says how.
+    """
+
+    def __init__(self, parts: Sequence[Predictor]) -> None:
+        first = next((part for part in parts if part.needs_volumes), parts[0])
+        for what in ("channel_names", "labels", "regions", "ignore_label", "file_ending"):
+            for part in parts:
+                one, other = getattr(first.plan, what), getattr(part.plan, what)
+                if one != other:
+                    raise ValueError(
+                        f"Checkpoints of an ensemble must agree in {what}: {first.configuration.name} has {one}, "
+                        f"{part.configuration.name} has {other}."
+                    )
+        members = [member for part in parts for member in part.members]
+        super().__init__(members, first.plan, first.configuration.name, first.config, first.device)
+        self.parts = list(parts)
+
+    def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """See `Predictor.made_by`; with the plan of each part."""
+        parts = [part.made_by() for part in self.parts]
+        plans = {key: [part[key] for part in parts] for key in ("networks", "plan", "configuration")}
+        return super().made_by(keep, labels) | plans
+
+    def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Any, Any]:
+        return image, geometry  # each part does it its own way
+
+    def _segment(self, data: Any, properties: Any, **options: Any) -> Export:
+        keep: Sequence[str] = options.get("keep", ())
+        labels: Collection[int] | None = options.get("labels")
+        if "logits" in keep:
+            raise ValueError(
+                "save_logits=true: networks of several plans are averaged as probabilities, there are no logits of all "
+                "of them. Keep the probabilities, or predict with each by itself."
+            )
+        voxels, classes = int(np.prod(data.shape[1:])), self.plan.num_classes
+        require_memory(
+            voxels * (2 * classes * (len(self.parts) + bool(keep)) + 1),
+            f"The probabilities of {classes} classes of {len(self.parts)} configurations do not fit into memory",
+        )
+        made: list[Export] = []
+        for part in self.parts:
+            made.append(part._segment(*part._preprocess(data, properties), keep=("probabilities",)))
+        label, mean = average([one.kept["probabilities"] for one in made], keep=bool(keep))
+        first = made[0]
+        first.label = label.astype(first.label.dtype)
+        if labels is not None:
+            first.label = np.where(np.isin(first.label, list(labels)), first.label, 0).astype(first.label.dtype)
+        first.kept = {"probabilities": mean} if mean is not None else {}
+        return first
+
+
+def average(probabilities: Sequence[np.ndarray], *, keep: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """The class of the largest mean probability of each voxel; the first one of several.
+
+    Args:
+        probabilities: (K, Z, Y, X) float16 each.
+        keep: Return the means too.
+
+    Returns:
+        (Z, Y, X) int16 label map; and the means, float16, or None.
+
+    Raises:
+        DatasetError: They are of different shapes.
+    """
+    shapes = {array.shape for array in probabilities}
+    if len(shapes) > 1:
+        raise DatasetError(f"Probabilities of one case have the shapes {sorted(shapes)}: they are of different images.")
+    classes, *shape = probabilities[0].shape
+    label = np.empty(shape, np.int16)
+    means = np.empty((classes, *shape), np.float16) if keep else None
+    for z in range(shape[0]):  # plane by plane: float32 of all would be twice the memory
+        mean = np.zeros((classes, *shape[1:]), np.float32)
+        for array in probabilities:
+            mean += array[:, z]
+        label[z] = mean.argmax(0)
+        if means is not None:
+            means[:, z] = mean / len(probabilities)
+    return label, means
+
+
+def predictor_of(
+    path: Path,
+    *,
+    device: str | torch.device = "auto",
+    mirror: bool = False,
+    trusted: str | Sequence[str] = (),
+    postprocessing: bool = True,
+) -> Predictor:
+    """Load what an ensemble.json names.
+
+    Args:
+        path: Of the file, see `umamba.inference.ensemble`.
+        device: As of `Predictor.from_checkpoint`.
+        mirror: As of `Predictor.from_checkpoint`.
+        trusted: As of `Predictor.from_checkpoint`.
+        postprocessing: Apply its rules.
+
+    Raises:
+        FileNotFoundError, ValueError: See `read_ensemble`, `Ensemble.check_unchanged` and `Predictor.from_checkpoint`;
+            or the rules do not fit the labels.
+    """
+    ensemble = read_ensemble(path)
+    ensemble.check_unchanged()
+    parts = [Predictor.from_checkpoint(group.checkpoints, device, mirror, trusted) for group in ensemble.groups]
+    predictor = parts[0] if len(parts) == 1 else AveragedPredictor(parts)
+    if mirror != ensemble.mirror:
+        log.warning(
+            "%s was scored, and its rules decided, with mirror=%s; this prediction is made with mirror=%s.",
+            path, str(ensemble.mirror).lower(), str(mirror).lower(),
+        )  # fmt: skip
+    if postprocessing:
+        predictor.rules = ensemble.rules(predictor.plan.labels)
+    _say(ensemble, predictor)
+    return predictor
+
+
+def _say(ensemble: Ensemble, predictor: Predictor) -> None:
+    groups = " and ".join(f"{len(group.checkpoints)} of {group.name}" for group in ensemble.groups)
+    rules = "; ".join(", ".join(rule.classes) for rule in predictor.rules)
+    log.info(
+        "%s: checkpoints %s%s.", ensemble.path, groups, f"; the largest component is kept of {rules}" * bool(rules)
+    )
