@@ -2,6 +2,7 @@
 
     python train.py experiment=flare_umamba_enc
     python train.py data=hippocampus model=umamba_bot fold=0 trainer.max_epochs=50
+    python train.py --config-name=cross_validation data=hippocampus model=umamba_bot    # five folds, and their ensemble
     python train.py run_dir=logs/.../fold_0/<time>      # go on with a run, with its own configuration
 
 Raw data, plan and preprocessed store are made first where they are missing or out of date. Everything a run produces
@@ -23,6 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.callbacks.last_checkpoint import is_finished
+from umamba.cross_validation.cross_validate import cross_validate
 from umamba.datamodules.sampling import check_shares
 from umamba.evaluation.before_training import check_test, is_tested
 from umamba.evaluation.held_out import cases_of_training
@@ -52,6 +54,10 @@ def main(cfg: DictConfig) -> None:
         return
     quiet()
     short_warnings()
+    if cfg.get("cross_validation"):
+        with explained():
+            cross_validate(cfg, __file__)
+        return
     with explained(), open_run(cfg) as run:
         train(run)
 

@@ -21,7 +21,7 @@ FLOORS = [
     ["datamodules"],
     ["evaluation"],
     ["trainer", "run"],
-    ["benchmark", "evidence"],
+    ["benchmark", "cross_validation", "evidence"],
     ["__main__", "__init__"],
 ]
 

@@ -63,7 +63,8 @@ def run_record(
     Args:
         members: The checkpoints scored; several are an ensemble.
         dataset: See `dataset_name`.
-        scored: "test", "validation" (cases of the fold) or "training" (cases that were trained on).
+        scored: "test", "validation" (cases of the fold), "training" (cases that were trained on) or "out_of_fold" (each
+            case by the member that did not see it).
         protocol: As in the scores.
         task: "semantic" or "instances".
         labels: Class name -> value.
@@ -215,6 +216,16 @@ def run_cost(networks: Sequence[nn.Module], input_shape: Sequence[int], run_dir:
     }
 
 
+def mean_cost(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`run_cost` of several runs of one network: means of what was measured, and names of devices of the first."""
+    mean: dict[str, Any] = {}
+    for key, value in costs[0].items():
+        known = [cost[key] for cost in costs if cost[key] is not None]
+        numbers = known and not isinstance(known[0], str)
+        mean[key] = sum(known) / len(known) if numbers else known[0] if known else value
+    return mean
+
+
 def save_record(record: Mapping[str, Any], folder: Path) -> None:
     """Write run.json, after the scores.csv in the same folder, by whose digest it knows it again."""
     content = {**record, "scores_sha256": digest_of(folder / "scores.csv")}
@@ -242,7 +253,7 @@ def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) 
 
 
 def is_scored(
-    checkpoint: Path,
+    checkpoint: Path | Sequence[Path],
     folder: Path,
     references: Mapping[str, Path] | None = None,
     images: Mapping[str, Sequence[Path]] | None = None,
@@ -251,7 +262,7 @@ def is_scored(
     """Whether a folder of tables has the scores of this very checkpoint, to the end: told by contents, not by times.
 
     Args:
-        checkpoint: Its file.
+        checkpoint: Its file; or those of several that were scored together.
         folder: With scores.csv and run.json.
         references: Case -> file. Scores of other cases, or with references that hold something else, are none; None
             asks for any.
@@ -261,7 +272,8 @@ def is_scored(
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         kept = record.get("checkpoints_sha256"), record.get("scores_sha256")
-        if kept != ([digest_of(checkpoint)], digest_of(folder / "scores.csv")):
+        paths = [checkpoint] if isinstance(checkpoint, Path) else checkpoint
+        if kept != ([digest_of(path) for path in paths], digest_of(folder / "scores.csv")):
             return False
         cases, protocol, seen = record.get("cases"), record.get("protocol"), record.get("images", {})
     except (OSError, ValueError, AttributeError):  # none, or no such record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from umamba.evidence.devices import CPU, Device, PowerMeter
 from umamba.evidence.entry import STOPPED_CODES, Entry
 from umamba.evidence.record import make_record
 from umamba.files import write_json
+from umamba.run.errors import environment_of_children
 from umamba.run.folder import last_checkpoint
 from umamba.run.sweep import quoted, tied
 
@@ -175,7 +175,7 @@ def _data_of(config: Path, moved: dict[str, Path | None]) -> list[str]:
 
 def _environment(device: Device, place: Place) -> dict[str, str]:
     """Of a training; what a scheduler says to the runner's job is none of its business."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    kept = {key: value for key, value in environment_of_children().items() if not key.startswith("SLURM_")}
     threads = {key: str(place.threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if key not in kept}
     return {"PYTHONUNBUFFERED": "1", **kept, **threads, **device.environment, **tied()}
 

@@ -68,6 +68,11 @@ def explained() -> Iterator[None]:
             del os.environ[_FULL]
 
 
+def environment_of_children() -> dict[str, str]:
+    """The environment for a program that this one starts: without the switch that `explained` has set for itself."""
+    return {key: value for key, value in os.environ.items() if key != _FULL or not _within}
+
+
 def is_for_the_user(error: BaseException) -> bool:
     """Whether an error says what was given wrongly, or what the machine lacks; not where the program failed."""
     if isinstance(error, (ResumeError, RunInUseError, HydraException, OmegaConfBaseException)):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 
 from umamba.processes import follow
+from umamba.run.errors import environment_of_children
 from umamba.run.stop import Stopped
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def run_in_own_process(script: str | Path) -> None:
     """
     hydra = HydraConfig.get()
     log.info("Job %s: %s", hydra.job.num, " ".join(hydra.overrides.task))
-    job = subprocess.Popen(job_command(script), env={**os.environ, **tied()})
+    job = subprocess.Popen(job_command(script), env={**environment_of_children(), **tied()})
     while True:
         try:
             code = job.wait()
@@ -51,7 +53,19 @@ def run_in_own_process(script: str | Path) -> None:
 
 
 def job_command(script: str | Path) -> list[str]:
-    """The command of the present job: its overrides, the sweep's config and where that was found."""
+    """The command of the present job of a sweep: its overrides, the sweep's config and where that was found."""
+    hydra = HydraConfig.get()
+    return command_of(script, hydra.overrides.task, Path(hydra.sweep.dir) / hydra.sweep.subdir)
+
+
+def command_of(script: str | Path, overrides: Sequence[str], run_dir: Path) -> list[str]:
+    """The command of a run with the config of this call, and where that was found.
+
+    Args:
+        script: To run.
+        overrides: Of the run.
+        run_dir: Its folder.
+    """
     hydra = HydraConfig.get()
     command = [sys.executable, str(script), f"--config-name={hydra.job.config_name}"]
     options = {"main": "--config-path", "command-line": "--config-dir"}  # by who provides the configs
@@ -59,8 +73,7 @@ def job_command(script: str | Path) -> list[str]:
         if source.provider in options and source.schema == "file":
             command.append(f"{options[source.provider]}={source.path}")
     settings = [override for override in hydra.overrides.hydra if not override.startswith(_OF_THE_SWEEP)]
-    run_dir = Path(hydra.sweep.dir) / hydra.sweep.subdir
-    return [*command, "hydra.mode=RUN", *settings, *hydra.overrides.task, f"run_dir={quoted(str(run_dir))}"]
+    return [*command, "hydra.mode=RUN", *settings, *overrides, f"run_dir={quoted(str(run_dir))}"]
 
 
 def quoted(text: str) -> str:

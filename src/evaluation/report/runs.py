@@ -52,7 +52,8 @@ class ScoredRun:
         """Name of the data set, and which of its cases were scored if not the test set."""
         if self.setting is not None:
             return self.setting
-        kind = {"validation": ", validation", "training": ", cases trained on"}
+        kind = {"validation": ", validation", "training": ", cases trained on",
+                "out_of_fold": ", cross-validation"}  # fmt: skip
         return self.record["dataset"] + kind.get(self.record["scored"], "")
 
     @property
@@ -65,7 +66,7 @@ class ScoredRun:
         """What was done beyond the plain prediction."""
         members = len(self.record["members"])
         extras = ["mirrored"] if self.record["options"].get("mirror") else []
-        extras += [f"ensemble of {members}"] if members > 1 else []
+        extras += [f"ensemble of {members}"] if members > 1 and self.record["scored"] != "out_of_fold" else []
         return "".join(f", {extra}" for extra in [*extras, *(["post-processed"] if self.processed else [])])
 
     @property

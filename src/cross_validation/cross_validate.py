@@ -1,0 +1,114 @@
+"""Train the folds of a cross-validation, then score and combine them: what ``--config-name=cross_validation`` does."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from umamba.cross_validation.pooled import PoolOptions, pool
+from umamba.cross_validation.processes import Slot, run_folds
+from umamba.evidence.devices import CPU, find_devices, workers_per_run
+from umamba.inference.ensemble import FILE
+from umamba.run.folder import last_checkpoint
+from umamba.run.links import refuse_links
+from umamba.run.lock import locked_run
+from umamba.run.sweep import command_of, follow_sweep
+
+log = logging.getLogger(__name__)
+
+KEY = "cross_validation"  # of the configuration; a single fold's has none
+
+
+def cross_validate(cfg: DictConfig, script: str | Path) -> Path:
+    """Train all folds, go on with those that were interrupted, and combine them.
+
+    Args:
+        cfg: A training's configuration with `KEY`.
+        script: train.py.
+
+    Returns:
+        The ensemble.json.
+
+    Raises:
+        ValueError: The options are wrong, or the folds do not belong together, see `pool`.
+        RuntimeError: Folds failed; the others have been trained.
+        RunInUseError: Another process is at work in the folder.
+        Stopped: A signal ended it; the folds have ended too, with their checkpoints.
+    """
+    options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
+    folds = _folds(options.folds)
+    if cfg.trainer.fast_dev_run or not cfg.train:
+        raise ValueError(
+            "A cross-validation trains: trainer.fast_dev_run and train=false are for single folds (train.py fold=0)."
+        )
+    slots = _slots(options, cfg.trainer.devices)
+    follow_sweep()
+    refuse_links(folder)
+    with locked_run(folder):
+        runs = {fold: folder / f"fold_{fold}" for fold in folds}
+        commands = {fold: _command(script, fold, run, len(slots)) for fold, run in runs.items()}
+        failed = run_folds(commands, folder, slots)
+        if failed:
+            raise RuntimeError(
+                f"Of {len(folds)} folds, fold {' and '.join(map(str, failed))} failed, as is said above; the others "
+                f"are trained. The same command goes on with what is left; nothing was combined in {folder}."
+            )
+        checkpoints = {fold: last_checkpoint(run) for fold, run in runs.items()}
+        pool(checkpoints, folder, PoolOptions(mirror=bool(options.mirror), trusted=_plain(cfg.trusted)))
+    return folder / FILE
+
+
+def _folds(wanted: Any) -> list[int]:
+    folds = _plain(wanted)
+    folds = folds if isinstance(folds, list) else [folds]
+    if not folds or any(isinstance(fold, bool) or not isinstance(fold, int) or fold < 0 for fold in folds):
+        raise ValueError(
+            f"cross_validation.folds={wanted}: expected numbers of folds such as [0,1,2,3,4]. Fold all holds no case "
+            "out and has no place in a cross-validation: train it with `python train.py fold=all`."
+        )
+    if len(folds) < 2 or len(set(folds)) < len(folds):
+        raise ValueError(f"cross_validation.folds={wanted}: expected two or more different folds.")
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        if override.key_or_group in ("fold", "data.fold"):
+            raise ValueError(
+                f"{override.input_line} is given to a cross-validation, which trains the folds of "
+                "cross_validation.folds, each without the cases that it holds out. Leave it out."
+            )
+    return folds
+
+
+def _slots(options: DictConfig, devices: Any) -> list[Slot]:
+    """Where folds train at the same time; one for all where a fold takes several GPUs itself."""
+    if not isinstance(options.per_gpu, int) or options.per_gpu < 1:
+        raise ValueError(f"cross_validation.per_gpu is {options.per_gpu}; expected a whole number, 1 or more.")
+    if devices not in (1, "1"):
+        if options.gpus != "auto" or options.per_gpu != 1:
+            raise ValueError(
+                f"trainer.devices={devices} gives each fold several GPUs, one after another; cross_validation.gpus and "
+                "per_gpu share the GPUs among folds. Leave one of the two out."
+            )
+        return [Slot(name="all GPUs")]
+    found = find_devices(_plain(options.gpus))
+    if [device.name for device in found] == [CPU]:
+        return [Slot(name=CPU, environment=found[0].environment)] * options.per_gpu
+    return [Slot(name=f"GPU {d.name}", environment=d.environment) for d in found for _ in range(options.per_gpu)]
+
+
+def _command(script: str | Path, fold: int, run: Path, at_a_time: int) -> list[str]:
+    """train.py with the overrides of this call, for one fold."""
+    task = HydraConfig.get().overrides.task
+    workers: Sequence[str] = ()
+    if at_a_time > 1 and not any(override.startswith("data.num_workers=") for override in task):
+        workers = [f"data.num_workers={workers_per_run(at_a_time)}"]
+    return command_of(script, [*task, *workers, f"~{KEY}", f"fold={fold}"], run)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

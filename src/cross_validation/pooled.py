@@ -1,0 +1,220 @@
+"""What the folds of a cross-validation say together: scores of cases that they did not see, rules, and the ensemble.
+
+Every training case is predicted by the network of the fold that held it out. All these cases are scored as one; the SD
+over folds of each mean stands beside. The rules of post-processing are decided on all of them, as nnU-Net does, and the
+ensemble of the folds is written down for predict.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from umamba.cross_validation.belong import check_folds
+from umamba.cross_validation.command import predict_command
+from umamba.cross_validation.tables import fold_means, write_fold_tables
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.evaluation.evaluate import evaluate
+from umamba.evaluation.held_out import choose_cases
+from umamba.evaluation.members import Member
+from umamba.evaluation.pairs import Pair, pair_cases, references_of
+from umamba.evaluation.postprocessing import fit_rules
+from umamba.evaluation.prepared import Prepared, RunOptions, prepare
+from umamba.evaluation.record import (
+    Contents,
+    dataset_name,
+    is_scored,
+    mean_cost,
+    run_cost,
+    run_record,
+    save_record,
+)
+from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.shown_table import show_table
+from umamba.evaluation.tables import describe, write_tables
+from umamba.files import read_json, writing_into
+from umamba.inference.ensemble import FILE, Ensemble, Group, read_ensemble, write_ensemble
+from umamba.inference.record import record_path
+from umamba.inference.rules import Rule
+from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+
+log = logging.getLogger(__name__)
+
+SCORED = "out_of_fold"  # in run.json: each case by the network that did not see it
+REMARK = "Each case predicted by the network of the fold that held it out."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """How held-out cases are predicted.
+
+    Attributes:
+        mirror, device, trusted: See `umamba.inference.predictor.Predictor.from_checkpoint`.
+        workers: See `evaluate`.
+    """
+
+    mirror: bool = False
+    device: str = "auto"
+    trusted: str | Sequence[str] = ()
+    workers: int | None = None
+
+    def of_run(self) -> RunOptions:
+        """The same for the scoring of one fold."""
+        return RunOptions(cases="validation", mirror=self.mirror, device=self.device, trusted=self.trusted)
+
+
+@dataclass(kw_only=True)
+class _Fold:
+    """A fold, and what comes of it."""
+
+    number: int
+    checkpoint: Path
+    member: Member
+    datamodule: SegmentationDataModule
+    cases: list[str]
+
+
+def predictions_of(folder: Path, fold: int) -> Path:
+    """Where the predictions of a fold's held-out cases are kept."""
+    return folder / SCORED / f"fold_{fold}"
+
+
+def pool(checkpoints: Mapping[int, Path], folder: Path, options: PoolOptions) -> Path:
+    """Score the held-out cases of all folds as one, decide the rules, and write the ensemble down.
+
+    What is there and still holds is kept: predictions of the same networks, and all of it if nothing has changed.
+
+    Args:
+        checkpoints: Fold -> its last checkpoint.
+        folder: Gets out_of_fold/, tables/ and, at last, ensemble.json.
+        options: See there.
+
+    Returns:
+        The ensemble.json.
+
+    Raises:
+        FileNotFoundError: A checkpoint, or the data set, is missing.
+        ValueError: The folds are of other plans, settings, data or splits, see `check_folds`; or cannot be scored.
+        CasesFailedError: Cases could not be predicted.
+    """
+    folds = _read(checkpoints, options)
+    group = Group.of(folds[0].member.network, [fold.checkpoint for fold in folds])
+    scoring = _scoring(folds[0])
+    if _is_done(folder, group, folds, scoring, options):
+        log.info("%s holds scores and ensemble of these very checkpoints already.", folder)
+        return folder / FILE
+    (folder / FILE).unlink(missing_ok=True)  # of other checkpoints; written last
+    with writing_into(folder):
+        return _pool(folds, group, folder, options)
+
+
+def _read(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[_Fold]:
+    found = {}
+    for number, path in checkpoints.items():
+        checkpoint = load_checkpoint(path, options.trusted)
+        found[number] = (Member.of(path, checkpoint), datamodule_from_checkpoint(checkpoint, {}))
+        del checkpoint  # with its weights
+    for _, datamodule in found.values():
+        datamodule.open_raw()
+    held_out = {
+        number: [case.identifier for case in choose_cases([member], datamodule, "validation")[0]]
+        for number, (member, datamodule) in found.items()
+    }
+    check_folds({number: member for number, (member, _) in found.items()}, held_out, [d for _, d in found.values()])
+    return [
+        _Fold(number=number, checkpoint=checkpoints[number], member=member, datamodule=datamodule,
+              cases=held_out[number])
+        for number, (member, datamodule) in found.items()
+    ]  # fmt: skip
+
+
+def _scoring(fold: _Fold) -> Scoring:
+    return Scoring.of(fold.datamodule.raw, task=fold.datamodule.task, tolerance=fold.datamodule.nsd_tolerance)
+
+
+def _is_done(folder: Path, group: Group, folds: Sequence[_Fold], scoring: Scoring, options: PoolOptions) -> bool:
+    """Whether the ensemble and the scores are of these checkpoints and of the references as they are now."""
+    try:
+        ensemble: Ensemble = read_ensemble(folder / FILE)
+    except (OSError, ValueError):
+        return False
+    if [one.hashes for one in ensemble.groups] != [group.hashes] or ensemble.mirror != options.mirror:
+        return False
+    cases = {case.identifier: case for case in folds[0].datamodule.raw.training_cases}
+    held_out = [cases[name] for fold in folds for name in fold.cases]
+    images = {case.identifier: case.images for case in held_out}
+    references = references_of(held_out, scoring)
+    return is_scored(group.checkpoints, folder / "tables", references, images, scoring.tolerances)
+
+
+def _pool(folds: Sequence[_Fold], group: Group, folder: Path, options: PoolOptions) -> Path:
+    frames, pairs, costs = [], list[Pair](), list[dict[str, Any]]()
+    contents, images = list[str](), dict[str, Any]()
+    for fold in folds:
+        place = predictions_of(folder, fold.number)
+        prepared = prepare([fold.checkpoint], fold.datamodule, place, options.of_run())
+        made = predict_held_out(prepared, place)
+        frames.append(evaluate(made, prepared.scoring, workers=options.workers).assign(fold=fold.number))
+        pairs += made
+        shape = (1, len(prepared.predictor.plan.channel_names), *prepared.predictor.patch_size)
+        run_dir = fold.checkpoint.parent.parent
+        costs.append(run_cost(prepared.predictor.networks, shape, run_dir, record_path(place, (0, 1))))
+        contents += prepared.contents
+        images |= read_json(record_path(place, (0, 1)))["images"]
+        scoring, plan = prepared.scoring, prepared.predictor.plan
+        del prepared  # with its network
+    scores = pd.concat(frames, ignore_index=True)
+    rules: list[Rule] = []
+    if scoring.task == "semantic":
+        rules = fit_rules(pairs, plan.labels, plan.ignore_label)
+    text = write_tables(scores.drop(columns="fold"), folder / "tables", remark=REMARK)
+    write_fold_tables(scores, folder / "tables")
+    show_table(text, f"{describe(scores)} {REMARK}")
+    first = folds[0]
+    record = run_record(
+        [fold.member for fold in folds],
+        dataset=dataset_name(first.member, first.datamodule.dataset_dir),
+        scored=SCORED,
+        protocol=scores["protocol"].iloc[0],
+        task=scoring.task,
+        labels=scoring.labels,
+        options={"mirror": options.mirror},
+        cost=mean_cost(costs),
+        pairs=pairs,
+        contents=Contents(checkpoints=contents, images=images),
+    )
+    save_record(record, folder / "tables")
+    means = fold_means(scores)
+    facts = {
+        "network": first.member.network,
+        "configuration": first.member.configuration,
+        "dataset": record["dataset"],
+        "folds": [{"fold": fold.number, "cases": fold.cases, **means[fold.number]} for fold in folds],
+        "pooled": means["pooled"],
+        "predict": predict_command(folder, mirror=options.mirror),
+    }
+    cases = [pair.case for pair in pairs]
+    write_ensemble(folder / FILE, [group], rules, mirror=options.mirror, fitted_on=cases, facts=facts)
+    log.info(
+        "%d rule(s) of post-processing raise the DSC. Predict with %d folds and these: %s", len(rules), len(folds),
+        facts["predict"],
+    )  # fmt: skip
+    return folder / FILE
+
+
+def predict_held_out(prepared: Prepared, place: Path, *, keep: Sequence[str] = ()) -> list[Pair]:
+    """Predict the chosen cases of a fold; those that the same network has predicted in the same way are left.
+
+    Args:
+        prepared: Network and cases.
+        place: Folder of the label maps.
+        keep: See `Predictor.predict_cases`.
+    """
+    same = read_json(record_path(place, (0, 1))).get("made_by") == prepared.predictor.made_by(keep)
+    prepared.predictor.predict_cases(prepared.chosen, place, keep=keep, resume=same)
+    return pair_cases(prepared.chosen, place, prepared.scoring)
