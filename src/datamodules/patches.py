@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from umamba.datamodules.augmentation.device.chain import DeviceChain
 from umamba.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
 from umamba.planning.configuration import Configuration
 from umamba.planning.store import Store, StoredCase
+
+_MOST_OPEN = 100  # cases, of three open files each
 
 
 class PatchDataset(Dataset):
@@ -52,6 +55,7 @@ class PatchDataset(Dataset):
         first_on_device: torch.Tensor | None = None,
     ) -> None:
         self.store = store
+        self._opened = _OpenCases(store)
         self.chain = chain
         self.first_on_device = first_on_device
         self.identifiers = tuple(identifiers)
@@ -88,7 +92,7 @@ class PatchDataset(Dataset):
         rng = np.random.default_rng((self.seed, index))
         identifier = self.identifiers[rng.integers(len(self.identifiers))]
         try:
-            case = self.store.case(identifier)
+            case = self._opened(identifier)
             start = self._draw_start(case, index, rng)
             with torch.random.fork_rng(devices=[]), _one_thread():
                 # Not torch.manual_seed: it would seed the GPU's generator as well and leave it so.
@@ -172,6 +176,30 @@ class PatchDataset(Dataset):
                     f"the augmentation must give patches of {self.patch_size}, it gave {name} of {tuple(shape)}; "
                     "remove the transform under `augmentation` that changes the shape"
                 )
+
+
+class _OpenCases:
+    """Keeps the cases that were used last open: opening one takes as long as reading a small patch of it.
+
+    Each process opens its own.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._process = 0
+        self._cases: dict[str, StoredCase] = {}
+
+    def __call__(self, identifier: str) -> StoredCase:
+        if self._process != os.getpid():
+            self._process, self._cases = os.getpid(), {}
+        case = self._cases.pop(identifier, None) or self.store.case(identifier)
+        self._cases[identifier] = case  # at the end: the first is the one that was not used for longest
+        if len(self._cases) > _MOST_OPEN:
+            del self._cases[next(iter(self._cases))]
+        return case
+
+    def __reduce__(self) -> tuple[type[_OpenCases], tuple[Store]]:
+        return _OpenCases, (self.store,)  # for a process that is sent one: open files cannot be
 
 
 @contextmanager

@@ -118,18 +118,17 @@ class DeviceChain:
             packed = stage.pack([sample["draws"][number] for sample in samples], self.patch_size, packer)
             if packed is not None:
                 steps.append((number, packed))
-        turned = [sample for sample in samples if self.is_turned(sample["draws"])]
-        channels = len(samples[0]["image"])
         tensors = packer.tensors()
-        tensors["image"] = torch.zeros(len(samples), channels, *self.patch_size)
-        tensors["label"] = torch.zeros(len(samples), *self.patch_size, dtype=torch.int16)
-        for index, sample in enumerate(samples):
-            if not self.is_turned(sample["draws"]):
-                tensors["image"][index] = sample["image"]
-                tensors["label"][index] = sample["label"]
-        if turned:
-            tensors["large_image"] = torch.stack([sample["image"] for sample in turned])
-            tensors["large_label"] = torch.stack([sample["label"] for sample in turned])
+        turned = [self.is_turned(sample["draws"]) for sample in samples]
+        for name in ("image", "label"):
+            given = [sample[name] for sample in samples]
+            lead = given[0].shape[: -len(self.patch_size)]
+            blank = given[0].new_zeros(()).expand(*lead, *self.patch_size)  # what is turned is filled in on the device
+            # default_collate writes into the memory that a worker shares with the main process
+            tensors[name] = default_collate([blank if t else tensor for tensor, t in zip(given, turned, strict=True)])
+            if any(turned):
+                large = [tensor for tensor, t in zip(given, turned, strict=True) if t]
+                tensors[f"large_{name}"] = default_collate(large)
         return {"pending": PendingBatch(tensors, steps), "case": [sample["case"] for sample in samples]}
 
     def apply(self, pending: PendingBatch) -> dict[str, Tensor]:

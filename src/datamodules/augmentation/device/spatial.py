@@ -11,12 +11,13 @@ from torch import Tensor
 
 from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
 from umamba.datamodules.augmentation.device.resampling import (
+    cells_of,
     coordinates,
     cubic_coefficients,
     cubic_image,
-    extents,
     linear_image,
     linear_label,
+    numbers,
     outside_of,
     prefilter,
 )
@@ -53,12 +54,12 @@ class RotationScaling(Stage[RandomRotationScaling]):
             label = centre_crop(label[:, 0], slices, transform.label_padding)
             size = size[1:]
         block = image.shape[2:]
-        offset = (extents(tuple(block), image.device) - 1) / 2 - shift
+        offset = numbers(tuple(n - 1 for n in block), image.device) / 2 - shift
         if transform.order == 3:
             image = cubic_coefficients(image, [prefilter(n, image.device) for n in block])
         new_image = image.new_empty(*image.shape[:2], *size)
         new_label = label.new_empty(*label.shape[:2], *size)
-        weight = 2 ** len(size) * (image.shape[1] + label.shape[1] + len(size))
+        weight = 2 ** len(size) * (image.shape[1] + label.shape[1] * 2 ** len(size) + len(size))
         for part, rows in _pieces(len(image), size, weight):
             where = coordinates(matrix[part], offset[part], (rows.stop - rows.start, *size[1:]), rows.start)
             self._resample(image[part], label[part], where, new_image[part, :, rows], new_label[part, :, rows])
@@ -68,12 +69,13 @@ class RotationScaling(Stage[RandomRotationScaling]):
     def _resample(self, image: Tensor, label: Tensor, where: Tensor, new_image: Tensor, new_label: Tensor) -> None:
         transform = self.transform
         outside = outside_of(where, image.shape[2:], cut=transform.order == 3)[:, None]
+        cell, t = cells_of(where, image.shape[2:])
         if transform.order == 3:
-            new_image.copy_(cubic_image(image, where).masked_fill_(outside, transform.image_padding))
+            new_image.copy_(cubic_image(image, cell, t).masked_fill_(outside, transform.image_padding))
         else:
             new_image.copy_(linear_image(image, where, transform.image_padding))
         padding = int(transform.label_padding)
-        new_label.copy_(linear_label(label, where, padding).masked_fill_(outside, padding))
+        new_label.copy_(linear_label(label, cell, t, padding).masked_fill_(outside, padding))
 
 
 class Mirror(Stage[RandomMirror]):

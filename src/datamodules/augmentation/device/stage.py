@@ -12,7 +12,7 @@ from torch import Tensor
 
 from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
 
-MOST_ELEMENTS = 1 << 25  # of a temporary tensor: 128 MiB of float32. More is done in pieces.
+MOST_ELEMENTS = 1 << 26  # of a temporary tensor: 256 MiB of float32. More is done in pieces.
 
 TransformT = TypeVar("TransformT", bound=tio.Transform)
 
