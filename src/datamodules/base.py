@@ -216,7 +216,8 @@ class SegmentationDataModule(L.LightningDataModule):
             ValueError: augment_on is "cuda" and the run is on another device.
         """
         if self.placement.choice != "cpu":
-            self.placement.begin(self._device(), self._chain)
+            anew = self.trainer is not None and _progress(self.trainer) == (0, 0)
+            self.placement.begin(self._device(), self._chain, anew=anew)
         return self._loader(self.train_ids, self._transforms, self.iterations_per_epoch, training=True)
 
     def val_dataloader(self) -> DataLoader:

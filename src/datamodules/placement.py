@@ -55,13 +55,21 @@ class Placement:
                 "Set data.augment_on=auto or cpu."
             )
 
-    def begin(self, device: torch.device, chain: DeviceChain) -> None:
+    def begin(self, device: torch.device, chain: DeviceChain, *, anew: bool = False) -> None:
         """Decide what needs no measuring, before the workers start; the log says what is unusual.
+
+        Args:
+            device: Of the training.
+            chain: What is to be done.
+            anew: Whether the training begins with its first step, so that no earlier one's choice counts.
 
         Raises:
             ValueError: As `check`.
         """
         self.check(device)
+        if anew:
+            self._decided, self._steps, self._waited, self._passed = False, 0, 0.0, 0.0
+            self.first.fill_(NEVER)
         if not (chain.in_worker or chain.stages):
             self._decided = True
             return

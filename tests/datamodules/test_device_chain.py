@@ -168,6 +168,28 @@ def test_noise_has_the_drawn_strength_and_is_normal() -> None:
     assert not torch.equal(device[0], device[1])
 
 
+def _described(batches: list[dict]) -> np.ndarray:
+    """Numbers of each patch that depend on every transform, (numbers, patches)."""
+    images = torch.cat([batch["image"][:, 0] for batch in batches])
+    labels = torch.cat([batch["label"] for batch in batches])
+    flat = images.flatten(1)
+    rough = [images.diff(dim=axis).abs().flatten(1).mean(1) for axis in range(1, images.ndim)]
+    share = (labels == 1).flatten(1).float().mean(1)
+    return torch.stack([flat.mean(1), flat.std(1), flat.amin(1), flat.amax(1), *rough, share]).numpy()
+
+
+@pytest.mark.parametrize("setting", ["3D", "2D"])
+def test_other_samples_are_of_the_cpus_distribution(folders: dict[str, Path], setting: str) -> None:
+    kind, arguments = SETTINGS[setting]
+    chosen = {"augmentation": augmentation("nnunet_21"), "iterations_per_epoch": 75, **arguments}
+    cpu = _described(finished(make(folders[kind], NEVER, seed=1, **chosen)))
+    device = _described(finished(make(folders[kind], DEVICE, seed=2, **chosen)))
+    assert cpu.shape == device.shape and cpu.shape[1] == 300
+    p_values = [stats.ks_2samp(a, b).pvalue for a, b in zip(cpu, device, strict=True)]
+    assert min(p_values) > 0.001, p_values
+    assert stats.ks_2samp(cpu[1], 1.1 * device[1]).pvalue < 0.001  # as much would be seen
+
+
 class _Recorder(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()

@@ -86,6 +86,17 @@ def test_a_resumed_run_keeps_its_choice(waited: float, first: int) -> None:
     assert measured(undecided, 1.0).note is not None and int(undecided.first) == 2000
 
 
+def test_another_training_with_the_same_data_module_is_measured_anew() -> None:
+    placement = Placement("auto")
+    placement.begin(GPU, CHAIN, anew=True)
+    measured(placement, 1.0)
+    assert int(placement.first) == 2000
+    placement.begin(GPU, CHAIN, anew=True)
+    assert int(placement.first) == NEVER
+    measured(placement, 0.0)
+    assert int(placement.first) == NEVER and placement.state_dict()["decided"]
+
+
 def test_a_run_of_a_gpu_goes_on_without_one_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     resumed = Placement("auto")
     resumed.load_state_dict({"augment_on": "auto", "decided": True, "device_from_sample": 2000})
