@@ -19,6 +19,7 @@ from umamba.locations import CONFIGS
 from umamba.run.compare import ResumeError
 from umamba.run.lock import RunInUseError
 
+_WANDB = "WANDB_SERVICE"  # set by W&B for the process that it is started in, and so for its children
 _FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
 _within: list[bool] = []  # one for each `explained` that the program is in
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -69,8 +70,13 @@ def explained() -> Iterator[None]:
 
 
 def environment_of_children() -> dict[str, str]:
-    """The environment for a program that this one starts: without the switch that `explained` has set for itself."""
-    return {key: value for key, value in os.environ.items() if key != _FULL or not _within}
+    """The environment for a program that this one starts: without what is of this process alone.
+
+    That is the switch that `explained` has set for itself, and the W&B process that serves this one: all programs would
+    hang on it, and end with it.
+    """
+    own = {_WANDB, _FULL} if _within else {_WANDB}
+    return {key: value for key, value in os.environ.items() if key not in own}
 
 
 def is_for_the_user(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from hydra.utils import get_method
 
 from umamba.locations import ROOT
+from umamba.run.errors import environment_of_children
 from umamba.run.wandb_log import wandb_logger
 from umamba.targets import present_names
 
@@ -47,6 +48,7 @@ def test_tags_and_what_tables_need_lie_in_the_runs_folder(tmp_path: Path, monkey
 UNREACHABLE = """
 import logging, sys, time
 logging.basicConfig(level=logging.WARNING)
+from umamba.run.errors import environment_of_children
 from umamba.run.wandb_log import wandb_logger
 logger = wandb_logger(project="p", save_dir=sys.argv[1])
 started = time.monotonic()
@@ -73,6 +75,7 @@ KILLED = """
 import logging, os, signal, sys
 from pathlib import Path
 logging.basicConfig(level=logging.WARNING)
+from umamba.run.errors import environment_of_children
 from umamba.run.wandb_log import wandb_logger
 logger = wandb_logger(project="p", save_dir=sys.argv[1])
 logger.log_metrics({"train/loss": 1.0}, step=0)
@@ -98,6 +101,38 @@ def test_its_own_process_killed_does_not_end_a_run(tmp_path: Path, monkeypatch) 
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "came to its end" in output, output
     assert output.count("W&B has failed") == 1
+
+
+SERVES = """
+import os, subprocess, sys
+import wandb
+from umamba.run.errors import environment_of_children
+wandb.init(mode="offline", dir=sys.argv[1], project="p")
+assert os.environ["WANDB_SERVICE"], "W&B has not told its children where it is"
+code = subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], env=environment_of_children()).returncode
+wandb.log({"x": 1})  # whose own W&B goes on
+wandb.finish()
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds W&B's process in /proc")
+def test_a_job_has_a_process_of_its_own_where_the_sweep_uses_it_too(tmp_path: Path, monkeypatch) -> None:
+    """The job kills the W&B that serves it, which must not be the sweep's."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    command = [sys.executable, "-c", SERVES, str(tmp_path), KILLED]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0 and "came to its end" in output, output
+    assert output.count("W&B has failed") == 1
+
+
+def test_a_started_program_gets_all_else_of_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", "2-1-unix-x")
+    monkeypatch.setenv("WANDB_PROJECT", "p")
+    given = environment_of_children()
+    assert given == {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
 
 
 def test_runs_from_before_it_moved_find_it() -> None:
