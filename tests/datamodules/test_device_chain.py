@@ -48,8 +48,8 @@ def make(folder: Path, first: int, **settings) -> SegmentationDataModule:
     return datamodule
 
 
-def finished(datamodule: SegmentationDataModule) -> list[dict]:
-    return [datamodule.transfer_batch_to_device(batch, CPU, 0) for batch in datamodule.train_dataloader()]
+def finished(datamodule: SegmentationDataModule, device: torch.device = CPU) -> list[dict]:
+    return [datamodule.transfer_batch_to_device(batch, device, 0) for batch in datamodule.train_dataloader()]
 
 
 SETTINGS = {

@@ -16,11 +16,13 @@ from umamba.datamodules.augmentation.intensity import RandomBrightness, RandomCo
 from umamba.datamodules.augmentation.resolution import RandomChannelBlur, RandomLowResolution
 from umamba.datamodules.augmentation.spatial import RandomMirror, RandomRotationScaling
 
+CPU = torch.device("cpu")
 SAMPLES = 6
 SHAPES = {  # patch, channels
     "3D": ((12, 14, 10), 1),
     "3D, three channels": ((9, 12, 11), 3),
     "anisotropic": ((4, 18, 16), 1),
+    "one slice, four channels": ((1, 12, 10), 4),
     "2D": ((22, 20), 1),
     "2D, three channels": ((17, 33), 3),
 }
@@ -76,10 +78,10 @@ def on_cpu(transforms: Transforms, image: torch.Tensor, label: torch.Tensor) -> 
 
 
 def on_device(
-    transforms: Transforms, blocks: list[tuple[torch.Tensor, torch.Tensor]], patch: Sequence[int], **chain_arguments
+    transforms: Transforms, blocks: list[tuple[torch.Tensor, torch.Tensor]], patch: Sequence[int], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The batch that the device's chain makes of the blocks; sample i drawn from seed i."""
-    chain = DeviceChain(transforms, patch, **chain_arguments)
+    chain = DeviceChain(transforms, patch)
     samples = []
     for seed, (image, label) in enumerate(blocks):
         torch.manual_seed(seed)
@@ -89,20 +91,21 @@ def on_device(
         samples.append({"image": image, "label": label, "draws": draws, "case": str(seed)})
     batch = chain.collate(samples)
     assert batch["case"] == [str(seed) for seed in range(len(blocks))]
-    return chain.apply(batch["pending"])
+    return chain.apply(batch["pending"].to(device))
 
 
-def compare(transforms: Transforms, patch: Sequence[int], channels: int) -> None:
+def compare(transforms: Transforms, patch: Sequence[int], channels: int, device: torch.device = CPU) -> None:
     size = next((t.input_size for t in transforms if isinstance(t, RandomRotationScaling)), tuple(patch))
     blocks = make_blocks(size, channels)
-    batch = on_device(transforms, blocks, patch)
+    batch = on_device(transforms, blocks, patch, device)
+    assert all(tensor.device.type == device.type for tensor in batch.values())
     assert batch["image"].dtype == torch.float32 and batch["label"].dtype == torch.int16
     assert batch["image"].is_contiguous() and batch["image"].shape == (SAMPLES, channels, *patch)
     for seed, (image, label) in enumerate(blocks):
         torch.manual_seed(seed)
         expected, expected_label = on_cpu(transforms, image, label)
-        torch.testing.assert_close(batch["image"][seed], expected, atol=1e-4, rtol=0)
-        assert torch.equal(batch["label"][seed], expected_label.clamp(min=0))
+        torch.testing.assert_close(batch["image"][seed].cpu(), expected, atol=1e-4, rtol=0)
+        assert torch.equal(batch["label"][seed].cpu(), expected_label.clamp(min=0))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
