@@ -97,15 +97,19 @@ def fit(
     except LimitReached as limit:
         log.info("%s: the training ends there; a call with a larger limit goes on from there.", limit)
     except torch.OutOfMemoryError as error:
-        raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error))) from error
+        graphs = isinstance(module, SegmentationModule) and module.cuda_graph is True
+        raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error), graphs)) from error
+    finally:
+        if isinstance(module, SegmentationModule):
+            module.let_go_of_graphs()  # the test that may follow wants their memory
 
 
-def _smaller_steps(datamodule: SegmentationDataModule | DummyDataModule, fault: str) -> str:
+def _smaller_steps(datamodule: SegmentationDataModule | DummyDataModule, fault: str, graphs: bool) -> str:
     """What to do about a step for which the GPU's memory was too small."""
     plan, configuration = datamodule.plan, datamodule.plan_configuration
     size = configuration.batch_size
     planned = "" if plan.memory_gb is None else f" (planned for {plan.memory_gb:g} GB, as nnU-Net counts its own CNN)"
-    fewer = f"data.batch_size={size // 2}, or " if size > 1 else ""
+    fewer = ("cuda_graph=auto, " if graphs else "") + (f"data.batch_size={size // 2}, or " if size > 1 else "")
     smaller = "" if plan.memory_gb is None else f"={plan.memory_gb * 3 / 4:g}"
     return (
         f"A training step of batch size {size} with patches of {configuration.patch_size}{planned} needs more memory "

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.models.build import build_network, check_planned_blocks
+from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.pseudo_dice import PseudoDice
-from umamba.models.step_graph import GraphedLoss, obstacle_to_graphs
+from umamba.models.step_graph import WORTH, GraphedLoss, obstacle_to_graphs
 from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class SegmentationModule(L.LightningModule):
         deep_supervision: whether the network returns, and the loss uses, all decoder resolutions.
         metadata: plain data stored in every checkpoint beside the weights (resolved config, provenance).
         compile: torch.compile the network.
-        cuda_graph: replay training steps from CUDA graphs; "auto" where that is possible.
+        cuda_graph: replay training steps from CUDA graphs; "auto" where that is possible and pays.
 
     Raises:
         ValueError: the network does not fit the plan, or cuda_graph is none of "auto", true and false.
@@ -56,7 +57,7 @@ class SegmentationModule(L.LightningModule):
         deep_supervision: bool = True,
         metadata: Mapping[str, Any] | None = None,
         compile: bool = False,
-        cuda_graph: bool | str = False,
+        cuda_graph: bool | str = "auto",
     ) -> None:
         super().__init__()
         if cuda_graph not in ("auto", True, False):
@@ -85,6 +86,10 @@ class SegmentationModule(L.LightningModule):
         """(B, C, *S) float -> logits (B, K, *S), or a list of them, highest resolution first."""
         return self.network(image)
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            use_expandable_segments(self.trainer.strategy.root_device)
+
     def on_train_start(self) -> None:
         for logger in self.loggers:
             if isinstance(logger, ResumableCSVLogger):
@@ -92,18 +97,32 @@ class SegmentationModule(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)  # as configure_optimizers gives it
         fuse(optimizer)
-        self._training_loss = self._loss_of
-        if self.cuda_graph and self._can_graph():
-            self._training_loss = GraphedLoss(self._loss_of, self.network.parameters())
-            log.info("Training steps are replayed from CUDA graphs (cuda_graph=false launches their kernels singly).")
+        self.let_go_of_graphs()
+        obstacle = self._obstacle_to_graphs()
+        if obstacle is None:
+            required = self.cuda_graph is True
+            self._training_loss = GraphedLoss(self._loss_of, self.network.parameters(), required)
+        elif self.cuda_graph is True:
+            raise ValueError(f"cuda_graph=true is not possible: {obstacle}. Set cuda_graph=auto or false.")
+        elif self.device.type == "cuda":
+            log.info("Training steps launch their kernels singly, not as CUDA graphs: %s.", obstacle)
 
     def on_train_end(self) -> None:
-        self._training_loss = self._loss_of  # a graph's memory is wanted for the test
+        self.let_go_of_graphs()
+
+    def let_go_of_graphs(self) -> None:
+        """Launch the kernels of training steps singly from now on, which frees the memory that graphs hold."""
+        self._training_loss = self._loss_of
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self._training_loss(batch["image"], batch["label"])
         self._step_losses.append(loss.detach())
         return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Before the next forward pass, which would have to save a graph's gradients from being written over
+        self.network.zero_grad(set_to_none=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # FiniteWatch, which runs before, marks a step that the device may skip, and from one that is to be skipped
@@ -192,24 +211,24 @@ class SegmentationModule(L.LightningModule):
     def _loss_of(self, image: Tensor, label: Tensor) -> Tensor:
         return self.loss(self.network(image), label)
 
-    def _can_graph(self) -> bool:
-        """Whether steps can be replayed from graphs; where the user should know, the log says why not."""
-        obstacle: str | None
+    def _obstacle_to_graphs(self) -> str | None:
+        """Why training steps are not replayed from graphs, or None."""
+        trainer = self.trainer
+        if not self.cuda_graph:
+            return "cuda_graph=false"
         if self.device.type != "cuda":
-            obstacle, worth_saying = f"the device is {self.device.type}", False
-        elif self.trainer.world_size > 1:
-            obstacle, worth_saying = "several devices sum their gradients while the backward pass runs", False
-        elif self.compiled or torch.is_anomaly_enabled():
-            obstacle, worth_saying = "compile=true" if self.compiled else "trainer.detect_anomaly=true", False
-        else:
-            obstacle, worth_saying = obstacle_to_graphs(self.network), True
-        if obstacle is None:
-            return True
-        if self.cuda_graph is True:
-            raise ValueError(f"cuda_graph=true is not possible: {obstacle}. Set cuda_graph=auto or false.")
-        if worth_saying:
-            log.info("Training steps launch their kernels singly, not as a CUDA graph: %s.", obstacle)
-        return False
+            return f"the device is {self.device.type}"
+        if not isinstance(trainer.strategy, SingleDeviceStrategy):
+            strategy = type(trainer.strategy).__name__
+            return f"it takes a single device, where nothing is exchanged during the backward pass ({strategy})"
+        if self.compiled:
+            return "compile=true"
+        if torch.is_anomaly_enabled():
+            return "trainer.detect_anomaly=true"
+        steps = trainer.estimated_stepping_batches - trainer.global_step
+        if self.cuda_graph == "auto" and steps < WORTH:
+            return f"{max(steps, 0):g} more steps do not pay for making them, which takes {WORTH}"
+        return obstacle_to_graphs(self.network, self.loss)
 
     def _update_ema(self, dice: Tensor) -> None:
         loop = self.trainer.fit_loop

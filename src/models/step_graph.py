@@ -6,23 +6,32 @@ the next; a graph launches all of them at once. The kernels, and so the numbers,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 WARM_UP = 3  # passes before the capture: kernels are built and checked, cuDNN tries its algorithms
+WORTH = 100  # steps: making graphs takes as long as some steps and a second or two, which as many steps gain
 KNOWN = ("umamba", "torch")  # packages whose layers do the same in every step, without asking the device for values
+SPARE = 3  # times the weights: the optimizer's state, which its first step makes, and sums of gradients
+
+log = logging.getLogger(__name__)
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def obstacle_to_graphs(network: nn.Module) -> str | None:
-    """Why the steps of a network cannot be replayed from a graph, or None.
+def obstacle_to_graphs(*parts: nn.Module) -> str | None:
+    """Why the steps of a network, and a loss if it is given, cannot be replayed from a graph, or None.
 
     Layers from elsewhere may count, print or decide in Python, which a replay leaves out, and batch norms would count
     the passes before the capture.
     """
-    for name, layer in network.named_modules():
+    for name, layer in (named for part in parts for named in part.named_modules()):
         if type(layer).__module__.partition(".")[0] not in KNOWN:
             return f"layer {name or 'network'!r} is a {type(layer).__qualname__} of {type(layer).__module__}"
         if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
@@ -33,34 +42,83 @@ def obstacle_to_graphs(network: nn.Module) -> str | None:
 class GraphedLoss:
     """``function(image, label)``, a differentiable scalar, replayed from graphs where batches look like the first.
 
-    The first call warms up and captures; batches of other shapes or types go through `function` itself. A graph keeps
-    the memory of its pass for itself.
+    The first call warms up and captures; batches of other shapes or types go through `function` itself, and all do
+    where the capture fails, for want of memory above all: the log says so. A graph keeps the memory of its pass for
+    itself. Weights that were moved, frozen or freed since are noticed, and captured anew.
 
     Args:
         function: of two CUDA tensors. Its work follows from their shapes alone, and nothing in it waits for the device.
-        parameters: what it is differentiated by, apart from what needs no gradient. They stay where they are in memory.
+        parameters: of the network; those that need a gradient get it.
+        required: a capture that fails is an error.
+
+    Raises:
+        RuntimeError: the capture failed, and it is required.
+        torch.OutOfMemoryError: likewise.
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, function: Loss, parameters: Iterable[nn.Parameter], required: bool = False) -> None:
         self.function = function
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.parameters = list(parameters)
+        self.required = required
         self._captured: _Captured | None = None
+        self._given_up = False
 
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
-        if self._captured is None:
-            self._captured = _Captured(self.function, self.parameters, image, label)
-        if not self._captured.fits(image, label):
+        seen = [(parameter.data_ptr(), parameter.requires_grad) for parameter in self.parameters]
+        if self._captured is not None and self._captured.seen != seen:
+            self._captured = None  # its memory first
+        if self._captured is None and not self._given_up:
+            self._captured = self._capture(image, label, seen)
+        if self._captured is None or not self._captured.fits(image, label):
             return self.function(image, label)
-        return _Replay.apply(self._captured, image, label, *self.parameters)
+        return _Replay.apply(self._captured, image, label, *self._captured.parameters)
+
+    def _capture(self, image: Tensor, label: Tensor, seen: list[tuple[int, bool]]) -> _Captured | None:
+        torch.cuda.empty_cache()
+        start, held = time.perf_counter(), torch.cuda.memory_reserved(image.device)
+        try:
+            captured = _Captured(self.function, self.parameters, seen, image, label)
+        except RuntimeError as error:  # also torch.OutOfMemoryError
+            if self.required:
+                raise
+            fault = _first_cause(error)
+        else:
+            used = (torch.cuda.memory_reserved(image.device) - held) / 2**30
+            seconds = time.perf_counter() - start
+            log.info("Training steps are replayed from CUDA graphs: made in %.1f s, they hold %.2f GiB.", seconds, used)
+            return captured
+        # Here nothing refers to the error any more, whose frames hold the pass's tensors
+        self._given_up = True
+        gc.collect()
+        torch.cuda.empty_cache()
+        log.warning(
+            "Training steps launch their kernels singly, since they cannot be captured as CUDA graphs: %s. The attempt "
+            "took %.1f s and holds no memory; cuda_graph=false goes without it.",
+            fault, time.perf_counter() - start,
+        )  # fmt: skip
+        return None
+
+
+def _first_cause(error: BaseException) -> str:
+    """What went wrong first, in one line: ending a capture in which something failed may fail too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 class _Captured:
     """Both graphs of a step, and the tensors that they read and write."""
 
     def __init__(
-        self, function: Callable[[Tensor, Tensor], Tensor], parameters: list[nn.Parameter], image: Tensor, label: Tensor
+        self,
+        function: Loss,
+        parameters: list[nn.Parameter],
+        seen: list[tuple[int, bool]],
+        image: Tensor,
+        label: Tensor,
     ) -> None:
-        self.parameters = parameters
+        self.seen = seen
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.image, self.label = image.clone(), label.clone()
         self.grad_loss = torch.ones((), device=image.device)
 
@@ -71,7 +129,7 @@ class _Captured:
 
         def backward(loss: Tensor) -> tuple[Tensor | None, ...]:
             with torch.autocast("cuda", enabled=False):  # as outside of the step, where backward passes usually are
-                return torch.autograd.grad(loss, parameters, self.grad_loss, allow_unused=True)
+                return torch.autograd.grad(loss, self.parameters, self.grad_loss, allow_unused=True)
 
         stream = torch.cuda.Stream(image.device)
         stream.wait_stream(torch.cuda.current_stream(image.device))
@@ -81,19 +139,39 @@ class _Captured:
         torch.cuda.current_stream(image.device).wait_stream(stream)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         pool = torch.cuda.graph_pool_handle()
-        # Thread-local, because the data loader's thread goes on pinning memory meanwhile
-        capture: dict[str, Any] = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(self.forward, **capture):  # which first frees what the warm-up has left
+        with _capture(self.forward, pool, stream):  # which first frees what the warm-up has left
             loss = forward()
-        with torch.cuda.graph(self.backward, **capture):
+        with _capture(self.backward, pool, stream):
             self.grads = backward(loss)
         self.loss = loss.detach()
+        # The graphs' memory is theirs alone, so there has to be enough beside it for the rest of a training
+        with torch.no_grad():
+            spare = [torch.empty_like(parameter) for parameter in self.parameters for _ in range(SPARE)]
+            forward()  # as in a validation
+        del spare
+        torch.cuda.empty_cache()
 
     def fits(self, image: Tensor, label: Tensor) -> bool:
         return all(
             t.shape == own.shape and t.dtype == own.dtype and t.device == own.device
             for t, own in ((image, self.image), (label, self.label))
         )
+
+
+@contextlib.contextmanager
+def _capture(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Capture; where that fails, stream and allocator are left as they were, which torch's own does not always do."""
+    current = torch.cuda.current_stream(stream.device)
+    try:
+        # Thread-local, because the data loader's thread goes on pinning memory meanwhile
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            yield
+    except BaseException:
+        torch.cuda.set_stream(current)
+        with contextlib.suppress(RuntimeError, AttributeError):  # refused if the capture has been ended: all is well
+            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+            torch._C._cuda_releasePool(stream.device_index, pool)
+        raise
 
 
 class _Replay(torch.autograd.Function):

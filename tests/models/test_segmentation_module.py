@@ -1,11 +1,15 @@
 """The training step: it can overfit, it reaches every parameter, and its checkpoint holds plan and configuration."""
 
 import functools
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from tiny_plan import tiny_plan
 
 from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.models.checkpoint import network_from_checkpoint
@@ -13,12 +17,7 @@ from umamba.models.schedules import poly
 from umamba.models.segmentation_module import SegmentationModule, TrainLoss
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
-from umamba.planning.fingerprint import Fingerprint
-from umamba.planning.intensities import Intensities
-from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.planner import plan_dataset
-from umamba.raw.description import DatasetDescription
 
 NETWORKS = {
     "umamba_enc": functools.partial(UMamba, mamba="encoder"),
@@ -30,21 +29,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    """A plan of tiny cases, 3 classes, 2 channels."""
-    fingerprint = Fingerprint(
-        spacings=((1.0, 1.0, 1.0),) * 5,
-        shapes_after_crop=((16, 16, 16),) * 5,
-        intensities=(Intensities(mean=0, median=0, std=1, min=-3, max=3, percentile_00_5=-2, percentile_99_5=2),) * 2,
-        median_relative_size=1.0,
-    )
-    description = DatasetDescription(
-        name="Tiny",
-        channel_names=("MR", "MR2"),
-        labels={"background": 0, "ball": 1, "cube": 2},
-        file_ending=".nii.gz",
-        num_training=5,
-    )
-    return plan_dataset(fingerprint, description, PlannerOptions(base_features=4))
+    return tiny_plan()
 
 
 def batch() -> dict:
@@ -93,6 +78,44 @@ def test_a_graph_that_is_asked_for_and_not_possible_is_refused(plan: Plan, tmp_p
     )  # fmt: skip
     with pytest.raises(ValueError, match="the device is cpu"):
         trainer.fit(module, torch.utils.data.DataLoader([batch()], batch_size=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        ({}, None),
+        ({"cuda_graph": True, "steps": 5}, None),  # asked for, however short
+        ({"cuda_graph": False}, "cuda_graph=false"),
+        ({"device": "cpu"}, "the device is cpu"),
+        ({"strategy": DDPStrategy()}, "a single device.*DDPStrategy"),
+        ({"compile": True}, "compile=true"),
+        ({"steps": 201}, "1 more steps do not pay"),  # of a run that goes on
+        ({"steps": 299}, "99 more steps do not pay for making them, which takes 100"),
+        ({"steps": float("inf")}, None),
+    ],
+)
+def test_when_steps_are_replayed_from_graphs(plan: Plan, changes: dict, obstacle: str | None) -> None:
+    options = {name: changes[name] for name in ("cuda_graph", "compile") if name in changes}
+    module = SegmentationModule(**arguments(plan, "nnunet"), **options)
+    module._device = torch.device(changes.get("device", "cuda:0"))
+    module._trainer = SimpleNamespace(
+        strategy=changes.get("strategy", SingleDeviceStrategy("cpu")),
+        estimated_stepping_batches=changes.get("steps", 300), global_step=200,
+    )  # fmt: skip
+    found = module._obstacle_to_graphs()
+    assert (found is None) if obstacle is None else re.search(obstacle, found)
+
+
+def test_no_gradient_is_left_for_the_next_forward_pass(plan: Plan, tmp_path) -> None:
+    """Where a graph's would have to be saved; but those of batches that add up to one step are."""
+    left = []
+
+    class Look(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+            left.append(any(p.grad is not None for p in module.parameters()))
+
+    short_fit(plan, tmp_path, [Look()], accumulate_grad_batches=2)
+    assert left == [False, True, False, True]
 
 
 @pytest.mark.parametrize("name", ["umamba_enc", "nnunet"])

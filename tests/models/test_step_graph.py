@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import gc
+import logging
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
 from small_topology import TOPOLOGY
 from torch import Tensor, nn
 
+from umamba.models import step_graph
 from umamba.models.baselines import segresnet
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.step_graph import GraphedLoss, obstacle_to_graphs
@@ -40,6 +44,75 @@ def test_running_statistics_are_named():
     network = PlainConvUNet(**TOPOLOGY)
     network.stem = nn.BatchNorm3d(1)
     assert "running statistics" in obstacle_to_graphs(network)
+
+
+def test_a_loss_from_elsewhere_is_named():
+    loss = DeepSupervision(Counting())
+    assert "layer 'loss' is a Counting" in obstacle_to_graphs(PlainConvUNet(**TOPOLOGY), loss)
+
+
+class NoCapture:
+    """In place of a capture: what happens where there is a GPU and too little of it."""
+
+    def __init__(self, *_: object) -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+        finally:  # as where torch ends the capture that was broken off
+            raise RuntimeError("The capture is invalid")
+
+
+def test_a_capture_that_fails_leaves_single_launches_and_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(step_graph, "_Captured", NoCapture)
+    weight = nn.Parameter(torch.ones(()))
+    step = GraphedLoss(lambda image, label: (weight * image - label).sum(), [weight])
+    with caplog.at_level(logging.INFO):
+        losses = [step(torch.full((2,), value), torch.ones(2)) for value in (1.0, 3.0)]
+    assert [loss.item() for loss in losses] == [0, 4]
+    losses[1].backward()
+    assert weight.grad == 6
+    (record,) = caplog.records
+    assert "singly" in record.getMessage() and "CUDA out of memory. Tried to allocate 2.00 GiB." in record.getMessage()
+    assert "More lines" not in record.getMessage()
+
+
+def test_a_capture_that_is_required_and_fails_is_an_error(monkeypatch):
+    monkeypatch.setattr(step_graph, "_Captured", NoCapture)
+    step = GraphedLoss(lambda image, label: image.sum(), [], required=True)
+    with pytest.raises(RuntimeError, match="The capture is invalid"):
+        step(torch.ones(1), torch.ones(1))
+
+
+class Recorded:
+    """In place of a capture that works."""
+
+    made: ClassVar[list[Recorded]] = []
+
+    def __init__(self, function, parameters, seen, image, label) -> None:
+        self.seen = seen
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.made.append(self)
+
+    def fits(self, image, label) -> bool:
+        return False
+
+
+def test_weights_that_were_moved_or_frozen_are_captured_anew(monkeypatch):
+    monkeypatch.setattr(step_graph, "_Captured", Recorded)
+    monkeypatch.setattr(Recorded, "made", [])
+    layer = nn.Linear(2, 2)
+    step = GraphedLoss(lambda image, label: layer(image).sum(), layer.parameters())
+    image = torch.ones(1, 2)
+    for _ in range(2):
+        step(image, image)
+    layer.load_state_dict({key: value + 1 for key, value in layer.state_dict().items()})  # in place
+    step(image, image)
+    assert len(Recorded.made) == 1
+    layer.bias.requires_grad_(False)
+    step(image, image)
+    layer.weight.data = layer.weight.data.clone()
+    step(image, image)
+    step(image, image)
+    assert [len(captured.parameters) for captured in Recorded.made] == [2, 1, 1]
 
 
 def batches(number: int, size: tuple[int, ...] = (8, 16, 16)) -> list[tuple[Tensor, Tensor]]:
@@ -142,3 +215,82 @@ def test_a_step_that_is_not_finite_is_seen_and_leaves_the_graph_usable():
     again.backward()
     assert again.item() == good
     assert all(p.grad.isfinite().all() for p in graphed.parameters() if p.grad is not None)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_too_little_memory_for_the_graphs_leaves_none_held(caplog):
+    """As where the step fits and its graphs do not: they would have to keep what single launches share."""
+    (_, plain), (network, step) = pair("none")
+    image, label = batches(1, (16, 64, 64))[0]
+    expected = plain(image, label).item()
+    function, passes = step.function, []
+
+    def short_of_memory(image: Tensor, label: Tensor) -> Tensor:
+        passes.append(torch.cuda.is_current_stream_capturing())
+        if passes[-1]:
+            torch.empty(2**45, dtype=torch.uint8, device="cuda")
+        return function(image, label)
+
+    step.function = short_of_memory
+    gc.collect()
+    torch.cuda.empty_cache()
+    held, stream = torch.cuda.memory_reserved(), torch.cuda.current_stream()
+    with caplog.at_level(logging.WARNING):
+        loss = step(image, label)
+    assert loss.item() == pytest.approx(expected, rel=1e-5) and passes == [False] * 3 + [True, False]
+    assert "out of memory" in caplog.text and "singly" in caplog.text
+    loss.backward()
+    del loss
+    network.zero_grad()
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held + 2**26  # cuBLAS keeps its workspace
+    assert torch.cuda.current_stream() == stream
+    caplog.clear()
+    step(image, label).backward()
+    assert not caplog.records
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_what_waits_for_the_device_is_launched_singly_and_leaves_the_device_usable(caplog):
+    """Waiting is forbidden in a capture, which is invalid from then on."""
+    (_, plain), (_, step) = pair("none")
+    function = step.function
+
+    def waiting(image: Tensor, label: Tensor) -> Tensor:
+        loss = function(image, label)
+        return loss * (1 if loss.item() > -100 else 0)
+
+    step.function = waiting
+    image, label = batches(1)[0]
+    stream = torch.cuda.current_stream()
+    with caplog.at_level(logging.WARNING):
+        loss = step(image, label)
+    assert loss.item() == pytest.approx(plain(image, label).item(), rel=1e-5)
+    assert "singly" in caplog.text and torch.cuda.current_stream() == stream
+    (_, other), (_, fresh) = pair("none")
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        assert fresh(image, label).item() == pytest.approx(other(image, label).item(), rel=1e-5)
+    assert "are replayed from CUDA graphs" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_weights_of_a_checkpoint_and_frozen_ones_are_those_of_the_next_step():
+    (plain, plain_step), (graphed, step) = pair("none")
+    image, label = batches(1)[0]
+    step(image, label)
+    for network in (plain, graphed):
+        network.load_state_dict({key: 1.5 * value for key, value in network.state_dict().items()})
+        network.encoder_stages[0].requires_grad_(False)
+    losses = [plain_step(image, label), step(image, label)]
+    for loss in losses:
+        loss.backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    for own, other in zip(graphed.parameters(), plain.parameters(), strict=True):
+        assert (own.grad is None) == (other.grad is None)
+        if own.grad is not None:
+            torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-6)
