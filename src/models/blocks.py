@@ -102,6 +102,7 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     pass
 
 
+CONVOLUTIONS = (_Conv, _ConvTranspose)
 CONV: dict[int, Callable[..., Conv2d | Conv3d]] = {2: Conv2d, 3: Conv3d}
 CONV_TRANSPOSE: dict[int, Callable[..., nn.Module]] = {2: ConvTranspose2d, 3: ConvTranspose3d}
 INSTANCE_NORM: dict[int, Callable[..., InstanceNorm2d | InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from umamba.models.blocks import CONV, ConvBlock, conv_stage, initialize, residual_stage, upsampling
+from umamba.models.blocks import CONV, CONVOLUTIONS, ConvBlock, conv_stage, initialize, residual_stage, upsampling
 from umamba.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
 from umamba.models.kernels.concatenation import concatenate
 from umamba.models.kernels.formed import keep_itself
+from umamba.models.kernels.weight_casts import casts_at_once, in_half_precision
 from umamba.models.spec import NetworkSpec
 from umamba.models.topology import Size, check_input, crop, decoder_order, pad_to_multiple, total_stride
 
@@ -99,7 +100,16 @@ class UNet(nn.Module):
                 f"Input of spatial shape {tuple(spatial_shape)} leaves one position at the deepest stage, where "
                 f"instance norm is undefined; at least one axis must exceed {self.required_divisor}."
             )
-        x = self.stem(in_preferred_layout(x))
+        x = in_preferred_layout(x)
+        if not casts_at_once(x):
+            return self._outputs(x, spatial_shape)
+        convolutions = (layer for layer in self.modules() if isinstance(layer, CONVOLUTIONS))
+        with in_half_precision(convolutions, torch.get_autocast_dtype(x.device.type)):
+            return self._outputs(x, spatial_shape)
+
+    def _outputs(self, x: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor | list[torch.Tensor]:
+        """Of the padded input, cropped to the shape before."""
+        x = self.stem(x)
         skips = []
         for stage in self.encoder_stages:
             x = stage(x)

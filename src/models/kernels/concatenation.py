@@ -44,6 +44,8 @@ class _Concatenation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ctx.recipe.let_go()
+        if ctx.recipe.skip is not None:
+            ctx.recipe.skip.uses -= 1
         return *grad.split(ctx.channels, dim=1), None
 
 

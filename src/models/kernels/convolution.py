@@ -37,10 +37,18 @@ class _Convolution(torch.autograd.Function):
                 "use the CPU for it."
             )
         weight, *tensors = ctx.saved_tensors
-        gradients = torch.ops.aten.convolution_backward(
-            grad, ctx.recipe.form(tuple(tensors)), weight, ctx.bias_sizes, *ctx.settings, ctx.needs_input_grad[:3]
-        )
-        return *gradients, None, None
+        wants_x, *wanted = ctx.needs_input_grad[:3]
+        x = ctx.recipe.use(tuple(tensors))
+        call = weight, ctx.bias_sizes, *ctx.settings
+        _, *others = torch.ops.aten.convolution_backward(grad, x, *call, (False, *wanted))
+        if not wants_x:
+            return None, *others, None, None
+        # The input's gradient follows from its shape: the map itself, unless others want it, gives its memory first
+        shape = x.shape
+        del x
+        x = grad.new_empty(1).expand(shape)
+        grad_x, *_ = torch.ops.aten.convolution_backward(grad, x, *call, (True, False, False))
+        return grad_x, *others, None, None
 
 
 def convolve(layer: nn.modules.conv._ConvNd, x: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -53,12 +61,12 @@ def convolve(layer: nn.modules.conv._ConvNd, x: Tensor, bias: Tensor | None) -> 
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return None
-    source = kept(x)
-    if source.recipe is None or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        return None
     weight, device = layer.weight, x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    if x.dtype != dtype:
+    if x.dtype != dtype or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    source = kept(x)
+    if source.recipe is None:
         return None
     settings = Settings(
         stride=layer.stride,

@@ -32,26 +32,35 @@ class Kept(NamedTuple):
 class Recipe:
     """How a map is formed from tensors that are given each time.
 
-    It holds no tensor but the formed one, from its first use in a backward pass until the backward pass of the
-    operation that made the map, which comes after all uses, lets go of it: saved tensors stay where checkpointing and
-    hooks can get at them.
+    It holds no tensor but the formed one, from its first use in a backward pass to its last, or until the backward pass
+    of the operation that made the map, which comes after all uses, lets go of it: saved tensors stay where
+    checkpointing and hooks can get at them.
     """
 
     formed: Tensor | None = None
+    uses = 0  # by operations that keep it in place of the map, and whose backward passes are to come
 
     def make(self, tensors: tuple[Tensor, ...]) -> Tensor:
         raise NotImplementedError
 
-    def form(self, tensors: tuple[Tensor, ...], keep: bool = True) -> Tensor:
-        """The map.
+    def form(self, tensors: tuple[Tensor, ...], keep: bool) -> Tensor:
+        """The map, as a part of another.
 
         Args:
             tensors: what `kept` said is to be kept.
-            keep: for the next use.
+            keep: for the uses to come.
         """
         formed = self.make(tensors) if self.formed is None else self.formed
-        if keep:
+        if keep and self.uses > 0:
             self.formed = formed
+        return formed
+
+    def use(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The map, for one of the uses, after the last of which it is not held here any more."""
+        self.uses -= 1
+        formed = self.form(tensors, keep=True)
+        if self.uses <= 0:
+            self.formed = None
         return formed
 
     def let_go(self) -> None:
@@ -91,4 +100,5 @@ def kept(t: Tensor | None) -> Kept:
     found: _Label | None = getattr(t, "formed_by", None)
     if found is None or found.version != t._version or found.hooks is not _hooks():
         return Kept(None, (t,))
+    found.kept.recipe.uses += 1  # type: ignore[union-attr]  # a label has one
     return found.kept

@@ -94,7 +94,7 @@ def _residual(recipe: Recipe | None, tensors: tuple[Tensor, ...]) -> Tensor | No
         return tensors[0] if tensors else None
     if isinstance(recipe, _Output) and recipe.formed is None and len(tensors) == 4:
         return Normed(*tensors, recipe.slope)
-    return recipe.form(tensors)
+    return recipe.form(tensors, keep=True)
 
 
 class _NormAct(torch.autograd.Function):
@@ -130,6 +130,8 @@ class _NormAct(torch.autograd.Function):
         if grad is None:
             return (None,) * 9
         stats, x, weight, bias, conv_bias, *tensors = ctx.saved_tensors
+        if ctx.source is not None:
+            ctx.source.uses -= 1
         residual = _residual(ctx.source, tuple(tensors))
         gradients = backward(grad, stats, x, weight, bias, residual, ctx.slope)
         return *gradients, _zeros(conv_bias), None, None, None, None

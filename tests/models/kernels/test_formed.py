@@ -189,6 +189,23 @@ def test_formed_maps_are_let_go(monkeypatch):
     assert used and all(recipe.formed is None for recipe in used)
 
 
+def test_a_map_is_let_go_before_its_last_convolution_forms_the_gradient(monkeypatch):
+    """Which is as large; every use is counted, so that none is left waiting."""
+    recipes = []
+    use = formed.Recipe.use
+
+    def recorded(recipe, tensors):
+        recipes.append((recipe, recipe.uses))
+        return use(recipe, tensors)
+
+    monkeypatch.setattr(formed.Recipe, "use", recorded)
+    network, x = make("control")
+    step(network, x)
+    last = [recipe for recipe, uses in recipes if uses == 1]
+    assert last and len(last) == len({id(recipe) for recipe, _ in recipes})
+    assert all(recipe.uses == 0 for recipe in last)
+
+
 def test_the_last_map_is_kept_as_the_backward_pass_begins_with_it(monkeypatch):
     network, x = make("nnU-Net")
     labels = []
