@@ -22,6 +22,7 @@ from umamba.models.kernels.pooling import mean_of_boxes
 from umamba.models.topology import Size
 
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
+CONV_TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 AVERAGE_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 Shortcut = Literal["pool", "conv"]
@@ -49,11 +50,21 @@ class Conv3d(_Conv, nn.Conv3d):
 
 
 class _ConvTranspose(nn.modules.conv._ConvTransposeNd):
-    """A transposed convolution that forms a norm's output again for its backward pass, as `_Conv` does."""
+    """A transposed convolution that can leave its bias to what comes next.
 
-    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        y = convolve(self, input, self.bias) if output_size is None else None
-        return super().forward(input, output_size) if y is None else y
+    It forms a norm's output again for its backward pass, as `_Conv` does.
+    """
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None, add_bias: bool = True) -> torch.Tensor:
+        bias = self.bias if add_bias else None
+        y = convolve(self, input, bias) if output_size is None else None
+        if y is not None:
+            return y
+        if add_bias:
+            return super().forward(input, output_size)
+        transposed = CONV_TRANSPOSED[self.weight.dim() - 2]
+        settings = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        return transposed(input, self.weight, None, *settings)
 
 
 class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):

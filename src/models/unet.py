@@ -15,7 +15,7 @@ from torch import nn
 
 from umamba.models.blocks import CONV, CONVOLUTIONS, ConvBlock, conv_stage, initialize, residual_stage, upsampling
 from umamba.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
-from umamba.models.kernels.concatenation import concatenate
+from umamba.models.kernels.concatenation import adds_bias, concatenate
 from umamba.models.kernels.formed import keep_itself
 from umamba.models.kernels.weight_casts import casts_at_once, in_half_precision
 from umamba.models.spec import NetworkSpec
@@ -117,7 +117,7 @@ class UNet(nn.Module):
         skips.pop()  # the bottleneck
         outputs = []
         for upsample, stage, head in zip(self.upsamples, self.decoder_stages, self.heads, strict=True):
-            x = self._joined(upsample(x), skips)
+            x = self._joined(upsample, x, skips)
             x = stage(x)
             if not skips:
                 keep_itself(x)
@@ -133,15 +133,20 @@ class UNet(nn.Module):
             for o in outputs
         ]
 
-    def _joined(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+    def _joined(self, upsample: nn.Module, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         """A decoder stage's input.
 
         Nothing refers to the skip afterwards, so that its memory is free where no gradient needs it.
         """
         skip = skips.pop()
-        if skips or self.skip_at_full_resolution:
-            return concatenate(with_layout_of(x, skip), skip)
-        return x
+        if not skips and not self.skip_at_full_resolution:
+            return upsample(x)
+        bias = None
+        if isinstance(upsample, CONVOLUTIONS) and adds_bias(x):
+            x, bias = upsample(x, add_bias=False), upsample.bias
+        else:
+            x = upsample(x)
+        return concatenate(with_layout_of(x, skip), skip, bias)
 
 
 class PlainConvUNet(UNet):

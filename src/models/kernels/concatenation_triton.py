@@ -13,7 +13,7 @@ import triton.language as tl
 @triton.jit
 def _place(tile, block, rows, C, A, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Rows and columns of a tile of the joined map, and where it, x and the other lie."""
-    row = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = block * BLOCK + tl.arange(0, BLOCK)
     inside = (row < rows)[:, None]
     left = inside & (column < C)[None, :]

@@ -1,4 +1,4 @@
-"""What the fused instance norm gets wrong on a device: compared with float64 before its first use there."""
+"""What the fused norm and concatenation get wrong on a device, compared with float64 before their first use there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,28 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, 
 
 
 def relative_errors(device: torch.device) -> dict[str, float]:
-    """Relative error of outputs and gradients of the fused instance norm on `device`, in both layouts."""
+    """Relative error of outputs and gradients of the fused kernels on `device`; of the norm in both layouts."""
+    return _norm_errors(device) | _concatenation_errors(device)
+
+
+def _concatenation_errors(device: torch.device) -> dict[str, float]:
+    from umamba.models.kernels.concatenation_launch import joined, parted
+
+    shapes = SHAPES[1], (SHAPES[1][0], 72, *SHAPES[1][2:]), SHAPES[1][1:2]
+    exact = [random_tensor(shape, i).requires_grad_() for i, shape in enumerate(shapes)]
+    out = torch.cat((exact[0] + exact[2].view(-1, 1, 1), exact[1]), 1)
+    grad = random_tensor(out.shape, len(exact))
+    gradients = torch.autograd.grad(out, exact, grad)
+    x, other, bias, weight = (t.detach().float().to(device) for t in (*exact, grad))
+    results = joined(x, other, bias), *parted(weight, x.shape[1], bias)
+    errors = {}
+    for name, a, b in zip(("output", "x", "skip", "bias"), results, (out, *gradients), strict=True):
+        assert a is not None
+        errors[f"{name} of a concatenation"] = relative_error(a, b)
+    return errors
+
+
+def _norm_errors(device: torch.device) -> dict[str, float]:
     from umamba.models.kernels.norm_act_launch import Normed, backward, forward, output
 
     errors = {}

@@ -42,6 +42,23 @@ def test_compiles(capability, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_joining_compiles(capability, dtype):
+    pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
+    from umamba.models.kernels import concatenation_triton
+    from umamba.models.kernels.concatenation_launch import ELEMENTS, WIDEST
+    from umamba.models.kernels.norm_act_launch import WARPS
+
+    maps = dict.fromkeys(("x", "other", "out", "grad", "grad_x", "grad_other"), f"*{dtype}")
+    types = maps | {"bias": "*fp32", "partial": "*fp32"}
+    for kernel in (concatenation_triton.join, concatenation_triton.part):
+        for absent in ({}, {"bias": None, "partial": None}):
+            fixed = absent | {"ROWS": ELEMENTS // WIDEST, "BLOCK": WIDEST}
+            build(kernel, types, fixed, ("C", "A"), capability, WARPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", TARGETS)
 @pytest.mark.parametrize(("dtype", "classes"), [("fp32", 2), ("fp16", 14), ("bf16", 120), ("fp32", 1024)])
 def test_the_loss_compiles(capability, dtype, classes):
     pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")

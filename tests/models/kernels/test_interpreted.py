@@ -85,3 +85,52 @@ def test_input_that_does_not_fit_is_named():
         norm_act(torch.empty(1, 4, 1).expand(1, 4, 2**29), torch.ones(4), torch.ones(4))
     with pytest.raises(ValueError, match=r"must be \(4,\) .* they are \(2,\)"):
         norm_act(torch.zeros(1, 4, 3), ones, ones)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter cuts bfloat16 off
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4, 5), (1, 33, 7, 9), (3, 40, 1, 3), (2, 64, 13, 12)])
+@pytest.mark.parametrize("more", [7, 40])
+def test_joining_and_parting_are_torchs(shape, more, biased, dtype):
+    from umamba.models.kernels.concatenation_launch import joined, parted
+
+    torch.manual_seed(0)
+    x = channels_last(torch.randn(shape, dtype=dtype))
+    other = channels_last(torch.randn(shape[0], more, *shape[2:], dtype=dtype))
+    bias = torch.randn(shape[1]) if biased else None
+    added = x if bias is None else x + bias.to(dtype).view(-1, *[1] * (x.dim() - 2))
+    out = joined(x, other, bias)
+    assert torch.equal(out, torch.cat([added, other], 1)) and out.movedim(1, -1).is_contiguous()
+    grad = channels_last(torch.randn(out.shape, dtype=dtype))
+    grad_x, grad_other, grad_bias = parted(grad, shape[1], bias)
+    assert torch.equal(grad_x, grad[:, : shape[1]]) and torch.equal(grad_other, grad[:, shape[1] :])
+    assert grad_x.movedim(1, -1).is_contiguous() and grad_other.movedim(1, -1).is_contiguous()
+    if biased:
+        exact = grad[:, : shape[1]].double().sum([0, *range(2, x.dim())])
+        torch.testing.assert_close(grad_bias.double(), exact, rtol=1e-5, atol=1e-5)
+    else:
+        assert grad_bias is None
+
+
+def test_joined_maps_in_a_graph_of_gradients(monkeypatch):
+    """As the network does it, the upsampled map's bias included."""
+    from umamba.models.kernels import concatenation
+
+    monkeypatch.setattr(concatenation, "fused", lambda x: True)
+    torch.manual_seed(0)
+    x, skip = (channels_last(torch.randn(2, c, 3, 4, 5)).requires_grad_() for c in (4, 6))
+    bias = torch.randn(4, requires_grad=True)
+    grad = channels_last(torch.randn(2, 10, 3, 4, 5))
+    got = concatenation.concatenate(x, skip, bias)
+    expected = torch.cat([x + bias.view(-1, 1, 1, 1), skip], 1)
+    assert torch.equal(got, expected)
+    pairs = zip(*(torch.autograd.grad(y, (x, skip, bias), grad) for y in (got, expected)), strict=True)
+    for own, other in pairs:
+        torch.testing.assert_close(own, other)
+
+
+def test_the_check_of_a_device_passes():
+    from umamba.models.kernels.selfcheck import _concatenation_errors
+
+    errors = _concatenation_errors(torch.device("cpu"))
+    assert len(errors) == 4 and max(errors.values()) < 1e-6
