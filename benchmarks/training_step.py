@@ -5,10 +5,10 @@
 
 A step is forward under autocast, deep-supervision loss, backward, gradient clipping and SGD, as `networks.py` times it;
 `device ms` is the sum of its kernels, less than the step where the device waits for the host; `graph ms` is the step
-replayed from CUDA graphs (cuda_graph=true). `peak gib` is that of tensors, `graph gib` all that torch holds, since a
-graph keeps its memory. "Before" is the same network with torch's own instance norm, channels-first maps and Mamba
-layers in float32. Each run adds its rows to training_step.json, in place of those of the same setting, network,
-precision and device.
+replayed from CUDA graphs. `peak gib` is that of tensors, `held gib` all that torch holds then, `graph gib` all that it
+holds with the graphs, which keep their memory. "Before" is the same network with torch's own instance norm,
+channels-first maps and Mamba layers in float32. Each run adds its rows to training_step.json, in place of those of the
+same setting, network, precision and device.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from common import draw_bars
 from umamba.files import write_json, write_text
+from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.step_graph import GraphedLoss
@@ -65,7 +66,7 @@ NETWORKS = {
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REPEATS, WARM_UP = 7, 3
 COLUMNS = (
-    "setting", "network", "precision", "step_ms", "device_ms", "peak_gib", "graph_ms", "graph_gib",
+    "setting", "network", "precision", "step_ms", "device_ms", "peak_gib", "held_gib", "graph_ms", "graph_gib",
     "before_ms", "before_gib",
 )  # fmt: skip
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--before", action="store_true", help="also without the kernels")
     parser.add_argument("--no-graph", action="store_true", help="without the step as CUDA graphs")
+    parser.add_argument("--fixed-segments", action="store_true", help="torch's memory as torch itself keeps it")
     parser.add_argument("--profile", action="store_true", help="also write the kernels of a step, by their time")
     parser.add_argument("--commit", default="", help="of the code, for the table")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
@@ -84,6 +86,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device, and nothing else to time.")
     torch.backends.cudnn.benchmark = True
+    if not args.fixed_segments:
+        use_expandable_segments(torch.device("cuda"))
     about = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -153,12 +157,13 @@ def measure(setting: str, name: str, precision: str, folder: Path | None, graph:
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-    step_ms, peak, _ = timed(lambda: step(loss_of))
+    step_ms, peak, held = timed(lambda: step(loss_of))
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step(loss_of)
         torch.cuda.synchronize()
     kernels = [(e.self_device_time_total / 1e3, e.count, e.key) for e in profiler.key_averages()]
-    found = {"step_ms": step_ms, "device_ms": round(sum(ms for ms, *_ in kernels), 1), "peak_gib": peak}
+    device_ms = round(sum(ms for ms, *_ in kernels), 1)
+    found = {"step_ms": step_ms, "device_ms": device_ms, "peak_gib": peak, "held_gib": held}
     if graph:
         graphed = GraphedLoss(loss_of, parameters)
         found["graph_ms"], _, found["graph_gib"] = timed(lambda: step(graphed))
