@@ -99,7 +99,7 @@ class _Pass:
     """The launches of one pass over maps of one description, in order; `chunks` is how many an image is cut into.
 
     Args:
-        tensors: of the pass, the map first; up to four float32 tables, or None, may follow them.
+        tensors: of the pass, the map first; up to five float32 tables, or None, may follow them.
         slope: of the activation.
     """
 
@@ -109,7 +109,7 @@ class _Pass:
         self.positions = math.prod(spatial)
         channels_last = self.channels == 1 or strides[1] == 1
         self.tensors = tensors
-        self.types = [*tensors.types(*range(len(tensors) - 2)), *[FLOAT] * 4]
+        self.types = [*tensors.types(*range(len(tensors) - 2)), *[FLOAT] * 5]
         self.cut = tile(self.batch, self.positions, self.channels, channels_last, processors(tensors.device))
         self.chunks = self.cut.chunks
         row, col = (self.channels, 1) if channels_last else (1, self.positions)
@@ -124,8 +124,17 @@ class _Pass:
 
     def over_chunks(self, kernel: Any, places: tuple[int, ...], columns: int, numbers: list[float]) -> None:
         """Adds a launch that joins what the chunks left in `columns` columns of tables."""
-        block, rows = 16, min(128, next_power_of_2(self.chunks))
-        self._add(kernel, self.batch * cdiv(columns, block), places, numbers, (rows, block))
+        self._join(kernel, places, self.batch, self.chunks, columns, numbers)
+
+    def over_batch(self, kernel: Any, places: tuple[int, ...], columns: int, numbers: list[float]) -> None:
+        """Adds a launch that joins what the images left, as one image whose chunks they are."""
+        self._join(kernel, places, 1, self.batch, columns, numbers)
+
+    def _join(
+        self, kernel: Any, places: tuple[int, ...], tables: int, rows: int, columns: int, numbers: list[float]
+    ) -> None:
+        block, height = 16, min(128, next_power_of_2(rows))
+        self._add(kernel, tables * cdiv(columns, block), places, numbers, (height, block))
 
     def _add(self, kernel: Any, programs: int, places: tuple[int, ...], numbers: list, constants: tuple) -> None:
         make = Launch if self.tensors.device >= 0 else Direct
@@ -169,7 +178,7 @@ def _output_pass(tensors: Description, slope: float, r_slope: float) -> _Pass:
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
 def _backward_pass(tensors: Description, slope: float, r_slope: float) -> _Pass:
     """For 0 x, 1 weight, 2 bias, 3 residual, 4 grad, 5 grad_x, 6 grad_residual, 7 and 8 the residual's weight and bias;
-    then 9 statistics, 10 the residual's, 11 sums and 12 those of chunks.
+    then 9 statistics, 10 the residual's, 11 sums, 12 those of chunks and 13 that of the batch.
     """
     run = _Pass(tensors, slope)
     residual, whole = tensors.has(3) + tensors.has(7), run.chunks == 1
@@ -178,6 +187,7 @@ def _backward_pass(tensors: Description, slope: float, r_slope: float) -> _Pass:
     if not whole:
         run.over_chunks(join_sums, (12, 11), 2 * run.channels, [2 * run.channels, run.chunks])
         run.over_map(input_gradient, (6 if residual else 4, 0, 1, 2, 9, 11, 5), (), not residual)
+    run.over_batch(join_sums, (11, 13), 2 * run.channels, [2 * run.channels, run.batch])
     return run
 
 
@@ -241,7 +251,6 @@ def backward(
     grad_x, grad_residual = torch.empty_like(x), None if added is None else torch.empty_like(x)
     others = weight, bias, added, laid_out_as(grad, x), grad_x, grad_residual, *norm
     launches = _backward_pass(describe(x, *others)[0], slope, r_slope)
-    sums = _table(x, x.shape[0])
-    launches.run(x, *others, stats, r_stats, sums, _chunk_table(x, launches.chunks))
-    total = sums.sum(0)
+    total = _table(x)
+    launches.run(x, *others, stats, r_stats, _table(x, x.shape[0]), _chunk_table(x, launches.chunks), total)
     return grad_x, total[1].to(weight.dtype), total[0].to(bias.dtype), grad_residual
