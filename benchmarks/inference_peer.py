@@ -182,7 +182,12 @@ def predict_float32(folder: Path, images: Path, output: Path, device: str) -> No
     from nnunetv2.inference import predict_from_raw_data as module
 
     predictor = predictor_of(folder, device)
-    weights = functools.partial(module.compute_gaussian, dtype=torch.float32)
+    original = module.compute_gaussian
+
+    @functools.lru_cache(maxsize=2)
+    def weights(*arguments: Any, **options: Any) -> torch.Tensor:
+        return original(*arguments, **options | {"dtype": torch.float32})
+
     target = float32_of(output)
     shutil.rmtree(target, ignore_errors=True)
     with mock.patch.object(module, "compute_gaussian", weights), mock.patch.object(torch, "half", torch.float32):
