@@ -7,23 +7,25 @@ which SimpleITK does not look at.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
-import zlib
+from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 
 from umamba.raw.description import DatasetError
+from umamba.raw.inflate import DAMAGES, open_gzip
 
 _CHUNK = 1 << 24  # bytes read at a time
 _HEADER_BYTES = 540  # of NIfTI-2; the 348 of NIfTI-1 are less
 _TRAILING = 1 << 24  # bytes after the last voxel that are read; a file that goes on for ever is not followed
-_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
+_FIRST_VOXEL = 352  # at least, after the header
+_HEADER_DAMAGES: tuple[type[Exception], ...] = (*DAMAGES, struct.error, ValueError, OverflowError)
 _FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI datatype codes
+_WHOLE_TYPES = {2: "u1", 4: "i2", 8: "i4", 256: "i1", 512: "u2", 768: "u4"}
 
 
 def is_nifti(path: Path) -> bool:
@@ -76,6 +78,44 @@ def check_every_byte(path: Path) -> None:
         check_length(path)
 
 
+def read_whole_numbers(path: Path, shape: Sequence[int]) -> np.ndarray | None:
+    """The voxels of a compressed file in one pass to its checksum, if they are whole numbers that are stored as such.
+
+    Args:
+        path: A .nii or .nii.gz whose header SimpleITK can read.
+        shape: As SimpleITK read it, ([z,] y, x).
+
+    Returns:
+        Voxels in the file's type; None if SimpleITK is to read them: of an uncompressed file, of floating types or with
+        a scale in the header.
+
+    Raises:
+        DatasetError: The file is cut off or damaged, or has no voxel size.
+    """
+    _, offset, expected = _layout_of(path)
+    dtype = _stored_as_is(path) if path.name.endswith(".gz") and offset >= _FIRST_VOXEL else None
+    if dtype is None or math.prod(shape) * dtype.itemsize != expected:
+        return None
+    voxels, done = np.empty(math.prod(shape), dtype.newbyteorder("=")), 0
+    for block in _blocks(path, offset, expected):
+        part = np.frombuffer(block, dtype, min(len(block) // dtype.itemsize, len(voxels) - done))
+        voxels[done : done + len(part)] = part
+        done += len(part)
+    return voxels.reshape(shape)
+
+
+def _stored_as_is(path: Path) -> np.dtype | None:
+    """The type of voxels that are whole numbers without a scale, of NIfTI-1 in one file."""
+    with _opened(path) as file:
+        header = file.read(_HEADER_BYTES)
+    order, _ = _form(header)
+    (code,) = struct.unpack_from(f"{order}h", header, 70)
+    slope, inter = struct.unpack_from(f"{order}2f", header, 112)
+    if code not in _WHOLE_TYPES or slope not in (0, 1) or inter != 0 or header[344:348] != b"n+1\0":
+        return None
+    return np.dtype(order + _WHOLE_TYPES[code])
+
+
 def sizes_of_voxel(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The size of a voxel as the header states it twice: by pixdim and by the lengths of sform's axes, mm (x, y[, z]).
 
@@ -99,7 +139,7 @@ def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
     try:
         with _opened(path) as file:
             layout, voxel_size = _read_layout(file.read(_HEADER_BYTES))
-    except (*_DAMAGES, struct.error, ValueError, OverflowError) as error:
+    except _HEADER_DAMAGES as error:
         raise _damaged(path, error) from error
     # A negative size is taken without its sign, as other readers do.
     if not all(math.isfinite(size) and size != 0 for size in voxel_size):
@@ -112,24 +152,31 @@ def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
 
 def _read_through(path: Path, dtype: np.dtype | None, offset: int, expected: int) -> int:
     """Read all voxels; return how many are not finite, if they are of a floating type."""
-    count = size = 0
+    count = 0
+    for block in _blocks(path, offset, expected):
+        if dtype is not None:
+            values = np.frombuffer(block, dtype=dtype, count=len(block) // dtype.itemsize)
+            count += int(np.count_nonzero(~np.isfinite(values)))
+    return count
+
+
+def _blocks(path: Path, offset: int, expected: int) -> Iterator[bytes]:
+    """What the file holds from its first voxel on, to the end and its checksum; whole values but for the last block."""
+    size = 0
     try:
         with _opened(path) as file:
             file.seek(offset)
             while (block := file.read(_CHUNK)) and size <= expected + _TRAILING:
                 size += len(block)
-                if dtype is not None:
-                    values = np.frombuffer(block, dtype=dtype, count=len(block) // dtype.itemsize)
-                    count += int(np.count_nonzero(~np.isfinite(values)))
-    except _DAMAGES as error:
+                yield block
+    except DAMAGES as error:
         raise _damaged(path, error) from error
     if size < expected:
         raise DatasetError(f"{path} holds {size} of {expected} bytes of voxels: it is cut off. Copy it again.")
-    return count
 
 
 def _opened(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
+    return open_gzip(path) if path.name.endswith(".gz") else open(path, "rb")
 
 
 def _damaged(path: Path, error: Exception) -> DatasetError:

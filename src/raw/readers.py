@@ -20,7 +20,7 @@ from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite, is_nifti
 from umamba.raw.pictures import is_tiff, read_picture, write_picture
-from umamba.raw.volume_files import open_volume, read_voxels, write_volume
+from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
 
@@ -233,8 +233,7 @@ def _stack_spacing(path: Path) -> tuple[float, ...]:
 def _read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
     reader = open_volume(path)
     geometry = _volume_geometry(reader, path)  # before any voxel is read
-    array = sitk.GetArrayFromImage(read_voxels(reader))
-    return array.reshape(1, *geometry.shape), geometry
+    return read_array(reader).reshape(1, *geometry.shape), geometry
 
 
 def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:

@@ -11,13 +11,14 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from umamba.files import atomic_file
 from umamba.machine import require_memory
 from umamba.raw.compressed import check_compressed
 from umamba.raw.description import DatasetError
-from umamba.raw.nifti import check_every_byte, check_length, is_nifti
+from umamba.raw.nifti import check_every_byte, check_length, is_nifti, read_whole_numbers
 
 _GIPL_HEADER_BYTES = 256
 _HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends
@@ -84,6 +85,20 @@ def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:
         DatasetError: It is cut off, damaged, or larger than the memory that is free.
     """
     path = Path(reader.GetFileName())
+    _require_memory(reader)
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(_check, reader, path)
+        try:
+            image = reader.Execute()
+        except RuntimeError as error:
+            check.result()  # its reason is the better one
+            raise unreadable(path, error) from error
+        check.result()
+    return image
+
+
+def _require_memory(reader: sitk.ImageFileReader) -> None:
+    path = Path(reader.GetFileName())
     size = " x ".join(map(str, reader.GetSize()))
     try:
         # Twice: SimpleITK's image and the array that is copied from it.
@@ -94,15 +109,23 @@ def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:
         )
     except MemoryError as error:
         raise DatasetError(str(error)) from error
-    with ThreadPoolExecutor(1) as thread:
-        check = thread.submit(_check, reader, path)
-        try:
-            image = reader.Execute()
-        except RuntimeError as error:
-            check.result()  # its reason is the better one
-            raise unreadable(path, error) from error
-        check.result()
-    return image
+
+
+def read_array(reader: sitk.ImageFileReader) -> np.ndarray:
+    """The voxels ([z,] y, x) of the volume whose header was read, as `read_voxels` reads them.
+
+    Whole numbers in a compressed NIfTI file are inflated once, where SimpleITK and the checksum take two threads.
+
+    Raises:
+        DatasetError: See `read_voxels`.
+    """
+    path = Path(reader.GetFileName())
+    if is_nifti(path):
+        _require_memory(reader)
+        voxels = read_whole_numbers(path, reader.GetSize()[::-1])
+        if voxels is not None:
+            return voxels
+    return sitk.GetArrayFromImage(read_voxels(reader))
 
 
 def check_volume_whole(path: Path) -> None:
