@@ -87,6 +87,8 @@ def train(run: Run) -> None:
 
     module = make_module(cfg, model, datamodule.plan, run.metadata)
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
+    if cfg.train:
+        datamodule.check_shared_memory()
     datamodule.prepare_data()
 
     fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")

@@ -36,10 +36,17 @@ def fitting_workers(wanted: int | None, bytes_each: int) -> int:
     """Processes to use: no more than wanted, and no more than fit into the free memory.
 
     Args:
-        wanted: None means one per core, at most 8.
+        wanted: None means one per core, at most 8; 0 is as 1, this process alone.
         bytes_each: Memory that one process may need.
+
+    Raises:
+        ValueError: No number of processes is wanted.
     """
-    wanted = wanted or min(usable_cpus(), _MAX_WORKERS)
+    if wanted is None:
+        wanted = min(usable_cpus(), _MAX_WORKERS)
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
+        raise ValueError(f"workers is {wanted!r}; expected a whole number, 0 or more, or null.")
+    wanted = max(1, wanted)
     free = free_memory()
     fitting = free // max(bytes_each, 1)
     if fitting < wanted:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.limits import LimitReached, Limits
+from umamba.datamodules.at_work import SampleError, fault_of_worker
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.dummy import DummyDataModule
 from umamba.models.segmentation_module import SegmentationModule
@@ -91,6 +92,8 @@ def fit(
 
     Raises:
         torch.OutOfMemoryError: a step does not fit the GPU; with what makes it smaller.
+        SampleError: a patch could not be made; with its case.
+        RuntimeError: a worker is gone; with the case that it was at.
     """
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
@@ -99,6 +102,13 @@ def fit(
     except torch.OutOfMemoryError as error:
         graphs = isinstance(module, SegmentationModule) and module.cuda_graph is True
         raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error), graphs)) from error
+    except SampleError as error:
+        raise SampleError(str(error)) from error  # by this project, which says it in a message
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        fault = fault_of_worker(error, [*getattr(datamodule, "at_work", {}).values()])
+        if fault is None:
+            raise
+        raise RuntimeError(fault) from error
     finally:
         if isinstance(module, SegmentationModule):
             module.let_go_of_graphs()  # the test that may follow wants their memory

@@ -59,6 +59,7 @@ def measure(
     else:
         datamodule.num_workers = workers or 0
         datamodule.placement = Placement(datamodule.placement.choice)  # which auto decides anew
+        datamodule.check_shared_memory()
     module = make_module(cfg, model, datamodule.plan, {})
     device = trainer.strategy.root_device
     if device.type == "cuda":

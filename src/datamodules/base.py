@@ -14,12 +14,14 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader
 
+from umamba.datamodules.at_work import AtWork
 from umamba.datamodules.augmentation.device.chain import Collate, DeviceChain
 from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
 from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler, share_of
+from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, validation_workers
 from umamba.datamodules.splits import select_split
 from umamba.planning.configuration import Configuration
 from umamba.planning.options import PlannerOptions
@@ -122,6 +124,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.patch_size = patch_size
         self.patch_multiple = patch_multiple
         self.batch_size = batch_size
+        self.at_work: dict[bool, AtWork] = {}  # of the loaders, by whether they are for training
         self._planned: Plan | None = None  # as it lies in the prepared folder
         self._prepared = False
 
@@ -187,6 +190,18 @@ class SegmentationDataModule(L.LightningDataModule):
             len(self.test_cases),
         )  # fmt: skip
         self._prepared = True
+
+    def check_shared_memory(self) -> None:
+        """Refuse, before any case is preprocessed, workers whose batches do not fit into /dev/shm.
+
+        Raises:
+            MemoryError: As it says.
+        """
+        on_device = self.placement.choice != "cpu" and torch.cuda.is_available() and self._chain.turns
+        enlarged = self._chain.stages[0].transform.input_size if on_device else ()
+        check_shared_memory(
+            batch_bytes(self.plan_configuration, len(self.plan.channel_names), enlarged), self.num_workers
+        )
 
     def open_raw(self) -> None:
         """Open the raw data set, made if it is missing, and share out its cases. Predicting and scoring need no more.
@@ -272,8 +287,8 @@ class SegmentationDataModule(L.LightningDataModule):
         )
         # Lightning sets the epoch too, but on resuming only after the workers have begun to draw.
         sampler.set_epoch(epoch)
-        # Without augmentation a validation batch costs a fraction of a training batch.
-        workers = self.num_workers if training else (self.num_workers + 1) // 2
+        workers = self.num_workers if training else validation_workers(self.num_workers)
+        dataset.at_work = self.at_work[training] = AtWork(workers, dataset.case_of)
         loader = WatchedLoader(
             dataset,
             sampler=sampler,
@@ -283,9 +298,10 @@ class SegmentationDataModule(L.LightningDataModule):
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
-            prefetch_factor=3 if workers > 0 else None,
+            prefetch_factor=PREFETCH if workers > 0 else None,
             generator=torch.Generator(),  # the loader seeds its workers: not from the generator that the network uses
         )
+        loader.at_work = dataset.at_work
         if training:
             self.placement.watch(loader, sampler, self.trainer)
         return loader

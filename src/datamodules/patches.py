@@ -12,6 +12,7 @@ import torch
 import torchio as tio
 from torch.utils.data import Dataset
 
+from umamba.datamodules.at_work import AtWork, SampleError
 from umamba.datamodules.augmentation.device.chain import DeviceChain
 from umamba.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
 from umamba.planning.configuration import Configuration
@@ -56,6 +57,7 @@ class PatchDataset(Dataset):
     ) -> None:
         self.store = store
         self._opened = _OpenCases(store)
+        self.at_work: AtWork | None = None  # where workers note what they begin
         self.chain = chain
         self.first_on_device = first_on_device
         self.identifiers = tuple(identifiers)
@@ -87,10 +89,11 @@ class PatchDataset(Dataset):
             Of a sample for the device as `DeviceChain.collate` wants it, with "draws".
 
         Raises:
-            RuntimeError: The sample could not be made; the message names the case.
+            SampleError: The sample could not be made; the message names the case.
         """
-        rng = np.random.default_rng((self.seed, index))
-        identifier = self.identifiers[rng.integers(len(self.identifiers))]
+        if self.at_work is not None:
+            self.at_work.begin(index)
+        rng, identifier = self._begin(index)
         try:
             case = self._opened(identifier)
             start = self._draw_start(case, index, rng)
@@ -101,8 +104,16 @@ class PatchDataset(Dataset):
                     return self._hand_over(case, start) | {"case": identifier}
                 image, label = self._augment(*self._read(case, start, self.block_size))
         except Exception as error:
-            raise RuntimeError(f"Sample {index} failed, a patch of case {identifier!r}: {error}") from error
+            raise SampleError(f"Sample {index} failed, a patch of case {identifier!r}: {error}") from error
         return {"image": image, "label": label, "case": identifier}
+
+    def case_of(self, index: int) -> str:
+        """Name of the case that sample `index` is a patch of."""
+        return self._begin(index)[1]
+
+    def _begin(self, index: int) -> tuple[np.random.Generator, str]:
+        rng = np.random.default_rng((self.seed, index))
+        return rng, self.identifiers[rng.integers(len(self.identifiers))]
 
     def _draw_start(self, case: StoredCase, index: int, rng: np.random.Generator) -> tuple[int, ...]:
         batch_size = self.configuration.batch_size

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from umamba.datamodules.at_work import AtWork
 from umamba.datamodules.augmentation.device.chain import DeviceChain
 from umamba.datamodules.sampling import EpochSampler
 
@@ -142,13 +143,17 @@ class WatchedLoader(DataLoader):
 
     Attributes:
         note: Called with the seconds waited for a batch and the seconds since the batch before; None to leave it.
+        at_work: Is told of the worker processes; None to leave it.
     """
 
     note: Callable[[float, float], None] | None = None
+    at_work: AtWork | None = None
 
     def __iter__(self) -> Any:
         """Begin an epoch."""
         iterator = super().__iter__()  # at once, and not with the first batch: workers begin to draw
+        if self.at_work is not None:
+            self.at_work.processes = getattr(iterator, "_workers", ())
         return iterator if self.note is None else self._watched(iterator, self.note)
 
     def _watched(self, iterator: Iterator[Any], note: Callable[[float, float], None]) -> Iterator[Any]:

@@ -1,0 +1,63 @@
+"""Whether the batches that loaders have in store fit into /dev/shm, through which workers hand them over."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from umamba.planning.configuration import Configuration
+
+FOLDER = Path("/dev/shm")
+PREFETCH = 3  # batches that each worker makes ahead
+
+
+def batch_bytes(configuration: Configuration, channels: int, enlarged: Sequence[int] = ()) -> int:
+    """Size of a batch as workers hand it over.
+
+    Args:
+        configuration: Has patch and batch size.
+        channels: Of an image.
+        enlarged: Size of the blocks that come beside the patches, where the device rotates.
+    """
+    voxels = math.prod(configuration.patch_size) + (math.prod(enlarged) if enlarged else 0)
+    return configuration.batch_size * voxels * (4 * channels + 2)  # float32 images, int16 labels
+
+
+def validation_workers(workers: int) -> int:
+    """Without augmentation a validation batch costs a fraction of a training batch."""
+    return (workers + 1) // 2
+
+
+def needed_bytes(batch_bytes: int, workers: int) -> int:
+    """What training and validation loaders together may have in store, one batch more being in use."""
+    return (PREFETCH * (workers + validation_workers(workers)) + 1) * batch_bytes if workers else 0
+
+
+def check_shared_memory(batch_bytes: int, workers: int) -> None:
+    """Refuse before a training what would end a worker in the middle of it.
+
+    Args:
+        batch_bytes: Of a batch as a worker hands it over.
+        workers: Of the training's loader.
+
+    Raises:
+        MemoryError: /dev/shm has too little room; where there is none such, another way is taken.
+    """
+    if not workers or not FOLDER.is_dir():
+        return
+    free, needed = shutil.disk_usage(FOLDER).free, needed_bytes(batch_bytes, workers)
+    if needed <= free:
+        return
+    fitting = max(n for n in range(workers) if needed_bytes(batch_bytes, n) <= free)
+    larger = -(-needed // 2**30)
+    raise MemoryError(
+        f"{FOLDER} has {_size(free)} free, but the batches that data.num_workers={workers} processes have in store "
+        f"take {_size(needed)} ({_size(batch_bytes)} each). Make it larger (docker run --shm-size={larger}g, or "
+        f"--ipc=host), or set data.num_workers={fitting}."
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
