@@ -210,7 +210,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     found = {(row["setting"], row["network"], row["precision"]): row for row in rows}  # of several the last
     charts = {
         axis: {p: [found.get((*group, p), {}).get(key) for group in groups] for p in DTYPES}
-        for axis, key in (("step in ms", "step_ms"), ("kernels in ms", "device_ms"), ("peak in GiB", "peak_gib"))
+        for axis, key in (("singly in ms", "step_ms"), ("as graphs in ms", "graph_ms"), ("peak in GiB", "peak_gib"))
     }
     draw_bars(path, [", ".join(group) for group in groups], charts)
 
