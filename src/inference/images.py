@@ -33,14 +33,14 @@ def as_case(image: Image, spacing: Sequence[float] | None) -> tuple[np.ndarray, 
         (C, Z, Y, X) float32, a copy or the image itself, which is not changed; and its geometry.
 
     Raises:
-        TypeError: It is no image.
+        TypeError: It is no image, or a masked array.
         ValueError: Spacing and image do not fit; voxels are not finite.
     """
     images = list(image) if isinstance(image, (list, tuple)) else [image]
     if images and all(isinstance(one, sitk.Image) for one in images):
         array, geometry = _of_simpleitk(images, spacing)
     elif isinstance(image, (np.ndarray, torch.Tensor)):
-        array, geometry = _of_array(image, spacing)
+        array, geometry = _of_array(image, _sizes(spacing))
     else:
         raise TypeError(
             f"Expected a NumPy array, a torch tensor, a SimpleITK image or a list of them, got {type(image).__name__}."
@@ -49,9 +49,12 @@ def as_case(image: Image, spacing: Sequence[float] | None) -> tuple[np.ndarray, 
         raise ValueError(f"spacing is {geometry.spacing} mm (z, y, x); expected numbers > 0.")
     if array.size == 0:
         raise ValueError(f"The image has no voxel: its shape is {array.shape} (channels, z, y, x).")
-    if not np.isfinite(array.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        total = array.sum(dtype=np.float64)
+    if not np.isfinite(total):
         raise ValueError(
-            "The image holds NaN or infinite voxels. Replace them, for instance by the background's value."
+            "The image holds NaN or infinite voxels, or such beyond float32. Replace them, for instance by the "
+            "background's value."
         )
     return array, geometry
 
@@ -75,16 +78,30 @@ def like(image: Image, values: np.ndarray, geometry: Geometry) -> Image:
     return result
 
 
-def _of_array(image: np.ndarray | torch.Tensor, spacing: Sequence[float] | None) -> tuple[np.ndarray, Geometry]:
-    if spacing is None or len(spacing) not in (2, 3):
+def _sizes(spacing: object) -> tuple[float, ...]:
+    try:
+        sizes = () if isinstance(spacing, str) else tuple(float(size) for size in spacing)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) not in (2, 3):
         raise ValueError(
-            f"spacing is {spacing}; an array needs its voxel size in mm, (z, y, x), or (y, x) of a 2D image."
+            f"spacing is {spacing!r}; an array needs its voxel size in mm, (z, y, x), or (y, x) of a 2D image."
         )
-    dimension = len(spacing)
-    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
+    return sizes
+
+
+def _of_array(image: np.ndarray | torch.Tensor, sizes: tuple[float, ...]) -> tuple[np.ndarray, Geometry]:
+    dimension = len(sizes)
+    if isinstance(image, np.ma.MaskedArray):
+        raise TypeError("The image is a masked array, whose mask would be lost. Give image.filled(value).")
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()  # NumPy has no bfloat16
+    else:
+        array = image
     if array.ndim not in (dimension, dimension + 1):
         raise ValueError(
-            f"The image has shape {tuple(array.shape)}, which does not go with the spacing {tuple(spacing)}: expected "
+            f"The image has shape {tuple(array.shape)}, which does not go with the spacing {sizes}: expected "
             f"{dimension} axes, or {dimension + 1} with the channels first."
         )
     if array.dtype.kind not in "biuf":
@@ -93,7 +110,6 @@ def _of_array(image: np.ndarray | torch.Tensor, spacing: Sequence[float] | None)
         array = array[None]
     if dimension == 2:
         array = array[:, None]
-    sizes = tuple(float(size) for size in spacing)
     depth, height, width = array.shape[1:]
     identity = tuple(float(i == j) for i in range(dimension) for j in range(dimension))
     geometry = Geometry(
@@ -103,7 +119,8 @@ def _of_array(image: np.ndarray | torch.Tensor, spacing: Sequence[float] | None)
         shape=(depth, height, width),
         dimension=dimension,
     )
-    return np.ascontiguousarray(array, dtype=np.float32), geometry
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return np.ascontiguousarray(array, dtype=np.float32), geometry
 
 
 def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None) -> tuple[np.ndarray, Geometry]:
@@ -131,6 +148,8 @@ def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None)
         if shift > ORIGIN_TOLERANCE:
             log.warning("The channels lie %.2f voxels apart; they are taken voxel by voxel as if they did not.", shift)
         array = sitk.GetArrayViewFromImage(image)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"The image holds {image.GetPixelIDTypeAsString()}; expected numbers.")
         several = image.GetNumberOfComponentsPerPixel() > 1
         channels.append(np.moveaxis(array, -1, 0) if several else array[None])
     array = np.concatenate(channels, dtype=np.float32, casting="unsafe")

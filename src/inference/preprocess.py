@@ -16,6 +16,7 @@ from torch import Tensor
 
 from umamba.planning.configuration import Configuration
 from umamba.planning.intensities import Intensities
+from umamba.planning.normalization import check_bytes, check_spread
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, crop_case, preprocess_case, spacing_of, target_of
 from umamba.planning.resampling import nearest_index, separate_axis, spline_matrix
@@ -145,6 +146,7 @@ def _ct(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tenso
 def _z_score(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tensor:
     inside = None if mask is None else mask >= 0
     std, mean = torch.std_mean(channel if inside is None else channel[inside], correction=0)
+    check_spread(float(std), *(float(value) for value in channel.aminmax()))
     divisor = std.clamp(min=_TINY)
     if inside is None:
         return channel.sub_(mean).div_(divisor)
@@ -156,17 +158,14 @@ def _no_norm(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> 
 
 
 def _rescale_0_1(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tensor:
-    channel = channel.sub_(channel.amin())
+    low, high = (float(value) for value in channel.aminmax())
+    check_spread(high - low, low, high)
+    channel = channel.sub_(low)
     return channel.div_(channel.amax().clamp(min=_TINY))
 
 
 def _rgb_0_1(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tensor:
-    low, high = (float(value) for value in channel.aminmax())
-    if low < 0 or high > 255:
-        raise ValueError(
-            f"rgb_to_0_1 expects values in 0..255, the image has {low}..{high}. Name its channels otherwise in "
-            "dataset.json (any other name means a z-score)."
-        )
+    check_bytes(*(float(value) for value in channel.aminmax()))
     return channel.div_(255.0)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from umamba.planning.intensities import MIN_STD, Intensities
+from umamba.raw.description import DatasetError
 
 _TINY = np.float32(MIN_STD)
 
@@ -27,13 +28,19 @@ def ct(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities
 
 
 def z_score(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
-    """Z-score of this image; with the mask, inside it only, and voxels outside keep their value."""
-    if use_mask and mask is not None:
-        inside = mask >= 0
-        values = channel[inside]
-        channel[inside] = (values - values.mean()) / max(values.std(), _TINY)
+    """Z-score of this image; with the mask, inside it only, and voxels outside keep their value.
+
+    Raises:
+        DatasetError: See `check_spread`.
+    """
+    inside = mask >= 0 if use_mask and mask is not None else None
+    values = channel if inside is None else channel[inside]
+    with np.errstate(over="ignore", invalid="ignore"):  # said by the check
+        mean, std = values.mean(), values.std()
+    check_spread(float(std), float(channel.min()), float(channel.max()))
+    if inside is not None:
+        channel[inside] = (values - mean) / max(std, _TINY)
         return channel
-    mean, std = channel.mean(), channel.std()
     channel -= mean
     channel /= max(std, _TINY)
     return channel
@@ -45,8 +52,14 @@ def no_norm(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intens
 
 
 def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
-    """Map this image's range to [0, 1]."""
-    channel -= channel.min()
+    """Map this image's range to [0, 1].
+
+    Raises:
+        DatasetError: See `check_spread`.
+    """
+    low, high = channel.min(), channel.max()
+    check_spread(float(high) - float(low), float(low), float(high))
+    channel -= low
     channel /= max(channel.max(), _TINY)
     return channel
 
@@ -55,15 +68,46 @@ def rgb_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intens
     """Map 0..255 to [0, 1].
 
     Raises:
-        ValueError: The channel leaves the range 0..255.
+        DatasetError: The channel leaves the range 0..255.
     """
-    if channel.min() < 0 or channel.max() > 255:
-        raise ValueError(
-            f"rgb_to_0_1 expects values in 0..255, the image has {channel.min()}..{channel.max()}. Name its channels "
-            "otherwise in dataset.json (any other name means a z-score)."
-        )
+    check_bytes(float(channel.min()), float(channel.max()))
     channel /= 255.0
     return channel
+
+
+def check_spread(spread: float, low: float, high: float) -> None:
+    """See that what a channel is divided by is a number: it would be 0 everywhere, or NaN.
+
+    Args:
+        spread: Deviation or range of its values, of float32.
+        low: Its least value.
+        high: Its largest value.
+
+    Raises:
+        DatasetError: It is not.
+    """
+    if not spread <= np.finfo(np.float32).max:
+        raise DatasetError(
+            f"The image has values of {low:g} to {high:g}, which are too large to be normalised in float32. Is the "
+            "file damaged, or of another type than its header says? Else scale them."
+        )
+
+
+def check_bytes(low: float, high: float) -> None:
+    """See that a channel that is taken for one of 0 to 255 is one.
+
+    Args:
+        low: Its least value.
+        high: Its largest value.
+
+    Raises:
+        DatasetError: It is not.
+    """
+    if low < 0 or high > 255:
+        raise DatasetError(
+            f"rgb_to_0_1 expects values in 0..255, the image has {low}..{high}. Name its channels otherwise in "
+            "dataset.json (any other name means a z-score)."
+        )
 
 
 SCHEMES: dict[str, Scheme] = {

@@ -129,3 +129,37 @@ def test_odd_shapes(volumes: Predictor) -> None:
         assert volumes.segment(np.zeros(shape, np.int16), SPACING).shape == shape
     reversed_view = noise(9, 12, 11)[::-1, ::2]
     assert np.array_equal(volumes.segment(reversed_view, SPACING), volumes.segment(reversed_view.copy(), SPACING))
+
+
+@pytest.mark.parametrize(
+    "spacing", ["111", "abc", 1.0, ("a", 1, 1), (None, 1, 1), (1,), (1, 1, 1, 1), None, [[1, 1, 1]]]
+)
+def test_a_spacing_that_is_none_is_named(volumes: Predictor, spacing: object) -> None:
+    with pytest.raises(ValueError, match=r"spacing is .*; an array needs its voxel size in mm"):
+        volumes.segment(noise(9, 12, 11), spacing)  # type: ignore[arg-type]
+
+
+def test_bfloat16_is_an_image_too(volumes: Predictor) -> None:
+    array = torch.from_numpy(noise(9, 12, 11)).bfloat16()
+    assert torch.equal(volumes.segment(array, SPACING), volumes.segment(array.float(), SPACING))
+
+
+def test_what_would_be_lost_is_refused(volumes: Predictor) -> None:
+    array = noise(9, 12, 11)
+    with pytest.raises(TypeError, match=r"masked array.*image\.filled"):
+        volumes.segment(np.ma.masked_array(array, array > 50), SPACING)
+    real = turned(array)
+    with pytest.raises(ValueError, match="The image holds complex"):
+        volumes.segment(sitk.RealAndImaginaryToComplex(real, real))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e17, 3e36, 1e300])
+def test_values_that_overflow_are_refused_and_give_no_empty_image(volumes: Predictor, scale: float) -> None:
+    """Their deviation is infinite in float32, so that all of them would become 0."""
+    array = noise(9, 12, 11).astype(np.float64) * scale
+    with pytest.raises(ValueError, match=r"too large to be normalised in float32|beyond float32"):
+        volumes.segment(array, SPACING)
+    array[0, 0, 0] = -np.inf
+    with pytest.raises(ValueError, match="NaN or infinite voxels"):
+        volumes.segment(array, SPACING)

@@ -494,3 +494,18 @@ def test_the_script_shares_the_cases_among_devices(tmp_path: Path) -> None:
     assert result.returncode == 1 and "1 of 2 case(s) could not be predicted" in output and "[0, 1]" in output
     result = predict(*line, "part=0/2")
     assert result.returncode == 1 and "leave part out" in result.stdout + result.stderr
+
+
+def test_an_image_that_cannot_be_normalised_is_named_and_the_others_are_predicted(tmp_path: Path) -> None:
+    """Of scans and of pictures that are taken for 0 to 255."""
+    predictor, images = constant(), folder_of(tmp_path / "images")
+    large = sitk.GetArrayFromImage(sitk.ReadImage(images / "b_0000.nii.gz")) * np.float32(1e18)
+    sitk.WriteImage(sitk.GetImageFromArray(large), images / "b_0000.nii.gz")
+    with pytest.raises(CasesFailedError, match=r"1 of 4 case.*\n  b: .*too large to be normalised in float32"):
+        predictor.segment_files(images, tmp_path / "out")
+    plan = predictor.plan.from_dict(predictor.plan.to_dict())
+    object.__setattr__(plan.configuration("3d_fullres"), "normalization", ("RGBTo01Normalization",))
+    scaled = Predictor([Member(Constant(2))], plan, "3d_fullres", {}, torch.device("cpu"))
+    with pytest.raises(CasesFailedError, match=r"1 of 4 case.*\n  b: rgb_to_0_1 expects values in 0\.\.255"):
+        scaled.segment_files(images, tmp_path / "other")
+    assert len(list((tmp_path / "other").glob("*.nii.gz"))) == 3
