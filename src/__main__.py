@@ -20,6 +20,7 @@ COMMANDS = {  # name -> module with the command's main, its config, what it does
     "plan": ("umamba.planning.__main__", "planning", "plan a data set and say why"),
     "doctor": ("umamba.datamodules.doctor.__main__", "doctor", "find what is wrong with a raw data set"),
     "report": ("umamba.evaluation.report.__main__", "report", "tables, tests, ranks and figures of all runs"),
+    "best": ("umamba.cross_validation.__main__", "best", "the best of several cross-validations, and of pairs of them"),
     "benchmark": ("umamba.benchmark.__main__", "epochs", "time training epochs and say what bounds them"),
     "export": ("umamba.models.export", "export", "one file to hand over: weights, plan and config of a checkpoint"),
 }

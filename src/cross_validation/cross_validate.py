@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from umamba.cross_validation.pooled import PoolOptions, pool
+from umamba.cross_validation.folds import PoolOptions
+from umamba.cross_validation.pooled import pool
 from umamba.cross_validation.processes import Slot, run_folds
 from umamba.evidence.devices import CPU, find_devices, workers_per_run
 from umamba.inference.ensemble import FILE

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from umamba.cross_validation.belong import check_folds
 from umamba.cross_validation.command import predict_command
+from umamba.cross_validation.folds import Fold, PoolOptions, predict_held_out, read_folds
 from umamba.cross_validation.tables import fold_means, write_fold_tables
-from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.held_out import choose_cases
-from umamba.evaluation.members import Member
-from umamba.evaluation.pairs import Pair, pair_cases, references_of
+from umamba.evaluation.pairs import Pair, references_of
 from umamba.evaluation.postprocessing import fit_rules
-from umamba.evaluation.prepared import Prepared, RunOptions, prepare
+from umamba.evaluation.prepared import prepare
 from umamba.evaluation.record import (
     Contents,
     dataset_name,
@@ -41,42 +37,11 @@ from umamba.files import read_json, writing_into
 from umamba.inference.ensemble import FILE, Ensemble, Group, read_ensemble, write_ensemble
 from umamba.inference.record import record_path
 from umamba.inference.rules import Rule
-from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 
 log = logging.getLogger(__name__)
 
 SCORED = "out_of_fold"  # in run.json: each case by the network that did not see it
 REMARK = "Each case predicted by the network of the fold that held it out."
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolOptions:
-    """How held-out cases are predicted.
-
-    Attributes:
-        mirror, device, trusted: See `umamba.inference.predictor.Predictor.from_checkpoint`.
-        workers: See `evaluate`.
-    """
-
-    mirror: bool = False
-    device: str = "auto"
-    trusted: str | Sequence[str] = ()
-    workers: int | None = None
-
-    def of_run(self) -> RunOptions:
-        """The same for the scoring of one fold."""
-        return RunOptions(cases="validation", mirror=self.mirror, device=self.device, trusted=self.trusted)
-
-
-@dataclass(kw_only=True)
-class _Fold:
-    """A fold, and what comes of it."""
-
-    number: int
-    checkpoint: Path
-    member: Member
-    datamodule: SegmentationDataModule
-    cases: list[str]
 
 
 def predictions_of(folder: Path, fold: int) -> Path:
@@ -102,7 +67,7 @@ def pool(checkpoints: Mapping[int, Path], folder: Path, options: PoolOptions) ->
         ValueError: The folds are of other plans, settings, data or splits, see `check_folds`; or cannot be scored.
         CasesFailedError: Cases could not be predicted.
     """
-    folds = _read(checkpoints, options)
+    folds = read_folds(checkpoints, options)
     group = Group.of(folds[0].member.network, [fold.checkpoint for fold in folds])
     scoring = _scoring(folds[0])
     if _is_done(folder, group, folds, scoring, options):
@@ -113,31 +78,11 @@ def pool(checkpoints: Mapping[int, Path], folder: Path, options: PoolOptions) ->
         return _pool(folds, group, folder, options)
 
 
-def _read(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[_Fold]:
-    found = {}
-    for number, path in checkpoints.items():
-        checkpoint = load_checkpoint(path, options.trusted)
-        found[number] = (Member.of(path, checkpoint), datamodule_from_checkpoint(checkpoint, {}))
-        del checkpoint  # with its weights
-    for _, datamodule in found.values():
-        datamodule.open_raw()
-    held_out = {
-        number: [case.identifier for case in choose_cases([member], datamodule, "validation")[0]]
-        for number, (member, datamodule) in found.items()
-    }
-    check_folds({number: member for number, (member, _) in found.items()}, held_out, [d for _, d in found.values()])
-    return [
-        _Fold(number=number, checkpoint=checkpoints[number], member=member, datamodule=datamodule,
-              cases=held_out[number])
-        for number, (member, datamodule) in found.items()
-    ]  # fmt: skip
-
-
-def _scoring(fold: _Fold) -> Scoring:
+def _scoring(fold: Fold) -> Scoring:
     return Scoring.of(fold.datamodule.raw, task=fold.datamodule.task, tolerance=fold.datamodule.nsd_tolerance)
 
 
-def _is_done(folder: Path, group: Group, folds: Sequence[_Fold], scoring: Scoring, options: PoolOptions) -> bool:
+def _is_done(folder: Path, group: Group, folds: Sequence[Fold], scoring: Scoring, options: PoolOptions) -> bool:
     """Whether the ensemble and the scores are of these checkpoints and of the references as they are now."""
     try:
         ensemble: Ensemble = read_ensemble(folder / FILE)
@@ -152,7 +97,7 @@ def _is_done(folder: Path, group: Group, folds: Sequence[_Fold], scoring: Scorin
     return is_scored(group.checkpoints, folder / "tables", references, images, scoring.tolerances)
 
 
-def _pool(folds: Sequence[_Fold], group: Group, folder: Path, options: PoolOptions) -> Path:
+def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOptions) -> Path:
     frames, pairs, costs = [], list[Pair](), list[dict[str, Any]]()
     contents, images = list[str](), dict[str, Any]()
     for fold in folds:
@@ -205,16 +150,3 @@ def _pool(folds: Sequence[_Fold], group: Group, folder: Path, options: PoolOptio
         facts["predict"],
     )  # fmt: skip
     return folder / FILE
-
-
-def predict_held_out(prepared: Prepared, place: Path, *, keep: Sequence[str] = ()) -> list[Pair]:
-    """Predict the chosen cases of a fold; those that the same network has predicted in the same way are left.
-
-    Args:
-        prepared: Network and cases.
-        place: Folder of the label maps.
-        keep: See `Predictor.predict_cases`.
-    """
-    same = read_json(record_path(place, (0, 1))).get("made_by") == prepared.predictor.made_by(keep)
-    prepared.predictor.predict_cases(prepared.chosen, place, keep=keep, resume=same)
-    return pair_cases(prepared.chosen, place, prepared.scoring)

@@ -13,7 +13,8 @@ import pytest
 
 from tests.cross_validation.made_folds import make_fold, make_folds, plan_of
 from tests.miniatures import make_volumes
-from umamba.cross_validation.pooled import PoolOptions, pool
+from umamba.cross_validation.folds import PoolOptions
+from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import make_splits
 from umamba.evaluation.report.runs import gather
 from umamba.inference.averaged import predictor_of

@@ -100,7 +100,18 @@ def test_commands_run_what_exists_with_what_it_knows(page: Path, tmp_path: Path)
             assert all(f'"{option}"' in text for option in options), words
 
 
-PROGRAMS = ("train", "cross_validation", "predict", "eval", "planning", "prepare", "doctor", "report", "evidence")
+PROGRAMS = (
+    "train",
+    "cross_validation",
+    "best",
+    "predict",
+    "eval",
+    "planning",
+    "prepare",
+    "doctor",
+    "report",
+    "evidence",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,44 @@
+"""Find the best configuration of a data set among cross-validations, and the command that predicts with it.
+
+    python -m umamba.cross_validation runs=[logs/a/cross_validation,logs/b/cross_validation] output=best
+
+Candidates are the cross-validations and, with ``pairs=true``, the mean of each two, whatever their networks, plans and
+configurations are. The output folder gets a table of all candidates and an ensemble.json for predict.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from umamba.cross_validation.best import find_best
+from umamba.cross_validation.folds import PoolOptions
+from umamba.evaluation.evaluate import check_workers
+from umamba.locations import CONFIGS
+from umamba.run.errors import explained
+from umamba.run.stop import ends_on_signals
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="best")
+@explained()
+def main(cfg: DictConfig) -> None:
+    """See the module."""
+    check_workers(cfg.workers)
+    folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
+    trusted = list(cfg.trusted) if isinstance(cfg.trusted, ListConfig) else cfg.trusted
+    options = PoolOptions(device=cfg.device, trusted=trusted, workers=cfg.workers)
+    path = find_best(
+        [Path(folder) for folder in folders], Path(cfg.output), options,
+        pairs=cfg.pairs, keep=cfg.keep_probabilities,
+    )  # fmt: skip
+    log.info("Chosen: %s; tables are in %s.", path, Path(cfg.output) / "tables")
+
+
+if __name__ == "__main__":
+    with ends_on_signals(), explained():
+        main()

@@ -1,0 +1,234 @@
+"""Find the best of several trained configurations of one data set, as nnU-Net does: by scores of unseen cases.
+
+Candidates are cross-validations, of any network, plan and configuration, and the mean of the probabilities of each two.
+All are scored on the same cases, each case by networks that did not see it. The largest mean foreground DSC decides
+(the mean over classes of their means over cases); of equal ones the first, and single ones come before pairs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from umamba.cross_validation.command import predict_command
+from umamba.cross_validation.folds import PoolOptions, predict_held_out, read_folds
+from umamba.cross_validation.tables import foreground_mean
+from umamba.evaluation.evaluate import evaluate
+from umamba.evaluation.file_names import file_names
+from umamba.evaluation.pairs import Pair, references_of
+from umamba.evaluation.postprocessing import fit_rules
+from umamba.evaluation.prepared import prepare
+from umamba.evaluation.record import content_of
+from umamba.evaluation.report.runs import ScoredRun, gather
+from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.shown_table import show_table
+from umamba.evaluation.tables import describe, metrics_of, write_tables
+from umamba.files import writing_into
+from umamba.inference.averaged import average
+from umamba.inference.ensemble import FILE, Ensemble, find_ensemble, read_ensemble, write_ensemble
+from umamba.inference.rules import Rule
+from umamba.raw.readers import read_label, write_label
+
+log = logging.getLogger(__name__)
+
+_WORK = "probabilities"  # in the output folder, until all pairs are scored
+REMARK = "Each case predicted by networks that did not see it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A cross-validation, or two whose probabilities are averaged.
+
+    Attributes:
+        name: For people.
+        ensembles: Of the cross-validations.
+        scores: See `evaluate`.
+        labels: Class name -> value.
+        references: Case -> hash of what it was scored against, as in run.json.
+        pairs: The files of a mean of two, and how they were scored; None of a cross-validation.
+    """
+
+    name: str
+    ensembles: tuple[Ensemble, ...]
+    scores: pd.DataFrame
+    labels: Mapping[str, int]
+    references: Mapping[str, str]
+    pairs: tuple[list[Pair], Scoring] | None = None
+
+    @property
+    def mean(self) -> float:
+        """Over classes of their means over cases, of DSC (of instances: F1)."""
+        return foreground_mean(self.scores, metrics_of(self.scores)[0])
+
+    def rules(self) -> list[Rule]:
+        """Of post-processing: those that a cross-validation decided, or decided now on the mean of two."""
+        if self.pairs is None:
+            return self.ensembles[0].rules(self.labels)
+        pairs, scoring = self.pairs
+        return fit_rules(pairs, scoring.labels, scoring.ignore_label) if scoring.task == "semantic" else []
+
+
+def find_best(
+    folders: Sequence[Path], output: Path, options: PoolOptions, *, pairs: bool = True, keep: bool = False
+) -> Path:
+    """Score all candidates on the same cases, choose, and write the chosen one down for predict.py.
+
+    Args:
+        folders: Of cross-validations, each with its ensemble.json and tables.
+        output: Gets tables/ with a row for each candidate, label maps of pairs, and at last ensemble.json.
+        options: Device, trust and workers; whether to mirror is as the cross-validations were scored.
+        pairs: Score the mean of each two as well.
+        keep: Keep their probabilities.
+
+    Returns:
+        The ensemble.json.
+
+    Raises:
+        FileNotFoundError: A folder has no ensemble.json, or a checkpoint that it names is missing.
+        ValueError: They cannot be compared: other data sets, cases, labels, protocol or mirroring; names two and what
+            differs. Or checkpoints were trained on since.
+    """
+    single = _singles(folders)
+    (output / FILE).unlink(missing_ok=True)
+    with writing_into(output):
+        candidates = list(single)
+        if pairs and len(single) > 1:
+            candidates += _means_of_two(single, output, options)
+            if not keep:
+                shutil.rmtree(output / _WORK)
+        return _choose(candidates, output)
+
+
+def _singles(folders: Sequence[Path]) -> list[Candidate]:
+    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"runs names no folder, or one twice: {', '.join(map(str, folders))}.")
+    ensembles: list[Ensemble] = []
+    for folder in folders:
+        path = find_ensemble(folder)
+        if path is None:
+            raise FileNotFoundError(f"There is no folder {folder}; runs are the folders of cross-validations.")
+        ensembles.append(read_ensemble(path))
+        if "folds" not in ensembles[-1].content:
+            raise ValueError(f"{path} is of no cross-validation; it was chosen among some. Give those folders.")
+    for ensemble in ensembles:
+        ensemble.check_unchanged()
+        if ensemble.mirror != ensembles[0].mirror:
+            raise ValueError(
+                f"{ensembles[0].path} was scored with mirror={str(ensembles[0].mirror).lower()}, {ensemble.path} with "
+                f"mirror={str(ensemble.mirror).lower()}. Score them alike: cross_validation.mirror=... and the command "
+                "of the cross-validation again, which trains nothing anew."
+            )
+    runs = gather([ensemble.path.parent / "tables" for ensemble in ensembles])
+    by_folder = {run.folder.resolve(): run for run in runs}
+    found = [by_folder.get((ensemble.path.parent / "tables").resolve()) for ensemble in ensembles]
+    if None in found or len({run.dataset for run in runs}) > 1:
+        raise ValueError(
+            f"These are not different cross-validations of one data set: {_listed(runs)}. Give each once, and those of "
+            "one data set."
+        )
+    networks = [run.network for run in runs]
+    return [
+        Candidate(
+            name=run.network if networks.count(run.network) == 1 else f"{run.network}, {run.replicate}",
+            ensembles=(ensemble,), scores=run.scores, labels=run.record["labels"], references=run.record["cases"],
+        )
+        for run, ensemble in zip(found, ensembles, strict=True)
+        if run is not None
+    ]  # fmt: skip
+
+
+def _listed(runs: Sequence[ScoredRun]) -> str:
+    return "; ".join(f"{run.network} on {run.dataset} ({run.replicate}) in {run.folder}" for run in runs)
+
+
+def _means_of_two(single: Sequence[Candidate], output: Path, options: PoolOptions) -> list[Candidate]:
+    """The mean of the probabilities of each two, case by case."""
+    mirror = single[0].ensembles[0].mirror
+    with_mirror = PoolOptions(mirror=mirror, device=options.device, trusted=options.trusted, workers=options.workers)
+    stems = file_names([candidate.name for candidate in single])
+    scored = [_probabilities(candidate, output / _WORK / stems[candidate.name], with_mirror) for candidate in single]
+    found = []
+    for (one, (pairs, scoring)), (other, (others, _)) in itertools.combinations(zip(single, scored, strict=True), 2):
+        place = output / "pairs" / f"{stems[one.name]}+{stems[other.name]}"
+        mean = [_mean(pair, others[case], place) for case, pair in pairs.items()]
+        found.append(
+            Candidate(
+                name=f"{one.name} + {other.name}",
+                ensembles=one.ensembles + other.ensembles,
+                scores=evaluate(mean, scoring, workers=options.workers),
+                labels=one.labels,
+                references=one.references,
+                pairs=(mean, scoring),
+            )
+        )
+    return found
+
+
+def _probabilities(candidate: Candidate, place: Path, options: PoolOptions) -> tuple[dict[str, Pair], Scoring]:
+    """Each case with the label map of the fold that held it out, and the probabilities beside it."""
+    (ensemble,) = candidate.ensembles
+    numbers = [fold["fold"] for fold in ensemble.content["folds"]]
+    pairs: dict[str, Pair] = {}
+    for fold in read_folds(dict(zip(numbers, ensemble.groups[0].checkpoints, strict=True)), options):
+        folder = place / f"fold_{fold.number}"
+        prepared = prepare([fold.checkpoint], fold.datamodule, folder, options.of_run())
+        for case, reference in references_of(prepared.chosen, prepared.scoring).items():
+            if content_of(reference.resolve()) != candidate.references.get(case):
+                raise ValueError(
+                    f"The reference of {case}, {reference}, is not the one that {candidate.name} was scored against in "
+                    f"{ensemble.path.parent}. Give the cross-validation's command again: it scores anew."
+                )
+        pairs |= {pair.case: pair for pair in predict_held_out(prepared, folder, keep=("probabilities",))}
+        scoring = prepared.scoring
+        del prepared  # with its network
+    return pairs, scoring
+
+
+def _mean(one: Pair, other: Pair, place: Path) -> Pair:
+    """Write the label map of the mean of two probabilities."""
+    _, geometry = read_label(one.prediction)
+    label, _ = average([_load(pair) for pair in (one, other)])
+    write_label(label, place / one.prediction.name, geometry)
+    return replace(one, prediction=place / one.prediction.name)
+
+
+def _load(pair: Pair) -> np.ndarray:
+    with np.load(pair.prediction.with_name(f"{pair.case}.npz")) as content:
+        return content["probabilities"]
+
+
+def _choose(candidates: Sequence[Candidate], output: Path) -> Path:
+    means = {candidate.name: candidate.mean for candidate in candidates}
+    if all(np.isnan(mean) for mean in means.values()):
+        raise ValueError("No candidate has a score: neither references nor predictions hold a class.")
+    best = max(candidates, key=lambda one: -np.inf if np.isnan(one.mean) else one.mean)
+    table = pd.concat([one.scores.assign(run=one.name) for one in candidates], ignore_index=True)
+    text = write_tables(table, output / "tables", remark=REMARK)
+    show_table(text.groupby("run", sort=False).tail(1), f"{describe(table)} {REMARK}")
+    first = best.ensembles[0]
+    rules = best.rules()
+    metric = metrics_of(table)[0]
+    facts = {
+        "dataset": first.content["dataset"],
+        "chosen": best.name,
+        "metric": f"mean_{metric}",
+        "candidates": [
+            {"name": one.name, f"mean_{metric}": None if np.isnan(one.mean) else one.mean,
+             "folders": [str(ensemble.path.parent.resolve()) for ensemble in one.ensembles]}
+            for one in candidates
+        ],
+        "predict": predict_command(output / FILE, mirror=first.mirror),
+    }  # fmt: skip
+    groups = [group for ensemble in best.ensembles for group in ensemble.groups]
+    cases = list(best.scores["case"].unique())
+    write_ensemble(output / FILE, groups, rules, mirror=first.mirror, fitted_on=cases, facts=facts)
+    log.info("Best: %s, mean %s %.4f, %d rule(s). Predict with: %s", best.name, metric.upper(), best.mean, len(rules),
+             facts["predict"])  # fmt: skip
+    return output / FILE

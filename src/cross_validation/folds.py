@@ -1,0 +1,98 @@
+"""The folds of a cross-validation, read from their checkpoints, and predictions of the cases that they held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from umamba.cross_validation.belong import check_folds
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.evaluation.held_out import choose_cases
+from umamba.evaluation.members import Member
+from umamba.evaluation.pairs import Pair, pair_cases
+from umamba.evaluation.prepared import Prepared, RunOptions
+from umamba.files import read_json
+from umamba.inference.record import record_path
+from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """How held-out cases are predicted.
+
+    Attributes:
+        mirror, device, trusted: See `umamba.inference.predictor.Predictor.from_checkpoint`.
+        workers: See `evaluate`.
+    """
+
+    mirror: bool = False
+    device: str = "auto"
+    trusted: str | Sequence[str] = ()
+    workers: int | None = None
+
+    def of_run(self) -> RunOptions:
+        """The same for the scoring of one fold."""
+        return RunOptions(cases="validation", mirror=self.mirror, device=self.device, trusted=self.trusted)
+
+
+@dataclass(kw_only=True)
+class Fold:
+    """A fold.
+
+    Attributes:
+        number: Of the split.
+        checkpoint: Its file.
+        member: What it says of its training.
+        datamodule: Of its data, with the raw data open.
+        cases: Names of those that it held out.
+    """
+
+    number: int
+    checkpoint: Path
+    member: Member
+    datamodule: SegmentationDataModule
+    cases: list[str]
+
+
+def read_folds(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[Fold]:
+    """Read checkpoints and see that they are folds of one cross-validation.
+
+    Args:
+        checkpoints: Fold -> file.
+        options: Whom to trust.
+
+    Raises:
+        FileNotFoundError: A checkpoint, or the data set, is missing.
+        ValueError: See `check_folds`.
+    """
+    found = {}
+    for number, path in checkpoints.items():
+        checkpoint = load_checkpoint(path, options.trusted)
+        found[number] = (Member.of(path, checkpoint), datamodule_from_checkpoint(checkpoint, {}))
+        del checkpoint  # with its weights
+    for _, datamodule in found.values():
+        datamodule.open_raw()
+    held_out = {
+        number: [case.identifier for case in choose_cases([member], datamodule, "validation")[0]]
+        for number, (member, datamodule) in found.items()
+    }
+    check_folds({number: member for number, (member, _) in found.items()}, held_out, [d for _, d in found.values()])
+    return [
+        Fold(number=number, checkpoint=checkpoints[number], member=member, datamodule=datamodule,
+              cases=held_out[number])
+        for number, (member, datamodule) in found.items()
+    ]  # fmt: skip
+
+
+def predict_held_out(prepared: Prepared, place: Path, *, keep: Sequence[str] = ()) -> list[Pair]:
+    """Predict the chosen cases of a fold; those that the same network has predicted in the same way are left.
+
+    Args:
+        prepared: Network and cases.
+        place: Folder of the label maps.
+        keep: See `Predictor.predict_cases`.
+    """
+    same = read_json(record_path(place, (0, 1))).get("made_by") == prepared.predictor.made_by(keep)
+    prepared.predictor.predict_cases(prepared.chosen, place, keep=keep, resume=same)
+    return pair_cases(prepared.chosen, place, prepared.scoring)
