@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from umamba.benchmark.step_times import DeviceWatch, StepTimes
+from umamba.benchmark.step_times import DeviceWatch, EpochSteps, StepTimes
 from umamba.benchmark.verdict import batches_of, bound_of
 from umamba.callbacks.cost import Cost
 from umamba.datamodules.base import SegmentationDataModule
@@ -71,6 +71,7 @@ def measure(
     row = _setting(cfg, datamodule, feed, workers) | _machine(device, trainer.world_size) | {
         "epoch_s": seconds[fastest],
         "epochs_s": seconds,
+        "first_epoch": _parts(times.epochs[0], seconds[0]),
         "step_ms": times.epochs[fastest].step_ms,
         "loader_ms": times.epochs[fastest].loader_ms,
         "host_ms": watch.found.host_ms if watch.found else None,
@@ -123,6 +124,17 @@ def _machine(device: torch.device, devices: int) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,
         "commit": git_revision(),
         "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _parts(epoch: EpochSteps, seconds: float) -> dict[str, float]:
+    """What an epoch spends where, s: its first step, the others, and validation with what else is done at the end."""
+    training = epoch.ended - epoch.began
+    return {
+        "first_step_s": epoch.first,
+        "other_steps_s": training - epoch.first,
+        "rest_s": seconds - training,
+        "of_it_waiting_s": epoch.waited,
     }
 
 

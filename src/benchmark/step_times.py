@@ -25,12 +25,14 @@ class EpochSteps:
     Attributes:
         began, ended: First wait for a batch, and the end of the last step on the host; s.
         waited: All the waiting for batches, s.
+        first: The first step with its wait, s: kernels are loaded and algorithms tried in an epoch's first.
         steps: How many.
     """
 
     began: float = 0.0
     ended: float = 0.0
     waited: float = 0.0
+    first: float = 0.0
     steps: int = 0
 
     @property
@@ -68,8 +70,10 @@ class StepTimes(Profiler):
         if action_name == _FETCH:
             self.epochs[-1].waited += time.perf_counter() - self._asked
         elif action_name == _STEP:
-            self.epochs[-1].ended = time.perf_counter()
-            self.epochs[-1].steps += 1
+            epoch = self.epochs[-1]
+            epoch.ended = time.perf_counter()
+            epoch.first = epoch.first or epoch.ended - epoch.began
+            epoch.steps += 1
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ COLUMNS = {  # of the table -> how a row's entry is written
     "batches": lambda row: batches_of(row["feed"], row["workers"]),
     "devices": lambda row: f"{row['devices']} x {row['machine']}",
     "s/epoch": lambda row: _number(row["epoch_s"]),
+    "first, more": lambda row: _number(row["epochs_s"][0] - row["epoch_s"] if row.get("epochs_s") else None),
     "step ms": lambda row: _number(row["step_ms"]),
     "waiting ms": lambda row: _number(row["loader_ms"]),
     "host ms": lambda row: _number(row["host_ms"]),

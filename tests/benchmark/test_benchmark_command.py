@@ -32,6 +32,9 @@ def test_rows_of_real_and_dummy_data_and_of_several_numbers_of_workers(tmp_path)
     assert [(row["feed"], row["workers"]) for row in rows] == [("real", 0), ("real", 1), ("dummy", None)]
     for row in rows:
         assert len(row["epochs_s"]) == 2 and row["epoch_s"] == min(row["epochs_s"])
+        parts = row["first_epoch"]
+        whole = parts["first_step_s"] + parts["other_steps_s"] + parts["rest_s"]
+        assert whole == pytest.approx(row["epochs_s"][0]) and min(parts.values()) > 0
         assert row["iterations"] == [2, 1] and row["batch_size"] == 2 and row["model"] == "nnunet"
         assert 0 < row["loader_ms"] < row["step_ms"] and 2 * row["step_ms"] / 1e3 < max(row["epochs_s"])
     assert "dummy: The processor bounds it" in said and "is enough" in said

@@ -25,7 +25,8 @@ ROW = {
     "patch_size": [40, 56, 40], "batch_size": 9, "iterations": [250, 50], "precision": "bf16-mixed",
     "augmentation": "nnunet_21", "augment_on": "cpu", "augmented_on": "cpu", "cuda_graph": False, "compile": False,
     "machine": "GPU", "devices": 1, "cpus": 16,
-    "epoch_s": 5.0, "step_ms": 20.0, "loader_ms": 0.5, "host_ms": 9.0, "device_ms": 19.0, "peak_gib": 1.5,
+    "epoch_s": 5.0, "epochs_s": [9.5, 5.0], "step_ms": 20.0, "loader_ms": 0.5, "host_ms": 9.0, "device_ms": 19.0,
+    "peak_gib": 1.5,
 }  # fmt: skip
 
 
@@ -79,6 +80,7 @@ def test_waiting_and_steps_are_counted_epoch_by_epoch(monkeypatch):
                     pass
     assert [epoch.steps for epoch in times.epochs] == [2, 4]
     assert [epoch.loader_ms for epoch in times.epochs] == [1000, 1000]
+    assert [epoch.first for epoch in times.epochs] == [2, 2]
     assert [epoch.ended - epoch.began for epoch in times.epochs] == [5, 11]  # three ticks a step, less the first
 
 
@@ -112,7 +114,7 @@ def test_rows_are_added_and_replaced(tmp_path):
     assert [(r["workers"], r["epoch_s"]) for r in read_rows(tmp_path)] == [(4, 4.0), (2, 3.0)]
     table = (tmp_path / "epochs.md").read_text()
     assert table == markdown(read_rows(tmp_path)) and table.count("| nnunet |") == 2
-    assert "real, 2 workers" in table and "1 x GPU" in table
+    assert "real, 2 workers" in table and "| 6.5 |" in table and "1 x GPU" in table
     add_row(tmp_path, row(workers=2, machine="another"))
     assert len(read_rows(tmp_path)) == 3
     (tmp_path / "epochs.json").write_text('{"a": 1}')
