@@ -20,7 +20,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-OUTPUT_FOLDERS = ("", "predictions", "postprocessed", "tables", "figures")  # in which outputs are written
+# in which outputs are written
+OUTPUT_FOLDERS = ("", "predictions", "probabilities", "postprocessed", "tables", "figures")
 _WRITERS = ".writers"  # file by which writers into a folder know of each other
 _TRIES, _PAUSE = 20, 0.1  # s
 _held: set[str] = set()  # output folders that this process holds

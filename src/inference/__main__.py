@@ -23,10 +23,12 @@ from omegaconf import DictConfig, ListConfig
 from umamba.inference.averaged import predictor_of
 from umamba.inference.ensemble import find_ensemble
 from umamba.inference.folders import check_apart
+from umamba.inference.kept import parse_probabilities
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.inference.record import parse_part
 from umamba.inference.rules import load_rules
+from umamba.inference.sliding_window import check_step
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
@@ -42,14 +44,17 @@ def main(cfg: DictConfig) -> None:
         share(list(cfg.device), cfg.part)
         return
     part = parse_part(cfg.part)
-    keep = [name for name, wanted in (("probabilities", cfg.probabilities), ("logits", cfg.save_logits)) if wanted]
+    kind = parse_probabilities(cfg.probabilities)
+    keep = [name for name, wanted in (("probabilities", kind), ("logits", cfg.save_logits)) if wanted]
+    check_step(cfg.step)
     if (cfg.checkpoint is None) == (cfg.model_folder is None):
         raise ValueError("Give either checkpoint=... or model_folder=...")
     predictor = load(cfg)
+    predictor.step = cfg.step
     try:
         written = predictor.segment_files(
-            cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, labels=_plain(cfg.labels),
-            resume=cfg["continue"], part=part,
+            cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, nifti=kind == "nifti",
+            labels=_plain(cfg.labels), resume=cfg["continue"], part=part,
         )  # fmt: skip
     except CasesFailedError as failed:
         log.info("Wrote %d label map(s) to %s.", len(failed.written), cfg.output)

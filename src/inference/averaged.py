@@ -70,6 +70,7 @@ class AveragedPredictor(Predictor):
         )
         made: list[Export] = []
         for part in self.parts:
+            part.step = self.step
             made.append(part._segment(*part._preprocess(data, properties), keep=("probabilities",)))
         label, mean = average([one.kept["probabilities"] for one in made], keep=bool(keep))
         first = made[0]

@@ -18,7 +18,7 @@ from umamba.inference.images import Image, as_case, like
 from umamba.inference.members import Member
 from umamba.inference.preprocess import preprocess_on
 from umamba.inference.rules import Rule, apply_rules
-from umamba.inference.sliding_window import ensemble, sliding_window, sum_bytes
+from umamba.inference.sliding_window import STEP, ensemble, sliding_window, sum_bytes
 from umamba.machine import require_memory
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties
@@ -42,6 +42,7 @@ class CasePredictor:
 
     Attributes:
         rules: Of post-processing, applied to each label map in this order; none unless they are set.
+        step: Largest distance between windows, as a share of the patch; 0.5 as in nnU-Net unless it is set.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class CasePredictor:
         self.window_batch = max(1, min(self.configuration.batch_size, _PATCH_VOXELS // math.prod(self.patch_size)))
         self.config = config
         self.rules: list[Rule] = []
+        self.step = STEP
 
     def segment(
         self, image: Image, spacing: Sequence[float] | None = None, *, probabilities: bool = False
@@ -166,7 +168,7 @@ class CasePredictor:
         return export
 
     def _sum_bytes(self, data: Tensor) -> int:
-        return sum_bytes(data.shape[1:], self.patch_size, self.plan.num_classes, window_batch=self.window_batch)
+        return sum_bytes(data.shape[1:], self.patch_size, self.plan.num_classes, self.step, self.window_batch)
 
     def _logits(self, data: Tensor) -> Iterator[Tensor]:
         """(C, Z, Y, X) preprocessed image -> mean logits of the networks, plane by plane."""
@@ -176,5 +178,6 @@ class CasePredictor:
             self.patch_size,
             self.plan.num_classes,
             device=self.device,
+            step=self.step,
             window_batch=self.window_batch,
         )

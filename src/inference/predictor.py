@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from umamba.files import atomic_file, read_json, writing_into
+from umamba.files import read_json, writing_into
 from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
+from umamba.inference.kept import check_kept, kept_files, write_kept
 from umamba.inference.members import members_of
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.record import Part, Record, finished_cases, identities_of, meaning_of, record_path, stamps_of
 from umamba.inference.rules import KEY
+from umamba.inference.sliding_window import STEP
 from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_origins
 from umamba.raw.dataset import RawCase
@@ -115,6 +117,7 @@ class Predictor(CasePredictor):
         output_dir: Path,
         *,
         keep: Sequence[str] = (),
+        nifti: bool = False,
         labels: Sequence[str] | None = None,
         resume: bool = False,
         part: Part = (0, 1),
@@ -129,6 +132,8 @@ class Predictor(CasePredictor):
             cases: Their files.
             output_dir: Is made.
             keep: "probabilities", "logits": written as float16 to ``<identifier>.npz`` under these names.
+            nifti: Probabilities as ``probabilities/<identifier>.nii.gz`` instead, (x, y, z, class), which NIfTI has as
+                float32.
             labels: Names of the classes of the label maps, the others become background; None for all.
             resume: Leave the cases whose files are there, if the same networks and options made them of these images.
             part: (i, n): of the cases only every n-th from the i-th on; n processes share the work.
@@ -140,14 +145,16 @@ class Predictor(CasePredictor):
         Raises:
             CasesFailedError: Some cases have files that cannot be used, logits that are not finite or too large for the
                 memory, or were `refused`; raised when the others are written.
-            ValueError: A label map would replace one of the images; there are no such labels; see `finished_cases`.
+            ValueError: A label map would replace one of the images; there are no such labels; see `finished_cases` and
+                `check_kept`.
             OSError: The disk is full.
         """
+        check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
         cases = cases[part[0] :: part[1]]
         paths, values = self.outputs(cases, output_dir), self._values_of(labels)
-        made_by = self.made_by(keep, labels)
+        made_by = self.made_by(keep, labels) | ({"probabilities": "nifti"} if nifti else {})
         output_dir.mkdir(parents=True, exist_ok=True)
-        files = {name: [path, *([_arrays_beside(path, name)] if keep else [])] for name, path in paths.items()}
+        files = {name: [path, *kept_files(path, name, keep, nifti=nifti)] for name, path in paths.items()}
         path, done = record_path(output_dir, part), set[str]()
         before = read_json(path) if resume else {}
         if resume:
@@ -178,7 +185,7 @@ class Predictor(CasePredictor):
             read=read,
             preprocess=self._preprocess,
             segment=partial(self._segment, keep=keep, labels=None if self.rules else values),
-            write=lambda case, made: self._write(made, paths[case.identifier], case.identifier, values),
+            write=lambda case, made: self._write(made, files[case.identifier], values),
             failures=failures,
         )
         record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
@@ -201,6 +208,7 @@ class Predictor(CasePredictor):
             "labels": None if labels is None else sorted(labels),
             "keep": sorted(keep),
             **rules,
+            **({} if self.step == STEP else {"step": self.step}),
         }
 
     def segment_files(
@@ -225,13 +233,13 @@ class Predictor(CasePredictor):
         cases = cases_in_folder(Path(images), ending, len(self.plan.channel_names), unnamed)
         self.outputs(cases, folder)  # refused before the folder is made
         self._values_of(options.get("labels"))
+        check_kept(options.get("keep", ()), nifti=options.get("nifti", False), file_ending=self.plan.file_ending)
         with writing_into(folder):
             return self.predict_cases(cases, folder, refused=unnamed, **options)
 
-    def _write(self, made: Export, path: Path, name: str, labels: Sequence[int] | None) -> None:
-        if made.kept:
-            with atomic_file(_arrays_beside(path, name)) as beside:
-                np.savez_compressed(beside, allow_pickle=False, **made.kept)
+    def _write(self, made: Export, files: Sequence[Path], labels: Sequence[int] | None) -> None:
+        path, *others = files
+        write_kept(made.kept, others, made.geometry)
         label = self._postprocessed(made.label, labels) if self.rules else made.label
         write_label(label, path, made.geometry)
 
@@ -242,7 +250,3 @@ class Predictor(CasePredictor):
         if unknown or not labels:
             raise ValueError(f"labels is {list(labels)}; expected some of {', '.join(self.plan.labels)}.")
         return [self.plan.labels[name] for name in labels]
-
-
-def _arrays_beside(path: Path, name: str) -> Path:
-    return path.with_name(f"{name}.npz")

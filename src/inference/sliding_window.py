@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+STEP = 0.5  # largest distance between windows, as a share of the patch
 SIGMA_SCALE = 1 / 8  # Gaussian sigma in units of the patch edge
 _GIVEN_AT_ONCE = 1 << 27  # bytes of finished logits, or one plane
 
 Window = tuple[int | slice, ...]
 
 
-def window_starts(size: int, patch: int, step: float = 0.5) -> list[int]:
+def window_starts(size: int, patch: int, step: float = STEP) -> list[int]:
     """Start indices of the windows along one axis: evenly spaced, at most ``step * patch`` apart, covering it all.
 
     Raises:
@@ -33,11 +34,20 @@ def window_starts(size: int, patch: int, step: float = 0.5) -> list[int]:
     """
     if size < patch:
         raise ValueError(f"An axis of {size} voxels is shorter than the patch's {patch}; pad the image first.")
-    if not 0 < step <= 1:
-        raise ValueError(f"step must be in (0, 1], got {step}.")
+    check_step(step)
     num = math.ceil((size - patch) / (step * patch)) + 1
     spacing = (size - patch) / (num - 1) if num > 1 else 0.0
     return [round(spacing * i) for i in range(num)]
+
+
+def check_step(step: float) -> None:
+    """See that windows overlap or touch.
+
+    Raises:
+        ValueError: They would not, or `step` is no number.
+    """
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:
+        raise ValueError(f"step must be in (0, 1], a share of the patch, got {step!r}.")
 
 
 @lru_cache(maxsize=4)
@@ -71,7 +81,7 @@ def sliding_window(
     num_classes: int,
     *,
     device: torch.device | str = "cpu",
-    step: float = 0.5,
+    step: float = STEP,
     window_batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
@@ -172,7 +182,7 @@ def mirrored(network: Callable[[Tensor], Tensor], axes: Sequence[int]) -> Callab
 
 
 def sum_bytes(
-    shape: Sequence[int], patch_size: Sequence[int], num_classes: int, step: float = 0.5, window_batch: int = 1
+    shape: Sequence[int], patch_size: Sequence[int], num_classes: int, step: float = STEP, window_batch: int = 1
 ) -> int:
     """Bytes of the sums of logits and of weights that `sliding_window` holds for an image of this shape (Z, Y, X)."""
     lead = len(shape) - len(patch_size)

@@ -74,15 +74,17 @@ def test_rules_see_all_classes_before_some_are_kept(folder: Path) -> None:
     np.testing.assert_array_equal(some, np.where(whole == 2, 2, 0))
 
 
-@pytest.mark.parametrize("other", ["coarse", "flat"])
-def test_several_plans_are_averaged_as_probabilities_on_the_image(folder: Path, other: str) -> None:
+@pytest.mark.parametrize(("other", "step"), [("coarse", 0.5), ("flat", 0.5), ("flat", 1.0)])
+def test_several_plans_are_averaged_as_probabilities_on_the_image(folder: Path, other: str, step: float) -> None:
     parts = []
     for name in ("fine", other):
         one = Predictor.from_checkpoint([folder / name / f"{seed}.ckpt" for seed in (0, 1)], device="cpu")
+        one.step = step
         one.segment_files(folder / "images", folder / f"out_{name}", keep=["probabilities"])
         parts.append(np.load(folder / f"out_{name}" / "case0.npz")["probabilities"].astype(np.float64))
     mean = sum(parts) / 2
     predictor = predictor_of(ensemble(folder, "fine", other), device="cpu")
+    predictor.step = step
     predictor.segment_files(folder / "images", folder / "out", keep=["probabilities"])
     np.testing.assert_array_equal(read_label(folder / "out" / "case0.nii.gz")[0], mean.argmax(0))
     np.testing.assert_allclose(np.load(folder / "out" / "case0.npz")["probabilities"], mean, atol=1e-3)
