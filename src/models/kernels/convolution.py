@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from umamba.models.kernels.choice import is_channels_last
 from umamba.models.kernels.formed import Kept, kept
 
 
@@ -41,15 +40,13 @@ class _Convolution(torch.autograd.Function):
         wants_x, *wanted = ctx.needs_input_grad[:3]
         x = ctx.recipe.use(tuple(tensors))
         call = weight, ctx.bias_sizes, *ctx.settings
-        # The input's gradient follows from the input's shape, and lies as the weight does: where that is as the input
-        # lies, the map gives its memory back before, unless other uses are to come
-        apart = wants_x and is_channels_last(x) == is_channels_last(weight)
+        # The input's gradient follows from the input's shape and layout: where the output's gradient has both, it stands
+        # in for the map, which gives its memory back before. Any other stand-in would have cuDNN turn the maps.
+        apart = wants_x and grad.shape == x.shape and grad.stride() == x.stride()
         grad_x, *others = torch.ops.aten.convolution_backward(grad, x, *call, (wants_x and not apart, *wanted))
         if apart:
-            shape = x.shape
             del x
-            x = grad.new_empty(1).expand(shape)
-            grad_x, *_ = torch.ops.aten.convolution_backward(grad, x, *call, (True, False, False))
+            grad_x, *_ = torch.ops.aten.convolution_backward(grad, grad, *call, (True, False, False))
         return grad_x, *others, None, None
 
 
