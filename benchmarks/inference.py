@@ -44,7 +44,8 @@ from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder
 from umamba.inference.predictor import Predictor
 from umamba.planning.preprocess import CaseProperties, spacing_of, target_of
-from umamba.planning.resampling import nearest_index, separate_axis, spline_weights
+from umamba.planning.resampling import nearest_index, separate_axis
+from umamba.planning.splines import spline_weights
 from umamba.raw.readers import Geometry, write_label
 
 ROOT = Path(__file__).resolve().parents[1]

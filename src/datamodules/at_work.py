@@ -94,10 +94,7 @@ def fault_of_worker(error: Exception, loaders: Sequence[AtWork]) -> str | None:
     ended_by = next((signals[pid] for pid in processes if pid in signals), None)
     reason = _REASONS.get(ended_by or "", _UNKNOWN).format(free=free_memory() / 2**30)
     who = "A worker" if len(processes) == 1 else f"{len(processes)} workers"
-    how = f"was ended by {ended_by}" if ended_by else "ended without a word"
+    how = f"of the loader was ended by {ended_by}" if ended_by else "of the loader ended without a word"
     where = f", at {places}" if places else ""
     workers = max((len(at_work.table) for at_work in loaders), default=0)
-    return (
-        f"{who} of the loader {how}{where}: {reason} (data.num_workers, {workers} now; 0 makes patches in the main "
-        "process)."
-    )
+    return f"{who} {how}{where}: {reason} (data.num_workers, {workers} now; 0 makes patches in the main process)."

@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import sparse
 
+from umamba.planning.splines import source_positions, spline_weights
 from umamba.planning.topology import ANISOTROPY
 
-_PAD = 12  # voxels of edge padding before scipy's spline prefilter, as ndimage.zoom pads
 _SPARSE_FROM = 768  # edge from which banded matrices pay off against dense ones
 _NEGLIGIBLE = 1e-9  # spline weights below this vanish in float32
 _SLAB = 1 << 20  # target voxels of a label map at a time: bounds the memory that boundaries take
@@ -97,50 +97,9 @@ def resample_label(
     return np.moveaxis(target, 0, axis)
 
 
-def source_positions(size_in: int, size_out: int) -> np.ndarray:
-    """Where the centre of each target voxel lies among the source voxels (half-pixel rule), float64.
-
-    Written as scipy writes it, (i + 0.5) * (in / out) - 0.5: other orders of the same operations differ on ties.
-    """
-    return (np.arange(size_out, dtype=np.float64) + 0.5) * (size_in / size_out) - 0.5
-
-
 def nearest_index(size_in: int, size_out: int) -> np.ndarray:
     """Nearest source voxel of each target voxel, ties upwards."""
     return np.clip(np.floor(source_positions(size_in, size_out) + 0.5), 0, size_in - 1).astype(np.intp)
-
-
-def spline_weights(size_in: int, size_out: int, order: int) -> np.ndarray:
-    """The (size_out, size_in) float64 matrix that resizes one axis as ndimage.zoom does with mode "nearest".
-
-    Args:
-        size_in: Voxels of the axis.
-        size_out: Voxels it gets.
-        order: Of the spline, 1 or 3.
-
-    Raises:
-        ValueError: The order is another.
-    """
-    position = source_positions(size_in, size_out)
-    identity = np.eye(size_in)
-    if order == 1:
-        position = np.clip(position, 0, size_in - 1)
-        lower = np.floor(position).astype(np.intp)
-        weight = (position - lower)[:, None]
-        upper = np.minimum(lower + 1, size_in - 1)
-        return (1 - weight) * identity[lower] + weight * identity[upper]
-    if order == 3:
-        padded = np.pad(identity, ((_PAD, _PAD), (0, 0)), mode="edge")
-        coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="nearest")
-        position = np.clip(position + _PAD, 0, size_in + 2 * _PAD - 1)
-        start = np.floor(position).astype(np.intp) - 1
-        t = position - np.floor(position)
-        weights = ((1 - t) ** 3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (1 + 3 * t + 3 * t**2 - 3 * t**3) / 6, t**3 / 6)
-        return sum(
-            weight[:, None] * coefficients[np.clip(start + tap, 0, size_in + 2 * _PAD - 1)]
-            for tap, weight in enumerate(weights)
-        )
-    raise ValueError(f"order = {order}: expected 1 or 3.")
 
 
 @lru_cache(maxsize=16)

@@ -15,8 +15,8 @@ from umamba.planning.resampling import (
     resample_image,
     resample_label,
     separate_axis,
-    spline_weights,
 )
+from umamba.planning.splines import resize_plane, spline_weights
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 sizes = st.integers(1, 17)
@@ -131,3 +131,20 @@ def test_the_largest_share_wins_and_ties_go_to_the_preferred_or_the_lowest_label
         assert largest_share(labels, shares)[:4].tolist() == [5, 2, 2, 7]
         wanted = np.append(preferred, [0] * 4 * more)
         assert largest_share(labels, shares, preferred=wanted)[:4].tolist() == [5, 5, 2, 7]
+
+
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    [((30, 47), (60, 91)), ((5, 1), (9, 4)), ((1, 1), (2, 3)), ((40, 20), (40, 37)), ((20, 40), (37, 40)),
+     ((12, 9), (12, 9)), ((50, 60), (31, 17)), ((300, 451), (512, 640))],
+)  # fmt: skip
+def test_a_plane_is_resized_as_the_dense_matrices_do(shape: tuple[int, int], target: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(0, 3, shape).astype(np.float32)
+    expected = image.astype(np.float64)
+    for axis in (0, 1):
+        if shape[axis] != target[axis]:
+            weights = spline_weights(shape[axis], target[axis], 3)
+            expected = np.moveaxis(np.tensordot(weights, expected, axes=(1, axis)), 0, axis)
+    got = resize_plane(image, target)
+    assert got.shape == target and got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=5e-6)
