@@ -87,3 +87,38 @@ def make_pictures(folder: Path, *, cases: int = 5, instances: bool = False) -> P
         if instances:
             skio.imsave(folder / "instancesTr" / f"case_{case}.tif", objects, check_contrast=False)
     return folder
+
+
+TUMOUR = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+
+
+def make_tumours(
+    folder: Path, *, cases: int = 5, ignore: Callable[[int, np.ndarray], np.ndarray] | None = None
+) -> Path:
+    """Four channels and nested cuboids, oedema (1) around necrosis (2) around enhancing tumour (3), as regions.
+
+    Args:
+        folder: To be made.
+        cases: How many.
+        ignore: (case, label map) -> mask of what is ignored (label 4).
+    """
+    describe(folder, cases, ("FLAIR", "T1", "T1ce", "T2"), ("whole", "core", "enhancing"), ".nii.gz")
+    content = json.loads((folder / "dataset.json").read_text())
+    content |= {"labels": TUMOUR | ({} if ignore is None else {"ignore": 4}), "regions_class_order": [1, 2, 3]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    for case in range(cases):
+        label = np.zeros((16, 20, 24), np.uint8)
+        for value in (1, 2, 3):
+            inset = 2 * (value - 1)
+            label[1 + case % 2 + inset : 15 - inset, 2 + inset : 18 - inset, 3 + inset : 22 - inset] = value
+        random = np.random.default_rng(case)
+        for channel in range(4):  # each shows one of the borders
+            image = 100 * (label > channel % 3) + random.normal(0, 10, label.shape)
+            path = folder / "imagesTr" / f"case_{case}_{channel:04d}.nii.gz"
+            sitk.WriteImage(sitk.GetImageFromArray(image.astype(np.float32)), str(path))
+        if ignore is not None:
+            label[ignore(case, label)] = 4
+        sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / "labelsTr" / f"case_{case}.nii.gz"))
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from umamba.callbacks.sent_pictures import Masked, send_masked
 from umamba.callbacks.trial import is_trial
 from umamba.drawing.panels import Row, rows_figure
 from umamba.drawing.slices import fullest_slice, picture_of
+from umamba.raw.regions import Region
 
 
 class Preview(AfterEpoch):
@@ -46,13 +48,14 @@ class Preview(AfterEpoch):
         self._rows = []
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         if trainer.sanity_checking or is_trial(trainer) or not trainer.is_global_zero or not self._is_due(trainer):
             return
         for image, label, logits, case in zip(batch["image"], batch["label"], outputs, batch["case"], strict=True):
             if len(self._rows) < self.patches and bool((label > 0).any()):
-                self._rows.append(_row(image, label, logits, f"{case}, patch {len(self._rows) + 1}"))
+                name = f"{case}, patch {len(self._rows) + 1}"
+                self._rows.append(_row(image, label, logits, name, module.plan.regions))
 
     def after_epoch(self, trainer: L.Trainer, module: Any) -> None:
         if not self._rows:
@@ -60,6 +63,7 @@ class Preview(AfterEpoch):
         spacing = module.plan.configuration(module.configuration).spacing
         rows = [replace(row, aspect=spacing[-2] / spacing[-1]) for row in self._rows]
         names = dict(enumerate(module.class_names, start=1))
+        names = {region.written: region.name for region in module.plan.regions} or names
         rows_figure(rows, self.path, names, f"after epoch {trainer.current_epoch}")
         self._rows, self._drawn = [], trainer.current_epoch
         pictures = [
@@ -75,15 +79,21 @@ class Preview(AfterEpoch):
         return last or self._drawn == 0 or done - self._drawn >= self.every_n_epochs
 
 
-def _row(image: Tensor, label: Tensor, logits: Tensor, name: str) -> Row:
+def _row(image: Tensor, label: Tensor, logits: Tensor, name: str, regions: Sequence[Region]) -> Row:
     """The slice of one patch with most reference: image (C, *S), label (*S), logits (K, *S)."""
     reference = label.clamp(min=0).byte().cpu().numpy()
     z = None if reference.ndim == 2 else fullest_slice(reference, [])
     if z is not None:
         image, logits, reference = image[:, z], logits[:, z], reference[z]
     picture = picture_of(image.float().cpu().numpy())
-    return Row(name=name, picture=picture, reference=reference, prediction=_classes(logits))
+    return Row(name=name, picture=picture, reference=reference, prediction=_classes(logits, regions))
 
 
-def _classes(logits: Tensor) -> Any:
-    return torch.argmax(logits, dim=0).byte().cpu().numpy()
+def _classes(logits: Tensor, regions: Sequence[Region]) -> Any:
+    """Label map of logits (K, *S): the largest one's, or of regions what the last one above 0 is written as."""
+    if not regions:
+        return torch.argmax(logits, dim=0).byte().cpu().numpy()
+    label = torch.zeros(logits.shape[1:], dtype=torch.uint8, device=logits.device)
+    for region, own in zip(regions, logits, strict=True):
+        label.masked_fill_(own > 0, region.written)
+    return label.cpu().numpy()

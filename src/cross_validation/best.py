@@ -32,6 +32,7 @@ from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import describe, metrics_of, write_tables
 from umamba.files import writing_into
 from umamba.inference.averaged import average
+from umamba.inference.decision import Decision
 from umamba.inference.ensemble import FILE, Ensemble, find_ensemble, read_ensemble, write_ensemble
 from umamba.inference.rules import Rule
 from umamba.raw.readers import read_label, write_label
@@ -50,7 +51,7 @@ class Candidate:
         name: For people.
         ensembles: Of the cross-validations.
         scores: See `evaluate`.
-        labels: Class name -> value.
+        labels: Class name -> value, or region name -> the values it is made of.
         references: Case -> hash of what it was scored against, as in run.json.
         pairs: The files of a mean of two, and how they were scored; None of a cross-validation.
     """
@@ -58,7 +59,7 @@ class Candidate:
     name: str
     ensembles: tuple[Ensemble, ...]
     scores: pd.DataFrame
-    labels: Mapping[str, int]
+    labels: Mapping[str, int | Sequence[int]]
     references: Mapping[str, str]
     pairs: tuple[list[Pair], Scoring] | None = None
 
@@ -72,7 +73,7 @@ class Candidate:
         if self.pairs is None:
             return self.ensembles[0].rules(self.labels)
         pairs, scoring = self.pairs
-        return fit_rules(pairs, scoring.labels, scoring.ignore_label) if scoring.task == "semantic" else []
+        return fit_rules(pairs, scoring.scored, scoring.ignore_label) if scoring.task == "semantic" else []
 
 
 def find_best(
@@ -137,7 +138,8 @@ def _singles(folders: Sequence[Path]) -> list[Candidate]:
     return [
         Candidate(
             name=run.network if networks.count(run.network) == 1 else f"{run.network}, {run.replicate}",
-            ensembles=(ensemble,), scores=run.scores, labels=run.record["labels"], references=run.record["cases"],
+            ensembles=(ensemble,), scores=run.scores, labels=run.record.get("regions") or run.record["labels"],
+            references=run.record["cases"],
         )
         for run, ensemble in zip(found, ensembles, strict=True)
         if run is not None
@@ -155,9 +157,10 @@ def _means_of_two(single: Sequence[Candidate], output: Path, options: PoolOption
     stems = file_names([candidate.name for candidate in single])
     scored = [_probabilities(candidate, output / _WORK / stems[candidate.name], with_mirror) for candidate in single]
     found = []
-    for (one, (pairs, scoring)), (other, (others, _)) in itertools.combinations(zip(single, scored, strict=True), 2):
+    for (one, made), (other, (others, *_)) in itertools.combinations(zip(single, scored, strict=True), 2):
+        pairs, scoring, decision = made
         place = output / "pairs" / f"{stems[one.name]}+{stems[other.name]}"
-        mean = [_mean(pair, others[case], place) for case, pair in pairs.items()]
+        mean = [_mean(pair, others[case], decision, place) for case, pair in pairs.items()]
         found.append(
             Candidate(
                 name=f"{one.name} + {other.name}",
@@ -171,7 +174,9 @@ def _means_of_two(single: Sequence[Candidate], output: Path, options: PoolOption
     return found
 
 
-def _probabilities(candidate: Candidate, place: Path, options: PoolOptions) -> tuple[dict[str, Pair], Scoring]:
+def _probabilities(
+    candidate: Candidate, place: Path, options: PoolOptions
+) -> tuple[dict[str, Pair], Scoring, Decision]:
     """Each case with the label map of the fold that held it out, and the probabilities beside it."""
     (ensemble,) = candidate.ensembles
     numbers = [fold["fold"] for fold in ensemble.content["folds"]]
@@ -186,15 +191,15 @@ def _probabilities(candidate: Candidate, place: Path, options: PoolOptions) -> t
                     f"{ensemble.path.parent}. Give the cross-validation's command again: it scores anew."
                 )
         pairs |= {pair.case: pair for pair in predict_held_out(prepared, folder, keep=("probabilities",))}
-        scoring = prepared.scoring
+        scoring, decision = prepared.scoring, Decision.of(prepared.predictor.plan)
         del prepared  # with its network
-    return pairs, scoring
+    return pairs, scoring, decision
 
 
-def _mean(one: Pair, other: Pair, place: Path) -> Pair:
+def _mean(one: Pair, other: Pair, decision: Decision, place: Path) -> Pair:
     """Write the label map of the mean of two probabilities."""
     _, geometry = read_label(one.prediction)
-    label, _ = average([_load(pair) for pair in (one, other)])
+    label, _ = average([_load(pair) for pair in (one, other)], decision)
     write_label(label, place / one.prediction.name, geometry)
     return replace(one, prediction=place / one.prediction.name)
 

@@ -116,7 +116,7 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
     scores = pd.concat(frames, ignore_index=True)
     rules: list[Rule] = []
     if scoring.task == "semantic":
-        rules = fit_rules(pairs, plan.labels, plan.ignore_label)
+        rules = fit_rules(pairs, plan.foreground, plan.ignore_label)
     text = write_tables(scores.drop(columns="fold"), folder / "tables", remark=REMARK)
     write_fold_tables(scores, folder / "tables")
     show_table(text, f"{describe(scores)} {REMARK}")
@@ -126,8 +126,7 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
         dataset=dataset_name(first.member, first.datamodule.dataset_dir),
         scored=SCORED,
         protocol=scores["protocol"].iloc[0],
-        task=scoring.task,
-        labels=scoring.labels,
+        labelling=scoring,
         options={"mirror": options.mirror},
         cost=mean_cost(costs),
         pairs=pairs,

@@ -26,7 +26,7 @@ from umamba.datamodules.splits import select_split
 from umamba.planning.configuration import Configuration
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.prepare import prepare, prepare_plan, refuse_cascade, refuse_regions
+from umamba.planning.prepare import prepare, prepare_plan, refuse_cascade
 from umamba.planning.store import Store
 from umamba.processes import become_worker
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
@@ -156,7 +156,6 @@ class SegmentationDataModule(L.LightningDataModule):
         refuse_raw_folders(self.prepared_dir, self.dataset_dir, "data.prepared_dir")
         if not hasattr(self, "raw"):
             self.open_raw()
-        refuse_regions(self.raw)
         quick_check(self.raw)
         plan = prepare_plan(self.dataset_dir, self.prepared_dir, self.planning, max(1, self.num_workers))
         refuse_cascade(self.configuration, plan.configuration(self.configuration).previous_stage)

@@ -120,8 +120,8 @@ def score_checkpoints(cfg: DictConfig) -> None:
             text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
         show_table(text.groupby("run", sort=False).tail(1), f"{describe(together)} {remark}".strip())
     if cfg.fit_postprocessing:
-        plan = members[paths[0]].plan
-        rules = fit_rules(pairs, plan["labels"], plan.get("ignore_label"))
+        plan = Plan.from_dict(members[paths[0]].plan)
+        rules = fit_rules(pairs, plan.foreground, plan.ignore_label)
         save_rules(rules, output / "postprocessing.json", [pair.case for pair in pairs])
         log.info("%d rule(s) raise the validation DSC: %s", len(rules), output / "postprocessing.json")
 
@@ -132,17 +132,12 @@ def score_folders(cfg: DictConfig) -> None:
     predictions, references = Path(cfg.predictions), Path(cfg.references)
     dataset_json = Path(cfg.dataset_json or references.parent / "dataset.json")
     description = DatasetDescription.read(dataset_json)
-    if description.regions:
-        raise ValueError(
-            f"{dataset_json} declares regions ({', '.join(description.regions)}: lists of label values), which are not "
-            "scored yet. Give every label one number in a dataset.json of its own and name that with dataset_json=..."
-        )
     tolerance = cfg.nsd_tolerance
     if OmegaConf.is_config(tolerance):
         tolerance = OmegaConf.to_container(tolerance)
     if tolerance is not None and (cfg.task, cfg.protocol) != ("semantic", "standard"):
         raise ValueError("nsd_tolerance=... acts on task=semantic with protocol=standard alone. Leave it out.")
-    check_tolerance_names(tolerance, description.labels)
+    check_tolerance_names(tolerance, description.foreground)
     scoring = Scoring.of(
         description,
         task=cfg.task,

@@ -21,10 +21,10 @@ def check_test(datamodule: SegmentationDataModule) -> None:
         FileNotFoundError: A reference is missing.
     """
     raw = datamodule.raw
-    if not any(value != 0 for value in raw.labels.values()):
+    if not raw.foreground:
         raise ValueError(f"{raw.folder / 'dataset.json'} has no class to score in the labels {dict(raw.labels)}.")
     if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
-        check_tolerance_names(datamodule.nsd_tolerance, raw.labels)
+        check_tolerance_names(datamodule.nsd_tolerance, raw.foreground)
     references_of(datamodule.test_cases, _scoring(datamodule))
 
 

@@ -36,7 +36,7 @@ _WATCHERS = ("umamba.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for na
 )))  # fmt: skip
 # Of the plan's configuration: its name (compared by itself), what explains it, and where data are kept.
 _REMARKS = ("name", "batch_reason", "data_identifier", "estimate", "median_shape", "patch_reason", "reference")
-_OF_PLAN = ("channel_names", "intensities", "transpose_forward")
+_OF_PLAN = ("channel_names", "intensities", "regions", "transpose_forward")
 _EPOCHS = "epochs"  # trained; left out where it is all that the trainer was to train
 # Facts that no entry of a configuration may hide, which may be called anything: it is then told as config.<name>.
 _TAKEN = ("configuration", "grow", "labels", "members", "mirror", "network", "plan", "rules")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,27 +11,34 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """How often each label occurs in two label maps of one shape.
+    """How often each label of one label map meets each of another one of its shape.
+
+    What is asked for is a class, by its label, or a region, by all of its labels.
 
     Attributes:
-        reference: (K,) int64, voxels of label k in the reference.
-        prediction: (K,) int64, voxels of label k in the prediction.
-        intersection: (K,) int64, voxels that carry label k in both.
+        table: (K, K) int64, voxels with label i in the reference and j in the prediction.
     """
 
-    reference: np.ndarray
-    prediction: np.ndarray
-    intersection: np.ndarray
+    table: np.ndarray
 
-    def dice(self, label: int) -> float:
-        """Dice similarity coefficient of a label in [0, 1]; NaN if both label maps lack it."""
-        total = int(self.reference[label] + self.prediction[label])
-        return 2 * int(self.intersection[label]) / total if total else math.nan
+    def reference(self, label: int | Sequence[int]) -> int:
+        """Voxels of the reference."""
+        return int(self.table[_some(label)].sum())
 
-    def volume_error(self, label: int) -> float:
-        """Relative volume error (V_prediction - V_reference) / V_reference; NaN if the reference lacks the label."""
-        volume = int(self.reference[label])
-        return (int(self.prediction[label]) - volume) / volume if volume else math.nan
+    def prediction(self, label: int | Sequence[int]) -> int:
+        """Voxels of the prediction."""
+        return int(self.table[:, _some(label)].sum())
+
+    def dice(self, label: int | Sequence[int]) -> float:
+        """Dice similarity coefficient of a class or region in [0, 1]; NaN if both label maps lack it."""
+        total = self.reference(label) + self.prediction(label)
+        both = int(self.table[np.ix_(_some(label), _some(label))].sum())
+        return 2 * both / total if total else math.nan
+
+    def volume_error(self, label: int | Sequence[int]) -> float:
+        """Relative volume error (V_prediction - V_reference) / V_reference; NaN if the reference lacks the class."""
+        volume = self.reference(label)
+        return (self.prediction(label) - volume) / volume if volume else math.nan
 
 
 def count_overlap(reference: np.ndarray, prediction: np.ndarray, num_labels: int) -> Overlap:
@@ -59,5 +67,8 @@ def count_overlap(reference: np.ndarray, prediction: np.ndarray, num_labels: int
         pair *= num_labels
         pair += pred.ravel()
         table += np.bincount(pair, minlength=table.size)
-    square = table.reshape(num_labels, num_labels)  # (reference, prediction)
-    return Overlap(reference=square.sum(axis=1), prediction=square.sum(axis=0), intersection=square.diagonal().copy())
+    return Overlap(table=table.reshape(num_labels, num_labels))
+
+
+def _some(label: int | Sequence[int]) -> list[int]:
+    return [label] if isinstance(label, int) else [*label]

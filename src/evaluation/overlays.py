@@ -93,14 +93,15 @@ def worst_class(scores: pd.DataFrame) -> str | None:
     return None if means.empty else str(means.idxmin())
 
 
-def wrongest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray], value: int | None) -> int:
-    """The slice with most wrong voxels of a class in all predictions; without any or a class, the fullest one."""
+def wrongest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray], value: int | Sequence[int] | None) -> int:
+    """The slice with most wrong voxels of a class, or region, in all predictions; without any or one, the fullest."""
     if value is not None:
-        wrong = sum(np.count_nonzero((one == value) != (reference == value), axis=(1, 2)) for one in predictions)
+        inside = np.isin(reference, value)
+        wrong = sum(np.count_nonzero(np.isin(one, value) != inside, axis=(1, 2)) for one in predictions)
         if np.any(wrong):
             return int(np.argmax(wrong))
-        if (reference == value).any():
-            return fullest_slice(reference == value, ())
+        if inside.any():
+            return fullest_slice(inside, ())
     return fullest_slice(reference, predictions)
 
 
@@ -113,7 +114,7 @@ def _draw_case(
     reference, _ = read_label(first.reference)
     predictions = {name: read_label(pair.prediction)[0] for name, pair in pairs.items()}
     worst = None if of_all.of_instances else worst_class(scores)
-    z = wrongest_slice(reference, list(predictions.values()), of_all.foreground.get(worst or ""))
+    z = wrongest_slice(reference, list(predictions.values()), of_all.scored.get(worst or ""))
     view = view_of(geometry)
     aspect = view.aspect(geometry.spacing)
     thin = (slice(None, None, max(1, max(image.shape[2:]) // _MAX_PIXELS)),) * 2
@@ -123,7 +124,7 @@ def _draw_case(
     _show(axes[0, 1], picture, aspect, "reference", _coloured(truth, of_all.of_instances))
     axes[0, 0].set_ylabel(literal(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}"), fontsize=9)
     about = [f"slice {z + 1} of {len(reference)}"] * (len(reference) > 1)
-    if worst is not None and len(of_all.foreground) > 1:
+    if worst is not None and len(of_all.scored) > 1:
         about.append(f"worst class: {literal(worst)}")
     for ax, text in zip(axes[1, :2], ("\n".join(about), ""), strict=True):
         ax.axis("off")
@@ -155,7 +156,7 @@ def _errors(reference: np.ndarray, prediction: np.ndarray, labelling: Labelling)
     Values that are no class count for nothing: what references mark as to be ignored. Of instances, whose numbers
     mean nothing, only foreground is compared.
     """
-    known = np.array([0, *labelling.foreground.values()])
+    known = np.array([0, *labelling.values])
     counts = np.ones(reference.shape, bool) if labelling.of_instances else np.isin(reference, known)
     marks = [
         (reference > 0) & (prediction == 0),

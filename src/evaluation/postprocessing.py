@@ -20,23 +20,26 @@ from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.read_pair import read_pair
 from umamba.files import write_text
-from umamba.inference.rules import KEY, Rule, apply_rules, rules_to_plain
+from umamba.inference.rules import KEY, Rule, apply_rules, rules_to_plain, values_of
 from umamba.raw.readers import read_label, write_label
 
 POSTPROCESSED = "postprocessed"  # the folder beside predictions/
 POSTPROCESSED_RUN = "post-processed"  # in the column "run" of the scores
 
 
-def fit_rules(pairs: Sequence[Pair], labels: Mapping[str, int], ignore_label: int | None = None) -> list[Rule]:
+def fit_rules(
+    pairs: Sequence[Pair], labels: Mapping[str, int | Sequence[int]], ignore_label: int | None = None
+) -> list[Rule]:
     """Decide the rules on predictions of validation cases, as nnU-Net does.
 
     First all classes as one object: kept where it raises the mean DSC over classes and lowers that of none. Then each
     class by itself, on top of that: kept where it raises the mean DSC of the class. Means are over the cases in which
-    one of the two label maps has the class.
+    one of the two label maps has the class. Of regions each counts as a class; what is removed of one becomes
+    background, and is gone from those around it too.
 
     Args:
         pairs: Validation cases with their predictions; every case was predicted by a network that did not see it.
-        labels: Class name -> value.
+        labels: Class name -> value, or region name -> the values it is made of.
         ignore_label: Voxels with this value in the reference count for nothing.
     """
     classes = {name: value for name, value in labels.items() if value != 0}
@@ -47,17 +50,19 @@ def fit_rules(pairs: Sequence[Pair], labels: Mapping[str, int], ignore_label: in
         old, new = (float(np.nanmean([*dice.values()])) if _any(dice) else np.nan for dice in (before, after))
         if new > old and not any(after[name] < before[name] for name in classes):
             rules.append(replace(everything, dice_before=old, dice_after=new))
-    # A class's own rule changes no other class, so all are tried in one go.
-    own = [_rule({name: value}) for name, value in classes.items()]
-    before, after = _dice(pairs, rules, own, classes, ignore_label)
-    for name, rule in zip(classes, own, strict=True):
-        if after[name] > before[name]:
-            rules.append(replace(rule, dice_before=before[name], dice_after=after[name]))
+    # A class's own rule changes no other class, so all are tried in one go; regions have voxels in common.
+    own = {name: _rule({name: value}) for name, value in classes.items()}
+    apart = len(values_of(classes, classes)) == sum(len(rule.labels) for rule in own.values())
+    for some in [list(own)] if apart else [[name] for name in own]:
+        before, after = _dice(pairs, rules, [own[name] for name in some], classes, ignore_label)
+        for name in some:
+            if after[name] > before[name]:
+                rules.append(replace(own[name], dice_before=before[name], dice_after=after[name]))
     return rules
 
 
-def _rule(classes: Mapping[str, int]) -> Rule:
-    return Rule(classes=tuple(classes), labels=tuple(classes.values()), dice_before=0.0, dice_after=0.0)
+def _rule(classes: Mapping[str, int | Sequence[int]]) -> Rule:
+    return Rule(classes=tuple(classes), labels=values_of(classes, classes), dice_before=0.0, dice_after=0.0)
 
 
 def _any(dice: Mapping[str, float]) -> bool:
@@ -109,7 +114,7 @@ def _dice(
     pairs: Sequence[Pair],
     rules: Sequence[Rule],
     more: Sequence[Rule],
-    classes: Mapping[str, int],
+    classes: Mapping[str, int | Sequence[int]],
     ignore_label: int | None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean DSC of each class over the cases, after some rules and after more of them."""
@@ -124,7 +129,7 @@ def _dice(
             processed = apply_rules(prediction, way)
             if ignored is not None:
                 processed = np.where(ignored, 0, processed)
-            overlap = count_overlap(reference, processed, max(classes.values()) + 1)
+            overlap = count_overlap(reference, processed, max(values_of(classes, classes)) + 1)
             for name, value in classes.items():
                 found[name].append(overlap.dice(value))
     before, after = ({name: _mean(v) for name, v in found.items()} for found in values)

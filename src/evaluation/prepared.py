@@ -92,7 +92,7 @@ def prepare(
     if options.postprocessing is not None:
         if datamodule.task == "instances":
             raise ValueError("postprocessing=... keeps the largest component of a class, which no instances survive.")
-        rules = load_rules(options.postprocessing, predictor.plan.labels)
+        rules = load_rules(options.postprocessing, predictor.plan.foreground)
         if scored != "test":
             refuse_fitted(options.postprocessing, [case.identifier for case in chosen])
     scoring = Scoring.of(

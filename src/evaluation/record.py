@@ -19,6 +19,7 @@ from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.identity import plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
+from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import RECORD
 from umamba.files import read_json, write_text
 from umamba.models.cost import count_flops, count_parameters
@@ -51,8 +52,7 @@ def run_record(
     dataset: str,
     scored: str,
     protocol: str,
-    task: str,
-    labels: Mapping[str, int],
+    labelling: Labelling,
     options: Mapping[str, Any],
     cost: Mapping[str, Any],
     pairs: Sequence[Pair],
@@ -66,8 +66,7 @@ def run_record(
         scored: "test", "validation" (cases of the fold), "training" (cases that were trained on) or "out_of_fold" (each
             case by the member that did not see it).
         protocol: As in the scores.
-        task: "semantic" or "instances".
-        labels: Class name -> value.
+        labelling: Of the label maps.
         options: What was done beyond the plain prediction, such as {"mirror": True}.
         cost: Of `run_cost`.
         pairs: The scored files.
@@ -82,8 +81,9 @@ def run_record(
         "fold": first.fold,
         "seed": first.seed,
         "protocol": protocol,
-        "task": task,
-        "labels": dict(labels),
+        "task": labelling.task,
+        "labels": dict(labelling.labels),
+        "regions": {name: [*values] for name, values in labelling.regions.items()},
         "scored": scored,
         "checkpoints": [str(member.path.resolve()) for member in members],
         "checkpoints_sha256": list(contents.checkpoints),
@@ -184,7 +184,8 @@ def _missing(record: Mapping[str, Any]) -> dict[str, Any]:
         dataset=dataset_name(members[0], labels_folder.parent),
         scored="test" if of_test else "training" if members[0].fold == "all" else "validation",
         pairs=pairs,
-        **{key: record[key] for key in ("protocol", "task", "labels", "options", "cost")},
+        labelling=Labelling(labels=record["labels"], task=record["task"]),
+        **{key: record[key] for key in ("protocol", "options", "cost")},
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def check_same_meaning(member: Member, raw: RawDataset) -> None:
     plan = member.plan
     sides = {
         "labels": (_foreground(plan["labels"]), _foreground(raw.labels)),
-        "regions": (_regions(plan.get("regions")), _regions(raw.regions)),
+        "regions": (_outputs(plan.get("regions") or ()), _outputs(map(asdict, raw.regions))),
         "ignore label": (plan.get("ignore_label"), raw.ignore_label),
         "channels": tuple([name.casefold() for name in names] for names in (plan["channel_names"], raw.channel_names)),
     }
@@ -81,7 +82,7 @@ def check_predictions(folder: Path, references: Path, dataset_json: Path, *, oth
         known = True
         sides = {
             "labels": (meaning["labels"], _foreground(reference.labels)),
-            "regions": (meaning["regions"], _regions(reference.regions)),
+            "regions": (meaning["regions"], _made_of(reference)),
         }
         apart = [f"{what} {one} there, {other} here" for what, (one, other) in sides.items() if one != other]
         if apart:
@@ -100,7 +101,7 @@ def check_predictions(folder: Path, references: Path, dataset_json: Path, *, oth
     if not known:
         log.warning(
             "Nothing in %s says what its label values mean (predict.py leaves an inference.json): they are taken to be "
-            "those of %s, %s.", folder, dataset_json, reference.labels,
+            "those of %s, %s.", folder, dataset_json, {**reference.labels, **_made_of(reference)},
         )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.is_file():
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            classes, merged, _ = parse_labels(content.get("labels"), path)
+            classes, merged, _ = parse_labels(content.get("labels"), content.get("regions_class_order"), path)
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no dataset.json ({error}). Correct it or remove it.") from error
         yield (
@@ -130,7 +131,7 @@ def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             {
                 "dataset": content.get("name"),
                 "labels": _foreground(classes),
-                "regions": _regions(merged),
+                "regions": {region.name: [*region.labels] for region in merged},
             },
         )
 
@@ -145,3 +146,12 @@ def _foreground(labels: Mapping[str, int]) -> dict[str, int]:
 
 def _regions(regions: Mapping[str, Any] | None) -> dict[str, list[int]]:
     return {name: sorted(int(value) for value in values) for name, values in (regions or {}).items()}
+
+
+def _made_of(description: DatasetDescription) -> dict[str, list[int]]:
+    return {region.name: [*region.labels] for region in description.regions}
+
+
+def _outputs(regions: Iterable[Mapping[str, Any]]) -> list[str]:
+    """In the order of the outputs, with what is written, as a message shows them."""
+    return [f"{one['name']} = {'+'.join(map(str, one['labels']))}, written {one['written']}" for one in regions]

@@ -44,10 +44,10 @@ def check_one_way(rows: Mapping[str, Scoring]) -> None:
     """
     (first, one), *others = rows.items()
     for name, other in others:
-        for what in ("task", "foreground", "tolerances"):
+        for what in ("task", "scored", "tolerances"):
             here, there = getattr(one, what), getattr(other, what)
             if here != there:
-                called = {"foreground": "classes", "tolerances": "NSD tolerances"}.get(what, what)
+                called = {"scored": "classes", "tolerances": "NSD tolerances"}.get(what, what)
                 raise ValueError(f"{first} and {name} differ in {called}: {here} and {there}. {_WAY_OUT}")
 
 

@@ -53,7 +53,7 @@ def _score(
     if scoring.protocol == "standard":
         if scoring.of_instances:
             return "standard", standard.score_instances(reference, prediction)
-        arguments = (labels, scoring.tolerances, scoring.ignore_label)
+        arguments = (scoring.scored, scoring.tolerances, scoring.ignore_label)
         return "standard", standard.score_semantic(reference, prediction, spacing, *arguments)
     if scoring.of_instances:
         return "paper/cells", paper.score_cells(reference, prediction)

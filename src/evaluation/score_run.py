@@ -86,8 +86,7 @@ def _predict_and_score(
         dataset=dataset,
         scored=prepared.scored,
         protocol=scores["protocol"].iloc[0],
-        task=scoring.task,
-        labels=scoring.labels,
+        labelling=scoring,
         options={
             "cases": options.cases,
             "mirror": options.mirror,

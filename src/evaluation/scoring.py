@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from umamba.evaluation.paper import abdomen_labels
 from umamba.raw.description import PICTURE_ENDINGS
 from umamba.raw.instances import classes_to_instances
+from umamba.raw.regions import Region
 
 PROTOCOLS = ("standard", "paper")
 TASKS = ("semantic", "instances")
@@ -23,6 +24,8 @@ class DataSet(Protocol):
     @property
     def labels(self) -> Mapping[str, int]: ...
     @property
+    def regions(self) -> Sequence[Region]: ...
+    @property
     def ignore_label(self) -> int | None: ...
     @property
     def file_ending(self) -> str: ...
@@ -33,7 +36,8 @@ class Labelling:
     """What the values of label maps mean; figures need no more.
 
     Attributes:
-        labels: Class name -> value; the background (0) may be among them.
+        labels: Class name -> value; the background (0) may be among them. Of regions, what a prediction writes.
+        regions: Region name -> the values it is made of, where regions are scored; else empty.
         task: "semantic" compares classes, "instances" single objects of them.
         instance_predictions: Instance data only: predictions are instance maps already, not maps of classes.
         grow: Instance data only: grow the predicted instances back over the boundary class.
@@ -43,14 +47,20 @@ class Labelling:
     """
 
     labels: Mapping[str, int]
+    regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
     task: str = "semantic"
     instance_predictions: bool = False
     grow: bool = False
 
     def __post_init__(self) -> None:
         _own(self, "labels")
+        _own(self, "regions")
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, it is {self.task!r}.")
+        if self.of_instances and self.regions:
+            raise ValueError(
+                f"task=instances counts objects of classes; the labels are the regions {', '.join(self.regions)}."
+            )
         if not self.of_instances and (self.grow or self.instance_predictions):
             which = "grow" if self.grow else "instance_predictions"
             raise ValueError(f"{which}=true is for task=instances; this task is {self.task}. Leave it out.")
@@ -66,6 +76,18 @@ class Labelling:
     def foreground(self) -> dict[str, int]:
         """Class name -> value, without the background."""
         return {name: int(value) for name, value in self.labels.items() if value != 0}
+
+    @property
+    def scored(self) -> dict[str, int | tuple[int, ...]]:
+        """What has a row in tables: class name -> value, or region name -> the values it is made of."""
+        return {name: tuple(values) for name, values in self.regions.items()} or {**self.foreground}
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All values above 0 that a label map may hold, the ignore label left out."""
+        return tuple({value: None for values in self.regions.values() for value in values}) or (
+            *self.foreground.values(),
+        )
 
     def as_compared(self, prediction: np.ndarray) -> np.ndarray:
         """A prediction as it is compared with its reference: of instance data an instance map.
@@ -102,7 +124,14 @@ class Scoring(Labelling):
     @classmethod
     def of(cls, data_set: DataSet, **how: Any) -> Self:
         """Scoring of a data set's label maps; `how` are the attributes that the data set does not say."""
-        return cls(labels=data_set.labels, file_ending=data_set.file_ending, ignore_label=data_set.ignore_label, **how)
+        written = {region.name: region.written for region in data_set.regions}
+        return cls(
+            labels={**data_set.labels, **written},
+            regions={region.name: region.labels for region in data_set.regions},
+            file_ending=data_set.file_ending,
+            ignore_label=data_set.ignore_label,
+            **how,
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,6 +140,8 @@ class Scoring(Labelling):
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, it is {self.protocol!r}.")
         if not self.foreground:
             raise ValueError(f"There is no class to score in the labels {dict(self.labels)}.")
+        if self.protocol == "paper" and self.regions:
+            raise ValueError("Protocol paper knows no regions. Use protocol=standard for this data set.")
         if self.protocol == "paper" and not self.of_instances and self.file_ending not in PICTURE_ENDINGS:
             abdomen_labels(self.foreground)
         if self.protocol == "paper" and self.ignore_label is not None:
@@ -134,20 +165,20 @@ class Scoring(Labelling):
 
     @property
     def _with_tolerance(self) -> list[str]:
-        return [] if self.of_instances or self.protocol != "standard" else list(self.foreground)
+        return [] if self.of_instances or self.protocol != "standard" else list(self.scored)
 
     def _tolerance(self, name: str) -> Any:
         return self.tolerance.get(name) if isinstance(self.tolerance, Mapping) else self.tolerance
 
 
-def check_tolerance_names(tolerance: object, labels: Mapping[str, int]) -> None:
+def check_tolerance_names(tolerance: object, labels: Mapping[str, object]) -> None:
     """See that a tolerance that a user gives by class names names none that there is not.
 
     A data set may bring tolerances of more classes than it has; what a user writes should act.
 
     Args:
         tolerance: As of `Scoring`.
-        labels: Class name -> value.
+        labels: Class name -> value, region name -> values.
 
     Raises:
         ValueError: It does.

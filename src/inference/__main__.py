@@ -91,7 +91,7 @@ def load(cfg: DictConfig) -> Predictor:
                 f"applied without it; it is {rules} for checkpoints that have none."
             )
     elif rules is not None:
-        predictor.rules = load_rules(rules, predictor.plan.labels)
+        predictor.rules = load_rules(rules, predictor.plan.foreground)
     return predictor
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from umamba.inference.decision import Decision, last_above_zero
 from umamba.inference.ensemble import Ensemble, read_ensemble
 from umamba.inference.export import Export
 from umamba.inference.predictor import Predictor
@@ -57,7 +58,7 @@ class AveragedPredictor(Predictor):
 
     def _segment(self, data: Any, properties: Any, **options: Any) -> Export:
         keep: Sequence[str] = options.get("keep", ())
-        labels: Collection[int] | None = options.get("labels")
+        labels: Collection[str] | None = options.get("labels")
         if "logits" in keep:
             raise ValueError(
                 "save_logits=true: networks of several plans are averaged as probabilities, there are no logits of all "
@@ -72,20 +73,22 @@ class AveragedPredictor(Predictor):
         for part in self.parts:
             part.step = self.step
             made.append(part._segment(*part._preprocess(data, properties), keep=("probabilities",)))
-        label, mean = average([one.kept["probabilities"] for one in made], keep=bool(keep))
+        decision = Decision.of(self.plan, labels)
+        label, mean = average([one.kept["probabilities"] for one in made], decision, keep=bool(keep))
         first = made[0]
         first.label = label.astype(first.label.dtype)
-        if labels is not None:
-            first.label = np.where(np.isin(first.label, list(labels)), first.label, 0).astype(first.label.dtype)
         first.kept = {"probabilities": mean} if mean is not None else {}
         return first
 
 
-def average(probabilities: Sequence[np.ndarray], *, keep: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-    """The class of the largest mean probability of each voxel; the first one of several.
+def average(
+    probabilities: Sequence[np.ndarray], decision: Decision, *, keep: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The label of each voxel by its mean probabilities: of the largest, or of regions of the last one above 0.5.
 
     Args:
         probabilities: (K, Z, Y, X) float16 each.
+        decision: Of the plan.
         keep: Return the means too.
 
     Returns:
@@ -104,9 +107,12 @@ def average(probabilities: Sequence[np.ndarray], *, keep: bool = False) -> tuple
         mean = np.zeros((classes, *shape[1:]), np.float32)
         for array in probabilities:
             mean += array[:, z]
-        label[z] = mean.argmax(0)
+        mean /= len(probabilities)
+        # Decisions are made of logits, which are 0 where the probability of a region is 0.5.
+        scores = torch.from_numpy(mean - 0.5 if decision.pick is last_above_zero else mean)
+        label[z] = decision.label_of(decision.pick(decision.among(scores)).numpy())
         if means is not None:
-            means[:, z] = mean / len(probabilities)
+            means[:, z] = mean
     return label, means
 
 
@@ -141,7 +147,7 @@ def predictor_of(
             path, str(ensemble.mirror).lower(), str(mirror).lower(),
         )  # fmt: skip
     if postprocessing:
-        predictor.rules = ensemble.rules(predictor.plan.labels)
+        predictor.rules = ensemble.rules(predictor.plan.foreground)
     _say(ensemble, predictor)
     return predictor
 

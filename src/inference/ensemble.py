@@ -58,7 +58,7 @@ class Ensemble:
     mirror: bool
     content: Mapping[str, Any]
 
-    def rules(self, labels: Mapping[str, int]) -> list[Rule]:
+    def rules(self, labels: Mapping[str, int | Sequence[int]]) -> list[Rule]:
         """The rules of post-processing.
 
         Raises:

@@ -4,20 +4,25 @@ nnU-Net resamples the logits of every class to the original grid, linearly (acro
 takes the largest. The same label map needs far less: a linear interpolation lies between its corners, so where the
 largest class is the same at all corners of a voxel it is the largest there too. Only voxels between two classes are
 interpolated, and nothing of the size (classes, original grid) is ever held.
+
+Of regions, a voxel gets the value of the last one whose probability (sigmoid) is above 0.5: whose logit is above 0. If
+that is the same one at all corners, its logit is above 0 at the voxel and those of the regions after it are not.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from umamba.inference.decision import Decision
 from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, spacing_of, target_of
@@ -25,7 +30,7 @@ from umamba.planning.resampling import Neighbours, separate_axis
 
 _VOXELS_AT_ONCE = 1 << 21  # of the original grid
 _BACKGROUND = {"probabilities": 1, "logits": 0}  # of what is kept, outside the cropped part
-_OTHERS = {"probabilities": 0, "logits": np.finfo(np.float16).min}  # there, of the other classes
+_OTHERS = {"probabilities": 0, "logits": np.finfo(np.float16).min}  # there, of the other classes, and of all regions
 _VALUES_AT_ONCE = 1 << 22  # interpolated logits, 16 MiB
 
 
@@ -73,12 +78,14 @@ class Export:
         plan: The plan of the preprocessing.
         configuration: The configuration of the preprocessing.
         device: Where the logits will be.
-        keep: "probabilities" (softmax), "logits", both or neither.
-        labels: Classes of the label map, the others become background; None for all.
+        keep: "probabilities" (softmax, of regions sigmoid), "logits", both or neither.
+        labels: Names of the classes of the label map, the others become background; of regions, those that are written
+            as if there were no others. None for all.
 
     Attributes:
         geometry: Of the original image.
-        label: (Z, Y, X) of the original image, uint8, or int16 from 257 classes on; 0 outside the cropped part.
+        label: (Z, Y, X) of the original image, uint8, or int16 where there is a value above 255; 0 outside the cropped
+            part.
         kept: What was to be kept by name, (K, Z, Y, X) float16; surely background outside the cropped part.
     """
 
@@ -90,7 +97,7 @@ class Export:
         *,
         device: torch.device | str = "cpu",
         keep: Sequence[str] = (),
-        labels: Collection[int] | None = None,
+        labels: Collection[str] | None = None,
     ) -> None:
         spacing = spacing_of(properties.geometry, plan)
         separate = separate_axis(target_of(configuration, spacing), spacing)
@@ -107,15 +114,13 @@ class Export:
         self._box = tuple(slice(start, stop) for start, stop in properties.box)
         self._order = plan.transpose_forward
         original = [properties.shape_before_crop[axis] for axis in plan.transpose_backward]
-        dtype = np.uint8 if plan.num_classes <= 256 else np.int16
-        self.label = np.zeros(original, dtype=dtype)
+        self._decision = Decision.of(plan, labels)
+        self.label = np.zeros(original, dtype=self._decision.values.dtype)
         self.kept = {name: np.full((plan.num_classes, *original), _OTHERS[name], dtype=np.float16) for name in keep}
-        for name, values in self.kept.items():
-            values[0] = _BACKGROUND[name]
-        self._names: np.ndarray | None = None  # class -> what it is called in the label map
-        if labels is not None:
-            classes = np.arange(plan.num_classes, dtype=dtype)
-            self._names = np.where(np.isin(classes, list(labels)), classes, dtype(0))
+        self._activation = torch.sigmoid if plan.regions else partial(torch.softmax, dim=0)
+        if not plan.regions:
+            for name, values in self.kept.items():
+                values[0] = _BACKGROUND[name]
         self._held: Tensor | None = None  # planes that the next voxels may need
         self._first = 0  # of the planes that are held, or come next
         self._done = 0  # target planes
@@ -155,29 +160,30 @@ class Export:
         axes = [self.axes[0].part(start, stop, self._first), *self.axes[1:]]
         begin = self._box[0].start
         place = (slice(begin + start, begin + stop), *self._box[1:])
-        label = largest_class(logits, axes).cpu().numpy()
-        self.label.transpose(self._order)[place] = label if self._names is None else self._names[label]
+        index = picked(self._decision.among(logits), axes, self._decision.pick)
+        self.label.transpose(self._order)[place] = self._decision.label_of(index.cpu().numpy())
         if not self.kept:
             return
         for plane in range(stop - start):
             values = interpolated(logits, [axes[0].part(plane, plane + 1, 0), *axes[1:]])
             one = (slice(None), slice(begin + start + plane, begin + start + plane + 1), *self._box[1:])
             for name, kept in self.kept.items():
-                given = values.softmax(0) if name == "probabilities" else values
+                given = self._activation(values) if name == "probabilities" else values
                 kept.transpose(0, *(axis + 1 for axis in self._order))[one] = given.half().cpu().numpy()
 
 
-def largest_class(logits: Tensor, axes: Sequence[Taps]) -> Tensor:
-    """The class whose interpolated logit is largest, per target voxel; the first one of several.
+def picked(logits: Tensor, axes: Sequence[Taps], pick: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is picked of the interpolated logits, per target voxel.
 
     Args:
         logits: (K, Z, Y, X) float32.
         axes: Of the target voxels, in the order of the logits' axes.
+        pick: See `Decision`; where it picks the same at all corners of a voxel, it does there too.
 
     Returns:
-        (Z', Y', X') uint8, or int16 from 256 classes on.
+        (Z', Y', X') of the type that `pick` gives.
     """
-    low = high = _argmax(logits)
+    low = high = pick(logits)
     for i, axis in enumerate(axes):
         if axis.identity:
             continue
@@ -196,12 +202,12 @@ def largest_class(logits: Tensor, axes: Sequence[Taps]) -> Tensor:
     for voxels in undecided.split(max(1, _VALUES_AT_ONCE // len(logits))):
         where = (voxels // (height * width), voxels // width % height, voxels % width)
         values = _interpolate(rows, logits.shape[2:], axes, where)
-        label[voxels] = _argmax(values.T.contiguous()).to(label.dtype)
+        label[voxels] = pick(values.T.contiguous()).to(label.dtype)
     return label.view(low.shape)
 
 
 def interpolated(logits: Tensor, axes: Sequence[Taps]) -> Tensor:
-    """All interpolated logits of the target voxels, (K, Z', Y', X') float32; arguments as of `largest_class`."""
+    """All interpolated logits of the target voxels, (K, Z', Y', X') float32; arguments as of `picked`."""
     sizes = [len(axis.indices[0]) for axis in axes]
     grid = torch.meshgrid(*(torch.arange(size, device=logits.device) for size in sizes), indexing="ij")
     values = _interpolate(_rows(logits), logits.shape[2:], axes, [at.reshape(-1) for at in grid])
@@ -222,15 +228,3 @@ def _interpolate(rows: Tensor, in_plane: Sequence[int], axes: Sequence[Taps], wh
         wz, wy, wx = (axis.weights[tap][at] for axis, tap, at in zip(axes, corner, where, strict=True))
         total.addcmul_(rows.index_select(0, (z * height + y) * width + x), (wz * wy * wx)[:, None])
     return total
-
-
-def _argmax(logits: Tensor) -> Tensor:
-    dtype = torch.uint8 if len(logits) <= 256 else torch.int16
-    if logits.device.type != "cpu":
-        return logits.argmax(0).to(dtype)
-    # torch's own takes some twenty times as long on a CPU.
-    best, label = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=dtype)
-    for k, values in enumerate(logits[1:], 1):
-        torch.maximum(label, (values > best).to(dtype).mul_(k), out=label)
-        torch.maximum(best, values, out=best)
-    return label

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umamba.inference.decision import values_left
 from umamba.inference.devices import place_for
 from umamba.inference.export import Export
 from umamba.inference.images import Image, as_case, like
@@ -121,10 +122,10 @@ class CasePredictor:
             )
         return image, geometry
 
-    def _postprocessed(self, label: np.ndarray, labels: Collection[int] | None = None) -> np.ndarray:
+    def _postprocessed(self, label: np.ndarray, labels: Collection[str] | None = None) -> np.ndarray:
         """A label map after the rules, which see all classes; then of `labels` alone, if they are given."""
         label = apply_rules(label, self.rules)
-        return label if labels is None else np.where(np.isin(label, list(labels)), label, 0).astype(label.dtype)
+        return label if labels is None else values_left(self.plan, labels)[label]
 
     def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, CaseProperties]:
         try:
@@ -151,7 +152,7 @@ class CasePredictor:
         data: Tensor,
         properties: CaseProperties,
         keep: Sequence[str] = (),
-        labels: Collection[int] | None = None,
+        labels: Collection[str] | None = None,
     ) -> Export:
         """Predict a preprocessed image; the sums of logits are held where it is."""
         classes, voxels = self.plan.num_classes, math.prod(properties.shape_before_crop)

@@ -134,7 +134,8 @@ class Predictor(CasePredictor):
             keep: "probabilities", "logits": written as float16 to ``<identifier>.npz`` under these names.
             nifti: Probabilities as ``probabilities/<identifier>.nii.gz`` instead, (x, y, z, class), which NIfTI has as
                 float32.
-            labels: Names of the classes of the label maps, the others become background; None for all.
+            labels: Names of the classes of the label maps, the others become background; or of the regions that are
+                written, as if there were no others. None for all.
             resume: Leave the cases whose files are there, if the same networks and options made them of these images.
             part: (i, n): of the cases only every n-th from the i-th on; n processes share the work.
             refused: Name -> what is wrong, of what was to be predicted too and is no case: failed from the start.
@@ -151,7 +152,8 @@ class Predictor(CasePredictor):
         """
         check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
         cases = cases[part[0] :: part[1]]
-        paths, values = self.outputs(cases, output_dir), self._values_of(labels)
+        paths = self.outputs(cases, output_dir)
+        self._check_labels(labels)
         made_by = self.made_by(keep, labels) | ({"probabilities": "nifti"} if nifti else {})
         output_dir.mkdir(parents=True, exist_ok=True)
         files = {name: [path, *kept_files(path, name, keep, nifti=nifti)] for name, path in paths.items()}
@@ -184,8 +186,8 @@ class Predictor(CasePredictor):
             to_do,
             read=read,
             preprocess=self._preprocess,
-            segment=partial(self._segment, keep=keep, labels=None if self.rules else values),
-            write=lambda case, made: self._write(made, files[case.identifier], values),
+            segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
+            write=lambda case, made: self._write(made, files[case.identifier], labels),
             failures=failures,
         )
         record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
@@ -232,21 +234,18 @@ class Predictor(CasePredictor):
         ending = file_ending or self.plan.file_ending
         cases = cases_in_folder(Path(images), ending, len(self.plan.channel_names), unnamed)
         self.outputs(cases, folder)  # refused before the folder is made
-        self._values_of(options.get("labels"))
+        self._check_labels(options.get("labels"))
         check_kept(options.get("keep", ()), nifti=options.get("nifti", False), file_ending=self.plan.file_ending)
         with writing_into(folder):
             return self.predict_cases(cases, folder, refused=unnamed, **options)
 
-    def _write(self, made: Export, files: Sequence[Path], labels: Sequence[int] | None) -> None:
+    def _write(self, made: Export, files: Sequence[Path], labels: Sequence[str] | None) -> None:
         path, *others = files
         write_kept(made.kept, others, made.geometry)
         label = self._postprocessed(made.label, labels) if self.rules else made.label
         write_label(label, path, made.geometry)
 
-    def _values_of(self, labels: Sequence[str] | None) -> list[int] | None:
-        if labels is None:
-            return None
-        unknown = [name for name in labels if name not in self.plan.labels]
-        if unknown or not labels:
-            raise ValueError(f"labels is {list(labels)}; expected some of {', '.join(self.plan.labels)}.")
-        return [self.plan.labels[name] for name in labels]
+    def _check_labels(self, labels: Sequence[str] | None) -> None:
+        names = self.plan.foreground if self.plan.regions else self.plan.labels
+        if labels is not None and (not labels or not set(labels) <= names.keys()):
+            raise ValueError(f"labels is {list(labels)}; expected some of {', '.join(names)}.")

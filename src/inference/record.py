@@ -102,7 +102,7 @@ def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any
 
     Args:
         plan: Of the networks.
-        labels: Names of the classes that are in the label maps, the others became background; None for all.
+        labels: Names of the classes, or regions, that are in the label maps; None for all.
 
     Returns:
         dataset: The name of the data set that the networks were trained on.
@@ -114,7 +114,7 @@ def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any
     return {
         "dataset": plan.dataset_name,
         "labels": dict(kept),
-        "regions": {name: list(values) for name, values in plan.regions.items()},
+        "regions": {one.name: [*one.labels] for one in plan.regions if labels is None or one.name in labels},
         "ignore_label": plan.ignore_label,
     }
 

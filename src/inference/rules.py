@@ -6,7 +6,7 @@ Which rules help is decided by `umamba.evaluation.postprocessing`; here they are
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Rule:
 
     Attributes:
         classes: Their names; several are taken as one object.
-        labels: Their values.
+        labels: Their values; of regions, those that one of them is made of.
         dice_before: Mean validation DSC over these classes without the rule, in [0, 1].
         dice_after: The same with it.
     """
@@ -60,12 +60,18 @@ def rules_to_plain(rules: Sequence[Rule]) -> list[dict[str, Any]]:
     return [asdict(rule) for rule in rules]
 
 
-def rules_of(content: Mapping[str, Any], labels: Mapping[str, int], path: Path) -> list[Rule]:
+def values_of(labels: Mapping[str, int | Sequence[int]], names: Iterable[str]) -> tuple[int, ...]:
+    """All values of some classes or regions, each once, in their order."""
+    made_of = (labels[name] for name in names)
+    return tuple(dict.fromkeys(v for values in made_of for v in ([values] if isinstance(values, int) else values)))
+
+
+def rules_of(content: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]], path: Path) -> list[Rule]:
     """The rules in the content of a file, if they fit a label set.
 
     Args:
         content: Of the file, with `KEY`.
-        labels: Class name -> value.
+        labels: Class name -> value, or region name -> the values it is made of.
         path: Of the file, for messages.
 
     Raises:
@@ -76,17 +82,17 @@ def rules_of(content: Mapping[str, Any], labels: Mapping[str, int], path: Path) 
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no post-processing rules ({error!r}).") from error
     for rule in rules:
-        for name, value in zip(rule.classes, rule.labels, strict=True):
-            if labels.get(name) != value:
-                raise ValueError(
-                    f"{path} has a rule for {name} = {value}; the labels are {dict(labels)}. Fit the rules on this "
-                    "data set."
-                )
+        known = all(name in labels for name in rule.classes)
+        if not known or rule.labels != values_of(labels, rule.classes):
+            raise ValueError(
+                f"{path} has a rule for {', '.join(rule.classes)} = {', '.join(map(str, rule.labels))}; the labels are "
+                f"{dict(labels)}. Fit the rules on this data set."
+            )
     return rules
 
 
-def load_rules(path: Path | str, labels: Mapping[str, int]) -> list[Rule]:
-    """Read rules and check that they fit a label set.
+def load_rules(path: Path | str, labels: Mapping[str, int | Sequence[int]]) -> list[Rule]:
+    """Read rules and check that they fit a label set, as of `rules_of`.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -2,22 +2,20 @@
 
 Source: nnU-Net (Isensee et al. 2021), online methods "training"; U-Mamba keeps them unchanged.
 
-Under distributed training every rank has some samples of a batch, not always as many as the others. Ranks weigh what
-they have such that the mean of their losses is the whole batch's loss: then the mean of their gradients, which
-DistributedDataParallel takes, is its gradient.
+Under distributed training the mean of the ranks' losses is that of the whole batch, see `umamba.models.ranks`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umamba.models.kernels.choice import loss_fused
+from umamba.models.ranks import count_ranks, rank_weight, sum_over_ranks
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice
 MIN_DENOMINATOR = 1e-8
@@ -32,71 +30,43 @@ def soft_dice(logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_d
         mask: (B, *S) bool, voxels that count; None counts all.
         batch_dice: sum over the batch (and over ranks) before dividing, instead of one Dice per sample.
     """
-    axes = tuple(range(2, logits.ndim))
-    probabilities = _widened(logits).softmax(1)[:, 1:]  # (B, K-1, *S)
-    classes = torch.arange(1, logits.shape[1], device=label.device).view(1, -1, *[1] * len(axes))
+    probabilities = widened(logits).softmax(1)[:, 1:]  # (B, K-1, *S)
+    classes = torch.arange(1, logits.shape[1], device=label.device).view(1, -1, *[1] * (logits.ndim - 2))
     target = label.unsqueeze(1) == classes  # (B, K-1, *S) bool
+    return soft_dice_of(probabilities, target, None if mask is None else mask.unsqueeze(1), batch_dice)
+
+
+def soft_dice_of(probabilities: Tensor, target: Tensor, mask: Tensor | None, batch_dice: bool) -> Tensor:
+    """Mean soft Dice of classes or regions, in [0, 1]; of several ranks, the mean of what they return.
+
+    Args:
+        probabilities: (B, K, *S) float.
+        target: (B, K, *S) bool.
+        mask: (B, 1, *S) bool, voxels that count; None counts all.
+        batch_dice: as of `soft_dice`.
+    """
+    axes = tuple(range(2, probabilities.ndim))
     if mask is not None:
-        probabilities = probabilities * mask.unsqueeze(1)
-        target = target & mask.unsqueeze(1)
-    intersection = (probabilities * target).sum(axes)  # (B, K-1)
+        probabilities = probabilities * mask
+        target = target & mask
+    intersection = (probabilities * target).sum(axes)  # (B, K)
     total = probabilities.sum(axes) + target.sum(axes)
     if batch_dice:
         intersection, total = _over_batch(intersection, total)
         return _dice(intersection, total).mean()
     dice = _dice(intersection, total).mean()
-    return dice * _weight(label, dice.dtype)
+    return dice * rank_weight(target, dice.dtype)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _over_batch(intersection: Tensor, total: Tensor) -> Tensor:
     """(B, ...) each -> (2, ...), summed over the batch and over ranks."""
     sums = torch.stack([intersection, total]).sum(1)
-    return _sum_over_ranks(sums)
-
-
-def _ranks() -> int:
-    """How many processes have a part of the batch."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """All ranks get the sum; each of them has a loss of its own that depends on it, so their gradients are summed."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        total = own.contiguous().clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.contiguous().clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-
-def _sum_over_ranks(own: Tensor) -> Tensor:
-    return _SumOverRanks.apply(own) if _ranks() > 1 else own
-
-
-def _weight(label: Tensor, dtype: torch.dtype) -> Tensor | float:
-    """What this rank's mean over its samples weighs in the mean over ranks: 1 where all have as many.
-
-    Args:
-        label: of this rank, (B, *S).
-        dtype: of the mean.
-    """
-    if _ranks() == 1:
-        return 1.0
-    samples = torch.full((), len(label), dtype=dtype, device=label.device)
-    return samples * _ranks() / _sum_over_ranks(samples)
-
-
-def _widened(logits: Tensor) -> Tensor:
-    """In float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return sum_over_ranks(sums)
 
 
 def _dice(intersection: Tensor, total: Tensor) -> Tensor:
@@ -117,13 +87,13 @@ class DiceCELoss(nn.Module):
             return self.fused([logits], label, (1.0,))
         label = label.long()
         if self.ignore_label is None:
-            cross_entropy = F.cross_entropy(_widened(logits), label)
-            cross_entropy = cross_entropy * _weight(label, cross_entropy.dtype)
+            cross_entropy = F.cross_entropy(widened(logits), label)
+            cross_entropy = cross_entropy * rank_weight(label, cross_entropy.dtype)
             return cross_entropy - soft_dice(logits, label, None, self.batch_dice)
         mask = label != self.ignore_label
         label = label.masked_fill(~mask, 0)
-        per_voxel = F.cross_entropy(_widened(logits), label, reduction="none") * mask
-        cross_entropy = per_voxel.sum() / _sum_over_ranks(mask.sum()).clamp_min(1) * _ranks()
+        per_voxel = F.cross_entropy(widened(logits), label, reduction="none") * mask
+        cross_entropy = per_voxel.sum() / sum_over_ranks(mask.sum()).clamp_min(1) * count_ranks()
         return cross_entropy - soft_dice(logits, label, mask, self.batch_dice)
 
     def fused(self, outputs: Sequence[Tensor], label: Tensor, weights: Sequence[float]) -> Tensor:
@@ -142,11 +112,11 @@ class DiceCELoss(nn.Module):
         dice = _dice(overlap, total).flatten(1).mean(1)  # (R,)
         if self.ignore_label is None:
             counts = _constant(tuple(o.numel() / o.shape[1] for o in outputs[:counted]), label.device)
-            losses = entropy.sum((1, 2)) / counts * _weight(label, dice.dtype)
+            losses = entropy.sum((1, 2)) / counts * rank_weight(label, dice.dtype)
         else:
-            counts = _sum_over_ranks(voxels.detach().sum((1, 2))).clamp_min(1)
-            losses = entropy.sum((1, 2)) / counts * _ranks()
-        losses = losses - (dice if self.batch_dice else dice * _weight(label, dice.dtype))
+            counts = sum_over_ranks(voxels.detach().sum((1, 2))).clamp_min(1)
+            losses = entropy.sum((1, 2)) / counts * count_ranks()
+        losses = losses - (dice if self.batch_dice else dice * rank_weight(label, dice.dtype))
         return (losses * _constant(tuple(weights[:counted]), label.device)).sum()
 
 

@@ -18,6 +18,7 @@ from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.pseudo_dice import PseudoDice
+from umamba.models.regions import DiceBCELoss
 from umamba.models.step_graph import WORTH, GraphedLoss, obstacle_to_graphs
 from umamba.planning.plan import Plan
 
@@ -28,6 +29,8 @@ EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.
 
 class SegmentationModule(L.LightningModule):
     """Dice + cross-entropy with deep supervision; logs loss and pseudo Dice; carries the plan into the checkpoint.
+
+    Of a plan with regions the cross-entropy is binary, and the Dice is that of each region.
 
     Args:
         plan: plan of the data set; `configuration` names the one of its configurations that is trained.
@@ -73,9 +76,11 @@ class SegmentationModule(L.LightningModule):
         self._training_loss: Callable[[Tensor, Tensor], Tensor] = self._loss_of
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         batch_dice = plan.configuration(configuration).batch_dice
-        self.loss = DeepSupervision(DiceCELoss(batch_dice, plan.ignore_label))
-        self.pseudo_dice = PseudoDice(plan.num_classes, plan.ignore_label)
-        self.class_names = [name for name, value in sorted(plan.labels.items(), key=lambda item: item[1])][1:]
+        regions, ignored = [region.labels for region in plan.regions], plan.ignore_label
+        loss = DiceBCELoss(regions, batch_dice, ignored) if regions else DiceCELoss(batch_dice, ignored)
+        self.loss = DeepSupervision(loss)
+        self.pseudo_dice = PseudoDice(plan.num_classes, ignored, regions)
+        self.class_names = [*plan.foreground]
         self.register_buffer("dice_ema", torch.tensor(float("nan")))
         self._last_validation: float | None = None  # epochs trained when the EMA was last updated
         self._step_losses: list[Tensor] = []  # of the batches since the last optimizer step

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -17,7 +17,8 @@ from umamba.files import content_hash, write_json
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
-from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS
+from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, foreground_of
+from umamba.raw.regions import Region, region_fault
 from umamba.typed import describe, has_type
 
 # Beyond any data set; a plan may come from anybody
@@ -35,8 +36,8 @@ class Plan:
         memory_gb: GPU memory the patch was planned for, in GB as nnU-Net counts it; None if unknown.
         base_features: Channels of the first stage.
         channel_names: Per input channel.
-        labels: Class name -> value, background included.
-        regions: Region name -> label values, of region-based data sets.
+        labels: Class name -> value, background included; of a data set with regions the background alone.
+        regions: In the order of the network's outputs, see `umamba.raw.regions`; empty where classes are exclusive.
         ignore_label: Value that loss and metrics leave out, or None.
         file_ending: Of images and labels.
         num_training: Training cases the plan was made from.
@@ -55,7 +56,7 @@ class Plan:
     base_features: int
     channel_names: tuple[str, ...]
     labels: dict[str, int]
-    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    regions: tuple[Region, ...] = ()
     ignore_label: int | None = None
     file_ending: str
     num_training: int
@@ -71,17 +72,13 @@ class Plan:
 
     @property
     def num_classes(self) -> int:
-        """Output channels of a network, background included.
+        """Output channels of a network: classes with the background, or regions, which have no background."""
+        return len(self.regions) or len(self.labels)
 
-        Raises:
-            ValueError: The labels are regions, which can be planned but not trained on.
-        """
-        if self.regions:
-            raise ValueError(
-                f"{self.dataset_name} is a region-based data set (labels {sorted(self.regions)} are lists). It can "
-                "be planned, but training needs exclusive classes: give every label in dataset.json one number."
-            )
-        return len(self.labels)
+    @property
+    def foreground(self) -> dict[str, tuple[int, ...]]:
+        """What is segmented and scored: name -> label values, in the order of the outputs."""
+        return foreground_of(dict(sorted(self.labels.items(), key=lambda item: item[1])), self.regions)
 
     def configuration(self, name: str) -> Configuration:
         """The configuration of that name.
@@ -98,7 +95,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data (dict, list, str, int, float, bool, None), as in plan.json and in checkpoints."""
-        return _plain(dataclasses.asdict(self))
+        content = _plain(dataclasses.asdict(self))
+        return content | {
+            "regions": content["regions"] or {}
+        }  # as ever without any: hashes of plans stay what they are
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -124,7 +124,15 @@ class Plan:
         if not isinstance(intensities, (list, tuple)):
             raise PlanError(f"plan.intensities = {intensities!r:.200}: expected a list with an entry per channel.")
         statistics = tuple(_build(Intensities, entry, f"intensities[{i}]") for i, entry in enumerate(intensities))
-        return _build(cls, {**content, "intensities": statistics, "configurations": configurations}, "plan")
+        listed = content.pop("regions", None) or ()
+        if not isinstance(listed, (list, tuple)):
+            raise PlanError(
+                f"plan.regions = {listed!r:.200}: expected a list with an entry per region (name, labels, written). A "
+                "plan of an earlier version has none that can be trained: delete it to plan anew."
+            )
+        regions = tuple(_build(Region, entry, f"regions[{i}]") for i, entry in enumerate(listed))
+        made = {"intensities": statistics, "regions": regions, "configurations": configurations}
+        return _build(cls, {**content, **made}, "plan")
 
     def save(self, path: Path | str) -> None:
         """Write plan.json: beside the target first, then moved into place."""
@@ -161,7 +169,13 @@ def _check(plan: Plan) -> None:
         raise PlanError(f"rule = {plan.rule!r:.200}: expected one of {', '.join(RULES)}.")
     if plan.labels.get("background", 0) != 0:
         raise PlanError(f"labels = {plan.labels!r:.200}: expected background to be 0.")
-    if not plan.regions and sorted(plan.labels.values()) != list(range(len(plan.labels))):
+    if plan.regions and plan.labels != {"background": 0}:
+        raise PlanError(f"labels = {plan.labels!r:.200}: expected the background alone beside regions.")
+    if max(len(plan.regions), *(len(region.labels) for region in plan.regions), 0) > _MAX_CLASSES:
+        raise PlanError(f"regions: expected at most {_MAX_CLASSES}, of at most as many labels each.")
+    if fault := region_fault(plan.regions):
+        raise PlanError(f"regions: {fault}.")
+    if sorted(plan.labels.values()) != list(range(len(plan.labels))):
         raise PlanError(f"labels = {plan.labels!r:.200}: expected the values 0, 1, 2, ... without a gap.")
     if plan.file_ending not in VOLUME_ENDINGS + PICTURE_ENDINGS:
         raise PlanError(

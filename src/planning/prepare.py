@@ -73,7 +73,6 @@ def prepare(
     refuse_cascade(configuration)
     refuse_raw_folders(prepared_dir, Path(dataset_dir), "data.prepared_dir")
     raw = RawDataset.open(dataset_dir)
-    refuse_regions(raw)
     with locked(prepared_dir):
         workers = fitting_workers(workers, bytes_per_worker(raw))
         files = RawFiles.read(raw, prepared_dir, workers)
@@ -83,15 +82,6 @@ def prepare(
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
             folder = fresh_store(raw, prepared_dir, plan, entry, workers, files.keys)
     return plan, Store.open(folder)
-
-
-def refuse_regions(raw: RawDataset) -> None:
-    """Raises DatasetError if a data set's classes overlap, which can be planned but not trained."""
-    if raw.regions:
-        raise DatasetError(
-            f"{raw.folder / 'dataset.json'} declares the regions {sorted(raw.regions)} (labels given as lists). Such "
-            "a data set can be planned, but training needs exclusive classes: give every label one number."
-        )
 
 
 def refuse_cascade(configuration: str, previous_stage: str | None = None) -> None:
@@ -115,7 +105,7 @@ def refuse_cascade(configuration: str, previous_stage: str | None = None) -> Non
 def prepare_plan(
     dataset_dir: Path | str, prepared_dir: Path | str, options: PlannerOptions, workers: int | None = None
 ) -> Plan:
-    """Fingerprint and plan alone; region-based data sets are allowed. Arguments and errors as `prepare`."""
+    """Fingerprint and plan alone. Arguments and errors as `prepare`."""
     prepared_dir = Path(prepared_dir)
     refuse_raw_folders(prepared_dir, Path(dataset_dir), "data.prepared_dir")
     raw = RawDataset.open(dataset_dir)
@@ -149,7 +139,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
     fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers, files)
     source = {
         "fingerprint": content_hash(fingerprint.to_dict()),
-        "description": content_hash(dataclasses.asdict(_description(raw))),
+        "description": _description_hash(raw),
         "options": dataclasses.asdict(options),
         "plans_file": file_key(Path(options.plans)) if options.plans else None,
     }
@@ -259,3 +249,9 @@ def _description(raw: RawDataset) -> DatasetDescription:
     """The part of a raw data set that workers need."""
     names = [field.name for field in dataclasses.fields(DatasetDescription)]
     return DatasetDescription(**{name: getattr(raw, name) for name in names})
+
+
+def _description_hash(raw: RawDataset) -> str:
+    """Of what dataset.json says; that of a data set without regions is what it was before there were any."""
+    content = dataclasses.asdict(_description(raw))
+    return content_hash(content | {"regions": content["regions"] or {}})

@@ -7,7 +7,7 @@ a label map in the original grid, is `umamba.inference.export`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -167,12 +167,38 @@ def target_of(configuration: Configuration, spacing: Sequence[float]) -> tuple[f
     return target if len(target) == 3 else (spacing[0], *target)
 
 
-def class_locations(label: np.ndarray, classes: Sequence[int]) -> dict[int, np.ndarray]:
-    """Voxels of each class to centre patches on: a random choice without replacement.
+def foreground_locations(label: np.ndarray, plan: Plan) -> dict[int, np.ndarray]:
+    """Voxels to centre patches on, of each class by its value, or of each region by its number from 1.
 
     Args:
         label: (Z, Y, X) preprocessed label.
-        classes: In the order in which one random generator draws for them.
+        plan: Says what is foreground.
+
+    Returns:
+        See `class_locations`.
+    """
+    if plan.regions:
+        return class_locations(label, {number: region.labels for number, region in enumerate(plan.regions, start=1)})
+    return class_locations(label, {value: (value,) for value in plan.labels.values() if value > 0})
+
+
+def annotated_locations(label: np.ndarray, plan: Plan) -> np.ndarray:
+    """Voxels, of whatever class, that are not the ignore label, to centre patches on where most voxels are ignored.
+
+    Returns:
+        (n, 3) as of `class_locations`; n = 0 for a data set without an ignore label.
+    """
+    if plan.ignore_label is None:
+        return np.empty((0, 3), dtype=np.int32)
+    return class_locations((label != plan.ignore_label).astype(np.int8), {1: (1,)})[1]
+
+
+def class_locations(label: np.ndarray, classes: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
+    """Voxels of each class, or region, to centre patches on: a random choice without replacement.
+
+    Args:
+        label: (Z, Y, X) preprocessed label.
+        classes: Class -> its label values, in the order in which one random generator draws for them.
 
     Returns:
         Per class (n, 3) int32 coordinates (z, y, x), n = max(min(10000, N), ceil(0.01 N)) of its N voxels; n = 0 for an
@@ -180,12 +206,15 @@ def class_locations(label: np.ndarray, classes: Sequence[int]) -> dict[int, np.n
     """
     random = np.random.RandomState(_SEED)
     located = {}
-    for value in classes:
-        voxels = np.flatnonzero(label == value)  # one class at a time: 8 bytes per voxel add up
+    for name, values in classes.items():
+        mask = label == values[0]
+        for value in values[1:]:
+            mask |= label == value
+        voxels = np.flatnonzero(mask)  # one class at a time: 8 bytes per voxel add up
         if not voxels.size:
-            located[value] = np.empty((0, 3), dtype=np.int32)
+            located[name] = np.empty((0, 3), dtype=np.int32)
             continue
         count = max(min(_MIN_LOCATIONS, voxels.size), math.ceil(_MIN_SHARE * voxels.size))
         chosen = voxels[random.choice(voxels.size, count, replace=False)]
-        located[value] = np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
+        located[name] = np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int32)
     return located

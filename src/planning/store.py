@@ -22,7 +22,7 @@ import numpy as np
 from umamba.files import UNFINISHED, read_json, write_json
 from umamba.names import name_fault
 from umamba.planning.plan import Plan
-from umamba.planning.preprocess import CaseProperties, PreprocessedCase, class_locations
+from umamba.planning.preprocess import CaseProperties, PreprocessedCase, annotated_locations, foreground_locations
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class StoredCase:
         data: (C, Z, Y, X) float32.
         label: (Z, Y, X) int16; -1 outside the non-zero mask.
         properties: For the way back to the original grid.
-        location_counts: Foreground class -> how many of its voxels are kept in `class_locations`.
+        location_counts: Foreground class (of regions: number, from 1) -> how many of its voxels are kept in
+            `class_locations`.
         annotated_count: How many voxels are kept in `annotated_locations`.
     """
 
@@ -146,10 +147,7 @@ def write_case(
     try:
         for name, array in (("data", case.data), ("label", case.label)):
             (beside / f"{name}.b2nd").write_bytes(_compress(array, patch_size))
-        located = class_locations(case.label, [value for value in plan.labels.values() if value > 0])
-        annotated = np.empty((0, 3), dtype=np.int32)
-        if plan.ignore_label is not None:
-            annotated = _annotated_locations(case.label, plan)
+        located, annotated = foreground_locations(case.label, plan), annotated_locations(case.label, plan)
         rows = io.BytesIO()
         np.save(rows, np.concatenate([*located.values(), annotated]))
         (beside / "locations.npy").write_bytes(rows.getbuffer())  # NumPy's own writer does not say that a disk is full
@@ -288,9 +286,3 @@ def _compress(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
 
 def _open_array(path: Path) -> blosc2.NDArray:
     return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-
-
-def _annotated_locations(label: np.ndarray, plan: Plan) -> np.ndarray:
-    """Voxels, of whatever class, that are not the ignore label, to centre patches on where most voxels are ignored."""
-    annotated = (label != plan.ignore_label).astype(np.int8)
-    return class_locations(annotated, [1])[1]

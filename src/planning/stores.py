@@ -145,6 +145,7 @@ def _store_key(plan: Plan, configuration: Configuration) -> str:
             configuration.normalization,
             configuration.use_mask_for_norm,
             used,
+            *([[region.name, region.labels] for region in plan.regions]),
         ]
     )
 

@@ -30,7 +30,7 @@ def memory_estimate(plan: Plan, configuration: Configuration) -> str:
 def _dataset(plan: Plan) -> Table:
     table = Table(title=f"Plan of {plan.dataset_name}", show_header=False, title_justify="left")
     table.add_row("training cases", str(plan.num_training))
-    classes = [*plan.labels, *(f"{name} (region)" for name in plan.regions)]
+    classes = [*plan.labels, *(f"{r.name} (labels {', '.join(map(str, r.labels))})" for r in plan.regions)]
     if plan.ignore_label is not None:
         classes.append(f"ignored: {plan.ignore_label}")
     table.add_row("classes", ", ".join(classes))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from umamba.raw.regions import Region, region_fault, values_of
 
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
@@ -22,8 +25,9 @@ class DatasetDescription:
     Attributes:
         name: Name of the data set.
         channel_names: One name per channel; it decides the normalisation ("CT" is special).
-        labels: Class name -> value in file order, background (0) included, ignore label and regions left out.
-        regions: Region name -> its label values, where labels are declared as lists (region-based data sets).
+        labels: Class name -> value in file order, background (0) included, ignore label left out; of a data set with
+            regions the background alone.
+        regions: In file order, where a label is declared as a list (see `umamba.raw.regions`); else empty.
         ignore_label: Value of voxels that no loss or metric looks at, or None.
         file_ending: Ending of image and label files, with its dot.
         num_training: ``numTraining``, the number of training cases as declared.
@@ -32,7 +36,7 @@ class DatasetDescription:
     name: str
     channel_names: tuple[str, ...]
     labels: dict[str, int]
-    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    regions: tuple[Region, ...] = ()
     ignore_label: int | None = None
     file_ending: str
     num_training: int
@@ -65,11 +69,14 @@ class DatasetDescription:
         return len(self.labels) + len(self.regions) + (self.ignore_label is not None)
 
     @property
+    def foreground(self) -> dict[str, tuple[int, ...]]:
+        """What is segmented and scored, classes or regions: name -> the label values it is made of, in file order."""
+        return foreground_of(self.labels, self.regions)
+
+    @property
     def allowed_values(self) -> frozenset[int]:
         """Every value that a label file may hold."""
-        values = {0, *self.labels.values()}
-        for region in self.regions.values():
-            values.update(region)
+        values = {0, *self.labels.values(), *values_of(self.regions)}
         if self.ignore_label is not None:
             values.add(self.ignore_label)
         return frozenset(values)
@@ -97,7 +104,7 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
     num_training = content.get("numTraining", len(content.get("dataset") or ()))
     if not isinstance(num_training, int) or isinstance(num_training, bool) or num_training < 0:
         raise DatasetError(f"{path}: numTraining must be a whole number of cases, it is {num_training!r}.")
-    labels, regions, ignore = parse_labels(content["labels"], path)
+    labels, regions, ignore = parse_labels(content["labels"], content.get("regions_class_order"), path)
     return {
         "name": str(content.get("name", path.resolve().parent.name)),
         "channel_names": tuple(str(channels[str(i)]) for i in range(len(channels))),
@@ -109,11 +116,19 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def parse_labels(entries: object, path: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
-    """Split dataset.json's labels into plain classes, regions and the ignore label.
+def foreground_of(labels: Mapping[str, int], regions: Sequence[Region]) -> dict[str, tuple[int, ...]]:
+    """Classes without the background, or regions if there are any: name -> label values, in the order given."""
+    if regions:
+        return {region.name: region.labels for region in regions}
+    return {name: (int(value),) for name, value in labels.items() if value != 0}
+
+
+def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, int], tuple[Region, ...], int | None]:
+    """Split dataset.json's labels into plain classes or regions, and the ignore label.
 
     Args:
         entries: Of the key "labels".
+        order: Of the key "regions_class_order"; None where there is none.
         path: Of the file, for the message.
 
     Raises:
@@ -124,35 +139,63 @@ def parse_labels(entries: object, path: Path) -> tuple[dict[str, int], dict[str,
             f'{path}: labels must be an object such as {{"background": 0, "liver": 1}}, it is {entries!r}.'
         )
     labels: dict[str, int] = {}
-    regions: dict[str, tuple[int, ...]] = {}
+    lists: dict[str, tuple[int, ...]] = {}  # foreground in file order, as a region each
     for name, value in entries.items():
-        if isinstance(value, (list, tuple)) and len(value) > 1 and all(_is_whole(v) for v in value):
-            regions[name] = tuple(int(v) for v in value)
-        elif isinstance(value, (list, tuple)) and len(value) == 1 and _is_whole(value[0]):
-            labels[name] = int(value[0])
-        elif _is_whole(value):
-            labels[name] = int(value)
-        else:
+        values = value if isinstance(value, (list, tuple)) and value else [value]
+        if not all(_is_whole(v) for v in values):
             hint = (
                 " (this looks like the older form, keyed by number: exchange names and numbers)"
                 if name.isdigit()
+                else " (a region maps to a list of them)"
+                if isinstance(value, (list, tuple))
                 else ""
             )
             raise DatasetError(f"{path}: label {name!r} must map to a whole number, it maps to {value!r}{hint}.")
+        if len(values) == 1:
+            labels[name] = int(values[0])
+        if name != "ignore" and [*values] != [0]:
+            lists[name] = tuple(sorted(int(v) for v in values))
+    if "ignore" in entries and "ignore" not in labels:
+        raise DatasetError(f"{path}: the ignore label must be one number, it is {entries['ignore']!r}.")
     ignore = labels.pop("ignore", None)
     if labels.get("background") != 0:
         raise DatasetError(f'{path}: labels must contain "background": 0; they are {entries!r}.')
-    values = sorted({*labels.values(), *(v for region in regions.values() for v in region)})
     if len(set(labels.values())) != len(labels):
         raise DatasetError(f"{path}: two labels share one value in {entries!r}. Give every class its own.")
-    if not regions and values != list(range(len(values))):
+    regions: tuple[Region, ...] = ()
+    if any(len(values) > 1 for values in lists.values()):
+        regions = _parse_regions(lists, order, path)
+        labels = {"background": 0}
+    values = sorted({*labels.values(), *values_of(regions)})
+    if values != list(range(len(values))):
         raise DatasetError(
             f"{path}: label values must be consecutive from 0, they are {values}. Renumber the labels in "
             "dataset.json and in the label files."
         )
+    if not regions and order is not None and order != [value for value in labels.values() if value]:
+        raise DatasetError(
+            f"{path}: regions_class_order is {order!r}, but no label is a list: classes that exclude each other have "
+            "no order. Leave it out, or give the regions as lists of label values."
+        )
     if ignore is not None and ignore <= values[-1]:
         raise DatasetError(f"{path}: the ignore label must be the highest value, it is {ignore} beside {values}.")
     return labels, regions, ignore
+
+
+def _parse_regions(lists: Mapping[str, tuple[int, ...]], order: object, path: Path) -> tuple[Region, ...]:
+    if not isinstance(order, list) or len(order) != len(lists) or not all(_is_whole(value) for value in order):
+        raise DatasetError(
+            f"{path}: labels are lists, so the data set needs regions_class_order: a list with one label value for "
+            f"each of {', '.join(lists)}, in this order; it is {'missing' if order is None else repr(order)}. A "
+            "predicted voxel gets the value of the last region it lies in."
+        )
+    regions = tuple(
+        Region(name=name, labels=values, written=int(written))
+        for (name, values), written in zip(lists.items(), order, strict=True)
+    )
+    if fault := region_fault(regions):
+        raise DatasetError(f"{path}: {fault}.")
+    return regions
 
 
 def _is_whole(value: object) -> bool:

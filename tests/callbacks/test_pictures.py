@@ -19,7 +19,7 @@ from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
 
-PLAN = SimpleNamespace(configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0)))
+PLAN = SimpleNamespace(regions=(), configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0)))
 
 
 class Patches(torch.utils.data.Dataset):

@@ -11,6 +11,7 @@ import pandas as pd
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.record import run_record, save_record
+from umamba.evaluation.scoring import Labelling
 
 
 def replace_scores(folder: Path, scores: pd.DataFrame) -> None:
@@ -72,7 +73,7 @@ def make_run(
                for one in [config, *more_members]]  # fmt: skip
     record = run_record(
         members, dataset=dataset, scored=scored, protocol=protocol,
-        task="instances" if instances else "semantic", labels=labels,
+        labelling=Labelling(labels=labels, task="instances" if instances else "semantic"),
         options=options or {"mirror": False}, cost=cost, pairs=pairs or [],
     )  # fmt: skip
     if not pairs:

@@ -60,11 +60,33 @@ def test_a_label_set_that_differs_is_an_error(folders):
         script.score_folders(stored(folders, "nsd_tolerance=1"))
 
 
-def test_regions_are_refused_before_a_file_is_read(folders):
+def test_regions_of_stored_predictions_are_scored(folders):
     content = json.loads((folders / "dataset.json").read_text())
-    content["labels"] = {"background": 0, "whole": [1, 2], "core": 2}
+    content |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
     (folders / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"dataset\.json declares regions \(whole: lists of label values\), which are"):
+    reference, prediction = np.zeros((2, 6, 12, 12), np.uint8)
+    reference[2:4, 3:9, 3:9], prediction[2:4, 3:9, 3:9] = 1, 1
+    reference[2:4, 3:6, 3:9], prediction[2:4, 6:9, 3:9] = 2, 2  # one whole, two cores
+    for name, array in (("labelsTs", reference), ("predictions", prediction)):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folders / name / "a.nii.gz"))
+    script.score_folders(stored(folders, "nsd_tolerance={whole: 1.0, core: 0.5}"))
+    scores = pd.read_csv(folders / "out" / "tables" / "scores.csv").set_index(["case", "class"])
+    assert list(scores.loc["a", "dsc"]) == [1, 0] and list(scores.loc["a", "label"]) == ["1+2", "2"]
+    assert scores.loc[("b", "whole"), "dsc"] == pytest.approx(5 / 6) and np.isnan(scores.loc[("b", "core"), "dsc"])
+    assert list(pd.read_csv(folders / "out" / "tables" / "per_class.csv")["class"]) == ["whole", "core", "all"]
+    with pytest.raises(ValueError, match="nsd_tolerance names liver; the classes are whole, core"):
+        script.score_folders(stored(folders, "nsd_tolerance={whole: 1.0, core: 0.5, liver: 1.0}"))
+    with pytest.raises(ValueError, match="Protocol paper knows no regions"):
+        script.score_folders(stored(folders, "protocol=paper"))
+    with pytest.raises(ValueError, match="task=instances counts objects of classes; .* regions whole, core"):
+        script.score_folders(stored(folders, "task=instances"))
+    content |= {"labels": {"background": 0, "core": [2], "all": [2, 1]}}
+    (folders / "predictions" / "dataset.json").write_text(json.dumps(content | {"regions_class_order": [2, 1]}))
+    with pytest.raises(ValueError, match="cannot express label 2"):
+        script.score_folders(stored(folders, "nsd_tolerance=1"))
+    content |= {"labels": {"background": 0, "all": [2, 1], "core": [2]}}
+    (folders / "predictions" / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"'all': \[1, 2\], 'core': \[2\]} there, {'whole': \[1, 2\]"):
         script.score_folders(stored(folders, "nsd_tolerance=1"))
 
 

@@ -56,7 +56,10 @@ def other_data(raw: Path, **changes: Any) -> Path:
         ({"labels": {**LABELS, "class_3": 3}}, "labels.*'class_3': 3"),
         ({"labels": {"background": 0, "class_1": 1, "ignore": 2}}, "labels.*; ignore label None in .*, 2 there"),
         ({"labels": {**LABELS, "ignore": 3}}, "ignore label None in the checkpoint, 3 there"),
-        ({"labels": {**LABELS, "whole": [1, 2]}}, r"regions {} in the checkpoint, {'whole': \[1, 2\]} there"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "class_2": 2}, "regions_class_order": [1, 2]},
+            r"regions \[\] in the checkpoint, \['whole = 1\+2, written 1', 'class_2 = 2, written 2'\] there",
+        ),
         ({"channel_names": {"0": "T2", "1": "T1"}}, r"channels \['T1', 'T2'\] .*, \['T2', 'T1'\] there"),
     ],
 )

@@ -37,10 +37,11 @@ def test_it_keeps_what_it_was_made_of() -> None:
 
 
 def test_a_data_set_says_labels_ending_and_what_is_ignored() -> None:
-    scoring = Scoring.of(SimpleNamespace(labels=LABELS, ignore_label=3, file_ending=".nrrd"), tolerance=1.0)
+    scoring = Scoring.of(SimpleNamespace(labels=LABELS, regions=(), ignore_label=3, file_ending=".nrrd"), tolerance=1.0)
     assert (scoring.labels, scoring.ignore_label, scoring.file_ending) == (LABELS, 3, ".nrrd")
     assert scoring.reference_ending == ".nrrd"
-    cells = Scoring.of(SimpleNamespace(labels=LABELS, ignore_label=None, file_ending=".png"), task="instances")
+    cells = SimpleNamespace(labels=LABELS, regions=(), ignore_label=None, file_ending=".png")
+    cells = Scoring.of(cells, task="instances")
     assert cells.reference_ending == ".tif"
 
 

@@ -13,10 +13,12 @@ import torch
 
 from tests.inference.small import make_plan, save_checkpoint, write_image
 from umamba.inference.averaged import average, predictor_of
+from umamba.inference.decision import Decision, values_left
 from umamba.inference.ensemble import FILE, Group, find_ensemble, read_ensemble, write_ensemble
 from umamba.inference.predictor import Predictor
 from umamba.inference.rules import Rule, keep_largest
 from umamba.raw.readers import read_label
+from umamba.raw.regions import Region
 
 RULE = Rule(classes=("class_1",), labels=(1,), dice_before=0.5, dice_after=0.6)
 
@@ -102,11 +104,22 @@ def test_the_order_of_groups_changes_nothing(folder: Path) -> None:
 
 
 def test_a_tie_is_of_the_first_class_and_other_shapes_are_refused() -> None:
-    half = np.full((2, 1, 1, 2), 0.5, np.float16)
-    label, mean = average([half, half], keep=True)
+    half, decision = np.full((2, 1, 1, 2), 0.5, np.float16), Decision.of(make_plan(classes=2))
+    label, mean = average([half, half], decision, keep=True)
     assert label.tolist() == [[[0, 0]]] and mean is not None and (mean == 0.5).all()
     with pytest.raises(ValueError, match=r"Probabilities of one case have the shapes"):
-        average([half, half[..., :1]])
+        average([half, half[..., :1]], decision)
+
+
+def test_regions_are_decided_on_the_mean_of_their_probabilities() -> None:
+    regions = (Region(name="whole", labels=(1, 2), written=1), Region(name="core", labels=(2,), written=2))
+    plan = dataclasses.replace(make_plan(classes=1), regions=regions)
+    one = np.array([0.9, 0.9, 0.2, 0.2, 0.5], np.float16).reshape(1, 1, 1, 5).repeat(2, 0)
+    other = np.array([[0.9, 0.2, 0.2, 0.7, 0.5], [0.0, 0.2, 0.9, 0.9, 0.5]], np.float16).reshape(2, 1, 1, 5)
+    label, mean = average([one, other], Decision.of(plan), keep=True)
+    assert label.tolist() == [[[1, 2, 2, 2, 0]]] and mean is not None and mean.shape == one.shape
+    assert average([one, other], Decision.of(plan, ["whole"]))[0].tolist() == [[[1, 1, 0, 0, 0]]]
+    assert values_left(plan, ["whole"]).tolist() == [0, 1, 1] and values_left(plan, ["core"]).tolist() == [0, 0, 2]
 
 
 def test_checkpoints_of_other_labels_are_refused(folder: Path) -> None:

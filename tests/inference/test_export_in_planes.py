@@ -16,6 +16,13 @@ from umamba.inference.export import Export
 from umamba.planning.preprocess import CaseProperties, preprocess_case
 from umamba.planning.resampling import nearest_index, separate_axis
 from umamba.raw.readers import Geometry
+from umamba.raw.regions import Region
+
+REGIONS = (
+    Region(name="whole", labels=(1, 2, 3), written=1),
+    Region(name="core", labels=(2, 3), written=2),
+    Region(name="enhancing", labels=(3,), written=3),
+)
 
 
 def geometry_of(shape, spacing) -> Geometry:
@@ -117,8 +124,65 @@ def test_label_maps_and_probabilities_are_those_of_skimage(target, spacing, forw
     assert done.label.shape == file_shape and done.label.dtype == np.uint8
     assert not label[outside].any() and (probabilities[0][outside] == 1).all()
     assert (logits.astype(np.float32).argmax(0)[outside] == 0).all()
-    some = exported(given, properties, plan, configuration, pieces, labels=(1, 4)).label
+    some = exported(given, properties, plan, configuration, pieces, labels=("class_1", "class_4")).label
     assert np.array_equal(some, np.where(np.isin(done.label, (1, 4)), done.label, 0))
+
+
+def written(values: np.ndarray, regions) -> np.ndarray:
+    """(R, Z, Y, X) logits -> label map as nnU-Net makes it: each region over those before it."""
+    label = np.zeros(values.shape[1:], np.int64)
+    for region, one in zip(regions, values, strict=True):
+        label[1 / (1 + np.exp(-one)) > 0.5] = region.written
+    return label
+
+
+@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize(("target", "spacing"), SPACINGS)
+def test_regions_are_written_as_nnunet_writes_them(target, spacing, forward) -> None:
+    shape, border = (13, 17, 19), 2
+    plan, configuration = plan_of(target, 1, forward)
+    plan = dataclasses.replace(plan, regions=REGIONS)
+    original = tuple(size + 2 * border for size in shape)
+    source = tuple(max(1, round(n * new / old)) for n, new, old in zip(shape, spacing, target, strict=True))
+    properties = CaseProperties(
+        geometry=geometry_of(
+            *(tuple(of[forward.index(axis)] for axis in range(3)) for of in (original, spacing))
+        ),
+        shape_before_crop=original,
+        box=tuple((border, border + size) for size in shape),
+        shape=source,
+    )  # fmt: skip
+    # Unordered, as an untrained network's are: core where there is no whole
+    logits = np.random.default_rng(3).normal(0, 5, (3, *source)).astype(np.float32)
+    pieces = (min(1, source[0] - 1),)
+    done = exported(logits, properties, plan, configuration, pieces, keep=("probabilities", "logits"))
+    values = resized(logits, shape, target, spacing)
+    inside = tuple(slice(border, border + size) for size in shape)
+    label = done.label.transpose(forward)
+    sure = (np.abs(values) > 1e-4).all(0)  # elsewhere float32 may round across 0
+    assert sure.mean() > 0.99
+    np.testing.assert_array_equal(label[inside][sure], written(values, REGIONS)[sure])
+    probabilities = done.kept["probabilities"].transpose(0, *(axis + 1 for axis in forward))
+    np.testing.assert_allclose(probabilities[(slice(None), *inside)], 1 / (1 + np.exp(-values)), atol=1e-3)
+    outside = np.ones(original, dtype=bool)
+    outside[inside] = False
+    assert not label[outside].any() and not probabilities[:, outside].any()
+    assert (done.kept["logits"].transpose(0, *(axis + 1 for axis in forward))[:, outside] < 0).all()
+    some = exported(logits, properties, plan, configuration, pieces, labels=("core",)).label.transpose(forward)
+    np.testing.assert_array_equal(some[inside][sure], written(values[1:2], REGIONS[1:2])[sure])
+
+
+def test_values_of_regions_above_255_have_room() -> None:
+    plan, configuration = plan_of((1.0, 1.0, 1.0), 1)
+    regions = tuple(Region(name=str(value), labels=(value,), written=value) for value in range(1, 301))
+    plan = dataclasses.replace(plan, regions=regions)
+    properties = CaseProperties(
+        geometry=geometry_of((2, 2, 2), (1.0,) * 3), shape_before_crop=(2, 2, 2), box=((0, 2),) * 3, shape=(2, 2, 2)
+    )
+    logits = np.full((300, 2, 2, 2), -1, np.float32)
+    logits[298, 0] = 1
+    label = exported(logits, properties, plan, configuration).label
+    assert label.dtype == np.int16 and (label[0] == 299).all() and not label[1].any()
 
 
 @settings(max_examples=40, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,30 @@ def test_its_folds_are_averaged_as_converted_checkpoints_are(folder: Path, tmp_p
     expected = Predictor.from_checkpoint(checkpoints, "cpu", mirror=True)
     assert np.array_equal(both.segment(image, (1, 1)), expected.segment(image, (1, 1)))
     assert sorted(folder.rglob("*")) == before
+
+
+def test_folds_that_were_trained_on_regions(folder: Path) -> None:
+    image = np.random.default_rng(1).uniform(0, 255, (3, 40, 50)).astype(np.float32)
+    classes, of_classes = Predictor.from_model_folder(folder, device="cpu").segment(image, (1, 1), probabilities=True)
+    content = json.loads((folder / "dataset.json").read_text())
+    content |= {"labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"dataset\.json: labels are lists, so the data set needs regions_class_order"):
+        Predictor.from_model_folder(folder, device="cpu")
+    (folder / "dataset.json").write_text(json.dumps(content | {"regions_class_order": [1, 2, 3]}))
+    predictor = Predictor.from_model_folder(folder, device="cpu")  # three outputs, that are read otherwise now
+    label, probabilities = predictor.segment(image, (1, 1), probabilities=True)
+    p, q = probabilities.astype(np.float64), of_classes.astype(np.float64)
+    odds, log_of_classes = np.log(p / (1 - p)), np.log(q)
+    sure = ((p > 0.02) & (p < 0.98) & (q > 0.02)).all(0)  # elsewhere half precision is too coarse
+    assert sure.mean() > 0.5
+    for k in (1, 2):  # differences of the same logits, by sigmoid here and by softmax there
+        differences = [(of[k] - of[0])[sure] for of in (odds, log_of_classes)]
+        np.testing.assert_allclose(*differences, atol=0.05)
+    written = np.zeros_like(label)
+    for value, one in enumerate(probabilities, start=1):
+        written[one > 0.5] = value
+    assert (written == label).mean() > 0.999 and (label != classes).any()
 
 
 def test_the_script_takes_it(folder: Path, tmp_path: Path) -> None:

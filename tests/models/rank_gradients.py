@@ -14,11 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from umamba.datamodules.sampling import share_of
 from umamba.models.losses import DeepSupervision, DiceCELoss
+from umamba.models.regions import DiceBCELoss
 from umamba.models.unet import PlainConvUNet
 
 SIZES = {2: (7, 4), 3: (4,)}  # ranks -> batches
 IGNORED = 3
-OPTIONS = [(batch_dice, ignored) for batch_dice in (True, False) for ignored in (None, IGNORED)]
+REGIONS = ((1, 2), (2,), (1,))  # as many as the network has outputs
+OPTIONS = [
+    (batch_dice, ignored, regions)
+    for batch_dice in (True, False)
+    for ignored in (None, IGNORED)
+    for regions in ((), REGIONS)
+]
 
 
 def whole_batch(size: int, ignore_label: int | None) -> tuple[Tensor, Tensor]:
@@ -32,18 +39,21 @@ def whole_batch(size: int, ignore_label: int | None) -> tuple[Tensor, Tensor]:
     return image, label
 
 
-def make(batch_dice: bool, ignore_label: int | None) -> tuple[nn.Module, DeepSupervision]:
+def make(
+    batch_dice: bool, ignore_label: int | None, regions: tuple[tuple[int, ...], ...] = ()
+) -> tuple[nn.Module, DeepSupervision]:
     torch.manual_seed(1)
     topology = {"kernel_sizes": (3, 3, 3), "strides": (1, 2, 2), "features_per_stage": (4, 6, 8)}
     network = PlainConvUNet(spatial_dims=2, in_channels=1, out_channels=3, deep_supervision=True, **topology)
-    return network.double(), DeepSupervision(DiceCELoss(batch_dice, ignore_label))
+    loss = DiceBCELoss(regions, batch_dice, ignore_label) if regions else DiceCELoss(batch_dice, ignore_label)
+    return network.double(), DeepSupervision(loss)
 
 
 def gradients(network: nn.Module) -> list[Tensor]:
     return [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
 
-def step(rank: int, world: int, size: int, options: tuple[bool, int | None]) -> tuple[Tensor, Tensor, list[Tensor]]:
+def step(rank: int, world: int, size: int, options: tuple) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Loss of training, loss of validation, and gradients."""
     network, loss_function = make(*options)
     wrapped = DistributedDataParallel(network)

@@ -14,16 +14,18 @@ import pytest
 from preparation import SMALL, run
 from raw_data import blobs, make_dataset, make_pictures, write_volume
 
+from umamba.files import content_hash
 from umamba.planning import locking
 from umamba.planning import prepare as prepare_module
 from umamba.planning import store as store_module
 from umamba.planning.configuration import PlanError
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.prepare import bytes_per_worker, prepare, prepare_plan
+from umamba.planning.prepare import bytes_per_worker, prepare
 from umamba.planning.store import Store
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetError
+from umamba.raw.regions import Region
 
 pytestmark = pytest.mark.usefixtures("few_samples")
 
@@ -251,15 +253,49 @@ def test_all_bad_cases_are_listed_at_once(tmp_path):
     assert not (tmp_path / "out" / "fingerprint.json").exists()
 
 
-def test_regions_can_be_planned_but_not_prepared(tmp_path):
+def test_regions_are_prepared_with_plain_labels_and_places_of_each_region(tmp_path):
+    labels = {"background": 0, "whole": [2, 1], "core": 2}
+    raw = make_dataset(tmp_path / "raw", labels=labels, regions_class_order=[1, 2])
+    plan, store = run(raw, tmp_path / "out")
+    assert plan.labels == {"background": 0} and plan.num_classes == 2
+    assert plan.regions == (
+        Region(name="whole", labels=(1, 2), written=1),
+        Region(name="core", labels=(2,), written=2),
+    )
+    assert Plan.from_dict(json.loads((tmp_path / "out" / "plan.json").read_text())) == plan
+    for identifier in store.identifiers:
+        case = store.case(identifier)
+        label = case.label[:]
+        assert {*np.unique(label)} <= {-1, 0, 1, 2}
+        for number, values in ((1, (1, 2)), (2, (2,))):
+            assert len(case.class_locations[number]) == np.isin(label, values).sum() > 0
+            assert np.isin(label[tuple(case.class_locations[number].T)], values).all()
+
+
+def test_the_same_files_with_other_regions_are_planned_and_stored_anew(tmp_path):
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     raw = make_dataset(tmp_path / "raw", labels=labels, regions_class_order=[1, 2])
-    plan = prepare_plan(raw, tmp_path / "out", SMALL, workers=1)
-    assert plan.regions == {"whole": (1, 2)}
-    with pytest.raises(ValueError, match="region-based"):
-        _ = plan.num_classes
-    with pytest.raises(DatasetError, match="regions .*'whole'.*can be planned.*exclusive classes"):
+    _, first = run(raw, tmp_path / "out")
+    content = json.loads((raw / "dataset.json").read_text())
+    content |= {"labels": {"background": 0, "core": 2, "whole": [1, 2]}, "regions_class_order": [2, 1]}
+    (raw / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="cannot express label 2: it lies in core, whole, and would be written as 1"):
         run(raw, tmp_path / "out")
+    content |= {"labels": {"background": 0, "one": 1, "two": 2}, "regions_class_order": [1, 2]}
+    (raw / "dataset.json").write_text(json.dumps(content))
+    plan, second = run(raw, tmp_path / "out")
+    assert plan.labels == {"background": 0, "one": 1, "two": 2} and first.folder != second.folder
+
+
+def test_without_regions_plans_and_descriptions_hash_as_before_there_were_any(tmp_path):
+    plan, _ = run(make_dataset(tmp_path / "raw"), tmp_path / "out")
+    assert plan.to_dict()["regions"] == {}
+    raw = RawDataset.open(tmp_path / "raw")
+    before = {
+        "name": "Toy", "channel_names": ["MR"], "labels": {"background": 0, "liver": 1, "spleen": 2}, "regions": {},
+        "ignore_label": None, "file_ending": ".nii.gz", "num_training": 3,
+    }  # fmt: skip
+    assert prepare_module._description_hash(raw) == content_hash(before)
 
 
 def test_no_foreground_anywhere_is_refused(tmp_path):

@@ -118,7 +118,7 @@ def test_class_locations_are_numpys_draw():
     label = np.random.default_rng(0).integers(-1, 4, size=(40, 45, 50)).astype(np.int16)
     label[label == 2] = 0
     label[:30] = 1
-    located = class_locations(label, [1, 2, 3])
+    located = class_locations(label, {1: (1,), 2: (2,), 3: (3,)})
     random = np.random.RandomState(1234)
     for value in (1, 3):
         every = np.argwhere(label == value)

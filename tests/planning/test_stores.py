@@ -239,7 +239,7 @@ def test_a_disk_that_is_full_at_the_locations_says_so(small_disk):
         label=np.ones(shape, np.int16),  # one class everywhere: 10,000 locations of 12 bytes, nothing else of size
         properties=CaseProperties(geometry=geometry, shape_before_crop=shape, box=((0, 32),) * 3, shape=shape),
     )
-    plan = SimpleNamespace(labels={"background": 0, "liver": 1}, ignore_label=None)
+    plan = SimpleNamespace(labels={"background": 0, "liver": 1}, regions=(), ignore_label=None)
     with pytest.raises(OSError, match="No space left") as caught:
         write_case(small_disk, "case_0", case, plan, (16, 16, 16), "key")
     assert caught.value.errno == errno.ENOSPC  # what turns it into a DiskError with the folder and the room

@@ -50,12 +50,13 @@ def duplicates(facts: Sequence[CaseFacts]) -> list[Finding]:
 
 
 def absent_classes(facts: Sequence[CaseFacts], description: DatasetDescription) -> list[Finding]:
-    """Classes that no training label holds."""
+    """Classes and regions that no training label holds."""
     present = {value for case in facts if case.split == "Tr" and case.labels for value in case.labels}
     findings = []
-    for name, value in description.labels.items():
-        if value and value not in present:
-            message = f"class {name} ({value}) is in no training label. Remove it from dataset.json, or look for it."
+    for name, values in description.foreground.items():
+        if not present.intersection(values):
+            made_of = ", ".join(map(str, values))
+            message = f"class {name} ({made_of}) is in no training label. Remove it from dataset.json, or look for it."
             findings.append(Finding(case="", kind="absent class", severity="warning", message=message))
     return findings
 

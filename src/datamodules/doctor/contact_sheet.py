@@ -56,6 +56,7 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
         except (DatasetError, FileNotFoundError):
             axis.text(0.5, 0.5, "unreadable", ha="center", va="center", color="red", transform=axis.transAxes)
     names = [(name, value) for name, value in report.description.labels.items() if value]
+    names += [(region.name, region.written) for region in report.description.regions]
     handles = [Patch(color=class_colour(value), label=literal(name)) for name, value in names[:30]]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), fontsize=7)
     save_figure(figure, path, dpi=90)

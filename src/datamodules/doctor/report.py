@@ -58,14 +58,15 @@ class Report:
             ],
         }
 
-    def classes(self) -> dict[str, dict[str, float]]:
-        """Per class: in how many labelled cases it occurs, and its mean share of their voxels."""
+    def classes(self) -> dict[str, dict[str, Any]]:
+        """Per class, or region: in how many labelled cases it occurs, and its mean share of their voxels."""
         labelled = [case.labels for case in self.facts if case.labels]
-        table = {}
-        for name, value in self.description.labels.items():
-            shares = [labels.get(value, 0) / sum(labels.values()) for labels in labelled]
+        table: dict[str, dict[str, Any]] = {}
+        classes = {name: (value,) for name, value in self.description.labels.items()}
+        for name, values in (classes | self.description.foreground).items():
+            shares = [sum(labels.get(value, 0) for value in values) / sum(labels.values()) for labels in labelled]
             table[name] = {
-                "value": value,
+                "value": values[0] if len(values) == 1 else [*values],
                 "cases": sum(share > 0 for share in shares),
                 "mean_share": float(np.mean(shares)) if shares else 0.0,
             }
@@ -97,7 +98,7 @@ class Report:
         for column in ("class", "value", "in cases", "share of voxels"):
             classes.add_column(column, justify="left" if column == "class" else "right")
         for name, row in list(facts["classes"].items())[:SHOWN_CLASSES]:
-            classes.add_row(escape(name), str(row["value"]), str(row["cases"]), f"{100 * row['mean_share']:.3f} %")
+            classes.add_row(escape(name), _text(row["value"]), str(row["cases"]), f"{100 * row['mean_share']:.3f} %")
         if len(facts["classes"]) > SHOWN_CLASSES:
             classes.add_row(f"... and {len(facts['classes']) - SHOWN_CLASSES} more, in report.json")
         console.print(classes)
@@ -117,6 +118,10 @@ class Report:
             shown = messages[:SHOWN] + ([f"... and {len(messages) - SHOWN} more"] if len(messages) > SHOWN else [])
             table.add_row(f"[{colour}]{severity}[/]", kind, str(len(messages)), escape("\n".join(shown)))
         console.print(table)
+
+
+def _text(value: int | Sequence[int]) -> str:
+    return str(value) if isinstance(value, int) else "+".join(map(str, value))
 
 
 def _range(values: Sequence[tuple[float, ...] | None]) -> dict[str, list[float]]:

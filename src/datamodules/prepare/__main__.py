@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
     console.print(
         f"{raw.folder}: {len(raw.training_cases)} training cases, {len(raw.test_cases)} test cases "
         f"({sum(case.label is not None for case in raw.test_cases)} with labels), "
-        f"{len(raw.channel_names)} channels, {len(raw.labels) - 1} classes"
+        f"{len(raw.channel_names)} channels, {len(raw.foreground)} classes"
     )
 
 

@@ -97,7 +97,7 @@ def _compare(dataset: str, one: set[str], other: set[str], first: Run, second: R
     )
 
 
-_MANNER = ("task", "labels", "protocol", "NSD tolerances")
+_MANNER = ("task", "labels", "regions", "protocol", "NSD tolerances")
 _WAY_OUT = "Score them alike with eval.py, or report them apart: runs=[FOLDER,...]."
 
 
@@ -105,7 +105,8 @@ def _manner(run: Run) -> tuple[Any, ...]:
     tolerances = {}
     if "nsd_tolerance" in run.scores:
         tolerances = run.scores.groupby("class")["nsd_tolerance"].first().to_dict()
-    return run.record["task"], dict(sorted(run.record["labels"].items())), run.record["protocol"], tolerances
+    labels, regions = (dict(sorted(run.record.get(key, {}).items())) for key in ("labels", "regions"))
+    return run.record["task"], labels, regions, run.record["protocol"], tolerances
 
 
 def _named(first: Run, second: Run, dataset: str) -> str:

@@ -165,7 +165,7 @@ def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | 
 
 def _labelling(record: Mapping[str, Any]) -> Labelling:
     grow = record["task"] == "instances" and bool(record["options"].get("grow"))  # once accepted where it did nothing
-    return Labelling(labels=record["labels"], task=record["task"], grow=grow)
+    return Labelling(labels=record["labels"], regions=record.get("regions", {}), task=record["task"], grow=grow)
 
 
 def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "") -> str:

@@ -1,0 +1,67 @@
+"""Region-based training: one output and one sigmoid a region, cross-entropy and soft Dice of each.
+
+Source: nnU-Net's DC_and_BCE_loss (Isensee et al.). With an ignore label it divides the sum of the cross-entropy over
+regions and counted voxels by the number of counted voxels, without one by regions times voxels; so does this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umamba.models.losses import soft_dice_of, widened
+from umamba.models.ranks import count_ranks, rank_weight, sum_over_ranks
+
+
+class RegionMasks(nn.Module):
+    """A label map as one mask a region: (B, *S) integer -> (B, R, *S) bool.
+
+    Args:
+        regions: label values of each region.
+        ignore_label: value of voxels that are in no region, or None.
+    """
+
+    table: Tensor  # (values, R) bool
+
+    def __init__(self, regions: Sequence[Sequence[int]], ignore_label: int | None = None) -> None:
+        super().__init__()
+        highest = max([*(max(values) for values in regions), ignore_label or 0])
+        table = torch.zeros((highest + 1, len(regions)), dtype=torch.bool)
+        for number, values in enumerate(regions):
+            table[list(values), number] = True
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Args: label (B, *S) integer, of values that are in a region, 0 or to be ignored."""
+        return self.table[label.long()].movedim(-1, 1)
+
+
+class DiceBCELoss(nn.Module):
+    """Binary cross-entropy minus the mean soft Dice of the regions: nnU-Net's loss of region-based training.
+
+    Args:
+        regions: label values of each of the network's outputs.
+        batch_dice: sum over the batch (and over DDP ranks) before dividing, instead of one Dice per sample.
+        ignore_label: value of voxels that do not count, or None.
+    """
+
+    def __init__(self, regions: Sequence[Sequence[int]], batch_dice: bool, ignore_label: int | None = None) -> None:
+        super().__init__()
+        self.masks = RegionMasks(regions, ignore_label)
+        self.batch_dice = batch_dice
+        self.ignore_label = ignore_label
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Args: logits (B, R, *S) float; label (B, *S) integer. Returns a scalar, of several ranks this one's part."""
+        logits, target = widened(logits), self.masks(label)  # (B, R, *S) both
+        if self.ignore_label is None:
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+            cross_entropy = cross_entropy * rank_weight(label, cross_entropy.dtype)
+            return cross_entropy - soft_dice_of(logits.sigmoid(), target, None, self.batch_dice)
+        mask = (label != self.ignore_label).unsqueeze(1)  # (B, 1, *S)
+        per_voxel = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none") * mask
+        cross_entropy = per_voxel.sum() / sum_over_ranks(mask.sum()).clamp_min(1) * count_ranks()
+        return cross_entropy - soft_dice_of(logits.sigmoid(), target, mask, self.batch_dice)
