@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 _FETCH = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's names
 _STEP = "run_training_batch"
 _EPOCH = "run_training_epoch"
+_ON_GPU = ("cuda",)  # kinds of device that are recorded
 _WATCHED, _BEFORE = 10, 2  # steps whose kernels are recorded, and steps of their epoch before
 
 
@@ -110,7 +111,7 @@ class DeviceWatch(L.Callback):
         self._began = self._waited = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if module.device.type == "cuda":
+        if trainer.strategy.root_device.type in _ON_GPU:
             trainer.fit_loop.max_epochs = self.after + 1
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -152,7 +153,7 @@ def _seen(recorded: profile, steps: int, busy_ms: float) -> DeviceSteps | None:
         steps: How many it has.
         busy_ms: All its time but for the waiting for batches.
     """
-    events = recorded.events() or []
+    events = [e for e in recorded.events() or [] if not getattr(e, "is_user_annotation", False)]  # which span gaps
     spans = sorted((e.time_range.start, e.time_range.end) for e in events if e.device_type == DeviceType.CUDA)
     waits = sum(e.time_range.elapsed_us() for e in events if e.device_type == DeviceType.CPU and _is_wait(e.name))
     if not spans or not steps:

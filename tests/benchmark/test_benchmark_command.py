@@ -7,10 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from miniatures import TINY, make_volumes
+from torch.profiler import ProfilerActivity
+from torch.utils.data import DataLoader
+
+from umamba.benchmark import step_times
+from umamba.callbacks.cost import Cost
 
 OVERRIDES = [*(o for o in TINY if not o.startswith("trainer.log")), "data=custom", "model=nnunet"]
 
@@ -59,3 +66,47 @@ def test_on_a_gpu_kernels_are_recorded_after_the_epochs_that_count(tmp_path, gra
         assert len(row["epochs_s"]) == 2
         assert row["device_ms"] > 0 and row["host_ms"] > 0 and row["peak_gib"] > 0
         assert row["bound"] in ("loader", "host", "device")
+
+
+def test_steps_are_recorded_after_the_epochs_that_count_and_end_the_training(monkeypatch):
+    """The order of it, on the CPU: with its operations in place of the GPU's kernels."""
+    monkeypatch.setattr(step_times, "ProfilerActivity", SimpleNamespace(CUDA=ProfilerActivity.CPU))
+    monkeypatch.setattr(step_times.torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(step_times, "_ON_GPU", ("cpu",))
+    monkeypatch.setattr(
+        step_times, "_seen", lambda recorded, steps, busy: (len(recorded.events()) > 0, steps, busy > 0)
+    )
+    times, cost = step_times.StepTimes(), Cost(None)
+    watch = step_times.DeviceWatch(2, times)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[cost, watch],
+    )  # fmt: skip
+    trainer.profiler = times
+    module = Counting()
+    trainer.fit(module)
+    assert [epoch.steps for epoch in times.epochs] == [20, 20, 13], "two that count, and what is recorded of a third"
+    assert module.validated == 2 * 3 and len(cost.epoch_seconds) == 3
+    assert watch.found == (True, 10, True)
+
+
+class Counting(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torch.nn.Linear(4, 1)
+        self.validated = 0
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.network(batch).mean()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.validated += 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.zeros(20, 4))
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(torch.zeros(3, 4))
