@@ -242,8 +242,8 @@ def report(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Prediction, timed",
         "",
-        "`python benchmarks/inference.py`, from image files to label maps; `python benchmarks/inference.py --help` "
-        "says what is measured. Volumes of 512 x 512 x 500 (`ct_long`: 800) voxels of 0.8 x 0.8 x 1 mm, planned at "
+        "`python benchmarks/inference.py`, from image files to label maps; the head of the script says how. "
+        " Volumes of 512 x 512 x 500 (`ct_long`: 800) voxels of 0.8 x 0.8 x 1 mm, planned at "
         "0.8 x 0.8 x 2.5 mm; 118 in a name: classes, else 14.",
         "",
         "| row | cases | load, s | first, s | seconds | cases a second | main memory, GiB | device memory, GiB | "
