@@ -141,16 +141,16 @@ class _Sitting:
             log.info("%d run(s) were not started: %s.", len(waiting), ", ".join(e.wanted.key for e in waiting))
 
     def _start(self, waiting: list[Entry]) -> bool:
-        """Fill the devices; whether anything was started."""
+        """Fill the devices, each time the emptiest; whether anything was started."""
         started = False
-        for device in self.devices:
-            while sum(job.device == device for job in self.jobs) < self.rules.per_device:
-                entry = next((e for e in waiting if self._ends_in_time(e)), None)
-                if entry is None or not self._same_code():
-                    return started
-                waiting.remove(entry)
-                started = self._begin(entry, device) or started
-        return started
+        while True:
+            taken = {device: sum(job.device == device for job in self.jobs) for device in self.devices}
+            device = min(self.devices, key=lambda device: taken[device])
+            entry = next((e for e in waiting if self._ends_in_time(e)), None)
+            if taken[device] >= self.rules.per_device or entry is None or not self._same_code():
+                return started
+            waiting.remove(entry)
+            started = self._begin(entry, device) or started
 
     def _same_code(self) -> bool:
         """Whether a run that is started now would be of the version that the others are of."""
