@@ -21,6 +21,7 @@ import logging
 import hydra
 import lightning as L
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.callbacks.last_checkpoint import is_finished
@@ -36,7 +37,9 @@ from umamba.resolvers import register_resolvers
 from umamba.run.announcement import announce, conclude
 from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
-from umamba.run.quiet import quiet, short_warnings
+from umamba.run.named_dataset import name_dataset
+from umamba.run.quiet import short_warnings
+from umamba.run.score import check_metric, score_of
 from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.run.sweep import is_sweep_job, run_in_own_process
@@ -48,18 +51,19 @@ register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    check_metric(cfg.optimized_metric, test=cfg.test)
     if is_sweep_job():
-        run_in_own_process(__file__)
-        return
-    quiet()
+        folder = run_in_own_process(__file__)
+        return score_of(folder, cfg.optimized_metric) if cfg.optimized_metric else None
     short_warnings()
     if cfg.get("cross_validation"):
         with explained():
-            cross_validate(cfg, __file__)
-        return
-    with explained(), open_run(cfg) as run:
+            cross_validate(name_dataset(cfg), __file__)
+        return None
+    with explained(), open_run(name_dataset(cfg)) as run:
         train(run)
+    return None
 
 
 def train(run: Run) -> None:
@@ -72,7 +76,8 @@ def train(run: Run) -> None:
     check_last_checkpoint(last, cfg, callbacks)
     check_precision(cfg.trainer)
     limits = {key: cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time")}
-    finished = run.resume_from and is_finished(last, **limits)
+    stops_early = any(isinstance(callback, EarlyStopping) for callback in callbacks)
+    finished = run.resume_from and is_finished(last, stops_early=stops_early, **limits)
     trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
     model = instantiate(cfg.model)
     datamodule = instantiate(cfg.data)
@@ -111,7 +116,7 @@ def train(run: Run) -> None:
         log.info("It has been tested too; eval.py tests it again, with other options if you like.")
     elif cfg.test and trainer.is_global_zero:
         predict_and_score([last], datamodule, run.folder, loggers, RunOptions(trusted=cfg.trusted))
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and last.is_file():
         conclude(run.folder, cfg.trusted)
 
 

@@ -7,10 +7,22 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
+from collections.abc import Mapping
 
 from umamba.locations import CONFIGS
 
 _GROUP = re.compile(r"^  - (?:override )?/?([a-z_/]+): (\S+)")
+_WIDTH = 118
+# Files that show a group's keys: what all its choices start from, or the usual choice
+SHOWN_FILES = {
+    "data": ("data/_base.yaml",),
+    "model": ("model/_nnunet_training.yaml", "model/_umamba.yaml"),
+    "trainer": ("trainer/default.yaml",),
+    "paths": ("paths/default.yaml",),
+}
+_KEYS_OF_GROUPS = ("train", "epochs")  # commands that use all of a group's keys
+_END = "All keys that this would use: the same command with --cfg job. Hydra's own flags: --hydra-help."
 
 
 def exit_with_help(description: str | None, config: str) -> None:
@@ -23,22 +35,69 @@ def exit_with_help(description: str | None, config: str) -> None:
     Raises:
         SystemExit: after printing.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
+    if wanted():
         sys.stdout.write(help_text(description, config))
         raise SystemExit(0)
+
+
+def wanted() -> bool:
+    """Whether the command line asks for help."""
+    return bool({"-h", "--help"} & set(sys.argv[1:]))
 
 
 def help_text(description: str | None, config: str) -> str:
     """The text that `exit_with_help` prints."""
     lines = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").splitlines()
-    keys = [line for line in lines if line and not line.startswith(("defaults:", "  - ", "#"))]
     groups = [(match[1], match[2]) for match in map(_GROUP.match, lines) if match and (CONFIGS / match[1]).is_dir()]
-    parts = [(description or "").strip(), "", "Keys, given as key=value:", "", *(f"  {line}" for line in keys)]
+    groups = [(name, default) for name, default in groups if name != "hydra"]
+    parts = [(description or "").strip(), *_examples(lines, description or "")]
+    parts += ["", "Keys, given as key=value:", "", *(f"  {line}" for line in _keys(lines))]
     if groups:
         parts += ["", "Groups, given as group=choice; group.key=value changes a key of the choice:", ""]
-        parts += [f"  {name} ({default}): {', '.join(_choices(name))}" for name, default in groups]
-    parts += ["", "All keys that this would use: the same command with --cfg job. Hydra's own flags: --hydra-help.", ""]
-    return "\n".join(parts)
+        for name, default in groups:
+            choices = f"{name} ({default}): {', '.join(_choices(name))}"
+            parts += textwrap.wrap(choices, _WIDTH, initial_indent="  ", subsequent_indent="      ")
+    for name, files in SHOWN_FILES.items() if config in _KEYS_OF_GROUPS else ():
+        parts += ["", f"Keys of {name}, given as {name}.key=value:", ""]
+        for file in files:
+            parts += [f"  {line}" for line in _keys((CONFIGS / file).read_text(encoding="utf-8").splitlines())]
+    return "\n".join([*parts, "", _END, ""])
+
+
+def arguments_text(description: str | None, arguments: Mapping[str, str]) -> str:
+    """Help of a command without a config file.
+
+    Args:
+        description: see `exit_with_help`.
+        arguments: name -> meaning.
+    """
+    width = max(map(len, arguments)) + 1
+    lines = [f"  {name + '=':<{width}}  {meaning}" for name, meaning in arguments.items()]
+    return "\n".join([(description or "").strip(), "", "Arguments, given as key=value:", "", *lines, ""])
+
+
+def _keys(lines: list[str]) -> list[str]:
+    """The lines of a config that are keys: no list of defaults, nothing of Hydra's, no comment in front of the file."""
+    shown: list[str] = []
+    block = ""  # the key without indentation under which a line stands
+    for line in lines:
+        if line and not line.startswith((" ", "#")):
+            block = line.partition(":")[0]
+        if (
+            line
+            and block
+            and block not in ("defaults", "hydra")
+            and not line.startswith(("_", "  _target_", "  _partial_"))
+        ):
+            shown.append(line)
+    return shown
+
+
+def _examples(lines: list[str], description: str) -> list[str]:
+    """The commands in front of a config that the description does not have."""
+    commands = [line.lstrip("# ") for line in lines if line.startswith("# ") and re.match(r"# (python|umamba) ", line)]
+    further = [command for command in commands if command.split("  ")[0].strip() not in description]
+    return ["", *(f"    {command}" for command in further)] if further else []
 
 
 def _choices(group: str) -> list[str]:

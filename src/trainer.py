@@ -23,6 +23,7 @@ from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.dummy import DummyDataModule
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.plan import Plan
+from umamba.run.quiet import quiet
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     Raises:
         ValueError: trainer.max_time is no time.
     """
+    quiet()
     last = next((callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
     limits = Limits(last, config.get("max_time"))
     callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]

@@ -92,6 +92,20 @@ def test_every_choice_of_every_group_instantiates(group: str, name: str, tmp_pat
         instantiate(cfg[group])
 
 
+@pytest.mark.parametrize("name", choices("hparams_search"))
+def test_every_search_varies_keys_that_there_are(name: str, tmp_path: Path) -> None:
+    search = OmegaConf.load(CONFIGS / "hparams_search" / f"{name}.yaml")
+    cfg = compose_train(run_dir=tmp_path)
+    for key in search.hydra.sweeper.params:
+        assert OmegaConf.select(cfg, key) is not None, key
+    assert search.optimized_metric.startswith("val/")
+
+
+def test_early_stopping_watches_what_is_logged(tmp_path: Path) -> None:
+    callbacks = resolved(compose_train("callbacks=early_stopping", run_dir=tmp_path)).callbacks
+    assert callbacks.early_stopping.monitor == callbacks.best.monitor and callbacks.last is not None
+
+
 def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigCompositionException, match="itterations_per_epoch"):
         compose_train("data.itterations_per_epoch=3", run_dir=tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from umamba.callbacks.limits import is_over
 from umamba.callbacks.trial import is_trial
@@ -49,7 +49,12 @@ def _log_epoch(trainer: L.Trainer) -> None:
 
 
 def is_finished(
-    checkpoint: str | Path, *, max_epochs: int | None, max_steps: int = -1, max_time: Any | None = None
+    checkpoint: str | Path,
+    *,
+    max_epochs: int | None,
+    max_steps: int = -1,
+    max_time: Any | None = None,
+    stops_early: bool = False,
 ) -> bool:
     """Whether the run that wrote a checkpoint has trained as long as it should.
 
@@ -58,6 +63,7 @@ def is_finished(
         max_epochs: the trainer's; None or -1 for no limit.
         max_steps: the trainer's; -1 for no limit.
         max_time: the trainer's, in any of its forms; None for no limit.
+        stops_early: whether the run still has a callback that may stop it before these limits.
 
     Raises:
         ValueError: it has trained longer than that, so that neither its weights nor its learning rates are those of a
@@ -70,4 +76,8 @@ def is_finished(
             f"{checkpoint} was trained for {epochs} epochs, more than trainer.max_epochs={max_epochs}. Set "
             f"trainer.max_epochs to {epochs} or more to go on with it, or train anew in another run_dir."
         )
-    return epochs == max_epochs or 0 <= max_steps <= state["global_step"] or is_over(state, max_time)
+    stopped = stops_early and any(
+        key.startswith(EarlyStopping.__qualname__) and kept["wait_count"] >= kept["patience"]
+        for key, kept in state.get("callbacks", {}).items()
+    )
+    return stopped or epochs == max_epochs or 0 <= max_steps <= state["global_step"] or is_over(state, max_time)

@@ -8,6 +8,11 @@ state for each weight. Nothing of where it was trained stays in it but what the 
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "export")  # before the imports that take seconds
+
 import logging
 from pathlib import Path
 from typing import Any

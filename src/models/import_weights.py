@@ -2,6 +2,8 @@ r"""Weights of the authors' and of nnU-Net's networks under this project's names
 
     python -m umamba.models.import_weights checkpoint=fold_0/checkpoint_final.pth plans=nnUNetPlans.json \
         dataset_json=dataset.json output=umamba_bot.ckpt
+    python -m umamba.models.import_weights ... data=flare                 # to be scored on that data set
+    python -m umamba.models.import_weights ... configuration=3d_fullres   # of an older checkpoint
 
 writes a checkpoint for eval.py and predict.py: the network is recognised by the names of its weights, its plan and the
 configuration it was trained on travel along (configuration=3d_fullres where the checkpoint does not name it).
@@ -14,11 +16,28 @@ U-Mamba's own modules. There the encoder is stored a second time inside the deco
 
 from __future__ import annotations
 
+import sys
+
+from umamba.help import arguments_text, wanted
+
+MEANINGS = {
+    "checkpoint": "of nnU-Net or U-Mamba: fold_0/checkpoint_final.pth",
+    "plans": "its nnUNetPlans.json",
+    "dataset_json": "the dataset.json it was trained with",
+    "output": "file to write, for predict.py and eval.py",
+    "configuration": "optional: 2d or 3d_fullres, where the checkpoint does not name it",
+    "data": "optional: name of a data set's config, such as flare, to score it on; else the folder of dataset_json",
+}
+ARGUMENTS = {name: not meaning.startswith("optional") for name, meaning in MEANINGS.items()}  # whether it must be given
+
+if __name__ == "__main__" and wanted():  # before the imports that take seconds
+    sys.stdout.write(arguments_text(__doc__, MEANINGS))
+    raise SystemExit(0)
+
 import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -44,15 +63,6 @@ from umamba.resolvers import register_resolvers
 from umamba.targets import MIRROR
 
 log = logging.getLogger(__name__)
-
-ARGUMENTS = {
-    "checkpoint": True,
-    "plans": True,
-    "dataset_json": True,
-    "output": True,
-    "configuration": False,
-    "data": False,
-}
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 _COPIES = re.compile(r"^decoder\.encoder\.|\.all_modules\.")

@@ -7,6 +7,11 @@ python -m umamba.planning fingerprint=dataset_fingerprint.json dataset_json=data
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "planning")  # before the imports that take seconds
+
 import dataclasses
 import json
 import logging
@@ -31,6 +36,7 @@ from umamba.planning.summary import summarize
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
+from umamba.run.named_dataset import name_dataset
 from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
@@ -100,6 +106,7 @@ register_resolvers()
 @explained()
 def main(cfg: DictConfig) -> None:
     try:
+        name_dataset(cfg)
         check_output(cfg)
         plan = make_plan(cfg)
         if cfg.output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.run.folder import Run
+from umamba.run.sweep import quoted
 from umamba.words import count
 
 log = logging.getLogger(__name__)
@@ -57,15 +59,22 @@ def plan_line(datamodule: SegmentationDataModule) -> str:
 
 def conclude(folder: Path, trusted: Sequence[str] = ()) -> None:
     """Log where the results are, and the commands that go on from here."""
-    checkpoint = shlex.quote(str(Path(short(folder)) / "checkpoints" / "last.ckpt"))
+    checkpoint = Path(short(folder)) / "checkpoints" / "last.ckpt"
     trust = f" trusted=[{','.join(trusted)}]" if trusted else ""
     log.info(
         "The results are in %s\n"
-        "  predict:  python predict.py checkpoint=%s input=IMAGES output=PREDICTIONS%s\n"
-        "  evaluate: python eval.py ckpt_path=%s output=SCORES%s\n"
-        "  go on:    python train.py run_dir=%s trainer.max_epochs=MORE%s",
-        short(folder), checkpoint, trust, checkpoint, trust, shlex.quote(short(folder)), trust,
+        "  predict:  python predict.py %s input=IMAGES output=PREDICTIONS%s\n"
+        "  evaluate: python eval.py %s output=SCORES%s\n"
+        "  go on:    python train.py %s trainer.max_epochs=MORE%s",
+        short(folder), _argument("checkpoint", checkpoint), trust, _argument("ckpt_path", checkpoint), trust,
+        _argument("run_dir", Path(short(folder))), trust,
     )  # fmt: skip
+
+
+def _argument(key: str, path: Path) -> str:
+    """A path on the command line, with quotes for Hydra and the shell where they need any."""
+    plain = re.fullmatch(r"[\w./+-]+", str(path), re.ASCII)
+    return f"{key}={path}" if plain else shlex.quote(f"{key}={quoted(str(path))}")
 
 
 def short(path: Path) -> str:

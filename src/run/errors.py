@@ -17,10 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from umamba.locations import CONFIGS
 from umamba.run.compare import ResumeError
+from umamba.run.hints import hint
 from umamba.run.lock import RunInUseError
 
 _WANDB = "WANDB_SERVICE"  # set by W&B for the process that it is started in, and so for its children
 _FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
+_LOGGED = "_umamba_logged"  # attribute of an error whose traceback was written
 _within: list[bool] = []  # one for each `explained` that the program is in
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _RAISED_ON_PURPOSE = (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError)  # if by this project's own code
@@ -46,7 +48,7 @@ def explained() -> Iterator[None]:
 
     To be put around Hydra and, as a decorator, within its job: within the job, for Hydra puts a line of its own before
     an error that leaves it; around Hydra for what is wrong in the command line. The traceback goes to the log file of
-    the run, if that is open. Any other error is a fault of the program and keeps its traceback.
+    the run, if that is open. Any other error is a fault of the program and keeps its traceback on the console too.
     """
     outermost = not _within
     shown_in_full = outermost and os.environ.get(_FULL) == "1"
@@ -58,9 +60,9 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        log_traceback(error)
         if not is_for_the_user(error):
             raise
-        log_traceback(error)
         sys.stderr.write(f"{message_of(error)}\n")
         raise SystemExit(1) from None
     finally:
@@ -106,6 +108,8 @@ def message_of(error: BaseException) -> str:
         parts.append(str(error.__cause__))
     text = " ".join(parts)
     of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
+    if of_hydra and (further := hint(text)):
+        parts.append(further)
     if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
         parts.append(_OF_THE_MODEL)
     return "\n".join(parts)
@@ -117,7 +121,10 @@ def _chooses_nothing(error: BaseException) -> bool:
 
 
 def log_traceback(error: BaseException) -> None:
-    """Write an error with its traceback to the log files, not to the console."""
+    """Write an error with its traceback to the log files, once, and not to the console."""
+    if vars(error).get(_LOGGED):
+        return
+    vars(error)[_LOGGED] = True
     information = (type(error), error, error.__traceback__)
     record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "%s", (str(error),), information)
     for handler in logging.getLogger().handlers:

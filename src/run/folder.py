@@ -103,6 +103,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         ResumeError: the run cannot go on as asked.
         RunInUseError: another training is going on in this folder.
     """
+    _check_switches(cfg)
     cfg.run_dir = os.path.abspath(cfg.run_dir)
     if ranks.is_started_from_first():
         ranks.follow_first()
@@ -122,6 +123,13 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             run.record()
         ranks.announce_first()
         yield run
+
+
+def _check_switches(cfg: DictConfig) -> None:
+    for key in ("train", "test", "resume"):
+        if not isinstance(cfg[key], bool):
+            advice = " run_dir=<folder> goes on with the run in that folder." if key == "resume" else ""
+            raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
 
 
 def _loaded(path: Path) -> DictConfig:

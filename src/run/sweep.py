@@ -29,8 +29,11 @@ def is_sweep_job() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def run_in_own_process(script: str | Path) -> None:
+def run_in_own_process(script: str | Path) -> Path:
     """Run one job of a sweep as ``python script overrides...``, so that nothing is left behind for the next job.
+
+    Returns:
+        The job's folder.
 
     Raises:
         RuntimeError: the job failed; its own output says why.
@@ -50,12 +53,13 @@ def run_in_own_process(script: str | Path) -> None:
             raise
     if code != 0:
         raise RuntimeError(f"Job {hydra.job.num} ({' '.join(hydra.overrides.task)}) ended with code {code}.")
+    return _job_folder()
 
 
 def job_command(script: str | Path) -> list[str]:
     """The command of the present job of a sweep: its overrides, the sweep's config and where that was found."""
     hydra = HydraConfig.get()
-    return command_of(script, hydra.overrides.task, Path(hydra.sweep.dir) / hydra.sweep.subdir)
+    return command_of(script, hydra.overrides.task, _job_folder())
 
 
 def command_of(script: str | Path, overrides: Sequence[str], run_dir: Path) -> list[str]:
@@ -74,6 +78,11 @@ def command_of(script: str | Path, overrides: Sequence[str], run_dir: Path) -> l
             command.append(f"{options[source.provider]}={source.path}")
     settings = [override for override in hydra.overrides.hydra if not override.startswith(_OF_THE_SWEEP)]
     return [*command, "hydra.mode=RUN", *settings, *overrides, f"run_dir={quoted(str(run_dir))}"]
+
+
+def _job_folder() -> Path:
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir) / hydra.sweep.subdir
 
 
 def quoted(text: str) -> str:

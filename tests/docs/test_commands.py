@@ -64,6 +64,7 @@ def compose_as_the_program_would(source: Path, words: list[str], extra: Path) ->
     stray = [w for w in words if w not in flags and w not in values and w not in ("job", "hydra", "all", "status")]
     assert not stray, f"not an override: {stray}"
     values = [w for w in values if w.partition("=")[2] not in ("...", "somewhere") or "=" not in w]
+    values = [w for w in values if not w.startswith("hparams_search=")]  # its sweeper need not be installed
     needs_data = "- data: ???" in (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
     if needs_data and not any(value.startswith("data=") for value in values):  # the page speaks of the program as such
         values.append("data=phantom")

@@ -7,6 +7,11 @@ Exit code: 0 nothing that stops a training, 1 errors, 2 no data set to examine.
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "doctor")  # before the imports that take seconds
+
 import sys
 import time
 from pathlib import Path
@@ -21,6 +26,7 @@ from umamba.locations import CONFIGS
 from umamba.raw.dataset import refuse_raw_folders
 from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
+from umamba.run.named_dataset import name_dataset
 from umamba.run.stop import ends_on_signals
 
 register_resolvers()
@@ -30,9 +36,9 @@ register_resolvers()
 @explained()
 def main(cfg: DictConfig) -> None:
     console = Console()
-    output = Path(cfg.output)
     start = time.monotonic()
     try:
+        output = Path(name_dataset(cfg).output)
         refuse_raw_folders(output, Path(cfg.data.dataset_dir), "output")
         report, cases = examine_dataset(
             Path(cfg.data.dataset_dir), output, workers=cfg.data.num_workers, geometry=cfg.geometry

@@ -6,6 +6,11 @@ python -m umamba.datamodules.prepare data=amos_mr source=downloads/amos22.zip
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "prepare")  # before the imports that take seconds
+
 import sys
 from pathlib import Path
 

@@ -9,6 +9,11 @@ data set that differ in nothing but folds or seeds are its replicates.
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "report")  # before the imports that take seconds
+
 import logging
 import sys
 from collections.abc import Sequence

@@ -1,0 +1,48 @@
+"""Where a key is that was given at another place, or under the name that it has elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from umamba.help import SHOWN_FILES
+from umamba.locations import CONFIGS
+
+_WRONG_KEY = re.compile(r"Could not override '([\w./]+)'")
+_ELSEWHERE = {
+    "ckpt_path": "train.py goes on with a run by run_dir=<its folder>; eval.py and predict.py take checkpoints.",
+    "checkpoint": "train.py goes on with a run by run_dir=<its folder>; eval.py and predict.py take checkpoints.",
+    "extras": "What is asked or printed beside a run has no options here.",
+    "task": "data=custom has data.task: semantic or instances.",
+}
+
+
+def hint(message: str) -> str:
+    """What to add to Hydra's message about a key that does not exist; empty where nothing is known."""
+    found = _WRONG_KEY.search(message)
+    if found is None:
+        return ""
+    given = found[1]
+    if given in _ELSEWHERE:
+        return _ELSEWHERE[given]
+    wanted = given.rpartition(".")[2]
+    keys = [key for key in _all_keys() if key.rpartition(".")[2] == wanted and key != given]
+    return f"There is {' and '.join(keys)}." if keys else ""
+
+
+def _all_keys() -> Iterator[str]:
+    for group, files in SHOWN_FILES.items():
+        for file in files:
+            yield from _leaves(yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8")), group)
+
+
+def _leaves(node: Any, key: str) -> Iterator[str]:
+    if not isinstance(node, dict):
+        yield key
+        return
+    for name, value in node.items():
+        if name != "defaults" and not str(name).startswith("_"):
+            yield from _leaves(value, f"{key}.{name}")

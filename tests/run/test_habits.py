@@ -1,0 +1,116 @@
+"""Habits of people who come from nnU-Net and from Lightning's template."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from umamba.callbacks.last_checkpoint import is_finished
+from umamba.locations import CONFIGS
+from umamba.resolvers import job_name, register_resolvers
+from umamba.run.compare import ResumeError
+from umamba.run.folder import open_run
+from umamba.run.named_dataset import name_dataset
+from umamba.run.score import check_metric, score_of
+
+
+def data_sets(folder: Path, *names: str):
+    for name in names:
+        (folder / name).mkdir()
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", ["data=custom", f"paths.raw={folder}", "data.dataset_dir=4", "paths.prepared=p"])
+
+
+def test_a_number_finds_its_data_set(tmp_path: Path) -> None:
+    cfg = name_dataset(data_sets(tmp_path, "Dataset004_Hippocampus", "Dataset040_Other"))
+    assert cfg.data.dataset_dir == str(tmp_path / "Dataset004_Hippocampus")
+    assert cfg.data.prepared_dir == "p/Dataset004_Hippocampus"
+
+
+def test_a_number_that_is_nowhere_names_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no Dataset004_\*; it has Dataset005_Liver.*nnUNet_raw"):
+        name_dataset(data_sets(tmp_path, "Dataset005_Liver"))
+
+
+def test_a_number_of_two_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="could be Dataset004_A or Dataset004_B"):
+        name_dataset(data_sets(tmp_path, "Dataset004_A", "Dataset004_B"))
+
+
+def test_folders_stay_what_they_are(tmp_path: Path, monkeypatch) -> None:
+    cfg = data_sets(tmp_path)
+    (tmp_path / "4").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given in (4, "raw/Dataset004_X", None):
+        cfg.data.dataset_dir = given
+        assert name_dataset(cfg).data.dataset_dir == given
+
+
+TASK = ["model=umamba_bot", "fold=0", "data=custom", "data.dataset_dir=/x/y"]
+
+
+def test_jobs_are_called_by_what_the_sweep_varies(monkeypatch) -> None:
+    line = ["train.py", "-m", "model=umamba_bot,nnunet", "fold=range(0,5)", "data=custom", "data.dataset_dir=/x/y"]
+    monkeypatch.setattr("sys.argv", line)
+    assert job_name(TASK, None) == "fold-0_model-umamba_bot"
+    monkeypatch.setattr("sys.argv", ["train.py", "--config-name=benchmark"])
+    assert job_name(["experiment=flare_nnunet", "seed=1"], {"experiment": "glob(*)"}) == "experiment-flare_nnunet"
+
+
+def test_names_that_no_folder_can_have_stay_apart(monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", "-m"])
+    jobs = [["x=a/b"], ["x=a b"], ["x=[1,2]"], [f"fold={'0' * 300}"], []]
+    names = [job_name(job, None) for job in jobs]
+    assert len(set(names)) == len(jobs)
+    assert all(re.fullmatch(r"[\w.+-]{1,130}", name) for name in names), names
+
+
+def test_the_score_of_a_job(tmp_path: Path) -> None:
+    pd.DataFrame({"epoch": [0, 1, 2], "val/dice_ema": [0.1, 0.4, None]}).to_csv(tmp_path / "metrics.csv", index=False)
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame({"case": ["a", "b"], "dsc": [0.5, 0.7]}).to_csv(tmp_path / "tables" / "per_case.csv", index=False)
+    assert score_of(tmp_path, "val/dice_ema") == 0.4
+    assert score_of(tmp_path, "test/dsc") == pytest.approx(0.6)
+    with pytest.raises(ValueError, match=r"no values of it; its numbers are epoch, val/dice_ema"):
+        score_of(tmp_path, "val/dice_liver")
+    with pytest.raises(FileNotFoundError, match="the job has left no"):
+        score_of(tmp_path / "other", "val/dice")
+
+
+@pytest.mark.parametrize(
+    ("name", "test", "message"),
+    [("test/dsc", False, "test=false leaves out"), ("dice", True, "expected a column of metrics.csv")],
+)
+def test_a_score_that_no_job_will_have(name: str, test: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_metric(name, test=test)
+    check_metric(None, test=test)
+    check_metric("val/dice_ema", test=test)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("resume", "logs/x", "run_dir=<folder> goes on"), ("test", 3, "expected true or false")],
+)
+def test_switches_are_true_or_false(key: str, value: object, message: str, tmp_path: Path) -> None:
+    cfg = OmegaConf.create(
+        {"train": True, "test": True, "resume": True, "run_dir": str(tmp_path / "run")} | {key: value}
+    )
+    with pytest.raises(ResumeError, match=message), open_run(cfg):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("waited", "stops_early", "finished"), [(5, True, True), (4, True, False), (5, False, False)])
+def test_a_run_that_stopped_early_is_finished(tmp_path: Path, waited: int, stops_early: bool, finished: bool) -> None:
+    kept = {"EarlyStopping{'monitor': 'val/dice_ema', 'mode': 'max'}": {"wait_count": waited, "patience": 5}}
+    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 7}}}}
+    torch.save({"loops": loops, "global_step": 70, "callbacks": kept}, tmp_path / "last.ckpt")
+    assert is_finished(tmp_path / "last.ckpt", max_epochs=100, stops_early=stops_early) is finished

@@ -1,0 +1,59 @@
+"""Help of every command: what it does, examples, every key with its meaning, at once."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from umamba.help import help_text
+from umamba.locations import CONFIGS, ROOT
+
+PROGRAMS = {
+    "train.py": "train", "eval.py": "eval", "predict.py": "predict", "umamba.planning": "planning",
+    "umamba.datamodules.doctor": "doctor", "umamba.datamodules.prepare": "prepare",
+    "umamba.evaluation.report": "report", "umamba.evidence": "evidence", "umamba.models.export": "export",
+    "umamba.models.import_weights": None, "umamba.benchmark": "epochs",
+}  # fmt: skip
+HEAVY = ("torch", "lightning", "hydra", "matplotlib", "pandas")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_comes_at_once_with_examples(program: str) -> None:
+    line = [str(ROOT / program)] if program.endswith(".py") else ["-m", program]
+    started = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", *line, "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert time.perf_counter() - started < 5  # a tenth of a second on a machine that is not busy
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    imported = set(re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE))
+    assert not imported & set(HEAVY)
+    examples = re.findall(r"^ *(?:python |umamba )\S.*$", ended.stdout, re.MULTILINE)
+    assert len(examples) >= 3, ended.stdout
+
+
+@pytest.mark.parametrize("config", sorted({name for name in PROGRAMS.values() if name}))
+def test_every_key_has_its_meaning(config: str) -> None:
+    keys = re.findall(
+        r"^  (\w+:.*)$", help_text("", config).partition("Keys, given as")[2].partition("Groups,")[0], re.M
+    )
+    assert keys
+    assert [key for key in keys if "#" not in key] == []
+
+
+def test_keys_of_groups_and_their_choices_are_shown() -> None:
+    text = help_text("Train.", "train")
+    for part in (
+        "max_epochs: 1000",
+        "iterations_per_epoch: 250",
+        "lr: 0.01",
+        "early_stopping",
+        "raw: ${oc.env:nnUNet_raw",
+    ):
+        assert part in text, part
+    assert "_target_: " not in text and max(map(len, text.splitlines())) < 160
+    assert (CONFIGS / "train.yaml").is_file()
