@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def main(cfg: DictConfig) -> None:
         show(survey(entries, code_hash()), chosen, estimates(entries))
 
 
-def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Sequence[str]) -> None:
+def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Mapping[str, int]) -> None:
     gpus = OmegaConf.to_container(cfg.gpus) if OmegaConf.is_list(cfg.gpus) else cfg.gpus
     devices = find_devices(gpus)  # type: ignore[arg-type]  # a list of numbers or texts, or it is refused there
     if not isinstance(cfg.per_gpu, int) or cfg.per_gpu < 1:
@@ -92,16 +92,17 @@ def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Sequen
     run_all(entries, chosen, devices, place, rules)
 
 
-def _chosen(wanted: Sequence[Wanted], only: object) -> list[str]:
-    """Keys that match one of the patterns; all without any."""
-    patterns = [str(only)] if isinstance(only, str) else [str(one) for one in only or ()]  # type: ignore[attr-defined]
-    keys = [run.key for run in wanted if not patterns or any(fnmatch(run.key, pattern) for pattern in patterns)]
+def _chosen(wanted: Sequence[Wanted], only: object) -> dict[str, int]:
+    """Keys that match one of the patterns, and which of them comes first; all without any."""
+    patterns = [str(only)] if isinstance(only, str) else [str(one) for one in only or ("*",)]  # type: ignore[attr-defined]
+    matching = {run.key: [i for i, pattern in enumerate(patterns) if fnmatch(run.key, pattern)] for run in wanted}
+    keys = {key: found[0] for key, found in matching.items() if found}
     if not keys:
         raise ValueError(f"only={only} matches none of the runs, which are called like {wanted[0].key}.")
     return keys
 
 
-def show(findings: Sequence[Finding], chosen: Sequence[str], takes: dict[str, float]) -> None:
+def show(findings: Sequence[Finding], chosen: Collection[str], takes: dict[str, float]) -> None:
     """Print one table: a line per run, and how many there are of each state."""
     shown = [finding for finding in findings if finding.entry.wanted.key in chosen]
     counts = {state: sum(f.condition is state for f in shown) for state in Condition}

@@ -83,13 +83,14 @@ def estimates(entries: Sequence[Entry]) -> dict[str, float]:
     }
 
 
-def run_all(entries: Sequence[Entry], chosen: Sequence[str], devices: Sequence[Device], place: Place, rules: Rules
-            ) -> None:  # fmt: skip
-    """Train what is wanted of the chosen runs: those that were begun first, then the longest.
+def run_all(
+    entries: Sequence[Entry], chosen: Mapping[str, int], devices: Sequence[Device], place: Place, rules: Rules
+) -> None:
+    """Train what is wanted of the chosen runs: those that were begun first, then by rank, then the longest.
 
     Args:
         entries: All of a manifest.
-        chosen: Keys of those to run.
+        chosen: Keys of those to run, and the rank of each: the lowest first.
         devices: To run on.
         place: Of the trainings.
         rules: Of the sitting.
@@ -103,16 +104,16 @@ def run_all(entries: Sequence[Entry], chosen: Sequence[str], devices: Sequence[D
     for finding in found:
         if finding.condition is Condition.REFUSED:
             log.warning("%s does not count: %s", finding.entry.wanted.key, finding.detail)
-    waiting = [f.entry for f in sorted(found, key=lambda f: _order(f, takes)) if f.condition in open_to]
+    waiting = [f.entry for f in sorted(found, key=lambda f: _order(f, chosen, takes)) if f.condition in open_to]
     log.info("%d of %d run(s) to do, %d at a time on %s.", len(waiting), len(found), rules.per_device * len(devices),
              ", ".join(device.name for device in devices))  # fmt: skip
     with deferred(), PowerMeter() as meter:
         _Sitting(entries, devices, place, rules, meter).run(waiting)
 
 
-def _order(finding: Finding, takes: Mapping[str, float]) -> tuple[bool, float, str]:
-    entry = finding.entry
-    return finding.condition is not Condition.STOPPED, -takes[entry.wanted.key] * entry.share_left(), entry.wanted.key
+def _order(finding: Finding, ranks: Mapping[str, int], takes: Mapping[str, float]) -> tuple[bool, int, float, str]:
+    entry, key = finding.entry, finding.entry.wanted.key
+    return finding.condition is not Condition.STOPPED, ranks[key], -takes[key] * entry.share_left(), key
 
 
 class _Sitting:
