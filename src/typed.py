@@ -1,9 +1,10 @@
-"""Whether plain data from a file have the types that a dataclass declares."""
+"""Whether plain data, from a file or a command line, have the types that they should have."""
 
 from __future__ import annotations
 
 import math
 import types
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 
@@ -30,6 +31,21 @@ def has_type(value: object, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def check_switches(values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """See that options that are on or off are true or false, for any text would be taken for true.
+
+    Args:
+        values: Options, those of `names` among them.
+        names: Which to look at.
+
+    Raises:
+        ValueError: One is something else.
+    """
+    for name in names:
+        if not isinstance(values[name], bool):
+            raise ValueError(f"{name}={values[name]}: expected true or false.")
 
 
 def describe(hint: Any) -> str:

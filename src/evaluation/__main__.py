@@ -40,6 +40,7 @@ from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
+from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,13 @@ _OF_FOLDERS: dict[str, object] = {"references": None, "dataset_json": None, "nsd
 _OF_FOLDERS |= {"instance_predictions": False, "other_dataset": False}
 
 
+SWITCHES = ("ensemble", "mirror", "fit_postprocessing", "instance_predictions", "other_dataset", "grow", "parquet")
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
 @explained()
 def main(cfg: DictConfig) -> None:
+    check_switches(cfg, SWITCHES)
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
         raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
     if cfg.predictions is not None:

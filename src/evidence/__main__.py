@@ -40,6 +40,7 @@ from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
 from umamba.run.provenance import code_hash, git_revision
 from umamba.run.stop import ends_on_signals
+from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -51,6 +52,7 @@ ACTIONS = ("run", "status")
 def main(cfg: DictConfig) -> None:
     """See the module."""
     with explained():
+        check_switches(cfg, ("start_unfinishable", "retry_failed", "keep_checkpoints"))
         if cfg.action not in ACTIONS:
             raise ValueError(f"action={cfg.action}: expected one of {', '.join(ACTIONS)}.")
         script = Path(cfg.script) if cfg.script else ROOT / "train.py"

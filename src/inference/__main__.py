@@ -30,8 +30,10 @@ from umamba.inference.record import parse_part
 from umamba.inference.rules import load_rules
 from umamba.inference.sliding_window import check_step
 from umamba.locations import CONFIGS
-from umamba.run.errors import explained
+from umamba.run.errors import environment_of_children, explained
 from umamba.run.stop import ends_on_signals
+from umamba.run.sweep import config_options, follow_sweep, tied
+from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="predict")
 @explained()
 def main(cfg: DictConfig) -> None:
+    follow_sweep()
+    check_switches(cfg, ("mirror", "probabilities", "save_logits", "continue"))
     check_apart(Path(cfg.input), Path(cfg.output))
     if isinstance(cfg.device, ListConfig):
         share(list(cfg.device), cfg.part)
@@ -104,9 +108,10 @@ def share(devices: list[str], part: str | None) -> None:
     if not devices or part is not None:
         raise ValueError(f"device={devices} makes a part of the cases for each device: name some, and leave part out.")
     given = [line for line in HydraConfig.get().overrides.task if not line.startswith(("device=", "part="))]
-    command = [sys.executable, "-m", "umamba.inference", *given]
+    command = [sys.executable, "-m", "umamba.inference", *config_options(), *given]
+    environment = {**environment_of_children(), **tied()}
     running = [
-        subprocess.Popen([*command, f"device={device}", f"part={number}/{len(devices)}"])
+        subprocess.Popen([*command, f"device={device}", f"part={number}/{len(devices)}"], env=environment)
         for number, device in enumerate(devices)
     ]
     try:

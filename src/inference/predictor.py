@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -176,7 +175,7 @@ class Predictor(CasePredictor):
             failed=failures,
         )
         record.save()
-        doubts: dict[str, list[str]] = defaultdict(list)
+        doubts: dict[str, list[str]] = {case.identifier: [] for case in to_do}
 
         def read(case: RawCase) -> tuple[np.ndarray, Geometry]:
             record.images[case.identifier] = identities_of(case.images)
@@ -247,5 +246,5 @@ class Predictor(CasePredictor):
 
     def _check_labels(self, labels: Sequence[str] | None) -> None:
         names = self.plan.foreground if self.plan.regions else self.plan.labels
-        if labels is not None and (not labels or not set(labels) <= names.keys()):
-            raise ValueError(f"labels is {list(labels)}; expected some of {', '.join(names)}.")
+        if labels is not None and (isinstance(labels, str) or not labels or not set(labels) <= names.keys()):
+            raise ValueError(f"labels is {labels}; expected some of {', '.join(names)}, as a list.")

@@ -70,14 +70,20 @@ def command_of(script: str | Path, overrides: Sequence[str], run_dir: Path) -> l
         overrides: Of the run.
         run_dir: Its folder.
     """
+    settings = [line for line in HydraConfig.get().overrides.hydra if not line.startswith(_OF_THE_SWEEP)]
+    command = [sys.executable, str(script), *config_options()]
+    return [*command, "hydra.mode=RUN", *settings, *overrides, f"run_dir={quoted(str(run_dir))}"]
+
+
+def config_options() -> list[str]:
+    """What tells another call of the program the config of this one, and where that was found."""
     hydra = HydraConfig.get()
-    command = [sys.executable, str(script), f"--config-name={hydra.job.config_name}"]
+    found = [f"--config-name={hydra.job.config_name}"]
     options = {"main": "--config-path", "command-line": "--config-dir"}  # by who provides the configs
     for source in hydra.runtime.config_sources:
         if source.provider in options and source.schema == "file":
-            command.append(f"{options[source.provider]}={source.path}")
-    settings = [override for override in hydra.overrides.hydra if not override.startswith(_OF_THE_SWEEP)]
-    return [*command, "hydra.mode=RUN", *settings, *overrides, f"run_dir={quoted(str(run_dir))}"]
+            found.append(f"{options[source.provider]}={source.path}")
+    return found
 
 
 def _job_folder() -> Path:

@@ -122,6 +122,12 @@ def test_options_of_checkpoints_are_refused_beside_stored_predictions(folders, o
         unwrap(script.main)(stored(folders, "nsd_tolerance=1", override))
 
 
+@pytest.mark.parametrize("name", script.SWITCHES)
+def test_switches_are_true_or_false(name):
+    with pytest.raises(ValueError, match=rf"^{name}=maybe: expected true or false"):
+        unwrap(script.main)(config("output=x", "ckpt_path=a.ckpt", f"{name}=maybe"))
+
+
 @pytest.mark.parametrize(
     "override", ["references=x", "dataset_json=x", "nsd_tolerance=1", "task=instances", "instance_predictions=true"]
 )

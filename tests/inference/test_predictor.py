@@ -7,14 +7,18 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from inspect import unwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from hydra import compose, initialize_config_dir
 
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
+from umamba.inference import __main__ as script
 from umamba.inference import devices, one_case, pipeline
 from umamba.inference import predictor as many_cases
 from umamba.inference.folders import cases_in_folder
@@ -22,7 +26,7 @@ from umamba.inference.members import Member
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.inference.record import parse_part, record_path
-from umamba.locations import ROOT
+from umamba.locations import CONFIGS, ROOT
 from umamba.machine import free_memory
 from umamba.raw.dataset import RawCase
 
@@ -451,8 +455,8 @@ def test_probabilities_logits_and_some_labels(tmp_path: Path) -> None:
     (out / "a.npz").unlink()
     predictor.segment_files(images, out, resume=True, **options)
     assert (out / "a.npz").is_file()
-    for wrong in (["liver"], []):
-        with pytest.raises(ValueError, match=r"expected some of background, class_1, class_2, class_3"):
+    for wrong in (["liver"], [], "class_1"):
+        with pytest.raises(ValueError, match=r"expected some of background, class_1, class_2, class_3, as a list"):
             predictor.segment_files(images, tmp_path / "none", labels=wrong)
     assert not (tmp_path / "none").exists()
 
@@ -509,3 +513,50 @@ def test_an_image_that_cannot_be_normalised_is_named_and_the_others_are_predicte
     with pytest.raises(CasesFailedError, match=r"1 of 4 case.*\n  b: rgb_to_0_1 expects values in 0\.\.255"):
         scaled.segment_files(images, tmp_path / "other")
     assert len(list((tmp_path / "other").glob("*.nii.gz"))) == 3
+
+
+def test_what_is_no_device_is_said_without_a_traceback(tmp_path: Path) -> None:
+    """By the process that was to use it; the others predict their part."""
+    checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images")
+    line = (f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}", "device=[cpu,cuda:99]")
+    result = predict(*line)
+    said = result.stdout + result.stderr
+    assert result.returncode == 1 and "device is 'cuda:99'" in said and "exit codes [0, 1]" in said
+    assert "Traceback" not in said and len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes in /proc")
+def test_processes_of_several_devices_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images", ("a", "b"))
+    for name in "ab":
+        write_image(images / f"{name}_0000.nii.gz", (400, 160, 160))
+    command = [sys.executable, ROOT / "predict.py", "device=[cpu,cpu]", f"checkpoint={checkpoint}", f"input={images}",
+               f"output={tmp_path / 'out'}"]  # fmt: skip
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def children() -> list[int]:
+        return [int(child) for task in Path(f"/proc/{process.pid}/task").glob("*/children")
+                for child in task.read_text().split()]  # fmt: skip
+
+    until = time.monotonic() + 400  # on a busy machine imports alone take minutes
+    while not list(tmp_path.glob("out/inference_*_of_2.json")) and time.monotonic() < until:
+        time.sleep(0.1)
+    started = children()
+    process.kill()
+    process.wait()
+    assert len(started) == 2
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in started) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{child}").exists() for child in started)
+    assert not list(tmp_path.glob("out/*.nii.gz"))
+
+
+@pytest.mark.parametrize("option", ["mirror=maybe", "probabilities=1", "save_logits=off", "continue=abc"])
+def test_switches_are_true_or_false(tmp_path: Path, option: str) -> None:
+    """Any text would be taken for true."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("predict", ["checkpoint=a", f"input={tmp_path}/i", f"output={tmp_path}/o", option])
+    with pytest.raises(ValueError, match=rf"^{option.split('=')[0]}=.*: expected true or false"):
+        unwrap(script.main)(cfg)
