@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from umamba.words import duration
 log = logging.getLogger(__name__)
 
 MONITORED = "val/dice_ema"  # of the best checkpoint
+WAITED = "waited"  # s of the epoch in which the host waited for batches; no metric of metrics.csv
+_WORTH_SAYING = 0.05  # share of an epoch
 _RECENT = 20  # epochs whose mean seconds tell how long the rest takes
 
 
@@ -32,6 +35,8 @@ class EpochLine(AfterEpoch):
         self._rate: float | None = None
         self._validated = False
         self._is_best = False
+        self._waited = 0.0  # s for batches, in this epoch
+        self._asked: float | None = None  # since when for the next one
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -46,11 +51,23 @@ class EpochLine(AfterEpoch):
         super().on_train_epoch_start(trainer, module)
         self._rate = _rate_of(trainer)
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        if self._asked is not None:
+            self._waited += time.perf_counter() - self._asked
+            self._asked = None
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        self._asked = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._asked = None  # what follows is no waiting
+
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, module)
+        self._asked = None
         smoothed = float(trainer.callback_metrics.get(MONITORED, math.nan))
         self._is_best = self._validated and (self.best is None or smoothed > self.best) and not math.isnan(smoothed)
         if self._is_best:
@@ -61,6 +78,7 @@ class EpochLine(AfterEpoch):
         if not self._validated:
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         self._validated = False
+        metrics[WAITED], self._waited = self._waited, 0.0
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         line = epoch_line(
             metrics, getattr(module, "class_names", ()), is_best=self._is_best, rate=self._rate, left=time_left(trainer)
@@ -96,7 +114,9 @@ def epoch_line(
     if rate is not None:
         parts.append(f"lr {rate:.2g}")
     if "cost/epoch_seconds" in metrics:
-        parts.append(duration(metrics["cost/epoch_seconds"]))
+        seconds = metrics["cost/epoch_seconds"]
+        waited = metrics.get(WAITED, 0.0) / seconds if seconds else 0.0
+        parts.append(duration(seconds) + (f" ({waited:.0%} waiting for data)" if waited >= _WORTH_SAYING else ""))
     if "cost/peak_vram_gib" in metrics:
         parts.append(f"{metrics['cost/peak_vram_gib']:.1f} GiB")
     if left:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from umamba.callbacks.after_epoch import AfterEpoch
 from umamba.callbacks.sent_pictures import Masked, send_masked
+from umamba.callbacks.shown_classes import shown_classes
 from umamba.callbacks.trial import is_trial
 from umamba.drawing.panels import Row, rows_figure
 from umamba.drawing.slices import fullest_slice, picture_of
@@ -62,8 +63,7 @@ class Preview(AfterEpoch):
             return
         spacing = module.plan.configuration(module.configuration).spacing
         rows = [replace(row, aspect=spacing[-2] / spacing[-1]) for row in self._rows]
-        names = dict(enumerate(module.class_names, start=1))
-        names = {region.written: region.name for region in module.plan.regions} or names
+        names = shown_classes(module)
         rows_figure(rows, self.path, names, f"after epoch {trainer.current_epoch}")
         self._rows, self._drawn = [], trainer.current_epoch
         pictures = [

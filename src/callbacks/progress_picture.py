@@ -9,6 +9,7 @@ import lightning as L
 
 from umamba.callbacks.after_epoch import AfterEpoch
 from umamba.callbacks.sent_pictures import send_picture
+from umamba.callbacks.shown_classes import shown_classes
 from umamba.callbacks.trial import is_trial
 from umamba.drawing.history import history_figure
 
@@ -38,7 +39,7 @@ class ProgressPicture(AfterEpoch):
         metrics_csv, path = self.folder / "metrics.csv", self.folder / "progress.png"
         if is_trial(trainer) or not metrics_csv.is_file():
             return
-        history_figure(metrics_csv, path, getattr(module, "class_names", ()), self.folder.name)
+        history_figure(metrics_csv, path, shown_classes(module), self.folder.name)
         last = trainer.current_epoch == trainer.max_epochs or trainer.should_stop
         if self.send_every_n_epochs and (last or trainer.current_epoch % self.send_every_n_epochs == 0):
             send_picture(trainer.loggers, "progress", path, trainer.global_step)

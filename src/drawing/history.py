@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,13 +20,13 @@ _BEHIND = "#D4D4D4"  # pale and dark classes both show on it
 _SMOOTHED, _MEAN = "val/dice_ema", "val/dice"
 
 
-def history_figure(metrics_csv: Path, path: Path, classes: Sequence[str], title: str = "") -> None:
+def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], title: str = "") -> None:
     """Draw the epochs that a run's metrics.csv holds.
 
     Args:
         metrics_csv: As the CSV logger writes it.
         path: PNG to write, whole or not at all.
-        classes: Names of the foreground classes in the order of their values, which gives their colours.
+        classes: Label value, which gives the colour, -> name of a foreground class.
         title: Above the panels; what the last and the best epoch reached is added.
 
     Raises:
@@ -67,8 +67,8 @@ def _title(title: str, table: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def _draw_scores(ax: Axes, table: pd.DataFrame, classes: Sequence[str]) -> None:
-    for value, name in enumerate(classes, start=1):
+def _draw_scores(ax: Axes, table: pd.DataFrame, classes: Mapping[int, str]) -> None:
+    for value, name in classes.items():
         _curve(ax, table, f"{_MEAN}_{name}", color=class_colour(value), linewidth=1.0, label=literal(name))
     ax.grid(color="white")
     _curve(ax, table, _MEAN, color="black", linewidth=1.8, label="mean")

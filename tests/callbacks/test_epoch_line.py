@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,11 @@ METRICS = {
 def test_all_that_is_known() -> None:
     line = epoch_line(METRICS, ["liver", "spleen"], is_best=True, rate=0.00989, left=33_120)
     assert line == ("loss -0.412, val -0.398, Dice 0.713* [0.95 –], lr 0.0099, 34 s, 10.7 GiB, 9 h 12 min left")
+
+
+@pytest.mark.parametrize(("waited", "said"), [(0.5, "34 s,"), (10.26, "34 s (30% waiting for data),")])
+def test_what_bounds_the_epoch(waited: float, said: str) -> None:
+    assert said in epoch_line(METRICS | {"waited": waited}, ["liver"])
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -104,13 +110,13 @@ class Small(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, *callbacks: L.Callback, epochs: int = 6) -> L.Trainer:
+def fit(folder: Path, *callbacks: L.Callback, epochs: int = 6, data: Any = range(2)) -> L.Trainer:
     made = L.Trainer(
         accelerator="cpu", max_epochs=epochs, callbacks=[Cost(folder), *callbacks], logger=False,
         default_root_dir=folder, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         check_val_every_n_epoch=2, num_sanity_val_steps=0,
     )  # fmt: skip
-    made.fit(Small(), torch.utils.data.DataLoader(range(2)), torch.utils.data.DataLoader(range(1)))
+    made.fit(Small(), torch.utils.data.DataLoader(data), torch.utils.data.DataLoader(range(1)))
     return made
 
 
@@ -130,6 +136,24 @@ def test_the_best_is_remembered_when_the_run_goes_on() -> None:
     before.best = 0.7
     after.load_state_dict(before.state_dict())
     assert after.best == 0.7
+
+
+class Slow(torch.utils.data.Dataset):
+    """Takes a twentieth of a second for each sample."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, number: int) -> float:
+        time.sleep(0.05)
+        return 0.0
+
+
+def test_a_loader_that_is_slow_is_told(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, "umamba")
+    fit(tmp_path, EpochLine(), epochs=2, data=Slow())
+    shares = [int(share) for share in re.findall(r"\((\d+)% waiting for data\)", caplog.text)]
+    assert len(shares) == 2 and all(share > 40 for share in shares), caplog.text
 
 
 class Broken(AfterEpoch):

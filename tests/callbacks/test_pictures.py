@@ -18,6 +18,8 @@ from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
+from umamba.callbacks.shown_classes import shown_classes
+from umamba.raw.regions import Region
 
 PLAN = SimpleNamespace(regions=(), configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0)))
 
@@ -163,3 +165,11 @@ def test_tensorboard_and_wandb_get_them(tmp_path: Path) -> None:
     masks = [*(files / "media" / "images" / "mask").glob("*.png")]
     assert len(masks) >= 4  # reference and prediction of two patches
     run.finish()
+
+
+def test_regions_have_the_colours_of_what_is_written_for_them() -> None:
+    regions = (Region(name="whole", labels=(1, 2), written=2), Region(name="core", labels=(1,), written=1))
+    module = SimpleNamespace(class_names=["whole", "core"], plan=SimpleNamespace(regions=regions))
+    assert shown_classes(module) == {2: "whole", 1: "core"}
+    module.plan.regions = ()
+    assert shown_classes(module) == {1: "whole", 2: "core"}

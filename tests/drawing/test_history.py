@@ -16,7 +16,7 @@ from umamba.drawing import history
 from umamba.drawing.history import history_figure
 from umamba.drawing.palette import PALETTE
 
-CLASSES = ["liver", "_$x$", "spleen"]
+CLASSES = {1: "liver", 2: "_$x$", 3: "spleen"}
 
 
 def log(folder: Path, epochs: int = 3, classes=CLASSES) -> Path:
@@ -26,7 +26,7 @@ def log(folder: Path, epochs: int = 3, classes=CLASSES) -> Path:
         end = {"epoch": epoch, "step": 10 * epoch + 9}
         rows.append({"step": 10 * epoch, "lr-SGD": 0.1 / (epoch + 1)})
         if epoch % 2 == 1:
-            scores = {f"val/dice_{name}": 0.1 * number for number, name in enumerate(classes)}
+            scores = {f"val/dice_{name}": 0.1 * number for number, name in enumerate(classes.values())}
             rows.append(end | {"val/loss": 1.0, "val/dice": 0.5, "val/dice_ema": 0.4} | scores)
         rows.append(end | {"train/loss": 2.0 - epoch, "cost/epoch_seconds": 30.0})
     pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
@@ -82,7 +82,7 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
 
 
 def test_a_thousand_epochs_of_many_classes_take_little_time(tmp_path: Path) -> None:
-    classes = [f"organ_{number}" for number in range(30)]
+    classes = {value: f"organ_{value}" for value in range(1, 31)}
     metrics_csv = log(tmp_path, 1000, classes)
     history_figure(metrics_csv, tmp_path / "progress.png", classes)  # fonts are found
     before = time.process_time()
