@@ -134,3 +134,13 @@ def test_the_check_of_a_device_passes():
 
     errors = _concatenation_errors(torch.device("cpu"))
     assert len(errors) == 4 and max(errors.values()) < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 34), (300, 40), (100, 33)])
+def test_rows_are_padded_with_zeros(rows, columns):
+    from umamba.models.mamba.kernels.widen import pad_rows
+
+    table, wide = torch.randn(rows, columns), columns + -columns % 8
+    out = torch.full((rows, wide), float("nan"), dtype=torch.float16)
+    pad_rows[(-(-rows * wide // 128),)](table, out, rows, columns, wide, 128)
+    assert torch.equal(out, torch.nn.functional.pad(table, (0, wide - columns)).half())

@@ -19,7 +19,7 @@ KERNELS = {
     "chunks.replay", "chunks.adjoint_ends", "gradients.gradients", "reductions.carry", "reductions.collect",
     "conv._forward", "conv._backward",
 }  # fmt: skip
-HALF_KERNELS = {"layer_norm._forward", "layer_norm._backward"}
+HALF_KERNELS = {"layer_norm._forward", "layer_norm._backward", "widen.pad_rows"}
 # `gradients` uses all 255 registers that a thread may have, and keeps some addresses in local memory
 SPILLED = {"gradients.gradients": 448}  # bytes a thread, of at most 255 * 4 + spilled
 

@@ -18,6 +18,7 @@ from umamba.models.mamba.kernels.conv import conv_silu, conv_silu_backward, edge
 from umamba.models.mamba.kernels.eager import as_function, like_each
 from umamba.models.mamba.kernels.scan_backward import scan_backward
 from umamba.models.mamba.kernels.scan_forward import kept_like, scan_forward
+from umamba.models.mamba.kernels.widen import padded_rows
 from umamba.models.mamba.scan.reference import Weights
 
 MAX_FUSED_RANK = 4  # above, one read of delta per channel costs less than projecting it again in every pass
@@ -83,9 +84,7 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     grad_out_proj = _product(grad.flatten(0, 1).t(), y.flatten(0, 1))
     used, x_proj = len(w.x_proj), w.x_proj
     if x.dtype != torch.float32:
-        narrow, grad_small = grad_small, x.new_zeros(len(grad_small), used + -used % 8)
-        grad_small[:, :used] = narrow
-        del narrow
+        grad_small = padded_rows(grad_small.contiguous(), x.dtype)
         x_proj = _wide(x_proj, x.dtype)
     grad_u.addmm_(grad_small, x_proj)
     # u was overwritten by its gradient; it is formed again where y, no longer needed, was
