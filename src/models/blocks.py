@@ -8,6 +8,7 @@ LeakyReLU (slope 0.01); padding is kernel // 2, so odd kernels keep the shape at
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
@@ -19,8 +20,10 @@ from torch.nn import functional as F
 from umamba.models.kernels.choice import fused, is_channels_last
 from umamba.models.kernels.convolution import convolve
 from umamba.models.kernels.pooling import mean_of_boxes
+from umamba.models.mamba.kernels.eager import is_watched
 from umamba.models.topology import Size
 
+SHARED_OUT = 2**12  # positions of a map, above which several programs of a norm share it out
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
 CONV_TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 AVERAGE_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -119,7 +122,7 @@ CONV_TRANSPOSE: dict[int, Callable[..., nn.Module]] = {2: ConvTranspose2d, 3: Co
 INSTANCE_NORM: dict[int, Callable[..., InstanceNorm2d | InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
 
-def activation() -> nn.Module:
+def activation() -> nn.LeakyReLU:
     return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 
 
@@ -171,6 +174,15 @@ class ConvBlock(nn.Sequential):
         return self.norm(y, self.conv.bias if in_one else None, residual, getattr(self, "act", act))
 
 
+def norms_in_one(x: torch.Tensor, stride: Size) -> bool:
+    """Whether both norms of a residual block with a projection are one operation, for which its maps are large enough.
+
+    Not without gradients, where the search for a layer that is not finite looks at what each gives.
+    """
+    large = x.shape[2:].numel() > SHARED_OUT * math.prod(stride)
+    return large and fused(x) and torch.is_grad_enabled() and not is_watched(x)
+
+
 class ResidualBlock(nn.Module):
     """conv - norm - act - conv - norm, plus a shortcut, then act; the stride is in the first convolution.
 
@@ -179,6 +191,8 @@ class ResidualBlock(nn.Module):
             a 1x1 convolution without bias + norm (if the channels change). "conv": always a strided 1x1 convolution
             with bias, no norm.
     """
+
+    act: nn.LeakyReLU
 
     def __init__(
         self,
@@ -207,7 +221,17 @@ class ResidualBlock(nn.Module):
         self.act = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(x), self.shortcut(x), self.act)
+        projection = getattr(self.shortcut, "projection", None)
+        if projection is None or not norms_in_one(x, self.conv1.conv.stride):
+            return self.conv2(self.conv1(x), self.shortcut(x), self.act)
+        from umamba.models.kernels.norm_act import norms_act  # imports Triton, as `fused` has
+
+        y = self.conv2.conv(self.conv1(x), add_bias=False)
+        pool = getattr(self.shortcut, "pool", None)
+        r = projection.conv(x if pool is None else pool(x))
+        norm, r_norm = self.conv2.norm, projection.norm
+        weights = norm.weight, norm.bias, self.conv2.conv.bias, r, r_norm.weight, r_norm.bias
+        return norms_act(y, *weights, self.act.negative_slope, norm.eps)
 
 
 def conv_stage(

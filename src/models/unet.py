@@ -100,7 +100,6 @@ class UNet(nn.Module):
                 f"Input of spatial shape {tuple(spatial_shape)} leaves one position at the deepest stage, where "
                 f"instance norm is undefined; at least one axis must exceed {self.required_divisor}."
             )
-        x = in_preferred_layout(x)
         if not casts_at_once(x):
             return self._outputs(x, spatial_shape)
         convolutions = (layer for layer in self.modules() if isinstance(layer, CONVOLUTIONS))
@@ -109,7 +108,7 @@ class UNet(nn.Module):
 
     def _outputs(self, x: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor | list[torch.Tensor]:
         """Of the padded input, cropped to the shape before."""
-        x = self.stem(x)
+        x = self.stem(in_preferred_layout(x))
         skips = []
         for stage in self.encoder_stages:
             x = stage(x)

@@ -40,8 +40,8 @@ class _Convolution(torch.autograd.Function):
         wants_x, *wanted = ctx.needs_input_grad[:3]
         x = ctx.recipe.use(tuple(tensors))
         call = weight, ctx.bias_sizes, *ctx.settings
-        # The input's gradient follows from the input's shape and layout: where the output's gradient has both, it stands
-        # in for the map, which gives its memory back before. Any other stand-in would have cuDNN turn the maps.
+        # The input's gradient follows from the input's shape and layout: where the output's gradient has both, it
+        # stands in for the map, which gives its memory back before. Any other would have cuDNN turn the maps.
         apart = wants_x and grad.shape == x.shape and grad.stride() == x.stride()
         grad_x, *others = torch.ops.aten.convolution_backward(grad, x, *call, (wants_x and not apart, *wanted))
         if apart:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from umamba.models.kernels.formed import Kept, Recipe, kept, label
-from umamba.models.kernels.norm_act_launch import FLOAT, Normed, backward, forward, laid_out, output
+from umamba.models.kernels.norm_act_launch import FLOAT, Normed, backward, forward, laid_out, output, statistics
 from umamba.models.mamba.kernels.eager import is_watched
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -192,4 +192,66 @@ def norm_act(
     recipe = _Output(slope, source.recipe)
     y, stats = _apply(x, weight, bias, residual, conv_bias, slope, eps, source, recipe)
     label(y, recipe, (x, weight, bias, stats, *source.tensors))
+    return y
+
+
+class _NormsAct(torch.autograd.Function):
+    """Both norms' passes; the residual's output is nowhere in memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        conv_bias: Tensor | None,
+        r: Tensor,
+        r_weight: Tensor,
+        r_bias: Tensor,
+        slope: float,
+        eps: float,
+        recipe: Recipe,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        stats, r_stats = statistics(x, eps), statistics(r, eps)
+        out = output(x, weight, bias, stats, Normed(r, r_weight, r_bias, r_stats, 1.0), slope)
+        ctx.save_for_backward(stats, x, weight, bias, conv_bias, r, r_weight, r_bias, r_stats)
+        ctx.slope, ctx.recipe = slope, recipe
+        ctx.mark_non_differentiable(stats, r_stats)
+        ctx.set_materialize_grads(False)
+        return out, stats, r_stats
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("The fused instance norm has no second derivative, which create_graph=True asks for.")
+        ctx.recipe.let_go()
+        if grad is None:
+            return (None,) * 10
+        stats, x, weight, bias, conv_bias, r, r_weight, r_bias, r_stats = ctx.saved_tensors
+        normed = Normed(r, r_weight, r_bias, r_stats, 1.0)
+        *gradients, grad_r = backward(grad, stats, x, weight, bias, normed, ctx.slope)
+        del grad
+        assert grad_r is not None  # as there is a residual
+        *r_gradients, _ = backward(grad_r, r_stats, r, r_weight, r_bias, None, 1.0)
+        return *gradients, _zeros(conv_bias), *r_gradients, None, None, None
+
+
+def norms_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    conv_bias: Tensor | None,
+    r: Tensor,
+    r_weight: Tensor,
+    r_bias: Tensor,
+    slope: float,
+    eps: float,
+) -> Tensor:
+    """`norm_act` with the instance norm of `r`, scaled and shifted, as the residual, which is not written to memory.
+
+    In eager mode with gradients. Arguments as of `norm_act`.
+    """
+    recipe = _Output(slope, _Output(1.0, None))
+    y, stats, r_stats = _NormsAct.apply(x, weight, bias, conv_bias, r, r_weight, r_bias, slope, eps, recipe)
+    label(y, recipe, (x, weight, bias, stats, r, r_weight, r_bias, r_stats))
     return y

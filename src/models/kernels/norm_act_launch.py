@@ -166,6 +166,15 @@ def _forward_pass(tensors: Description, slope: float, eps: float) -> _Pass:
 
 
 @functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _statistics_pass(tensors: Description, eps: float) -> _Pass:
+    """For 0 x; then 1 statistics, 2 those of chunks and 3 nothing."""
+    run = _Pass(tensors, 1.0)
+    run.over_map(moments, (0, 2, 3, 3, 3, 3, 3), (eps,), 0, False)
+    run.over_chunks(join_moments, (2, 1), run.channels, [run.positions, run.channels, run.chunks, run.cut.rows, eps])
+    return run
+
+
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
 def _output_pass(tensors: Description, slope: float, r_slope: float) -> _Pass:
     """For 0 x, 1 weight, 2 bias, 3 residual, 4 out, 5 and 6 the residual's weight and bias; then 7 statistics and 8 the
     residual's.
@@ -228,6 +237,15 @@ def forward(
     stats = _table(x, x.shape[0])
     launches.run(*tensors, stats, _chunk_table(x, launches.chunks), None)
     return tensors[-1], stats
+
+
+def statistics(x: Tensor, eps: float) -> Tensor:
+    """Mean and 1 / sqrt(variance + eps) of each image and channel, (B, 2, C) float32."""
+    x = laid_out(x)
+    launches = _statistics_pass(describe(x)[0], eps)
+    stats = _table(x, x.shape[0])
+    launches.run(x, stats, _table(x, x.shape[0], launches.chunks), None)
+    return stats
 
 
 def output(

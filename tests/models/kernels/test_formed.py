@@ -60,6 +60,11 @@ def forward(x, weight, bias, residual, slope, eps):
     return output(x, weight, bias, stats, residual, slope), stats
 
 
+def statistics(x, eps):
+    variance, mean = torch.var_mean(x.float(), tuple(range(2, x.dim())), correction=0)
+    return torch.stack([mean, torch.rsqrt(variance + eps)], 1)
+
+
 @torch.enable_grad()
 def backward(grad, stats, x, weight, bias, residual, slope):
     residual = as_map(residual)
@@ -72,7 +77,8 @@ def backward(grad, stats, x, weight, bias, residual, slope):
 @pytest.fixture(autouse=True)
 def fused_norm(monkeypatch):
     """On the CPU, of maps of any size."""
-    passes = {"forward": forward, "backward": backward, "output": output, "Normed": Normed, "laid_out": lambda x: x}
+    passes = {"forward": forward, "backward": backward, "output": output, "statistics": statistics}
+    passes |= {"Normed": Normed, "laid_out": lambda x: x}
     try:
         from umamba.models.kernels import norm_act
     except ImportError:  # no Triton
@@ -88,6 +94,7 @@ def fused_norm(monkeypatch):
         monkeypatch.setattr(norm_act, name, function)
     for module in (blocks, concatenation):
         monkeypatch.setattr(module, "fused", lambda x: True)
+    monkeypatch.setattr(blocks, "SHARED_OUT", 0)
     monkeypatch.setattr(formed, "SMALLEST", 0)
     monkeypatch.setattr(concatenation, "_in_kernels", lambda x, skip: False)
 

@@ -52,6 +52,22 @@ def test_a_residual_formed_on_the_way_is_the_one_that_was_stored(interpreted, sh
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4, 5), (1, 33, 7, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_two_norms_in_one_are_two(interpreted, shape, dtype):
+    from umamba.models.kernels.norm_act import norm_act, norms_act
+
+    leaves = [(channels_last(t) if t.dim() > 1 else t) for t in make_inputs(shape, dtype=dtype)]
+    x, weight, bias, r, grad = leaves
+    inputs = [t.detach().clone().requires_grad_() for t in (x, weight, bias, r, weight + 1, bias - 1)]
+    x, weight, bias, r, r_weight, r_bias = inputs
+    one = norms_act(x, weight, bias, None, r, r_weight, r_bias, SLOPE, EPS)
+    two = norm_act(x, weight, bias, norm_act(r, r_weight, r_bias, eps=EPS), slope=SLOPE, eps=EPS)
+    assert torch.equal(one, two)
+    pairs = zip(*(torch.autograd.grad(y, inputs, grad) for y in (one, two)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["random", "constant"])
 @pytest.mark.parametrize("shape", [(1, 4, 1), (2, 3, 9, 17)])

@@ -113,3 +113,21 @@ def test_maps_formed_again_change_nothing_but_the_memory(mamba, dtype, monkeypat
     expected, kept_without = step()
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert kept < 0.9 * kept_without
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 64, 97, 91), (2, 32, 20, 28, 24), (1, 5, 3, 4, 5)])
+def test_two_norms_in_one_are_two(shape, dtype):
+    from umamba.models.kernels.norm_act import norm_act, norms_act
+
+    x, weight, bias, r, grad = (t.cuda() for t in make_inputs(shape, dtype=dtype))
+    x, r, grad = (channels_last(t) for t in (x, r, grad))
+    inputs = [t.detach().clone().requires_grad_() for t in (x, weight, bias, r, weight + 1, bias - 1)]
+    x, weight, bias, r, r_weight, r_bias = inputs
+    one = norms_act(x, weight, bias, None, r, r_weight, r_bias, SLOPE, EPS)
+    two = norm_act(x, weight, bias, norm_act(r, r_weight, r_bias, eps=EPS), slope=SLOPE, eps=EPS)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2  # a map of few positions is summed in another order
+    for a, b in zip(
+        (one, *torch.autograd.grad(one, inputs, grad)), (two, *torch.autograd.grad(two, inputs, grad)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
