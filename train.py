@@ -35,6 +35,7 @@ from umamba.models.build import check_preset
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
 from umamba.run.announcement import announce, conclude
+from umamba.run.beginning import begin, take_over
 from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
 from umamba.run.named_dataset import name_dataset
@@ -88,9 +89,12 @@ def train(run: Run) -> None:
     if cfg.test:
         check_test(datamodule)
     datamodule.make_plan()
-    run.use_data(datamodule.plan, cfg.data.configuration, cases_of_training(datamodule))
+    cases = cases_of_training(datamodule)
+    take_over(run, cases)
+    run.use_data(datamodule.plan, cfg.data.configuration, cases)
 
     module = make_module(cfg, model, datamodule.plan, run.metadata)
+    begin(run, module, datamodule, cases)
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
     if cfg.train:
         datamodule.check_shared_memory()

@@ -21,6 +21,7 @@ from umamba.callbacks.limits import LimitReached, Limits
 from umamba.datamodules.at_work import SampleError, fault_of_worker
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.dummy import DummyDataModule
+from umamba.models.initial_weights import freeze
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.plan import Plan
 from umamba.run.quiet import quiet
@@ -67,7 +68,8 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         metadata: for the checkpoints.
 
     Raises:
-        ValueError: the network does not fit the plan, or the optimiser takes no such values.
+        ValueError: the network does not fit the plan, the optimiser takes no such values, or what is to be frozen is
+            not there.
     """
     module = SegmentationModule(
         plan=plan,
@@ -79,9 +81,22 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         metadata=metadata,
         compile=config.compile,
         cuda_graph=config.get("cuda_graph", False),  # configurations of earlier runs have none
+        warmup_epochs=config.get("warmup_epochs") or 0,
     )
+    if config.get("freeze") is not None:
+        _freeze(module, config)
     module.optimizer_and_schedule(config.trainer.max_epochs)
     return module
+
+
+def _freeze(module: SegmentationModule, config: DictConfig) -> None:
+    """Keep the weights that a configuration says, see `umamba.models.initial_weights.freeze`."""
+    patterns = [config.freeze] if isinstance(config.freeze, str) else list(config.freeze)
+    frozen = freeze(module.network, patterns)
+    count = sum(parameter.numel() for name, parameter in module.network.named_parameters() if name in set(frozen))
+    log.info("Frozen: %d weights of %.2f million values (%s).", len(frozen), count / 1e6, ", ".join(patterns))
+    if config.get("init_from") is None and frozen:
+        log.warning("freeze without init_from keeps weights as they are drawn at random.")
 
 
 def fit(

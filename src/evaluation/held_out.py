@@ -50,6 +50,39 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
     return {"trained_on": trained_on, "validated_with": held_out, "files": files}
 
 
+SOURCE = "init_from/"  # how the names of cases begin that a training's first weights were trained on
+
+
+def add_source(cases: dict[str, Any], datamodule: SegmentationDataModule, seen: Mapping[str, str]) -> None:
+    """Count the cases that a training's first weights were trained on among those of the training itself.
+
+    Args:
+        cases: Of `cases_of_training`; gets them, under names of their own, for two data sets may call cases the same.
+        datamodule: With its raw data open.
+        seen: Case of the source -> fingerprint of its first image.
+
+    Raises:
+        ValueError: The source was trained on a case to validate with or to test: its scores would be of seen data.
+    """
+    held_out = [] if datamodule.fold == "all" else list(datamodule.val_ids)
+    training = [case for case in datamodule.raw.training_cases if case.identifier in set(held_out)]
+    tested = [case for case in datamodule.raw.test_cases if case.label is not None]
+    marks = set(seen.values())
+    known = sorted(case.identifier for case in (*training, *tested) if fingerprint(case.images[0]) in marks)
+    if known:
+        raise ValueError(
+            f"init_from was trained on {len(known)} of the cases that this training validates with or tests: "
+            f"{_list(known)}. Their scores would be of seen data. Take a checkpoint of the same fold, or fold=all "
+            "and score on cases that neither saw."
+        )
+    cases["trained_on"] |= {SOURCE + name.removeprefix(SOURCE): mark for name, mark in seen.items()}
+
+
+def source_of(cases: Mapping[str, Any]) -> dict[str, str]:
+    """What `add_source` has added to the cases of a checkpoint."""
+    return {name: mark for name, mark in (cases.get("trained_on") or {}).items() if name.startswith(SOURCE)}
+
+
 def _other_files(case: RawCase, labels: Mapping[Path, str]) -> dict[str, str]:
     """Hashes of what `fingerprint` of the first image leaves out of a case.
 

@@ -47,6 +47,8 @@ def training_of(member: Member) -> dict[str, Any]:
     """What decided a checkpoint's weights beside the plan, the data, fold and seed, as plain data."""
     config = {_named(key, (_EPOCHS, "imported")): value for key, value in member.config.items()}
     kept = _prune({key: value for key, value in config.items() if key not in _OUTSIDE[""]})
+    if member.init_from is not None:
+        kept["init_from"] = member.init_from  # what it held, wherever it lay
     kept["optimizer"] = config.get("optimizer") or config["model"].get("optimizer")
     callbacks = {key: value for key, value in (config.get("callbacks") or {}).items() if value}
     kept["callbacks"] = {k: v for k, v in callbacks.items() if not str(v.get("_target_")).startswith(_WATCHERS)}

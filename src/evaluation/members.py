@@ -26,6 +26,7 @@ class Member:
         imported: Of a checkpoint that was trained elsewhere: {"trainer": ..., "sha256": ...}.
         trained_on: Case -> fingerprint of its first image (see `held_out.fingerprint`); None in older checkpoints.
         validated_with: Cases of the validation fold; None in older checkpoints.
+        init_from: Hash of the checkpoint whose weights the training began with; None if it began anew.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Member:
     imported: Mapping[str, str] | None = None
     trained_on: Mapping[str, str] | None = None
     validated_with: tuple[str, ...] | None = None
+    init_from: str | None = None
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
@@ -73,6 +75,7 @@ class Member:
             imported=imported if "imported_from" in provenance else None,
             trained_on=trained_on,
             validated_with=None if validated_with is None else tuple(validated_with),
+            init_from=_dict_of(checkpoint, "init_from", path).get("hash"),
         )
 
     @property

@@ -20,7 +20,7 @@ from umamba.planning.plan import Plan
 from umamba.targets import NETWORKS, check_config, present_names, scoring_data
 
 REQUIRED_KEYS = {"state_dict": dict, "plan": dict, "configuration": str, "config": dict}
-_PREFIX = "network."  # of the network's weights among those of the training module
+PREFIX = "network."  # of the network's weights among those of the training module
 _SHOWN = 5  # differences listed before "and N more"
 _SLACK = 1 << 20  # bytes: a zip file's own tables
 
@@ -161,7 +161,7 @@ def _build(checkpoint: Mapping[str, Any], plan: Plan) -> nn.Module:
 
 def _weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     state = checkpoint["state_dict"]
-    return {key[len(_PREFIX) :]: value for key, value in state.items() if str(key).startswith(_PREFIX)}
+    return {key[len(PREFIX) :]: value for key, value in state.items() if str(key).startswith(PREFIX)}
 
 
 class _OnlyWeightless(TorchFunctionMode):
@@ -178,7 +178,7 @@ def _check_weights(checkpoint: Mapping[str, Any]) -> None:
     found = _weights(checkpoint)
     for name, tensor in found.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"state_dict.{_PREFIX}{name} is no dense tensor but a {type(tensor).__name__}.")
+            raise ValueError(f"state_dict.{PREFIX}{name} is no dense tensor but a {type(tensor).__name__}.")
     own = checkpoint["config"]["model"]["network"]["_target_"] in NETWORKS
     try:
         # A network of the user's own may not know the meta device; it is built as it is, for the user vouches for it.

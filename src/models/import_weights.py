@@ -102,18 +102,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], network: UNet) ->
     Raises:
         ValueError: weights missing, left over, or of another shape; all of them by name, theirs in brackets.
     """
-    bottleneck = str(len(network.encoder_stages) - 1)
-    converted: dict[str, torch.Tensor] = {}
-    origin: dict[str, str] = {}
-    for name, tensor in state_dict.items():
-        original = _WRAPPERS.sub("", name)
-        if _COPIES.search(original):
-            continue
-        ours = original
-        for pattern, replacement in _RENAMES:
-            ours = pattern.sub(replacement, ours)
-        ours = ours.replace("BOTTLENECK", bottleneck)
-        converted[ours], origin[ours] = tensor, name
+    converted, origin = rename_weights(state_dict, len(network.encoder_stages))
     expected = network.state_dict()
     problems = [f"missing: {name} {tuple(expected[name].shape)}" for name in expected if name not in converted]
     problems += [f"left over: {name} [{origin[name]}]" for name in converted if name not in expected]
@@ -128,6 +117,32 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], network: UNet) ->
             "variant, mamba, the plan and (channel tokens) the patch size:\n  " + "\n  ".join(problems)
         )
     return converted
+
+
+def rename_weights(
+    state_dict: Mapping[str, torch.Tensor], num_stages: int
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The authors' or nnU-Net's weights under the names that they have here, whatever network they are of.
+
+    Args:
+        state_dict: as of `convert_state_dict`.
+        num_stages: of the encoder.
+
+    Returns:
+        The same tensors, without copies of others; and the name there of each.
+    """
+    converted: dict[str, torch.Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, tensor in state_dict.items():
+        original = _WRAPPERS.sub("", name)
+        if _COPIES.search(original):
+            continue
+        ours = original
+        for pattern, replacement in _RENAMES:
+            ours = pattern.sub(replacement, ours)
+        ours = ours.replace("BOTTLENECK", str(num_stages - 1))
+        converted[ours], origin[ours] = tensor, name
+    return converted, origin
 
 
 def recognize(state_dict: Mapping[str, torch.Tensor]) -> list[str]:

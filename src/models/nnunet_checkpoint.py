@@ -11,6 +11,13 @@ import torch
 
 from umamba.models.checkpoint import load_plain
 
+_SCALAR = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
+# What an nnU-Net checkpoint holds beside tensors, numbers, text and containers; for `load_plain`
+ALLOWED: list[Any] = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType,
+]  # fmt: skip
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """An nnU-Net checkpoint (.pth), read without running code stored in it.
@@ -22,10 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint at {path} (checkpoint=).")
-    scalar = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
-    allowed: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    allowed += [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
-    checkpoint = load_plain(path, allowed)
+    checkpoint = load_plain(path, ALLOWED)
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         keys = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(

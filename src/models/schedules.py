@@ -67,6 +67,28 @@ def cosine(optimizer: Optimizer, *, max_epochs: int, min_lr: float = 1e-6) -> Ep
     return EpochSchedule(optimizer, rate)
 
 
+def warm_up(schedule: LRScheduler, epochs: int) -> EpochSchedule:
+    """Linearly from lr0 / `epochs` to lr0 in so many epochs, then the schedule from its beginning.
+
+    Args:
+        schedule: of this module, for the epochs that are left after the warm-up.
+        epochs: of the warm-up, 1 or more.
+
+    Raises:
+        ValueError: it is another kind of schedule, whose rate is not a function of the epoch.
+    """
+    if not isinstance(schedule, EpochSchedule):
+        raise ValueError(
+            f"warmup_epochs goes with umamba.models.schedules (poly, cosine) alone, not with {type(schedule).__name__}."
+        )
+    after = schedule.rate
+
+    def rate(epoch: int, lr0: float) -> float:
+        return lr0 * (epoch + 1) / epochs if epoch < epochs else after(epoch - epochs, lr0)
+
+    return EpochSchedule(schedule.optimizer, rate)
+
+
 def _done(epoch: int, max_epochs: int) -> float:
     return min(epoch / max(max_epochs, 1), 1.0)
 

@@ -19,6 +19,7 @@ from umamba.models.fused_optimizer import fuse
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.pseudo_dice import PseudoDice
 from umamba.models.regions import DiceBCELoss
+from umamba.models.schedules import warm_up
 from umamba.models.step_graph import WORTH, GraphedLoss, obstacle_to_graphs
 from umamba.planning.plan import Plan
 
@@ -42,9 +43,11 @@ class SegmentationModule(L.LightningModule):
         metadata: plain data stored in every checkpoint beside the weights (resolved config, provenance).
         compile: torch.compile the network.
         cuda_graph: replay training steps from CUDA graphs; "auto" where that is possible and pays.
+        warmup_epochs: in which the learning rate rises linearly, before the schedule begins.
 
     Raises:
-        ValueError: the network does not fit the plan, or cuda_graph is none of "auto", true and false.
+        ValueError: the network does not fit the plan, cuda_graph is none of "auto", true and false, or warmup_epochs is
+            no number of epochs.
     """
 
     dice_ema: Tensor  # of the foreground classes, NaN before the first validation
@@ -61,8 +64,12 @@ class SegmentationModule(L.LightningModule):
         metadata: Mapping[str, Any] | None = None,
         compile: bool = False,
         cuda_graph: bool | str = "auto",
+        warmup_epochs: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(warmup_epochs, int) or isinstance(warmup_epochs, bool) or warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {warmup_epochs!r}; expected a whole number, 0 or more, or null.")
+        self.warmup_epochs = warmup_epochs
         if cuda_graph not in ("auto", True, False):
             raise ValueError(f"cuda_graph is auto, true or false, but got {cuda_graph!r}.")
         self.plan = plan
@@ -191,7 +198,14 @@ class SegmentationModule(L.LightningModule):
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         try:
             optimizer = self.make_optimizer(trainable)
-            return optimizer, self.make_scheduler(optimizer, max_epochs=max_epochs)
+            if not self.warmup_epochs:
+                return optimizer, self.make_scheduler(optimizer, max_epochs=max_epochs)
+            if max_epochs is None or max_epochs <= self.warmup_epochs:
+                raise ValueError(
+                    f"warmup_epochs={self.warmup_epochs} leaves no epoch of trainer.max_epochs={max_epochs}."
+                )
+            schedule = self.make_scheduler(optimizer, max_epochs=max_epochs - self.warmup_epochs)
+            return optimizer, warm_up(schedule, self.warmup_epochs)
         except (ValueError, TypeError) as error:
             raise ValueError(f"The optimiser or its schedule (model.optimizer, model.scheduler): {error}") from error
 

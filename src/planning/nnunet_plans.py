@@ -60,13 +60,8 @@ def load_plan(path: Path | str, description: DatasetDescription) -> Plan:
         PlanError: The file is neither, contradicts itself, or asks for what this project does not do.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no plan at {path}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(content, dict) or "plans_name" not in content:
+    content = read_plan_file(path)
+    if not is_of_nnunet(content):
         return Plan.load(path)
     try:
         return plan_from_nnunet(content, description)
@@ -74,6 +69,26 @@ def load_plan(path: Path | str, description: DatasetDescription) -> Plan:
         raise PlanError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"{path} is no nnUNetPlans.json that can be read: {type(error).__name__} {error}.") from error
+
+
+def read_plan_file(path: Path) -> Any:
+    """The content of a plan file of either kind, as plain data.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PlanError: It is no JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no plan at {path}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path} is not valid JSON ({error}).") from error
+
+
+def is_of_nnunet(content: Any) -> bool:
+    """Whether the content of a plan file is an nnUNetPlans.json."""
+    return isinstance(content, dict) and "plans_name" in content
 
 
 def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -> Plan:

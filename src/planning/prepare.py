@@ -23,13 +23,13 @@ from umamba.planning.configuration import PlanError
 from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from umamba.planning.intensities import samples_per_case
 from umamba.planning.locking import READ_ONLY, disk_errors, locked
-from umamba.planning.nnunet_plans import load_plan
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset
 from umamba.planning.raw_files import RawFiles, file_key
 from umamba.planning.store import Store
 from umamba.planning.stores import fresh_store, needed_bytes
+from umamba.planning.transfer import load_source, move_plan
 from umamba.raw.checks import Finding, load_and_check, log_warnings, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 from umamba.raw.description import DatasetDescription, DatasetError
@@ -135,7 +135,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
     dataset = _identity(raw, files)
     _check_owner(dataset, state.get("dataset"), prepared_dir)
     files.save()
-    given = load_plan(options.plans, raw) if options.plans else None  # refused before the cases are read
+    given, of_another = load_source(Path(options.plans), raw) if options.plans else (None, False)  # refused early
     fingerprint = _fresh_fingerprint(raw, prepared_dir / "fingerprint.json", workers, files)
     source = {
         "fingerprint": content_hash(fingerprint.to_dict()),
@@ -161,6 +161,8 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
                 "Delete it to plan anew, or delete state.json beside it to keep your plan for the changed data."
             )
         log.info("The data or the planning options changed: planning %s anew.", raw.name)
+    if given is not None and of_another:
+        given = move_plan(given, raw, fingerprint)
     plan = given or plan_dataset(fingerprint, raw, options)
     _check_fits(plan, raw, Path(options.plans) if options.plans else path)
     # In this order a kill at any point leaves no plan, and the next run plans anew.

@@ -25,7 +25,8 @@ from umamba.targets import present_names
 
 DEFAULT_CONFIG = "train"
 # Settings that the configurations of earlier runs lack, and their default: such a run goes on without, as it began
-NEWER = {"data.augment_on": "auto"}
+_OF_THE_BEGINNING = ("init_from", "freeze", "warmup_epochs")
+NEWER = {"data.augment_on": "auto", **dict.fromkeys(_OF_THE_BEGINNING)}
 OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
 
@@ -67,7 +68,7 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
     """
     asked = to_plain(cfg)
     scope = _asked_keys(cfg)
-    new = {key: value for key, value in asked.items() if key not in stored or key in OF_THE_CALL}
+    new = {k: v for k, v in asked.items() if (k not in stored and k not in NEWER) or k in OF_THE_CALL}
     own = _with_trainer_of(asked, _moved({**stored, **new}, asked["run_dir"]))
     found = differences(own, asked, scope)
     found = {key: values for key, values in found.items() if key not in NEWER or values != (ABSENT, NEWER[key])}
@@ -88,7 +89,7 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
 
 def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig) -> None:
     """Raises ResumeError if a checkpoint was trained with settings that the run's configuration does not have."""
-    sections = ("seed", "fold", "model", "augmentation", "optimizer", "data", "trainer")
+    sections = ("seed", "fold", "model", "augmentation", "optimizer", "data", "trainer", *_OF_THE_BEGINNING)
     now = _plain(to_plain(cfg))
     found = differences(_with_trainer_of(now, _plain(checkpoint["config"])), now, sections)
     found = {key: values for key, values in found.items() if not may_differ(key)}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from umamba.datamodules.custom import CustomDataModule
-from umamba.evaluation.held_out import cases_of_training, choose_cases, fingerprint
+from umamba.evaluation.held_out import add_source, cases_of_training, choose_cases, fingerprint, source_of
 from umamba.evaluation.members import Member
 from umamba.planning import raw_files
 from umamba.planning.raw_files import RawFiles
@@ -247,3 +247,25 @@ def test_a_test_case_that_is_a_training_case_is_refused_before_training(raw):
     image.write_bytes((raw / "imagesTr" / f"{trained_on}_0000.nii.gz").read_bytes())
     with pytest.raises(ValueError, match=rf"t0 = {trained_on}\."):
         cases_of_training(opened(raw))
+
+
+def test_what_the_first_weights_have_seen_is_kept_and_refused_where_it_is_held_out(raw):
+    datamodule = opened(raw, 0)
+    cases = cases_of_training(datamodule)
+    before = dict(cases["trained_on"])
+    add_source(cases, datamodule, {"c0": "0123456789abcdef"})  # another data set with a case of this name
+    assert cases["trained_on"] == before | {"init_from/c0": "0123456789abcdef"}
+    assert source_of(cases) == {"init_from/c0": "0123456789abcdef"}
+    add_source(cases, datamodule, source_of(cases))  # of a training that began with one that had begun so
+    assert source_of(cases) == {"init_from/c0": "0123456789abcdef"}
+    add_source(cases_of_training(datamodule), datamodule, before)  # of the same fold
+    every = cases_of_training(opened(raw, "all"))["trained_on"]
+    names = ", ".join(sorted(datamodule.val_ids))
+    with pytest.raises(ValueError, match=f"init_from was trained on 2 of the cases .*: {names}. Their scores"):
+        add_source(cases_of_training(datamodule), datamodule, every)
+    of_all = opened(raw, "all")
+    add_source(cases_of_training(of_all), of_all, every)
+    write_case(raw, "t0", "Ts")
+    tested = opened(raw, "all")
+    with pytest.raises(ValueError, match="init_from was trained on 1 of the cases .*: t0. Their"):
+        add_source(cases_of_training(tested), tested, {"x": fingerprint(raw / "imagesTs" / "t0_0000.nii.gz")})

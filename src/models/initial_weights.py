@@ -1,0 +1,197 @@
+"""Weights to begin a training with, from a checkpoint of another one (ours, nnU-Net's, U-Mamba's); and weights to keep.
+
+All weights are taken that are called the same and have the same shape. A head for other classes and a first convolution
+for other channels are of another shape, so these begin anew, as every training's do. The file may come from anybody: it
+is read as plain data, and nothing is built of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from umamba.files import file_hash
+from umamba.models.checkpoint import PREFIX, load_plain
+from umamba.models.import_weights import rename_weights
+from umamba.models.nnunet_checkpoint import ALLOWED
+
+log = logging.getLogger(__name__)
+
+LEAST_SHARE = 0.1  # of the network's weights that must fit: two networks have small vectors in common by chance
+_SHOWN = 20  # names in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """What a checkpoint has for a network.
+
+    Attributes:
+        path: Of the checkpoint.
+        hash: `umamba.files.file_hash` of it.
+        taken: Name of a weight -> value.
+        left_out: Name of a weight of the network that is not taken -> why.
+        unused: Names of weights of the checkpoint that the network does not have.
+        share: Of the network's weights that are taken, in [0, 1], by number of values.
+        trained_on: Case -> fingerprint of its image, where the checkpoint says it; none of these is unseen any more.
+    """
+
+    path: Path
+    hash: str
+    taken: Mapping[str, Tensor]
+    left_out: Mapping[str, str]
+    unused: tuple[str, ...]
+    share: float
+    trained_on: Mapping[str, str]
+
+    def load_into(self, network: nn.Module) -> None:
+        """Put the weights into the network that they were read for."""
+        network.load_state_dict({**network.state_dict(), **self.taken})
+
+    def facts(self) -> dict[str, Any]:
+        """For checkpoints and records, as plain data."""
+        return {
+            "path": str(self.path), "hash": self.hash, "share": self.share, "taken": sorted(self.taken),
+            "left_out": dict(self.left_out), "unused": list(self.unused),
+        }  # fmt: skip
+
+    def say(self) -> None:
+        """Log what was taken and what was not."""
+        parts: dict[str, int] = {}
+        for name in self.taken:
+            part = name.split(".")[0]
+            parts[part] = parts.get(part, 0) + 1
+        total = len(self.taken) + len(self.left_out)
+        log.info(
+            "init_from=%s: %d of %d weights are taken, %.1f %% of their values (%s).", self.path, len(self.taken),
+            total, 100 * self.share, ", ".join(f"{count} of {part}" for part, count in parts.items()),
+        )  # fmt: skip
+        if self.left_out:
+            listed = [f"{name}: {why}" for name, why in self.left_out.items()]
+            log.info("%d begin anew: %s.", len(listed), _list(listed))
+        if self.unused:
+            log.info("%d of the checkpoint have no place here: %s.", len(self.unused), _list(self.unused))
+
+
+def read_initial_weights(path: Path | str, network: nn.Module) -> InitialWeights:
+    """Read what a checkpoint has for a network; the network is not changed.
+
+    Args:
+        path: Checkpoint of train.py, of `import_weights`, or of nnU-Net or U-Mamba (a .pth with ``network_weights``).
+        network: What is to be trained.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, or cannot be read as plain data; what would be taken is not finite; it is of a
+            network with another number of spatial axes; or next to nothing of it fits.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at init_from={path}.")
+    content = load_plain(path, ALLOWED)
+    found = _weights(content, network, path)
+    expected = network.state_dict()
+    _check_axes(found, expected, path)
+    taken = {name: found[name] for name, own in expected.items() if name in found and _fits(found[name], own)}
+    left_out = {name: _why_not(found.get(name), own) for name, own in expected.items() if name not in taken}
+    total = sum(own.numel() for own in expected.values())
+    share = sum(tensor.numel() for tensor in taken.values()) / max(total, 1)
+    if share < LEAST_SHARE:
+        reasons = _list([f"{name}: {why}" for name, why in left_out.items()], 5)
+        raise ValueError(
+            f"init_from={path}: {100 * share:.1f} % of the network's weights fit, less than {100 * LEAST_SHARE:.0f} %; "
+            f"it would be no start. {reasons}. Train the same network with the source's plan "
+            "(data.planning.plans=<plan.json or nnUNetPlans.json of the source>), or leave init_from out."
+        )
+    bad = [name for name, tensor in taken.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(f"init_from={path} holds NaN or infinite weights ({_list(bad, 5)}). Take another checkpoint.")
+    cases = content.get("cases")
+    trained_on = cases.get("trained_on") if isinstance(cases, dict) else None
+    known = {str(k): str(v) for k, v in trained_on.items()} if isinstance(trained_on, dict) else {}
+    return InitialWeights(
+        path=path, hash=file_hash(path), taken=taken, left_out=left_out,
+        unused=tuple(name for name in found if name not in expected), share=share, trained_on=known,
+    )  # fmt: skip
+
+
+def freeze(network: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Keep weights as they are: no gradient, and so no step, momentum or weight decay.
+
+    Args:
+        network: Whose weights.
+        patterns: Of their names, as of file names: ``encoder*``, ``*.norm.weight``.
+
+    Returns:
+        The names of the frozen weights.
+
+    Raises:
+        ValueError: A pattern matches nothing, or nothing is left to train.
+    """
+    weights = dict(network.named_parameters())
+    frozen: list[str] = []
+    for pattern in patterns:
+        matching = [name for name in weights if fnmatchcase(name, str(pattern))]
+        if not matching:
+            parts = sorted({name.split(".")[0] for name in weights})
+            raise ValueError(
+                f"freeze: {pattern!r} matches no weight of {type(network).__name__}. Its parts are "
+                f"{', '.join(parts)}; a whole part is such as {parts[0]}*."
+            )
+        frozen += [name for name in matching if name not in frozen]
+    if frozen and not any(w.requires_grad for name, w in weights.items() if name not in frozen):
+        raise ValueError(f"freeze={list(patterns)} leaves nothing to train.")
+    for name in frozen:
+        weights[name].requires_grad_(False)
+    return frozen
+
+
+def _weights(content: Any, network: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint under this network's names."""
+    if isinstance(content, dict) and isinstance(content.get("network_weights"), dict):
+        state = _tensors(content["network_weights"], path)
+        return rename_weights(state, len(getattr(network, "encoder_stages", ())))[0]
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        state = {key: value for key, value in content["state_dict"].items() if str(key).startswith(PREFIX)}
+        return {key.removeprefix(PREFIX): tensor for key, tensor in _tensors(state, path).items()}
+    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+    raise ValueError(
+        f"init_from={path} is no checkpoint: expected one of train.py (with state_dict), of nnU-Net or U-Mamba (with "
+        f"network_weights), got {keys}."
+    )
+
+
+def _tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise ValueError(f"init_from={path}: its weight {name!r:.100} is no dense tensor.")
+    return dict(state)
+
+
+def _fits(found: Tensor, own: Tensor) -> bool:
+    return found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
+
+
+def _why_not(found: Tensor | None, own: Tensor) -> str:
+    return f"{tuple(own.shape)}, " + ("not there" if found is None else f"there {tuple(found.shape)}")
+
+
+def _check_axes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """A 2D network's convolutions have an axis less than a 3D one's."""
+    for name, own in expected.items():
+        if name in found and name.endswith(".weight") and {found[name].dim(), own.dim()} == {4, 5}:
+            raise ValueError(
+                f"init_from={path} is of a {found[name].dim() - 2}D network, this one is {own.dim() - 2}D "
+                f"({name}: {tuple(found[name].shape)} there, {tuple(own.shape)} here). Take a checkpoint of the same "
+                "data.configuration."
+            )
+
+
+def _list(names: Sequence[str], shown: int = _SHOWN) -> str:
+    return "; ".join(names[:shown]) + (f"; and {len(names) - shown} more" if len(names) > shown else "")

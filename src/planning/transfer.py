@@ -1,0 +1,96 @@
+"""A plan of another data set, taken over for this one: to go on from a network that was trained there.
+
+Patch, batch, spacing, topology and the order of axes stay, so that the weights fit; name, channels, labels, number of
+cases and the intensities that CT is normalised by are this data set's own. nnU-Net's move_plans does the same, but for
+the intensities, which it leaves those of the source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umamba.planning.fingerprint import Fingerprint
+from umamba.planning.nnunet_plans import is_of_nnunet, load_plan, read_plan_file
+from umamba.planning.normalization import scheme_for, uses_mask
+from umamba.planning.plan import Plan
+from umamba.raw.dataset import RawDataset
+from umamba.raw.description import DatasetDescription
+
+log = logging.getLogger(__name__)
+
+_INTENSITIES = "foreground_intensity_properties_per_channel"
+
+
+def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
+    """Read a plan file of either kind.
+
+    Args:
+        path: The file.
+        raw: The data set that is to be planned.
+
+    Returns:
+        The plan; and whether it is of another data set, by name, so that it is still to be moved (`move_plan`).
+
+    Raises:
+        FileNotFoundError, PlanError: See `load_plan`.
+    """
+    content: Any = read_plan_file(path)
+    own = (raw.name, raw.folder.resolve().name)  # nnU-Net goes by the folder
+    if not isinstance(content, dict) or str(content.get("dataset_name", raw.name)) in own:
+        return load_plan(path, raw), False
+    if is_of_nnunet(content) and isinstance(content.get(_INTENSITIES), dict):  # it does not name its channels
+        channels = tuple(str(index) for index in range(len(content[_INTENSITIES])))
+        return load_plan(path, dataclasses.replace(_plain(raw), channel_names=channels)), True
+    return load_plan(path, raw), True
+
+
+def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerprint) -> Plan:
+    """A plan of another data set for this one.
+
+    The source's normalisation is kept where the number of channels is the same, for its network has learned from images
+    of that kind; else each channel gets what its name asks for.
+
+    Args:
+        plan: Of the source.
+        description: Of this data set.
+        fingerprint: Of this data set.
+    """
+    same = len(plan.channel_names) == len(description.channel_names)
+    schemes = tuple(scheme_for(name, plan.rule) for name in description.channel_names)
+    masks = tuple(uses_mask(scheme, fingerprint.median_relative_size) for scheme in schemes)
+    changes: dict[str, Any] = {} if same else {"normalization": schemes, "use_mask_for_norm": masks}
+    log.info(
+        "The plan is of %s: patch, batch, spacing and topology are taken over; labels, channels and intensities are "
+        "those of %s, normalisation %s.", plan.dataset_name, description.name,
+        "as there" if same else f"by this data set's {len(schemes)} channels, for the source had another number",
+    )  # fmt: skip
+    return dataclasses.replace(
+        plan,
+        dataset_name=description.name,
+        channel_names=description.channel_names,
+        labels=description.labels,
+        regions=description.regions,
+        ignore_label=description.ignore_label,
+        file_ending=description.file_ending,
+        num_training=len(fingerprint.spacings),
+        intensities=fingerprint.intensities,
+        original_median_spacing=_three(np.median(fingerprint.spacings, axis=0)),
+        original_median_shape=_three(np.median(fingerprint.shapes_after_crop, axis=0)),
+        configurations={name: dataclasses.replace(entry, **changes) for name, entry in plan.configurations.items()},
+    )
+
+
+def _plain(raw: RawDataset) -> DatasetDescription:
+    """Without the files."""
+    names = [field.name for field in dataclasses.fields(DatasetDescription)]
+    return DatasetDescription(**{name: getattr(raw, name) for name in names})
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    z, y, x = (float(value) for value in values)
+    return z, y, x

@@ -1,0 +1,207 @@
+"""A training begins with others' weights: what fits is taken, the rest is named; and weights that are frozen."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.inference.small import make_plan, save_checkpoint
+from tests.models.test_import_weights import build, load_golden
+from umamba.models.import_weights import convert_state_dict
+from umamba.models.initial_weights import freeze, read_initial_weights
+from umamba.models.schedules import poly, warm_up
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.models.unet import PlainConvUNet
+
+
+def network(*, channels: int = 1, classes: int = 2, dims: int = 3, features: tuple[int, ...] = (4, 8)) -> nn.Module:
+    torch.manual_seed(99)
+    return PlainConvUNet(
+        spatial_dims=dims, in_channels=channels, out_channels=classes, features_per_stage=features,
+        kernel_sizes=((3,) * dims,) * len(features), strides=((1,) * dims, *((2,) * dims,) * (len(features) - 1)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Of a network of one channel and two classes."""
+    return save_checkpoint(tmp_path / "source.ckpt", make_plan())
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return {name.removeprefix("network."): tensor for name, tensor in state.items()}
+
+
+def test_the_same_network_gets_all_weights(checkpoint: Path) -> None:
+    target, source = network(), weights_of(checkpoint)
+    initial = read_initial_weights(checkpoint, target)
+    assert not any(torch.equal(target.state_dict()[name], source[name]) for name in ("heads.0.weight",))  # not yet
+    initial.load_into(target)
+    assert initial.share == 1 and not initial.left_out and not initial.unused
+    assert all(torch.equal(tensor, source[name]) for name, tensor in target.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"classes": 5}, {"heads.0.weight", "heads.0.bias"}),
+        ({"channels": 3}, {"encoder_stages.0.0.conv.weight"}),
+        ({"classes": 5, "channels": 3}, {"heads.0.weight", "heads.0.bias", "encoder_stages.0.0.conv.weight"}),
+    ],
+)
+def test_head_and_first_convolution_begin_anew_where_classes_or_channels_differ(
+    checkpoint: Path, change: dict[str, int], expected: set[str], caplog
+) -> None:
+    target = network(**change)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    initial = read_initial_weights(checkpoint, target)
+    initial.load_into(target)
+    source = weights_of(checkpoint)
+    assert set(initial.left_out) == expected
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in expected else source[name]), name
+    with caplog.at_level(logging.INFO):
+        initial.say()
+    assert f"{len(before) - len(expected)} of {len(before)} weights are taken" in caplog.text
+    assert all(name in caplog.text for name in expected) and f"{len(expected)} begin anew" in caplog.text
+    assert set(initial.facts()["left_out"]) == expected and set(initial.facts()["taken"]) == set(before) - expected
+
+
+@pytest.mark.parametrize("name", ["nnunet_a3", "resenc_a3", "repo_bot_a2", "paper_enc_a3"])
+def test_checkpoints_of_nnunet_and_umamba_are_taken(name: str, tmp_path: Path) -> None:
+    golden = load_golden(name)
+    torch.save({"network_weights": golden["network_weights"], "init_args": {}}, tmp_path / "checkpoint_final.pth")
+    target = build(golden)
+    expected = convert_state_dict(golden["network_weights"], target)
+    initial = read_initial_weights(tmp_path / "checkpoint_final.pth", target)
+    initial.load_into(target)
+    assert initial.share == 1 and all(torch.equal(t, expected[name]) for name, t in target.state_dict().items())
+    other = build({**golden, "spec": {**golden["spec"], "nc": golden["spec"]["nc"] + 3}})
+    assert all(name.startswith("heads.") for name in read_initial_weights(initial.path, other).left_out)
+
+
+def refused(path: Path, target: nn.Module, message: str) -> None:
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_initial_weights(path, target)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_another_number_of_axes_is_refused(checkpoint: Path) -> None:
+    refused(checkpoint, network(dims=2), r"is of a 3D network, this one is 2D \(.*encoder_stages\.0\.0\.conv\.weight")
+
+
+def test_where_next_to_nothing_fits_it_is_refused(checkpoint: Path) -> None:
+    refused(
+        checkpoint, network(features=(16, 32)), r"0\.\d % of the network's weights fit, less than 10 %; .*there \(4, 1"
+    )
+
+
+def test_values_that_are_not_finite_are_refused_if_they_would_be_taken(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["network.heads.0.weight"][0] = float("nan")
+    torch.save(content, checkpoint)
+    refused(checkpoint, network(), r"holds NaN or infinite weights \(heads\.0\.weight\)")
+    assert "heads.0.weight" in read_initial_weights(checkpoint, network(classes=4)).left_out
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (Path.touch, (Path("sprung"),))  # type: ignore[return-value]
+
+
+def test_a_file_with_code_in_it_is_not_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"network.heads.0.weight": Trap()}}, tmp_path / "trap.ckpt")
+    refused(tmp_path / "trap.ckpt", network(), "cannot be read as plain data")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weights": {}}, r"is no checkpoint: expected one of train\.py .*got weights"),
+        ([1], "is no checkpoint"),
+        ({"state_dict": {"network.heads.0.weight": 3}}, "its weight 'network.heads.0.weight' is no dense tensor"),
+        ({"network_weights": {3: torch.zeros(1)}}, "its weight 3 is no dense tensor"),
+        ({"state_dict": {}}, r"0\.0 % of the network's weights fit"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    refused(tmp_path / "x.ckpt", network(), message)
+    refused(tmp_path / "absent.ckpt", network(), r"There is no checkpoint at init_from=.*absent\.ckpt")
+
+
+def test_frozen_weights_stay_bit_by_bit_while_the_others_learn() -> None:
+    target = network()
+    frozen = freeze(target, ["encoder*"])
+    assert frozen and all(name.startswith("encoder_stages.") for name in frozen)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in target.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(output.square().mean() for output in target(torch.randn(1, 1, 8, 8, 8))).backward()
+        optimizer.step()
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name in frozen), name
+
+
+def test_patterns_that_match_nothing_or_everything_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"freeze: 'stem\*' matches no weight .* decoder_stages, encoder_stages, heads"
+    ):
+        freeze(network(), ["encoder*", "stem*"])
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        freeze(network(), ["*"])
+
+
+def module(warmup: Any, **options: Any) -> SegmentationModule:
+    return SegmentationModule(
+        plan=make_plan(), configuration="3d_fullres", network=PlainConvUNet, warmup_epochs=warmup,
+        optimizer=functools.partial(torch.optim.SGD, lr=0.1), scheduler=options.get("scheduler", poly),
+    )  # fmt: skip
+
+
+def rates(one: SegmentationModule, epochs: int) -> list[float]:
+    optimizer, schedule = one.optimizer_and_schedule(epochs)
+    found = []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_learning_rate_rises_and_then_falls_as_without() -> None:
+    found = rates(module(4), 10)
+    assert found[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert found[4:] == pytest.approx(rates(module(0), 6))
+
+
+def test_a_warmed_up_training_goes_on_at_its_epoch_also_with_another_length() -> None:
+    for epoch in (2, 7):
+        optimizer, schedule = module(4).optimizer_and_schedule(20)
+        schedule.load_state_dict({"last_epoch": epoch})
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rates(module(4), 20)[epoch])
+
+
+@pytest.mark.parametrize("warmup", [-1, 1.5, True, "2"])
+def test_what_is_no_number_of_epochs_is_refused(warmup: object) -> None:
+    with pytest.raises(ValueError, match="warmup_epochs is .*expected a whole number"):
+        module(warmup)
+
+
+def test_a_warm_up_without_end_or_of_another_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"warmup_epochs=4 leaves no epoch of trainer\.max_epochs=4"):
+        module(4).optimizer_and_schedule(4)
+    optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"goes with umamba\.models\.schedules .* not with ExponentialLR"):
+        warm_up(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), 3)
