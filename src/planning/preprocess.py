@@ -20,7 +20,10 @@ from umamba.planning.plan import Plan
 from umamba.planning.planner import resampled_shape
 from umamba.planning.resampling import resample_image, resample_label
 from umamba.raw.cropping import crop_to_nonzero, nonzero_box
+from umamba.raw.description import DatasetError
 from umamba.raw.readers import Geometry
+
+_COARSEST = 100  # times a plan's voxel; slices of 10 mm are 20 times as thick as those of 0.5 mm
 
 _MIN_LOCATIONS = 10_000  # stored voxels per class, if it has that many
 _MIN_SHARE = 0.01  # and at least this share of its voxels
@@ -121,6 +124,7 @@ def crop_case(
 
     Raises:
         ValueError: The image has another number of channels than the plan.
+        DatasetError: Its voxels are so large that their size must be wrong: it would take hours.
         MemoryError: The resampled image does not fit into memory.
     """
     if image.shape[0] != len(plan.channel_names):
@@ -145,6 +149,11 @@ def crop_case(
         f"{_by(target)} mm. Correct the spacing in its header if it is wrong; else crop it, or work where there is "
         "more memory",
     )
+    if any(one > _COARSEST * other for one, other in zip(spacing, target, strict=True)):
+        raise DatasetError(
+            f"The image has voxels of {_by(spacing)} mm, on an axis more than {_COARSEST} times as long as the "
+            f"{_by(target)} mm that it would be resampled to: its header is wrong, or in another unit. Correct it."
+        )
     depth, height, width = shape
     properties = CaseProperties(
         geometry=geometry, shape_before_crop=image.shape[1:], box=box, shape=(depth, height, width)

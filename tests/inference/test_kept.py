@@ -86,6 +86,14 @@ def test_what_does_not_fit_into_memory_is_named(tmp_path: Path, monkeypatch: pyt
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
 
+def test_a_full_disk_names_the_file_and_leaves_none(small_disk: Path, tmp_path: Path) -> None:
+    turned_image(tmp_path / "images" / "a.nii.gz", (40, 80, 80))
+    predictor = Predictor.from_checkpoint(save_checkpoint(tmp_path / "a.ckpt", make_plan(patch=(40, 80, 80))), "cpu")
+    with pytest.raises(OSError, match=r"No space left.*probabilities/a\.nii\.gz"):
+        predictor.segment_files(tmp_path / "images", small_disk, keep=["probabilities"], nifti=True)
+    assert not list(small_disk.rglob("*.nii.gz"))
+
+
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_pictures_have_no_place_for_a_nifti_file(tmp_path: Path, ending: str) -> None:
     plan = make_plan(patch=(8, 8), ending=ending)
