@@ -31,7 +31,7 @@ from umamba.evaluation.before_training import check_test, is_tested
 from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.prepared import RunOptions
 from umamba.evaluation.score_run import predict_and_score
-from umamba.models.build import check_preset
+from umamba.models.build import check_followed, check_preset
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
 from umamba.run.announcement import announce, conclude
@@ -94,6 +94,7 @@ def train(run: Run) -> None:
     run.use_data(datamodule.plan, cfg.data.configuration, cases)
 
     module = make_module(cfg, model, datamodule.plan, run.metadata)
+    check_followed(module.network, datamodule.topology_edits)
     begin(run, module, datamodule, cases)
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
     if cfg.train:

@@ -26,7 +26,7 @@ from umamba.datamodules.splits import select_split
 from umamba.planning.configuration import Configuration
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.prepare import prepare, prepare_plan, refuse_cascade
+from umamba.planning.prepare import prepare, prepare_plan, refuse_cascade, topology_edits
 from umamba.planning.store import Store
 from umamba.processes import become_worker
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
@@ -64,6 +64,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Attributes:
         plan: The plan, with a changed patch or batch size in it.
+        topology_edits: Keys of the network's topology that were edited in plan.json.
         plan_configuration: The plan's configuration that is trained.
         store: The preprocessed training cases.
         raw: The raw data set.
@@ -76,6 +77,7 @@ class SegmentationDataModule(L.LightningDataModule):
     nsd_tolerance: float | Mapping[str, float] = 2.0
 
     plan: Plan
+    topology_edits: list[str]
     plan_configuration: Configuration
     store: Store
     raw: RawDataset
@@ -159,6 +161,7 @@ class SegmentationDataModule(L.LightningDataModule):
         quick_check(self.raw)
         plan = prepare_plan(self.dataset_dir, self.prepared_dir, self.planning, max(1, self.num_workers))
         refuse_cascade(self.configuration, plan.configuration(self.configuration).previous_stage)
+        self.topology_edits = topology_edits(self.prepared_dir, plan, self.configuration)
         self.plan, self.plan_configuration = self._adapt(plan)
         self._transforms = [self._build(entry) for entry in self.augmentation]
         masked = [c for c, masked in enumerate(self.plan_configuration.use_mask_for_norm) if masked]

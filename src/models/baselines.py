@@ -32,6 +32,8 @@ class SingleOutputNetwork(nn.Module):
         ValueError: deep supervision is asked for; on the forward pass as `umamba.models.topology.check_input`.
     """
 
+    follows_topology = False  # of the plan: features, kernels and strides are MONAI's
+
     def __init__(
         self,
         network: nn.Module,

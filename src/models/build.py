@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from umamba.models.blocks import ConvBlock, ResidualBlock
 from umamba.models.unet import RESENC_BLOCKS, PlainConvUNet, ResidualEncoderUNet
+from umamba.planning.configuration import Configuration
 from umamba.planning.options import PRESETS, PlannerOptions
 from umamba.planning.plan import Plan
 
@@ -47,7 +48,37 @@ def build_network(
         strides=topology.strides,
         patch_size=topology.patch_size,
         deep_supervision=deep_supervision,
+        **_planned_blocks(network, topology),
     )
+
+
+def _planned_blocks(network: Callable[..., nn.Module], topology: Configuration) -> dict[str, tuple[int, ...]]:
+    """The plan's block counts for nnU-Net's two networks, if it was made for that one and the user chose none."""
+    kind, given = getattr(network, "func", network), getattr(network, "keywords", {})
+    names = {PlainConvUNet: "blocks_per_stage", ResidualEncoderUNet: "encoder_blocks"}
+    if kind not in names or topology.residual_encoder != (kind is ResidualEncoderUNet):
+        return {}
+    if names[kind] in given or "decoder_blocks" in given:
+        return {}
+    return {names[kind]: topology.n_conv_per_stage, "decoder_blocks": topology.n_conv_per_stage_decoder}
+
+
+def check_followed(network: nn.Module, edited: Sequence[str]) -> None:
+    """Refuse edits of a plan's topology that a network with one of its own does not follow.
+
+    Args:
+        network: as built by `build_network`.
+        edited: keys of the plan's configuration that were edited.
+
+    Raises:
+        ValueError: there are some, and it does not.
+    """
+    if edited and not getattr(network, "follows_topology", True):
+        name = type(getattr(network, "network", network)).__name__
+        raise ValueError(
+            f"{', '.join(edited)} of plan.json was edited, but {name} has a topology of its own and does not follow "
+            "the plan in this. Take the edit back, or choose the size as an argument of model.network."
+        )
 
 
 def check_preset(network: Callable[..., nn.Module], options: PlannerOptions) -> None:
@@ -68,7 +99,8 @@ def check_preset(network: Callable[..., nn.Module], options: PlannerOptions) -> 
 def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> None:
     """Refuse to train a network with other block counts than its plan was edited to, or was made for.
 
-    U-Mamba and the baselines have counts of their own, which nnU-Net's two usual plans do not change; with a plan for
+    nnU-Net's own networks are built as the plan says, each of a plan that was made for it. U-Mamba and the baselines
+    have counts of their own, which nnU-Net's two usual plans do not change; with a plan for
     the residual encoder that is said.
 
     Args:

@@ -56,7 +56,6 @@ from umamba.models.build import build_network
 from umamba.models.nnunet_checkpoint import fold_number, mirrored_axes, read_checkpoint
 from umamba.models.unet import UNet
 from umamba.plain import to_plain
-from umamba.planning.configuration import Configuration
 from umamba.planning.nnunet_plans import load_plan
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
@@ -241,7 +240,7 @@ def converted_checkpoint(
             f"configuration is {configuration!r}; {plans} has {', '.join(plan.configurations)}. Name the one the "
             "network was trained on with configuration=."
         )
-    config = _compose(recognize(source["network_weights"]), data, plan.configuration(configuration))
+    config = _compose(recognize(source["network_weights"]), data)
     if data == "custom":
         config.data.dataset_dir, config.data.prepared_dir = "", ""
     # What comes from the files is put in after the interpolations were resolved: none of theirs is.
@@ -273,12 +272,9 @@ def converted_checkpoint(
     }
 
 
-def _compose(model_overrides: list[str], data: str, configuration: Configuration) -> DictConfig:
-    """The training config, as if the network had been trained here; a residual encoder has the plan's block counts."""
+def _compose(model_overrides: list[str], data: str) -> DictConfig:
+    """The training config, as if the network had been trained here; block counts are the plan's."""
     overrides = [*model_overrides, f"data={data}", "augmentation=none"]
-    if model_overrides == ["model=resenc"]:
-        blocks = ",".join(map(str, configuration.n_conv_per_stage))
-        overrides.append(f"+model.network.encoder_blocks=[{blocks}]")
     register_resolvers()
     running = GlobalHydra.instance().hydra  # of a program that Hydra started, such as predict.py
     GlobalHydra.instance().clear()

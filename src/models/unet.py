@@ -152,26 +152,37 @@ class PlainConvUNet(UNet):
     """nnU-Net's CNN: plain convolution blocks, strided convolutions down, transposed convolutions up.
 
     Args:
-        blocks_per_stage: convolutions per encoder and per decoder stage.
+        blocks_per_stage: convolutions per encoder stage, one number for all or one each.
+        decoder_blocks: the same per decoder stage, lowest resolution first; None for `blocks_per_stage`, if it is one
+            number, else 2.
         **spec: fields of `NetworkSpec`.
 
     Raises:
         ValueError: topology or patch that does not fit together.
     """
 
-    def __init__(self, *, blocks_per_stage: int = 2, **spec: Any) -> None:
+    def __init__(
+        self,
+        *,
+        blocks_per_stage: int | Sequence[int] = 2,
+        decoder_blocks: int | Sequence[int] | None = None,
+        **spec: Any,
+    ) -> None:
         s = NetworkSpec(**spec)
         d, (f, kernels, strides) = s.spatial_dims, s.stages()
+        if decoder_blocks is None:
+            decoder_blocks = blocks_per_stage if isinstance(blocks_per_stage, int) else 2
+        encoder = _each("blocks_per_stage", blocks_per_stage, len(f))
+        decoder = _each("decoder_blocks", decoder_blocks, len(f) - 1)
         inputs = (s.in_channels, *f[:-1])
         super().__init__(
             s,
             stem=nn.Identity(),
-            encoder_stages=[
-                conv_stage(d, inputs[i], f[i], kernels[i], strides[i], blocks_per_stage) for i in range(len(f))
-            ],
+            encoder_stages=[conv_stage(d, inputs[i], f[i], kernels[i], strides[i], encoder[i]) for i in range(len(f))],
             upsamples=[upsampling(d, f[i + 1], f[i], strides[i + 1], "transposed") for i in decoder_order(f)],
             decoder_stages=[
-                conv_stage(d, 2 * f[i], f[i], kernels[i], (1,) * d, blocks_per_stage) for i in decoder_order(f)
+                conv_stage(d, 2 * f[i], f[i], kernels[i], (1,) * d, n)
+                for i, n in zip(decoder_order(f), decoder, strict=True)
             ],
         )
         initialize(self)
@@ -182,10 +193,16 @@ class ResidualEncoderUNet(UNet):
 
     Args:
         encoder_blocks: residual blocks per encoder stage; the last value goes on for further stages.
-        decoder_blocks: convolutions per decoder stage.
+        decoder_blocks: convolutions per decoder stage, lowest resolution first; one number for all or one each.
     """
 
-    def __init__(self, *, encoder_blocks: Sequence[int] = RESENC_BLOCKS, decoder_blocks: int = 1, **spec: Any) -> None:
+    def __init__(
+        self,
+        *,
+        encoder_blocks: Sequence[int] = RESENC_BLOCKS,
+        decoder_blocks: int | Sequence[int] = 1,
+        **spec: Any,
+    ) -> None:
         s = NetworkSpec(**spec)
         d, (f, kernels, strides) = s.spatial_dims, s.stages()
         blocks = [encoder_blocks[min(i, len(encoder_blocks) - 1)] for i in range(len(f))]
@@ -198,7 +215,15 @@ class ResidualEncoderUNet(UNet):
             ],
             upsamples=[upsampling(d, f[i + 1], f[i], strides[i + 1], "transposed") for i in decoder_order(f)],
             decoder_stages=[
-                conv_stage(d, 2 * f[i], f[i], kernels[i], (1,) * d, decoder_blocks) for i in decoder_order(f)
+                conv_stage(d, 2 * f[i], f[i], kernels[i], (1,) * d, n)
+                for i, n in zip(decoder_order(f), _each("decoder_blocks", decoder_blocks, len(f) - 1), strict=True)
             ],
         )
         initialize(self, zero_init_residual=True)
+
+
+def _each(name: str, blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:
+    counts = (blocks,) * stages if isinstance(blocks, int) else tuple(blocks)
+    if len(counts) != stages or any(count < 1 for count in counts):
+        raise ValueError(f"{name} is {blocks}; expected a number > 0, or {stages} of them.")
+    return counts

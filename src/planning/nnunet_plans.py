@@ -27,6 +27,11 @@ _SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
 
 # What is not read but has to be so: other label managers do what is not done here.
 _TOP = {"label_manager": ("LabelManager",)}
+_TOP_KEYS = {
+    "dataset_name", "plans_name", "original_median_spacing_after_transp", "original_median_shape_after_transp",
+    "image_reader_writer", "transpose_forward", "transpose_backward", "configurations", "experiment_planner_used",
+    "label_manager", "foreground_intensity_properties_per_channel",
+}  # fmt: skip
 _READERS = ("SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO")  # the others change the order of the axes
 _NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
 _KNOWN = {
@@ -35,6 +40,10 @@ _KNOWN = {
     "previous_stage", "next_stage", "UNet_class_name", "UNet_base_num_features", "unet_max_num_features",
     "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "num_pool_per_axis", "pool_op_kernel_sizes",
     "conv_kernel_sizes", *_RESAMPLING, *(f"{key}_kwargs" for key in _RESAMPLING),
+}  # fmt: skip
+_OLDER = {
+    "UNet_class_name", "UNet_base_num_features", "unet_max_num_features", "n_conv_per_stage_encoder",
+    "n_conv_per_stage_decoder", "num_pool_per_axis", "pool_op_kernel_sizes", "conv_kernel_sizes",
 }  # fmt: skip
 # Arguments of the network: the values that are built here, or None where the plan's is followed.
 _ARGUMENTS: dict[str, tuple[Any, ...] | None] = {
@@ -97,6 +106,9 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
     Raises:
         PlanError: It asks for a resampling or a preprocessor other than nnU-Net's default.
     """
+    unknown = sorted(content.keys() - _TOP_KEYS)
+    if unknown:
+        raise PlanError(f"It has the keys {unknown}, which are not known here and would do nothing.")
     for key, allowed in {**_TOP, "image_reader_writer": _READERS}.items():
         if key in content and content[key] not in allowed:
             raise PlanError(f"{key} is {content[key]!r:.200}; only {', '.join(allowed)} can be followed.")
@@ -134,12 +146,19 @@ def _configuration(name: str, entry: dict[str, Any]) -> Configuration:
         residual = "n_blocks_per_stage" in arguments
         encoder = arguments["n_blocks_per_stage" if residual else "n_conv_per_stage"]
         decoder = arguments["n_conv_per_stage_decoder"]
+        _check_architecture(name, entry)
     else:
         strides, kernels = entry["pool_op_kernel_sizes"], entry["conv_kernel_sizes"]
         base, largest = entry["UNet_base_num_features"], entry["unet_max_num_features"]
         features = [min(largest, base * 2**stage) for stage in range(len(strides))]
         residual = entry["UNet_class_name"] == "ResidualEncoderUNet"
         encoder, decoder = entry["n_conv_per_stage_encoder"], entry["n_conv_per_stage_decoder"]
+        halved = [sum(int(step) > 1 for step in axis) for axis in zip(*strides, strict=True)]
+        if entry.get("num_pool_per_axis", halved) != halved:
+            raise PlanError(
+                f"configurations.{name}.num_pool_per_axis is {entry['num_pool_per_axis']!r:.100}; pool_op_kernel_sizes "
+                f"halve the axes {halved} times."
+            )
     return Configuration(
         name=name,
         patch_size=tuple(int(size) for size in entry["patch_size"]),
@@ -168,6 +187,9 @@ def _check_defaults(name: str, entry: dict[str, Any]) -> None:
     if unknown:
         raise PlanError(f"configurations.{name} has the keys {unknown}, which are not known here and would do nothing.")
     architecture = entry.get("architecture", {"network_class_name": entry.get("UNet_class_name", _NETWORKS[0])})
+    unknown = sorted(architecture.keys() - {"network_class_name", "arch_kwargs", "_kw_requires_import"})
+    if unknown:
+        raise PlanError(f"configurations.{name}.architecture has the keys {unknown}, which are not known here.")
     network = str(architecture["network_class_name"]).rpartition(".")[2]
     if network not in _NETWORKS:
         raise PlanError(f"configurations.{name} was planned for {network}; only {', '.join(_NETWORKS)} are built here.")
@@ -191,6 +213,24 @@ def _check_defaults(name: str, entry: dict[str, Any]) -> None:
             raise PlanError(
                 f"configurations.{name}.{key} is {entry.get(key)!r} with {found}; only nnU-Net's default, "
                 f"{function!r} with {expected}, is supported."
+            )
+
+
+def _check_architecture(name: str, entry: dict[str, Any]) -> None:
+    """Refuse what contradicts itself in the newer schema."""
+    where, arguments = f"configurations.{name}", entry["architecture"]["arch_kwargs"]
+    dims, stages = len(entry["patch_size"]), len(arguments["strides"])
+    if older := sorted(entry.keys() & _OLDER):
+        raise PlanError(f"{where} has {older} beside architecture, which decides instead. Remove them.")
+    if arguments.get("n_stages", stages) != stages:
+        raise PlanError(
+            f"{where}.architecture.arch_kwargs.n_stages is {arguments['n_stages']!r:.100}; there are strides of "
+            f"{stages}."
+        )
+    for key in ("conv_op", "norm_op"):
+        if not str(arguments.get(key, f"{dims}d")).endswith(f"{dims}d"):
+            raise PlanError(
+                f"{where}.architecture.arch_kwargs.{key} is {arguments[key]!r:.200}, but the patch has {dims} axes."
             )
 
 

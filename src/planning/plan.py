@@ -274,5 +274,7 @@ def inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> d
     if not isinstance(parent, (str, type(None))):
         raise PlanError(f"configurations.{name}.inherits_from is {parent!r:.200}; expected a name.")
     own = {key: value for key, value in entry.items() if key != "inherits_from"}
+    if own.get("name", name) != name:
+        raise PlanError(f"configurations.{name}.name is {own['name']!r:.200}; it must be its key.")
     inherited = inherit(parent, entries, (*seen, name)) if parent is not None else {}
     return {**inherited, **own, "name": name}

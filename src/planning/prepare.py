@@ -20,6 +20,7 @@ from typing import Any
 from umamba.files import content_hash, read_json, write_json
 from umamba.parallel import fitting_workers, map_cases, track
 from umamba.planning.configuration import PlanError
+from umamba.planning.edits import edited_topology, refuse_idle_edits
 from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from umamba.planning.intensities import samples_per_case
 from umamba.planning.locking import READ_ONLY, disk_errors, locked
@@ -114,6 +115,12 @@ def prepare_plan(
         return _fresh_plan(raw, prepared_dir, options, workers, RawFiles.read(raw, prepared_dir, workers))
 
 
+def topology_edits(prepared_dir: Path, plan: Plan, configuration: str) -> list[str]:
+    """Keys of a configuration's topology that plan.json has otherwise than it was planned; see `edited_topology`."""
+    planned = read_json(prepared_dir / "state.json").get("planned")
+    return edited_topology(plan, planned, configuration) if planned else []
+
+
 def bytes_per_worker(raw: RawDataset) -> int:
     """Memory that a worker may need at its peak: that of the case whose files are largest, by its header.
 
@@ -150,10 +157,13 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
             if edited:
                 log.info("Using %s, which differs from what was planned.", path)
             _check_fits(plan, raw, path)
+            # Of a plan that was edited under an earlier version, or is kept for other data, nothing tells the edits.
+            planned = state.get("planned", plan.to_dict())
+            refuse_idle_edits(plan, planned, path)
             if not state:
-                write_json({"dataset": dataset, "source": source, "plan": None}, state_path)
-            elif state.get("dataset") != dataset:
-                _record({**state, "dataset": dataset}, state_path)
+                write_json({"dataset": dataset, "source": source, "plan": None, "planned": planned}, state_path)
+            elif (state.get("dataset"), state.get("planned")) != (dataset, planned):
+                _record({**state, "dataset": dataset, "planned": planned}, state_path)
             return plan
         if edited:
             raise PlanError(
@@ -167,7 +177,8 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
     _check_fits(plan, raw, Path(options.plans) if options.plans else path)
     # In this order a kill at any point leaves no plan, and the next run plans anew.
     path.unlink(missing_ok=True)
-    write_json({"dataset": dataset, "source": source, "plan": plan.hash()}, state_path)
+    state = {"dataset": dataset, "source": source, "plan": plan.hash(), "planned": plan.to_dict()}
+    write_json(state, state_path)
     plan.save(path)
     return plan
 
@@ -207,8 +218,8 @@ def _measure(
 
 
 def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
-    """A plan must be of these data: same channels, labels and ignore label."""
-    for key in ("channel_names", "labels", "regions", "ignore_label"):
+    """A plan must be of these data: same channels, labels, ignore label and format."""
+    for key in ("channel_names", "labels", "regions", "ignore_label", "file_ending"):
         expected, found = getattr(raw, key), getattr(plan, key)
         if expected != found:
             raise PlanError(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from umamba.models.baselines import segresnet
-from umamba.models.build import build_network, check_planned_blocks
+from umamba.models.build import build_network, check_followed, check_planned_blocks
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 from umamba.planning.fingerprint import Fingerprint
@@ -58,13 +58,39 @@ def test_the_residual_encoder_with_its_plan_is_fine(caplog) -> None:
     assert not caplog.text
 
 
-@pytest.mark.parametrize("network", [PlainConvUNet, ResidualEncoderUNet, UMamba, repo, segresnet])
+@pytest.mark.parametrize("network", [ResidualEncoderUNet, UMamba, repo, segresnet])
 def test_an_edit_that_would_do_nothing_is_refused(network) -> None:
     for key, longer in (("n_conv_per_stage", 0), ("n_conv_per_stage_decoder", 1)):
         plan = plan_of()
         counts = (3,) * (len(plan.configuration("3d_fullres").strides) - longer)
         with pytest.raises(ValueError, match="3d_fullres has n_conv_per_stage .*Take the edit back"):
             check(network, plan_of(**{key: counts}))
+
+
+@pytest.mark.parametrize(("network", "preset"), [(PlainConvUNet, "default"), (ResidualEncoderUNet, "resenc_m")])
+def test_nnunets_networks_have_the_plans_counts(network, preset) -> None:
+    stages = len(plan_of().configuration("3d_fullres").strides)
+    encoder, decoder = tuple(range(1, stages + 1)), tuple(range(stages, 1, -1))
+    plan = plan_of(preset, n_conv_per_stage=encoder, n_conv_per_stage_decoder=decoder)
+    with torch.device("meta"):
+        built = build_network(network, plan, "3d_fullres", True)
+        usual = build_network(network, plan_of(preset), "3d_fullres", True)
+    check_planned_blocks(built, plan, "3d_fullres")
+    blocks = [len([*stage.children()]) for stage in (*built.encoder_stages, *built.decoder_stages)]
+    assert blocks == [*encoder, *decoder]
+    assert sum(p.numel() for p in built.parameters()) != sum(p.numel() for p in usual.parameters())
+    sizes = {"features_per_stage": (4, 8), "kernel_sizes": (3, 3), "strides": (1, 2)}
+    with pytest.raises(ValueError, match="expected a number > 0, or 1 of them"):
+        network(spatial_dims=2, in_channels=1, out_channels=2, decoder_blocks=(1, 1), **sizes)
+
+
+def test_an_edit_of_the_topology_is_not_for_a_network_with_its_own() -> None:
+    with torch.device("meta"):
+        own, follows = (build_network(kind, plan_of(), "3d_fullres", kind is UMamba) for kind in (segresnet, UMamba))
+    check_followed(own, [])
+    check_followed(follows, ["strides"])
+    with pytest.raises(ValueError, match="kernel_sizes, strides of plan.json was edited, but SegResNet has a topology"):
+        check_followed(own, ["kernel_sizes", "strides"])
 
 
 def test_an_edit_that_the_network_follows_is_fine() -> None:

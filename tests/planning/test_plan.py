@@ -323,6 +323,13 @@ def test_nnunet_plans_that_cannot_be_followed(tmp_path, changes, message):
         ({"arch": {"stem_channels": 64}}, "arch_kwargs.stem_channels is 64; it is not known here"),
         ({"label_manager": "Mine"}, "label_manager is 'Mine'; only LabelManager"),
         ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer is .*only SimpleITKIO"),
+        ({"foreground_oversampling": 0.5}, r"It has the keys \['foreground_oversampling'\]"),
+        ({"arch": {"n_stages": 4}}, "arch_kwargs.n_stages is 4; there are strides of 3"),
+        (
+            {"arch": {"conv_op": "torch.nn.modules.conv.Conv2d"}},
+            "arch_kwargs.conv_op is .*, but the patch has 3",
+        ),
+        ({"UNet_base_num_features": 8}, r"3d_fullres has \['UNet_base_num_features'\] beside architecture"),
     ],
 )
 def test_nnunet_plans_with_what_would_do_nothing(tmp_path, changes, message):
@@ -330,9 +337,18 @@ def test_nnunet_plans_with_what_would_do_nothing(tmp_path, changes, message):
     entry = content["configurations"]["3d_fullres"]
     entry["architecture"]["arch_kwargs"] |= changes.pop("arch", {})
     for key, value in changes.items():
-        (content if key in ("label_manager", "image_reader_writer") else entry)[key] = value
+        top = ("label_manager", "image_reader_writer", "foreground_oversampling")
+        (content if key in top else entry)[key] = value
     (tmp_path / "p.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match=f"p.json: .*{message}"):
+        load_plan(tmp_path / "p.json", DESCRIPTION)
+
+
+def test_an_older_plan_that_counts_its_poolings_otherwise(tmp_path):
+    content = nnunet_plans(False)
+    content["configurations"]["3d_fullres"]["num_pool_per_axis"] = [9, 9, 9]
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=r"3d_fullres.num_pool_per_axis is \[9, 9, 9\]; pool_op_kernel_sizes halve"):
         load_plan(tmp_path / "p.json", DESCRIPTION)
 
 
