@@ -53,7 +53,8 @@ register_resolvers()
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    check_metric(cfg.optimized_metric, test=cfg.test)
+    with explained():
+        check_metric(cfg.optimized_metric, test=cfg.test)
     if is_sweep_job():
         folder = run_in_own_process(__file__)
         return score_of(folder, cfg.optimized_metric) if cfg.optimized_metric else None

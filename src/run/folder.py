@@ -130,6 +130,8 @@ def _check_switches(cfg: DictConfig) -> None:
         if not isinstance(cfg[key], bool):
             advice = " run_dir=<folder> goes on with the run in that folder." if key == "resume" else ""
             raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
+    if type(cfg.seed) is not int:
+        raise ResumeError(f"seed={cfg.seed!r}: expected a whole number.")
 
 
 def _loaded(path: Path) -> DictConfig:

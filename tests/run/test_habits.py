@@ -97,11 +97,15 @@ def test_a_score_that_no_job_will_have(name: str, test: bool, message: str) -> N
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("resume", "logs/x", "run_dir=<folder> goes on"), ("test", 3, "expected true or false")],
+    [
+        ("resume", "logs/x", "run_dir=<folder> goes on"),
+        ("test", 3, "expected true or false"),
+        ("seed", "abc", "expected a whole number"),
+    ],
 )
 def test_switches_are_true_or_false(key: str, value: object, message: str, tmp_path: Path) -> None:
     cfg = OmegaConf.create(
-        {"train": True, "test": True, "resume": True, "run_dir": str(tmp_path / "run")} | {key: value}
+        {"train": True, "test": True, "resume": True, "seed": 1, "run_dir": str(tmp_path / "run")} | {key: value}
     )
     with pytest.raises(ResumeError, match=message), open_run(cfg):
         pass
