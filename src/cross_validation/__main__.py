@@ -20,6 +20,7 @@ from umamba.evaluation.evaluate import check_workers
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
+from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """See the module."""
+    check_switches(cfg, ("pairs", "keep_probabilities"))
     check_workers(cfg.workers)
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
     trusted = list(cfg.trusted) if isinstance(cfg.trusted, ListConfig) else cfg.trusted

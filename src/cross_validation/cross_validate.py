@@ -21,6 +21,7 @@ from umamba.run.folder import last_checkpoint
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.sweep import command_of, follow_sweep
+from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def cross_validate(cfg: DictConfig, script: str | Path) -> Path:
         Stopped: A signal ended it; the folds have ended too, with their checkpoints.
     """
     options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
+    check_switches(options, ("mirror",))
     folds = _folds(options.folds)
     if cfg.trainer.fast_dev_run or not cfg.train:
         raise ValueError(
@@ -62,7 +64,7 @@ def cross_validate(cfg: DictConfig, script: str | Path) -> Path:
                 f"are trained. The same command goes on with what is left; nothing was combined in {folder}."
             )
         checkpoints = {fold: last_checkpoint(run) for fold, run in runs.items()}
-        pool(checkpoints, folder, PoolOptions(mirror=bool(options.mirror), trusted=_plain(cfg.trusted)))
+        pool(checkpoints, folder, PoolOptions(mirror=options.mirror, trusted=_plain(cfg.trusted)))
     return folder / FILE
 
 

@@ -21,10 +21,13 @@ from umamba.files import file_hash
 from umamba.models.checkpoint import PREFIX, load_plain
 from umamba.models.import_weights import rename_weights
 from umamba.models.nnunet_checkpoint import ALLOWED
+from umamba.planning.configuration import PlanError
+from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.1  # of the network's weights that must fit: two networks have small vectors in common by chance
+_HEADS = "heads."  # of the networks on the U-shaped frame
 _SHOWN = 20  # names in a message
 
 
@@ -79,12 +82,13 @@ class InitialWeights:
             log.info("%d of the checkpoint have no place here: %s.", len(self.unused), _list(self.unused))
 
 
-def read_initial_weights(path: Path | str, network: nn.Module) -> InitialWeights:
+def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None = None) -> InitialWeights:
     """Read what a checkpoint has for a network; the network is not changed.
 
     Args:
         path: Checkpoint of train.py, of `import_weights`, or of nnU-Net or U-Mamba (a .pth with ``network_weights``).
         network: What is to be trained.
+        plan: Its plan. The heads of a checkpoint whose own plan has other classes, be they as many, are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -98,8 +102,13 @@ def read_initial_weights(path: Path | str, network: nn.Module) -> InitialWeights
     found = _weights(content, network, path)
     expected = network.state_dict()
     _check_axes(found, expected, path)
-    taken = {name: found[name] for name, own in expected.items() if name in found and _fits(found[name], own)}
-    left_out = {name: _why_not(found.get(name), own) for name, own in expected.items() if name not in taken}
+    classes = _other_classes(content, plan)
+    taken = {
+        name: found[name]
+        for name, own in expected.items()
+        if name in found and _fits(found[name], own) and not (classes and name.startswith(_HEADS))
+    }
+    left_out = {name: _why_not(found.get(name), own, classes) for name, own in expected.items() if name not in taken}
     total = sum(own.numel() for own in expected.values())
     share = sum(tensor.numel() for tensor in taken.values()) / max(total, 1)
     if share < LEAST_SHARE:
@@ -178,8 +187,21 @@ def _fits(found: Tensor, own: Tensor) -> bool:
     return found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
 
 
-def _why_not(found: Tensor | None, own: Tensor) -> str:
-    return f"{tuple(own.shape)}, " + ("not there" if found is None else f"there {tuple(found.shape)}")
+def _why_not(found: Tensor | None, own: Tensor, classes: str) -> str:
+    if found is None:
+        return f"{tuple(own.shape)}, not there"
+    return f"{tuple(own.shape)}, there " + (f"of {classes}" if _fits(found, own) else f"{tuple(found.shape)}")
+
+
+def _other_classes(content: Mapping[str, Any], plan: Plan | None) -> str:
+    """The classes, or regions, of a checkpoint's own plan, if it has one and they are not those of `plan`; else ""."""
+    if plan is None or not isinstance(content.get("plan"), dict):
+        return ""
+    try:
+        there = Plan.from_dict(content["plan"]).foreground
+    except PlanError:
+        return ""  # the weights alone are of use; whether they fit is seen
+    return "" if there == plan.foreground else ", ".join(there)
 
 
 def _check_axes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -44,7 +44,7 @@ def begin(run: Run, module: SegmentationModule, datamodule: SegmentationDataModu
     path = run.config.get(KEY)
     if path is None or run.resume_from is not None or not run.config.train:
         return
-    initial = read_initial_weights(path, module.network)
+    initial = read_initial_weights(path, module.network, module.plan)
     add_source(cases, datamodule, initial.trained_on)
     initial.load_into(module.network)
     initial.say()

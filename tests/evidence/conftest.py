@@ -76,7 +76,13 @@ class Stub:
         place = Place(script=HERE / "stub_train.py", workers=workers, threads=1, code=code, revision=None,
                       unchanged=unchanged)  # fmt: skip
         chosen = [entry.wanted.key for entry in self.entries if fnmatch(entry.wanted.key, only)]
-        run_all(self.entries, dict.fromkeys(chosen, 0), [Device(device)], place, Rules(until=time.monotonic() + limit, **rules))
+        run_all(
+            self.entries,
+            dict.fromkeys(chosen, 0),
+            [Device(device)],
+            place,
+            Rules(until=time.monotonic() + limit, **rules),
+        )
         return self.look(code)
 
     def look(self, code: str = CODE) -> dict[str, Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -85,6 +86,14 @@ def test_checkpoints_of_nnunet_and_umamba_are_taken(name: str, tmp_path: Path) -
     assert initial.share == 1 and all(torch.equal(t, expected[name]) for name, t in target.state_dict().items())
     other = build({**golden, "spec": {**golden["spec"], "nc": golden["spec"]["nc"] + 3}})
     assert all(name.startswith("heads.") for name in read_initial_weights(initial.path, other).left_out)
+
+
+def test_the_heads_of_as_many_other_classes_begin_anew(checkpoint: Path) -> None:
+    own = make_plan()
+    assert not read_initial_weights(checkpoint, network(), own).left_out
+    other = dataclasses.replace(own, labels={"background": 0, "spleen": 1})
+    left_out = read_initial_weights(checkpoint, network(), other).left_out
+    assert set(left_out) == {"heads.0.weight", "heads.0.bias"} and "of class_1" in left_out["heads.0.bias"]
 
 
 def refused(path: Path, target: nn.Module, message: str) -> None:
