@@ -143,6 +143,8 @@ def write_page(folder: Path) -> None:
         + ".",
         "",
         markdown(rows),
+        "![s per epoch](epochs.png)",
+        "",
     ]
     write_text(folder / "epochs.md", "\n".join(lines))
     groups: dict[str, dict[str, float]] = {}

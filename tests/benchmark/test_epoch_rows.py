@@ -218,3 +218,7 @@ def test_a_peer_that_cannot_run_is_refused(tmp_path, raw):
         find_peer(stub(tmp_path), raw.parent)
     with pytest.raises(RuntimeError, match="ended with code 1: no room on the card All it said is in .*log.txt"):
         find_peer(stub(tmp_path, fails=True), raw).measure("real", "toy", "3d_fullres", tmp_path / "peer")
+
+
+def test_long_steps_are_written_out():
+    assert "103 of a step's 1509 ms" in sentence(row(step_ms=1509.2, loader_ms=103.1))
