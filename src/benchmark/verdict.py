@@ -53,10 +53,10 @@ def bound_of(row: dict[str, Any]) -> str | None:
 
 def sentence(row: dict[str, Any]) -> str:
     """What bounds the training of a row, and what to change."""
-    step, waiting, share = row["step_ms"], row["loader_ms"], idle(row)
+    step, waits, share = _number(row["step_ms"]), _number(row["loader_ms"]), idle(row)
     if row["bound"] == "loader":
         return (
-            f"The loader bounds it: {_number(waiting)} of a step's {_number(step)} ms are waiting for batches. Give it more "
+            f"The loader bounds it: {waits} of a step's {step} ms are waiting for batches. Give it more "
             f"workers (data.num_workers={row['workers']} of {row['cpus']} CPUs now), or {_cheaper(row)}."
         )
     if row["bound"] == "host":
@@ -66,12 +66,12 @@ def sentence(row: dict[str, Any]) -> str:
             else "A larger data.batch_size gives the device more to do for each launch."
         )
         return (
-            f"The host bounds it: the device has nothing to do for {100 * (share or 0):.0f} % of a step's {_number(step)} "
+            f"The host bounds it: the device has nothing to do for {100 * (share or 0):.0f} % of a step's {step} "
             f"ms, though its batches are there. {graphs}"
         )
     if row["bound"] == "device":
         device = "processor" if row["peak_gib"] is None else "device"
-        return f"The {device} bounds it: it is busy for nearly all of a step's {_number(step)} ms. More workers gain nothing."
+        return f"The {device} bounds it: it is busy for nearly all of a step's {step} ms. More workers gain nothing."
     return "No kernels were recorded, so nobody can tell the host from the device."
 
 
