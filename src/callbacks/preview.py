@@ -54,7 +54,8 @@ class Preview(AfterEpoch):
         if trainer.sanity_checking or is_trial(trainer) or not trainer.is_global_zero or not self._is_due(trainer):
             return
         for image, label, logits, case in zip(batch["image"], batch["label"], outputs, batch["case"], strict=True):
-            if len(self._rows) < self.patches and bool((label > 0).any()):
+            foreground = (label > 0) & (label != module.plan.ignore_label)
+            if len(self._rows) < self.patches and bool(foreground.any()):
                 name = f"{case}, patch {len(self._rows) + 1}"
                 self._rows.append(_row(image, label, logits, name, module.plan.regions))
 

@@ -104,7 +104,7 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
             f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file"
             + (": 255 suggests a mask that was scaled for viewing." if 255 in strange else "."),
         )
-    elif not (present > 0).any():
+    elif not ((present > 0) & (present != dataset.ignore_label)).any():
         report("empty", f"{case.label} has no foreground; patches of this case are drawn anywhere.", "warning")
     return LoadedCase(image=image, geometry=geometry, label=label), findings
 

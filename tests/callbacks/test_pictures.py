@@ -21,7 +21,9 @@ from umamba.callbacks.progress_picture import ProgressPicture
 from umamba.callbacks.shown_classes import shown_classes
 from umamba.raw.regions import Region
 
-PLAN = SimpleNamespace(regions=(), configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0)))
+PLAN = SimpleNamespace(
+    regions=(), ignore_label=None, configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0))
+)
 
 
 class Patches(torch.utils.data.Dataset):
