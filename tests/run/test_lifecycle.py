@@ -102,10 +102,10 @@ def test_a_sweep_keeps_its_config_and_ends_its_jobs_with_it(folder: Path) -> Non
         assert process.wait(timeout=180) == code
         process.stdout.close()
         assert_gone([job, *workers])
-        (run_dir,) = (folder / f"sweep_{code}").glob("0_*")
+        run_dir = folder / f"sweep_{code}" / "seed-1"
         assert OmegaConf.load(run_dir / "config.yaml").data.iterations_per_epoch == 1000
         assert (run_dir / "checkpoints" / "last.ckpt").is_file()
-        assert not list((folder / f"sweep_{code}").glob("1_*"))
+        assert not (folder / f"sweep_{code}" / "seed-2").exists()
 
 
 @pytest.mark.slow
