@@ -42,15 +42,15 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     follow_sweep()
-    check_switches(cfg, ("mirror", "probabilities", "save_logits", "continue"))
+    check_switches(cfg, ("mirror", "save_logits", "continue"))
+    kind = parse_probabilities(cfg.probabilities)
+    check_step(cfg.step)
     check_apart(Path(cfg.input), Path(cfg.output))
     if isinstance(cfg.device, ListConfig):
         share(list(cfg.device), cfg.part)
         return
     part = parse_part(cfg.part)
-    kind = parse_probabilities(cfg.probabilities)
     keep = [name for name, wanted in (("probabilities", kind), ("logits", cfg.save_logits)) if wanted]
-    check_step(cfg.step)
     if (cfg.checkpoint is None) == (cfg.model_folder is None):
         raise ValueError("Give either checkpoint=... or model_folder=...")
     predictor = load(cfg)

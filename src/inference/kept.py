@@ -24,8 +24,8 @@ def parse_probabilities(value: bool | str | None) -> str | None:
         ValueError: It is another one.
     """
     kinds = {False: None, None: None, True: "npz", "npz": "npz", "nifti": "nifti"}
-    if value not in kinds:
-        raise ValueError(f"probabilities is {value!r}; expected false, true or npz, or nifti.")
+    if not isinstance(value, (bool, str, type(None))) or value not in kinds:  # 1 is not true
+        raise ValueError(f"probabilities={value}: expected true or false, npz or nifti.")
     return kinds[value]
 
 

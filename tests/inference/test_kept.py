@@ -113,8 +113,9 @@ def test_kinds_of_files() -> None:
     assert [parse_probabilities(value) for value in (False, None, True, "npz", "nifti")] == [
         None, None, "npz", "npz", "nifti",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"probabilities is 'nrrd'; expected false, true or npz, or nifti"):
-        parse_probabilities("nrrd")
+    for wrong in ("nrrd", 1):
+        with pytest.raises(ValueError, match=f"probabilities={wrong}: expected true or false, npz or nifti"):
+            parse_probabilities(wrong)
 
 
 def test_the_distance_of_windows_changes_what_is_computed_and_is_noted(tmp_path: Path) -> None:
