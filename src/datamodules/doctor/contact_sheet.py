@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,41 +17,48 @@ from skimage.transform import resize
 from umamba.datamodules.doctor.case import CaseFacts
 from umamba.datamodules.doctor.report import Report
 from umamba.drawing.figure import literal, save_figure
+from umamba.drawing.orientation import view_of
 from umamba.drawing.palette import class_colour
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.readers import read_images, read_label
 
 TILES, COLUMNS = 24, 6
-PIXELS = 256  # longest edge of a tile
+WIDTH = 13.2  # of the sheet in inches, a full row's
+LARGEST = 4.4  # inches, of a tile where there are few
+PIXELS = 384  # longest edge of a tile
 OPACITY = 0.35
 CT_WINDOW = (-160.0, 240.0)  # HU, the radiologists' soft tissue window
 
 
 def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Report) -> None:
-    """Write a PNG with the most labelled slice of up to 24 cases; cases with findings come first, in colour.
+    """Write a PNG with the most labelled slice of up to 24 cases; cases with findings come first, with what was found.
+
+    Volumes are turned as radiologists look at them, see `view_of`. Few cases are drawn larger.
 
     Args:
         path: file to write.
         cases: with their split.
         report: of these cases.
     """
-    severities: dict[str, set[str]] = defaultdict(set)
-    for finding in report.findings:
-        severities[finding.case].add(finding.severity)
-    chosen = choose([severities[case.identifier] for case, _ in cases])
-    rows = max(1, -(-len(chosen) // COLUMNS))
-    figure = Figure(figsize=(COLUMNS * 2.2, rows * 2.4 + 0.6), layout="constrained")
+    found: dict[str, dict[str, str]] = defaultdict(dict)  # case -> kind -> severity, errors first
+    for finding in sorted(report.findings, key=lambda finding: finding.severity != "error"):
+        found[finding.case].setdefault(finding.kind, finding.severity)
+    chosen = choose([{*found[case.identifier].values()} for case, _ in cases])
+    columns = min(COLUMNS, max(1, math.ceil(math.sqrt(len(chosen)))))
+    rows, edge = max(1, -(-len(chosen) // columns)), min(LARGEST, WIDTH / columns)
+    figure = Figure(figsize=(columns * edge, rows * (edge + 0.35) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = np.atleast_1d(figure.subplots(rows, COLUMNS)).ravel()
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes:
         axis.axis("off")
     for axis, index in zip(axes, chosen, strict=False):
         case, split = cases[index]
-        found = severities[case.identifier]
-        colour = "red" if "error" in found else "darkorange" if found else "black"
+        kinds = found[case.identifier]
+        colour = "red" if "error" in kinds.values() else "darkorange" if kinds else "black"
         name = case.identifier if len(case.identifier) <= 24 else f"{case.identifier[:11]}...{case.identifier[-10:]}"
-        axis.set_title(f"{name}{' (test)' if split == 'Ts' else ''}", fontsize=7, color=colour)
+        title = f"{literal(name)}{' (test)' if split == 'Ts' else ''}"
+        axis.set_title("\n".join([title, ", ".join(kinds)] if kinds else [title]), fontsize=7, color=colour)
         try:
             axis.imshow(tile(case, report.facts[index], report.description))
         except (DatasetError, FileNotFoundError):
@@ -58,7 +66,7 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
     names = [(name, value) for name, value in report.description.labels.items() if value]
     names += [(region.name, region.written) for region in report.description.regions]
     handles = [Patch(color=class_colour(value), label=literal(name)) for name, value in names[:30]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, max(1, len(handles))), fontsize=7)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, round(columns * edge / 1.7)), fontsize=7)
     save_figure(figure, path, dpi=90)
 
 
@@ -93,13 +101,16 @@ def tile(case: RawCase, facts: CaseFacts, description: DatasetDescription) -> np
     ]
     windows = windows if len(windows) == 3 == len(image) else windows[:1] * 3
     scaled = [(channel - low) / max(high - low, 1e-6) for channel, (low, high) in zip(picture, windows, strict=True)]
-    rgb = np.nan_to_num(np.stack(scaled, axis=-1)).clip(0, 1)
-    size = np.array(rgb.shape[:2]) * geometry.spacing[1:]
+    view = view_of(geometry)
+    rgb = view.turn(np.nan_to_num(np.stack(scaled, axis=-1)).clip(0, 1))
+    size = rgb.shape[:2] * np.array([view.aspect(geometry.spacing), 1.0])
     shape = np.maximum(1, np.round(size / size.max() * PIXELS)).astype(int)
     rgb = resize(rgb, shape, order=1, anti_aliasing=True)
     if label is None:
         return rgb
-    return overlay(rgb, resize(label[z], shape, order=0, preserve_range=True, anti_aliasing=False).astype(int))
+    return overlay(
+        rgb, resize(view.turn(label[z]), shape, order=0, preserve_range=True, anti_aliasing=False).astype(int)
+    )
 
 
 def overlay(rgb: np.ndarray, label: np.ndarray) -> np.ndarray:
