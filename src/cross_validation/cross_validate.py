@@ -59,9 +59,11 @@ def cross_validate(cfg: DictConfig, script: str | Path) -> Path:
         commands = {fold: _command(script, fold, run, len(slots)) for fold, run in runs.items()}
         failed = run_folds(commands, folder, slots)
         if failed:
+            others = "none is trained" if len(failed) == len(folds) else "the others are trained"
             raise RuntimeError(
-                f"Of {len(folds)} folds, fold {' and '.join(map(str, failed))} failed, as is said above; the others "
-                f"are trained. The same command goes on with what is left; nothing was combined in {folder}."
+                f"Of {len(folds)} folds, fold {' and '.join(map(str, failed))} failed, as is said above; {others}. "
+                f"Mend what is said there and give the same command again: it goes on with what is left. Nothing was "
+                f"combined in {folder}."
             )
         checkpoints = {fold: last_checkpoint(run) for fold, run in runs.items()}
         pool(checkpoints, folder, PoolOptions(mirror=options.mirror, trusted=_plain(cfg.trusted)))

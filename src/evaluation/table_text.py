@@ -59,8 +59,8 @@ def cells(text: pd.DataFrame) -> Iterator[list[tuple[str, bool]]]:
 
 def to_markdown(text: pd.DataFrame) -> str:
     """A table of text as Markdown."""
-    body = [[f"**{_markdown(cell)}**" if best else _markdown(cell) for cell, best in row] for row in cells(text)]
-    rows = [[_markdown(str(column)) for column in text.columns], ["---"] * text.shape[1], *body]
+    body = [[f"**{markdown(cell)}**" if best else markdown(cell) for cell, best in row] for row in cells(text)]
+    rows = [[markdown(str(column)) for column in text.columns], ["---"] * text.shape[1], *body]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -73,7 +73,7 @@ def to_latex(text: pd.DataFrame, caption: str) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """No name ends its cell or begins a tag."""
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split())).replace("|", r"\|")
 

@@ -23,6 +23,9 @@ from umamba.raw.cropping import crop_to_nonzero, nonzero_box
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import Geometry
 
+_FINEST = (
+    50  # of its voxels lie in one of the plan's, on every axis: a whole image would be a few voxels, all background
+)
 _COARSEST = 100  # times a plan's voxel; slices of 10 mm are 20 times as thick as those of 0.5 mm
 
 _MIN_LOCATIONS = 10_000  # stored voxels per class, if it has that many
@@ -124,7 +127,8 @@ def crop_case(
 
     Raises:
         ValueError: The image has another number of channels than the plan.
-        DatasetError: Its voxels are so large that their size must be wrong: it would take hours.
+        DatasetError: Its voxels are so large that it would take hours, or so small that nothing would be left of it:
+            their size must be wrong.
         MemoryError: The resampled image does not fit into memory.
     """
     if image.shape[0] != len(plan.channel_names):
@@ -153,6 +157,12 @@ def crop_case(
         raise DatasetError(
             f"The image has voxels of {_by(spacing)} mm, on an axis more than {_COARSEST} times as long as the "
             f"{_by(target)} mm that it would be resampled to: its header is wrong, or in another unit. Correct it."
+        )
+    axes = range(3 - len(configuration.spacing), 3)  # those that are resampled
+    if all(_FINEST * spacing[axis] < target[axis] for axis in axes):
+        raise DatasetError(
+            f"The image has voxels of {_by(spacing)} mm, less than a {_FINEST}th of the {_by(target)} mm that it would "
+            f"be resampled to, and {_by(shape)} of them: its header is wrong, or in another unit. Correct it."
         )
     depth, height, width = shape
     properties = CaseProperties(

@@ -22,7 +22,7 @@ from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.svg import Point, cost_panels
 from umamba.evaluation.report.tables import p_text
-from umamba.evaluation.table_text import to_markdown
+from umamba.evaluation.table_text import markdown, to_markdown
 from umamba.files import write_text
 
 WORDS = "words.md"  # beside the records, written by people: what the numbers support and what they do not
@@ -173,7 +173,7 @@ def _section(name: str, title: str, main: str, rows: pd.DataFrame, differences: 
             line |= _against(differences[differences["metric"] == main], network, other, called, main)
         if set(line.values()) - {line["network"], MISSING}:
             compared.append(line)
-    parts = [f"## {title}", to_markdown(pd.DataFrame(scores))]
+    parts = [f"## {markdown(title)}", to_markdown(pd.DataFrame(scores))]
     if compared:
         parts += [f"{METRICS[main].title}, difference to the control without Mamba and to nnU-Net's CNN:",
                   to_markdown(pd.DataFrame(compared))]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from umamba.evaluation.identity import differing, facts_of
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report.networks import title_of
+from umamba.evaluation.table_text import markdown
 
 _KILLED = (None, -9, 137)  # exit codes of what had no time to write a checkpoint; None: the runner was killed too
 _COMMAND = (
@@ -29,10 +30,10 @@ def made(records: Sequence[Mapping[str, Any]], faults: Mapping[str, str], titles
         part = [record for record in records if record["dataset"] == setting]
         if part:
             steps = _listed({f"{record['cost']['steps']} steps" for record in part})
-            first = part[0]["run"]
+            first, trained = part[0]["run"], part[0]["trained_cases"]
             lines.append(
-                f"- {title}: {first['configuration']}, fold {first['fold']}, {part[0]['trained_cases']} cases to train "
-                f"on, {len(first['cases'])} scored ({first['scored']}), {steps} a run{_plans(part)}."
+                f"- {markdown(title)}: {first['configuration']}, fold {first['fold']}, {trained} cases to train on, "
+                f"{len(first['cases'])} scored ({first['scored']}), {steps} a run{_plans(part)}."
             )
     lines += _interruptions(records)
     devices = _listed({str(record["cost"].get("train_device")) for record in records})
