@@ -103,7 +103,7 @@ def tile(case: RawCase, facts: CaseFacts, description: DatasetDescription) -> np
     scaled = [(channel - low) / max(high - low, 1e-6) for channel, (low, high) in zip(picture, windows, strict=True)]
     view = view_of(geometry)
     rgb = view.turn(np.nan_to_num(np.stack(scaled, axis=-1)).clip(0, 1))
-    size = rgb.shape[:2] * np.array([view.aspect(geometry.spacing), 1.0])
+    size = np.array(rgb.shape[:2]) * [view.aspect(geometry.spacing), 1.0]
     shape = np.maximum(1, np.round(size / size.max() * PIXELS)).astype(int)
     rgb = resize(rgb, shape, order=1, anti_aliasing=True)
     if label is None:
