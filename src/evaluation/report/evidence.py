@@ -186,7 +186,7 @@ def _against(table: pd.DataFrame, network: str, other: str, called: str, metric:
     one = statistics.pair_of(table, network, other)
     if one is None:
         return dict.fromkeys(keys, MISSING)
-    star = " *" if one["p_holm"] < numbers.SIGNIFICANT else ""
+    star = " *" if one["p_holm"] < statistics.SIGNIFICANT else ""
     difference = _interval(one["difference"], one["low"], one["high"], metric, signed=True)
     cells = (difference, p_text(one["p_holm"]) + star, p_text(one["p_false"]))
     return dict(zip(keys, cells, strict=True))

@@ -27,7 +27,6 @@ COSTS = (
     "gpu_hours",
     "energy_wh",
 )
-SIGNIFICANT = 0.05
 
 
 def in_order(networks: Iterable[str]) -> list[str]:
@@ -126,7 +125,7 @@ def verdict(differences: pd.DataFrame, network: str, other: str, main: Mapping[s
     signs = pd.concat([forward.assign(sign=1.0), backward.assign(sign=-1.0)])
     if signs.empty:
         return None
-    difference, sure = signs["difference"] * signs["sign"], signs["p_holm"] < SIGNIFICANT
+    difference, sure = signs["difference"] * signs["sign"], signs["p_holm"] < statistics.SIGNIFICANT
     return {
         "settings": len(signs),
         "difference": float(difference.mean()),

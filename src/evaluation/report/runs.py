@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.report.left_out import Faults, check_any, left_out
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs, scores_of
 from umamba.evaluation.tables import metrics_of
+from umamba.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +92,9 @@ class ScoredRun:
     def provenance(self) -> dict[str, Any]:
         """Commit, time and versions of the training, as train.py left them beside the tables; empty if it did not."""
         try:
-            found = json.loads((self.folder.parent / "provenance.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self.folder.parent / "provenance.json")
+        except OSError:  # no reason to be without a report
             return {}
-        return found if isinstance(found, dict) else {}
 
     @property
     def folds(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from scipy import stats
 
 RESAMPLES = 9999  # of the bootstrap
 LEVEL = 0.95
+SIGNIFICANT = 0.05  # p-values corrected by Holm, below
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def comparison_table(compared: pd.DataFrame, metric: str) -> pd.DataFrame:
             "95 %": MISSING if np.isnan(row["low"]) else f"{low} to {high}",
             "P(not better)": p_text(row["p_false"]),
             "p (Wilcoxon)": p_text(row["p"]),
-            "p (Holm)": p_text(row["p_holm"]) + (" *" if row["p_holm"] < 0.05 else ""),
+            "p (Holm)": p_text(row["p_holm"]) + (" *" if row["p_holm"] < statistics.SIGNIFICANT else ""),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

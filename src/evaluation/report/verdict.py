@@ -10,7 +10,6 @@ from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.networks import base_name, by_case, network_means, paired, replicate_spread, title_of
 
-SIGNIFICANT = 0.05
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there
 _COSTS = {"seconds_per_epoch": "time per epoch", "train_peak_vram_gib": "GPU memory"}
 
@@ -52,7 +51,7 @@ def _first(means: pd.Series, metric: str, counted: str, compared: pd.DataFrame) 
     row = statistics.pair_of(compared, best, second)
     lead = f"{title_of(best)} has the best {METRICS[metric].title} on {counted}, {_number(metric, means[best])}"
     gap = f"{_number(metric, abs(means[best] - means[second]))} ahead of {title_of(second)}"
-    if row is not None and row["p_holm"] < SIGNIFICANT:
+    if row is not None and row["p_holm"] < statistics.SIGNIFICANT:
         return f"{lead}, {gap}, which is significant (p = {row['p_holm']:.2g})."
     return f"{lead}, {gap}; that difference is not significant, so the data do not tell these two apart."
 
@@ -70,7 +69,7 @@ def _against(ranked: list[str], metric: str, compared: pd.DataFrame) -> list[str
             continue
         low, high, difference = (f"{row[key]:+.{decimals}f}" for key in ("low", "high", "difference"))
         interval = "" if math.isnan(row["low"]) else f" (95 % interval {low} to {high})"
-        significant = "significant" if row["p_holm"] < SIGNIFICANT else "not significant"
+        significant = "significant" if row["p_holm"] < statistics.SIGNIFICANT else "not significant"
         sentences.append(f"{title_of(name)} against {title_of(reference)}: {difference}{interval}, {significant}.")
     return sentences
 
@@ -89,7 +88,7 @@ def _cost(costs: pd.DataFrame, best: str) -> list[str]:
 def _doubts(scores: pd.DataFrame, metric: str, networks: int) -> list[str]:
     cases, comparisons = len(paired(scores, metric).groupby(level=0).size()), networks * (networks - 1) // 2
     least = 2 / 2**cases  # of the two-sided signed-rank test, where all differences have one sign
-    if least * comparisons <= SIGNIFICANT:
+    if least * comparisons <= statistics.SIGNIFICANT:
         return []
     given = f"With {cases} case{'s' * (cases != 1)} no Wilcoxon test can give less than p = {least:.3g}"
     if comparisons > 1:
