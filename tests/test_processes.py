@@ -49,13 +49,13 @@ if __name__ == "__main__":
 LOADER = """
 import torch, time, os
 from torch.utils.data import DataLoader
-from umamba.datamodules.base import _start_worker
+from umamba.datamodules.loaders import start_worker
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 4
     def __getitem__(self, i):
         if i > 1: time.sleep(60)
         return os.getpid()
-loader = iter(DataLoader(Slow(), batch_size=None, num_workers=2, worker_init_fn=_start_worker))
+loader = iter(DataLoader(Slow(), batch_size=None, num_workers=2, worker_init_fn=start_worker))
 print(next(loader), next(loader), flush=True)
 next(loader)
 """

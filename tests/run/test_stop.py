@@ -78,9 +78,9 @@ class Data(L.LightningDataModule):
         self.workers = workers
 
     def train_dataloader(self) -> DataLoader:
-        from umamba.datamodules.base import _progress
+        from umamba.datamodules.loaders import progress
 
-        epoch, done = _progress(self.trainer)
+        epoch, done = progress(self.trainer)
         sampler = EpochSampler(num_batches=STEPS, batch_size=2, rank=0, world_size=1, advance=True, skip_batches=done)
         sampler.set_epoch(epoch)
         return self._loader(sampler)
