@@ -237,9 +237,11 @@ class SegmentationModule(L.LightningModule):
             return "cuda_graph=false"
         if self.device.type != "cuda":
             return f"the device is {self.device.type}"
-        if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             strategy = type(trainer.strategy).__name__
-            return f"it takes a single device, where nothing is exchanged during the backward pass ({strategy})"
+            return f"it takes one device, or several with trainer.strategy=ddp ({strategy})"
+        if getattr(trainer.strategy, "_ddp_kwargs", {}).keys() & {"find_unused_parameters", "static_graph"}:
+            return "what DistributedDataParallel finds out of a backward pass (trainer.strategy) is not in a replay"
         if self.compiled:
             return "compile=true"
         if torch.is_anomaly_enabled():

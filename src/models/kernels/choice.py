@@ -83,14 +83,15 @@ def _loss_usable(index: int, *kind: Any) -> bool:
 def in_preferred_layout(x: Tensor) -> Tensor:
     """A network's input (B, C, *S), channels-last in memory where the fused kernels run, else as it is.
 
-    cuDNN's tensor-core convolutions work on channels-last maps and turn others before and after, and Mamba layers read
-    positions as tokens. It takes the fused norms, because torch's own are slow on such maps. Later layers keep the
-    layout they get.
+    Under autocast it is in the dtype that the first convolution would cast it to. cuDNN's tensor-core convolutions work
+    on channels-last maps and turn others before and after, and Mamba layers read positions as tokens. It takes the
+    fused norms, because torch's own are slow on such maps. Later layers keep the layout they get.
     """
     if not fused(x):
         return x
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     # A copy, because the strides of a map of one channel do not say which layout it has
-    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+    return x.movedim(1, -1).to(dtype, copy=True, memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 def weight_in_preferred_layout(weight: Tensor) -> Tensor:
