@@ -24,6 +24,7 @@ from umamba.datamodules.dummy import DummyDataModule
 from umamba.models.initial_weights import freeze
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.plan import Plan
+from umamba.run.cluster import check_processes, choose_environment
 from umamba.run.quiet import quiet
 
 log = logging.getLogger(__name__)
@@ -41,21 +42,24 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     within an epoch are kept by a callback of this project.
 
     Raises:
-        ValueError: trainer.max_time is no time.
+        ValueError: trainer.max_time is no time, or there are other processes than trainer.devices and num_nodes say.
     """
     quiet()
     last = next((callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
     limits = Limits(last, config.get("max_time"))
     callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]
-    return instantiate(
+    environment = choose_environment()
+    trainer: L.Trainer = instantiate(
         config,
         logger=list(loggers),
         callbacks=[*callbacks, limits],
         max_time=None,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([environment] if environment else [])],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
+    check_processes(trainer)
+    return trainer
 
 
 def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[str, Any]) -> SegmentationModule:

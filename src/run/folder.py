@@ -110,9 +110,10 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         folder = Path(HydraConfig.get().runtime.output_dir)  # Lightning passes it on
         yield _run(_loaded(folder / "config.yaml"), None)
         return
+    given = any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task)
+    if not given and (ranks.started_outside() > 1 or not ranks.is_first()):  # each of them says so, and none waits
+        raise ResumeError("Several processes of one run, started by torchrun or srun, need run_dir=<folder>.")
     if not ranks.is_first():
-        if not any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task):
-            raise ResumeError("Several processes of one run, started by torchrun or srun, need run_dir=<folder>.")
         yield _run(*_choose(cfg))
         return
     follow_sweep()

@@ -14,6 +14,7 @@ _NOT_FOR_THE_USER = (
     r"You're resuming from a checkpoint that ended before the epoch ended",  # the batches are those that were left
     r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # float16 may skip the first step
     r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # the value is the same in all processes
+    r"The `srun` command is available on your system but is not used",  # one process needs none, several are refused
     r"Trainer was configured with a `?fast_dev_run`?",
 )
 

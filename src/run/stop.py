@@ -136,13 +136,10 @@ def _leave_terminal() -> None:
 
 
 def _requeue() -> None:
-    """Ask SLURM to run this job again, as Lightning does on SIGUSR1; only the first process of a job asks."""
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
-
-    if not SLURMEnvironment.detect() or not ranks.is_first():
+    """Ask SLURM to run this batch job again; only the first process of a job asks."""
+    job = ranks.job_of_slurm()
+    if job is None or not ranks.is_first():
         return
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     try:
         subprocess.run(["scontrol", "requeue", job], check=True)
         log.info("SLURM was asked to run job %s again.", job)
