@@ -66,6 +66,9 @@ ROWS = {
         plan=(("R", "G", "B"), (999.0, 1.0, 1.0), (1, 512, 512), "2d"), classes=3, network=CNN,
     ),
 }  # fmt: skip
+PEERS = {  # rows of nnunetv2's predictor -> ours
+    f"peer_{name}": name for name, row in ROWS.items() if row.network is CNN and row.images[3] == ".nii.gz"
+}
 
 
 def images_of(name: str) -> str:

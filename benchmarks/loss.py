@@ -10,7 +10,6 @@ what is needed beside the logits, `difference` that of the values.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +19,19 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from settings import Setting
+from timing import PeakMemory, replay_ms
 from training_step import SETTINGS
 from umamba.files import write_text
 from umamba.models import losses
 from umamba.models.losses import DeepSupervision, DiceCELoss
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES: dict[str, dict[str, Any]] = {
+CASES = {
     **SETTINGS,
-    "120 classes": {"labels": 120, "patch": (64, 128, 128), "batch": 2, "topology": {"strides": (1, 2, 2, 2, 2)}},
+    "120 classes": Setting(
+        channels=1, labels=120, patch=(64, 128, 128), batch=2, topology={"strides": (1, 2, 2, 2, 2)}
+    ),
 }
 DTYPES = {"bf16": torch.bfloat16, "32": torch.float32}
 REPEATS = 20
@@ -58,15 +61,13 @@ def main() -> None:
 def measure(setting: str, dtype: str) -> list[dict[str, Any]]:
     """A row of each way."""
     case = CASES[setting]
-    patch, classes = case["patch"], case["labels"]
-    label = torch.randint(classes, (case["batch"], *patch), device="cuda", dtype=torch.int16)
-    outputs, shape = [], list(patch)
-    for stride in case["topology"]["strides"][:-1]:
-        strides = stride if isinstance(stride, tuple) else (stride,) * len(patch)
+    label = torch.randint(case.labels, (case.batch, *case.patch), device="cuda", dtype=torch.int16)
+    outputs, shape = [], list(case.patch)
+    for strides in case.stage_strides()[:-1]:
         shape = [-(-size // step) for size, step in zip(shape, strides, strict=True)]
-        logits = torch.randn(case["batch"], *shape, classes, device="cuda", dtype=DTYPES[dtype])
+        logits = torch.randn(case.batch, *shape, case.labels, device="cuda", dtype=DTYPES[dtype])
         outputs.append(logits.movedim(-1, 1).requires_grad_())
-    loss = DeepSupervision(DiceCELoss(len(patch) == 2))
+    loss = DeepSupervision(DiceCELoss(len(case.patch) == 2))
     if not losses.loss_fused(outputs, label, None):
         raise SystemExit("The fused loss cannot be used on this device; the log says why.")
     ways = {"fused": losses.loss_fused, "torch": lambda *inputs: False}
@@ -87,30 +88,17 @@ def run(loss: DeepSupervision, outputs: list[Tensor], label: Tensor) -> None:
 def timed(step: Callable[[], None]) -> dict[str, float]:
     for _ in range(3):
         step()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    memory = PeakMemory()
     start = time.perf_counter()
     for _ in range(REPEATS):
         step()
     host = time.perf_counter() - start
     torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
-    for _ in range(REPEATS):
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
+    peak = memory.grown_gib()
     return {
-        "device ms": round(statistics.median(times), 3),
+        "device ms": round(replay_ms(step, REPEATS), 3),
         "host ms": round(1e3 * host / REPEATS, 2),
-        "peak gib": round(peak / 2**30, 2),
+        "peak gib": round(peak, 2),
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ from typing import Any
 import torch
 
 from common import draw_bars, versions
-from training_step import DTYPES, SETTINGS
+from settings import PAPER
+from timing import PeakMemory, clock_ms, replay_ms
+from training_step import DTYPES
 from umamba.files import write_json, write_text
 from umamba.models.device_memory import use_expandable_segments
 from umamba.models.mamba.layer import MambaLayer
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAN = SETTINGS["ct_3d"]
+PLAN = PAPER["ct_3d"]
 REPEATS = 10
 COLUMNS = ("precision", "stage", "shape", "device_ms", "clock_ms", "peak_gib")
 
@@ -52,11 +53,10 @@ def main() -> None:
 
 def shapes() -> list[tuple[int, ...]]:
     """(B, C, *S) of each encoder stage's map."""
-    spatial, found = list(PLAN["patch"]), []
-    for stride, channels in zip(*(PLAN["topology"][key] for key in ("strides", "features_per_stage")), strict=True):
-        strides = stride if isinstance(stride, tuple) else (stride,) * len(spatial)
+    spatial, found = list(PLAN.patch), []
+    for strides, channels in zip(PLAN.stage_strides(), PLAN.topology["features_per_stage"], strict=True):
         spatial = [size // step for size, step in zip(spatial, strides, strict=True)]
-        found.append((PLAN["batch"], channels, *spatial))
+        found.append((PLAN.batch, channels, *spatial))
     return found
 
 
@@ -74,31 +74,13 @@ def measure(shape: tuple[int, ...], precision: str) -> dict[str, float]:
 
     for _ in range(3):
         step()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    clock = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        clock.append(1e3 * (time.perf_counter() - start))
-    peak = torch.cuda.max_memory_allocated() - before
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    device = []
-    for _ in range(REPEATS):
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        device.append(begin.elapsed_time(end))
+    memory = PeakMemory()
+    clock = clock_ms(step, REPEATS, torch.device("cuda"))
+    peak = memory.grown_gib()
     return {
-        "device_ms": round(statistics.median(device), 3),
-        "clock_ms": round(statistics.median(clock), 3),
-        "peak_gib": round(peak / 2**30, 2),
+        "device_ms": round(replay_ms(step, REPEATS), 3),
+        "clock_ms": round(clock, 3),
+        "peak_gib": round(peak, 2),
     }
 
 

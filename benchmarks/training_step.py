@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +27,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from common import draw_bars
+from fast_path import SWITCHES
+from settings import HIPPOCAMPUS, PAPER
+from timing import PeakMemory, clock_ms
 from umamba.files import write_json, write_text
 from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
@@ -37,26 +39,7 @@ from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAT = {
-    "kernel_sizes": ((1, 3, 3),) + (3,) * 5,
-    "strides": (1, (1, 2, 2), 2, 2, 2, (1, 2, 2)),
-    "features_per_stage": (32, 64, 128, 256, 320, 320),
-}
-
-
-def deep(stages: int, largest: int) -> dict[str, Any]:
-    """Kernels of 3 and strides of 2 everywhere."""
-    features = tuple(min(32 * 2**stage, largest) for stage in range(stages))
-    return {"kernel_sizes": (3,) * stages, "strides": (1, *(2,) * (stages - 1)), "features_per_stage": features}
-
-
-SETTINGS: dict[str, dict[str, Any]] = {  # channels, labels with background, patch, batch, topology
-    "ct_3d": {"channels": 1, "labels": 14, "patch": (40, 224, 192), "batch": 2, "topology": FLAT},
-    "mr_2d": {"channels": 1, "labels": 14, "patch": (320, 320), "batch": 30, "topology": deep(7, 512)},
-    "endoscopy": {"channels": 3, "labels": 8, "patch": (384, 640), "batch": 13, "topology": deep(7, 512)},
-    "cells": {"channels": 3, "labels": 3, "patch": (512, 512), "batch": 12, "topology": deep(8, 512)},
-    "hippocampus": {"channels": 1, "labels": 3, "patch": (40, 56, 40), "batch": 7, "topology": deep(4, 320)},
-}
+SETTINGS = {name: PAPER[name] for name in ("ct_3d", "mr_2d", "endoscopy", "cells")} | {"hippocampus": HIPPOCAMPUS}
 NETWORKS = {
     "nnU-Net CNN": (PlainConvUNet, {}),
     "No-Mamba control": (UMamba, {"mamba": "none"}),
@@ -120,9 +103,8 @@ def identity(row: dict[str, Any]) -> tuple:
 def without_kernels() -> ExitStack:
     """Torch's own operations, as on a device where the kernels fail their check; the scan stays."""
     stack = ExitStack()
-    stack.enter_context(mock.patch("umamba.models.kernels.choice._usable", lambda *device: False))
-    stack.enter_context(mock.patch("umamba.models.kernels.choice._loss_usable", lambda *kind: False))
-    stack.enter_context(mock.patch("umamba.models.mamba.scan.choice._half_choice", lambda *device: False))
+    for switch in SWITCHES:
+        stack.enter_context(mock.patch(switch, lambda *device: False))
     return stack
 
 
@@ -131,8 +113,8 @@ def measure(setting: str, name: str, precision: str, folder: Path | None, graph:
     plan = SETTINGS[setting]
     make, arguments = NETWORKS[name]
     torch.manual_seed(0)
-    spatial = plan["patch"]
-    topology = plan["topology"] | {"in_channels": plan["channels"], "out_channels": plan["labels"]}
+    spatial = plan.patch
+    topology = plan.topology | {"in_channels": plan.channels, "out_channels": plan.labels}
     with torch.device("cuda"):
         network = make(spatial_dims=len(spatial), **topology, **arguments)
     network.to("cuda")  # where weights get their layout
@@ -141,8 +123,8 @@ def measure(setting: str, name: str, precision: str, folder: Path | None, graph:
     fuse(optimizer)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
     loss_function = DeepSupervision(DiceCELoss(len(spatial) == 2, None))
-    image = torch.randn(plan["batch"], plan["channels"], *spatial, device="cuda")
-    label = torch.randint(plan["labels"], (plan["batch"], *spatial), device="cuda", dtype=torch.int16)
+    image = torch.randn(plan.batch, plan.channels, *spatial, device="cuda")
+    label = torch.randint(plan.labels, (plan.batch, *spatial), device="cuda", dtype=torch.int16)
 
     def loss_of(image: Tensor, label: Tensor) -> Tensor:
         return loss_function(network(image), label)
@@ -180,15 +162,9 @@ def timed(step: Callable[[], None]) -> tuple[float, float, float]:
         step()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        times.append(1e3 * (time.perf_counter() - start))
-    used, held = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
-    return round(statistics.median(times), 1), round(used, 2), round(held, 2)
+    memory = PeakMemory()
+    step_ms = clock_ms(step, REPEATS, torch.device("cuda"))
+    return round(step_ms, 1), round(memory.peak_gib(), 2), round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
 
 def report(rows: list[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common import versions
 from scan.inputs import NAMES, STATES, forward_and_backward, make_inputs, ours
+from timing import captured, event_ms
 from umamba.models.mamba import block
 
 log = logging.getLogger("selective_scan")
@@ -41,12 +42,7 @@ def median_ms(function: Callable[[], object], seconds: float = 0.15) -> float:
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 5 or (time.perf_counter() - begin < seconds and len(times) < 200):
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop))
+        times.append(event_ms(function))
     return statistics.median(times)
 
 
@@ -67,11 +63,7 @@ def graph_ms(function: Callable[[], object], repeats: int = 20) -> float:
     with torch.cuda.stream(stream):
         function()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeats):
-            function()
-    return median_ms(graph.replay) / repeats
+    return median_ms(captured(function, repeats).replay) / repeats
 
 
 def official(**inputs: Tensor) -> Tensor:

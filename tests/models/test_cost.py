@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import networks as benchmark
+from settings import Setting, deep
 from umamba.models.cost import activation_bytes, count_flops, count_parameters
 from umamba.models.mamba.block import Mamba
 from umamba.models.umamba import UMamba
@@ -70,9 +71,8 @@ def test_shared_parameters_count_once() -> None:
 
 
 def test_benchmark_writes_table_chart_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = {"in_channels": 1, "out_channels": 2, "patch_size": (64, 64), "batch": 2}
-    monkeypatch.setattr(benchmark, "SETTINGS", {"mr_2d": tiny})
-    monkeypatch.setattr(benchmark, "STAGES_2D", {"mr_2d": 3})
+    tiny = Setting(channels=1, labels=2, patch=(64, 64), batch=2, topology=deep(3, 512))
+    monkeypatch.setattr(benchmark, "PAPER", {"mr_2d": tiny})
     options = f"--device cpu --steps 1 --output {tmp_path} --networks".split()
     monkeypatch.setattr(sys, "argv", ["networks.py", *options, "nnU-Net CNN", "U-Mamba_Enc"])
     benchmark.main()
