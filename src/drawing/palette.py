@@ -1,4 +1,4 @@
-"""One colour for each class, the same in every picture: overlays, curves, previews, contact sheets."""
+"""One colour for each class, the same in every picture: overlays, curves, contact sheets; and one for each network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ PALETTE = (
 )  # fmt: skip
 OPACITY = 0.55  # of a class over an image
 
+# Tol's vibrant and muted hues (personal.sron.nl/~pault) that can be told apart on white and on black.
+NETWORKS = ("#3b82d0", "#e8702a", "#2f9e6e", "#b5539c", "#c2a000", "#6b7fd7", "#c0392b", "#7f8c8d")
+
 
 def class_colour(value: int) -> tuple[float, float, float]:
     """Red, green and blue (0 to 1) of the class with this label value, 1 or more; beyond 30 they come again."""
     text = PALETTE[(value - 1) % len(PALETTE)]
     red, green, blue = (int(text[at : at + 2], 16) / 255 for at in (1, 3, 5))
     return red, green, blue
+
+
+def network_colour(index: int) -> str:
+    """Of the network with this place in a report's order, 0 or more; beyond 8 they come again."""
+    return NETWORKS[index % len(NETWORKS)]
 
 
 def paint(label: np.ndarray, opacity: float = OPACITY) -> np.ndarray:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from umamba.drawing.figure import literal
+from umamba.drawing.palette import network_colour
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.costs import COSTS
@@ -19,12 +20,11 @@ from umamba.evaluation.report.runs import ScoredRun
 from umamba.evaluation.report.tables import class_names
 
 _BOXES_PER_ROW = 42
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255")  # Tol's bright
 
 
 def colours(networks: list[str]) -> dict[str, str]:
     """A colour for each network, the same in all figures of a data set."""
-    return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(networks)}
+    return {name: network_colour(i) for i, name in enumerate(networks)}
 
 
 def box_figure(scores: pd.DataFrame, metric: str) -> Figure:

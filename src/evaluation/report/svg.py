@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from umamba.drawing.palette import network_colour
+
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f}.t{font-weight:600;font-size:13px}.a{fill:#57606a;font-size:11px}"
     ".g{stroke:#d0d7de;stroke-width:1}.f{fill:none;stroke:#8c959f}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.a{fill:#9198a1}.g{stroke:#3d444d}.f{stroke:#656c76}}"
 )
-# Tol's vibrant and muted hues that can be told apart on white and on black; a shape besides, for print and the blind.
-_COLOURS = ("#3b82d0", "#e8702a", "#2f9e6e", "#b5539c", "#c2a000", "#6b7fd7", "#c0392b", "#7f8c8d")
-_SHAPES = ("circle", "square", "diamond", "triangle", "circle", "square", "diamond", "triangle")
+# Beside a colour, for print and for those who see none; the fifth network's is the first's again.
+_SHAPES = ("circle", "square", "diamond", "triangle")
 _WIDTH, _HEIGHT, _GAP = 270, 190, 62  # of a panel in px, and between panels
 _PER_ROW = 3
 
@@ -39,7 +40,7 @@ def cost_panels(panels: Mapping[str, Sequence[Point]], titles: Mapping[str, str]
         x_title: Of the axes of cost.
         y_title: Of the axes of score.
     """
-    marks = {n: (_COLOURS[i % len(_COLOURS)], _SHAPES[i % len(_SHAPES)]) for i, n in enumerate(titles)}
+    marks = {n: (network_colour(i), _SHAPES[i % len(_SHAPES)]) for i, n in enumerate(titles)}
     columns = min(_PER_ROW, len(panels))
     width = columns * (_WIDTH + _GAP) + 10
     legend, legend_height = _legend(titles, marks, width)
