@@ -34,6 +34,7 @@ from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import check_parquet, describe, write_tables
 from umamba.files import writing_into
 from umamba.inference.mirroring import axes_to_mirror
+from umamba.inference.mixture import check_one_prediction
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.planning.plan import Plan
@@ -154,7 +155,9 @@ def score_folders(cfg: DictConfig) -> None:
     check_predictions(predictions, references, dataset_json, other_dataset=cfg.other_dataset)
     check_parquet(cfg.parquet)
     check_workers(cfg.workers)
-    scores = evaluate(pair_folders(predictions, references, scoring), scoring, workers=cfg.workers)
+    pairs = pair_folders(predictions, references, scoring)
+    check_one_prediction(predictions, {pair.case: pair.prediction for pair in pairs})
+    scores = evaluate(pairs, scoring, workers=cfg.workers)
     with writing_into(Path(cfg.output)):
         text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet)
     show_table(text, describe(scores))

@@ -17,6 +17,7 @@ from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
 from umamba.inference.kept import check_kept, kept_files, write_kept
 from umamba.inference.members import members_of
+from umamba.inference.mixture import begin
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
@@ -158,6 +159,7 @@ class Predictor(CasePredictor):
         files = {name: [path, *kept_files(path, name, keep, nifti=nifti)] for name, path in paths.items()}
         path, done = record_path(output_dir, part), set[str]()
         before = read_json(path) if resume else {}
+        others = {} if resume else begin(output_dir, path, made_by, paths)
         if resume:
             done = finished_cases(output_dir, cases, files, made_by)
             log.info("%d of %d case(s) are there already.", len(done), len(cases))
@@ -168,7 +170,8 @@ class Predictor(CasePredictor):
             device=self.device,
             meaning=meaning_of(self.plan, labels),
             made_by=made_by,
-            images={name: known for name, known in before.get("images", {}).items() if name in done}
+            images=others
+            | {name: known for name, known in before.get("images", {}).items() if name in done}
             | {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in to_do},
             replaced={case.identifier: stamps_of(files[case.identifier]) for case in to_do},
             seconds={name: spent for name, spent in before.get("seconds", {}).items() if name in done},

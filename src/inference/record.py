@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from umamba.raw.file_identity import are_same, file_stamp, identity_of
 log = logging.getLogger(__name__)
 
 _SHOWN = 10  # cases that a message names
+_NAME = re.compile(r"inference(_\d+_of_\d+)?\.json")
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
 
@@ -42,7 +44,7 @@ def record_path(folder: Path, part: Part) -> Path:
 
 def find_records(folder: Path) -> list[Path]:
     """The records in a folder, one of each part."""
-    return sorted(folder.glob("inference*.json"))
+    return sorted(path for path in folder.glob("inference*.json") if _NAME.fullmatch(path.name))
 
 
 def finished_cases(

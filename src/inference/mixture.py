@@ -1,0 +1,113 @@
+"""Label maps of several predictions in one folder, which nobody can tell by their names: scores of them are of nothing.
+
+A folder is predicted into again, with another network, with fewer cases, or in parts: what of it belongs together is
+told by the records, `umamba.inference.record`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from umamba.files import read_json
+from umamba.inference.record import find_records, stamps_of
+
+log = logging.getLogger(__name__)
+
+_OF_OTHER_FILES = ("keep", "probabilities")  # of made_by: what is written beside label maps, and changes none
+_SHOWN = 10
+
+
+def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
+    """See that label maps which lie in one folder were made by one prediction, as far as records there say it.
+
+    Args:
+        folder: Of the label maps.
+        files: Case -> its label map.
+
+    Raises:
+        ValueError: Records are of different networks or options; or label maps are of none of them: they lay there
+            before, or the prediction failed. Names both records, or the cases.
+    """
+    known = {path: record for path, record in _records(folder).items() if _says_all(record)}
+    if not known:
+        return
+    (first, one), *others = known.items()
+    for path, other in others:
+        apart = _apart(one["made_by"], other["made_by"])
+        if apart:
+            raise ValueError(
+                f"{first} and {path.name} are of two predictions, which differ in {', '.join(apart)}: the label maps "
+                f"in {folder} are not of one network. Predict all of them alike, into an empty folder."
+            )
+    strange = sorted(name for name, path in files.items() if not any(_is_of(name, path, r) for r in known.values()))
+    if strange:
+        raise ValueError(
+            f"{len(strange)} label map(s) in {folder} are not of the prediction that "
+            f"{', '.join(path.name for path in known)} there tells of, but lay there before, were put there, or are of "
+            f"cases that it failed in: {_list(strange)}. Scores would be of several networks. Predict them again, or "
+            "remove them. If they do belong together, as parts that were copied into one folder, remove the record: "
+            "nothing is compared then."
+        )
+
+
+def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
+    """Before a prediction is written into a folder: remove the records of others, which are of no use any more.
+
+    Label maps stay. Those that are of other predictions are named in a warning.
+
+    Args:
+        folder: Of the label maps.
+        record: Of this prediction, or of this part of it.
+        made_by: What it says.
+        files: Case -> label map, of the cases to be predicted.
+
+    Returns:
+        Of cases that the same prediction has made before and this call does not make, what its record says of their
+        images.
+    """
+    before: dict[str, Any] = {}
+    left = {path.name for path in files.values()}
+    ending = next((path.name.removeprefix(name) for name, path in files.items()), "")
+    for path, known in _records(folder).items():
+        same = _says_all(known) and not _apart(known["made_by"], made_by)
+        mine = {name: folder / f"{name}{ending}" for name in known["images"]} if same else {}
+        kept = {name: file for name, file in mine.items() if name not in files and _is_of(name, file, known)}
+        left |= {file.name for file in kept.values()}
+        if path == record:
+            before = {name: known["images"][name] for name in kept}
+        elif not same and "made_by" in known:
+            path.unlink(missing_ok=True)
+    others = sorted(path.name for path in folder.glob(f"*{ending}") if path.name not in left) if ending else []
+    if others:
+        log.warning(
+            "%d label map(s) of other predictions lie in %s too, and are left: %s. Scores of the folder would mix them "
+            "with those of this one, and are refused.", len(others), folder, _list(others),
+        )  # fmt: skip
+    return before
+
+
+def _records(folder: Path) -> dict[Path, dict[str, Any]]:
+    return {path: read_json(path) for path in find_records(folder)}
+
+
+def _says_all(record: Mapping[str, Any]) -> bool:
+    """Whether it is of a version that says what made which label maps."""
+    return all(isinstance(record.get(key), dict) for key in ("made_by", "images", "replaced", "failed"))
+
+
+def _is_of(name: str, path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a label map is of the prediction that a record tells of."""
+    lay_there = [stamp for stamps in record["replaced"].values() for stamp in stamps]
+    there = stamps_of([path])
+    return name in record["images"] and name not in record["failed"] and bool(there) and there[0] not in lay_there
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*one, *other} - {*_OF_OTHER_FILES} if one.get(key) != other.get(key))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

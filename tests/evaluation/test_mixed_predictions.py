@@ -1,0 +1,112 @@
+"""A folder of label maps that several predictions have left in it is not scored as one network's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.inference.small import cut, make_plan, save_checkpoint
+from tests.miniatures import make_volumes
+from umamba.evaluation import __main__ as script
+from umamba.inference.pipeline import CasesFailedError
+from umamba.inference.predictor import Predictor
+from umamba.locations import CONFIGS
+
+CASES = tuple(f"case_{number}" for number in range(4))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return make_volumes(tmp_path / "Dataset950_Small", cases=4, labels=("class_1",))
+
+
+def images_of(raw: Path, cases: tuple[str, ...], folder: str = "images") -> Path:
+    images = raw.parent / folder
+    images.mkdir()
+    for case in cases:
+        shutil.copy(raw / "imagesTr" / f"{case}_0000.nii.gz", images)
+    return images
+
+
+def predictor(folder: Path, seed: int = 0) -> Predictor:
+    return Predictor.from_checkpoint(save_checkpoint(folder / f"{seed}.ckpt", make_plan(), seed=seed), "cpu")
+
+
+def score(raw: Path, predictions: Path) -> None:
+    overrides = [f"predictions={predictions}", f"references={raw / 'labelsTr'}", f"output={raw.parent / 'scores'}"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        script.score_folders(
+            compose("eval", [*overrides, "nsd_tolerance=1", "workers=0", "device=cpu", "other_dataset=true"])
+        )
+
+
+def test_what_an_earlier_prediction_left_is_not_scored_as_the_later_ones(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "predictions"
+    predictor(tmp_path, 0).segment_files(images_of(raw, CASES), out)
+    score(raw, out)
+    predictor(tmp_path, 1).segment_files(images_of(raw, CASES[:2], "some"), out)
+    assert "2 label map(s) of other predictions" in caplog.text and "case_3" in caplog.text
+    with pytest.raises(ValueError, match=r"2 label map\(s\).*not of the prediction.*case_2, case_3"):
+        score(raw, out)
+
+
+def test_parts_of_two_networks_are_not_scored_as_one(raw: Path, tmp_path: Path) -> None:
+    out, images = tmp_path / "predictions", images_of(raw, CASES)
+    for number in range(2):
+        predictor(tmp_path, 0).segment_files(images, out, part=(number, 2))
+    score(raw, out)
+    predictor(tmp_path, 1).segment_files(images, out, part=(1, 2))
+    with pytest.raises(ValueError, match=r"2 label map\(s\).*case_0, case_2"):
+        score(raw, out)
+    predictor(tmp_path, 1).segment_files(images, out, part=(0, 2))
+    score(raw, out)
+    predictor(tmp_path, 0).segment_files(images, out)  # whole: the parts' records are of label maps that are gone
+    assert [path.name for path in out.glob("*.json")] == ["inference.json"]
+    score(raw, out)
+    parts = tmp_path / "parts"  # of two machines, copied together
+    for number in range(2):
+        predictor(tmp_path, number).segment_files(images, tmp_path / str(number), part=(number, 2))
+        shutil.copytree(tmp_path / str(number), parts, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"inference_0_of_2.*inference_1_of_2.*two predictions.*networks"):
+        score(raw, parts)
+
+
+def test_a_case_that_failed_is_not_scored_by_an_older_label_map(raw: Path, tmp_path: Path) -> None:
+    out, images = tmp_path / "predictions", images_of(raw, CASES)
+    predictor(tmp_path, 0).segment_files(images, out)
+    cut(images / "case_1_0000.nii.gz", 0.5)
+    with pytest.raises(CasesFailedError, match="case_1"):
+        predictor(tmp_path, 1).segment_files(images, out)
+    with pytest.raises(ValueError, match=r"1 label map\(s\).*case_1"):
+        score(raw, out)
+
+
+def test_one_network_may_fill_a_folder_in_several_calls(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, one = tmp_path / "predictions", predictor(tmp_path)
+    one.segment_files(images_of(raw, CASES[:2]), out)
+    one.segment_files(images_of(raw, CASES[2:], "more"), out, keep=["probabilities"])
+    assert "of other predictions" not in caplog.text
+    score(raw, out)
+
+
+def test_without_a_record_nothing_is_compared(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions"
+    predictor(tmp_path).segment_files(images_of(raw, CASES), out)
+    notes = out / "inference_notes.json"  # a user's own
+    notes.write_text(json.dumps({"made_by": "me"}))
+    (out / "inference.json").unlink()
+    score(raw, out)
+    predictor(tmp_path).segment_files(tmp_path / "images", out)
+    assert notes.is_file()
+    record = json.loads((out / "inference.json").read_text())
+    del record["images"]  # as an earlier version wrote it
+    (out / "inference.json").write_text(json.dumps(record))
+    score(raw, out)
