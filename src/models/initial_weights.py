@@ -23,6 +23,7 @@ from umamba.models.import_weights import rename_weights
 from umamba.models.nnunet_checkpoint import ALLOWED
 from umamba.planning.configuration import PlanError
 from umamba.planning.plan import Plan
+from umamba.planning.transfer import exchanged
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint, or cannot be read as plain data; what would be taken is not finite; it is of a
-            network with another number of spatial axes; or next to nothing of it fits.
+            network with another number of spatial axes, or with the same channels in another order; or next to nothing
+            of it fits.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,7 +104,9 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     found = _weights(content, network, path)
     expected = network.state_dict()
     _check_axes(found, expected, path)
-    classes = _other_classes(content, plan)
+    there = _plan_of(content)
+    _check_channels(there, plan, path)
+    classes = _other_classes(there, plan)
     taken = {
         name: found[name]
         for name, own in expected.items()
@@ -193,15 +197,33 @@ def _why_not(found: Tensor | None, own: Tensor, classes: str) -> str:
     return f"{tuple(own.shape)}, there " + (f"of {classes}" if _fits(found, own) else f"{tuple(found.shape)}")
 
 
-def _other_classes(content: Mapping[str, Any], plan: Plan | None) -> str:
-    """The classes, or regions, of a checkpoint's own plan, if it has one and they are not those of `plan`; else ""."""
-    if plan is None or not isinstance(content.get("plan"), dict):
-        return ""
+def _plan_of(content: Mapping[str, Any]) -> Plan | None:
+    """A checkpoint's own plan; None if it has none that can be read: whether its weights fit is seen."""
     try:
-        there = Plan.from_dict(content["plan"]).foreground
+        return Plan.from_dict(content["plan"]) if isinstance(content.get("plan"), dict) else None
     except PlanError:
-        return ""  # the weights alone are of use; whether they fit is seen
-    return "" if there == plan.foreground else ", ".join(there)
+        return None
+
+
+def _other_classes(there: Plan | None, plan: Plan | None) -> str:
+    """The classes, or regions, of a checkpoint's plan, if its outputs are not those of `plan`; else ""."""
+    if there is None or plan is None:
+        return ""
+    # Outputs stand by label value, of regions in the file's order.
+    same = there.foreground == plan.foreground and there.regions == plan.regions
+    return "" if same else ", ".join(there.foreground)
+
+
+def _check_channels(there: Plan | None, plan: Plan | None, path: Path) -> None:
+    """The first convolution knows channels by their place alone."""
+    turned = [] if there is None or plan is None else exchanged(there.channel_names, plan.channel_names)
+    if there is not None and plan is not None and turned and len(there.channel_names) == len(plan.channel_names):
+        raise ValueError(
+            f"init_from={path} was trained with the channels {', '.join(there.channel_names)}, in this order; here "
+            f"they are {', '.join(plan.channel_names)}. Its first convolution would take one channel for another. Give "
+            "the channels of this data set (channel_names in dataset.json, and the files' _0000, _0001, ...) their "
+            "places there."
+        )
 
 
 def _check_axes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

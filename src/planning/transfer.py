@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import is_of_nnunet, load_plan, read_plan_file
 from umamba.planning.normalization import scheme_for, uses_mask
@@ -53,7 +55,8 @@ def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerpr
     """A plan of another data set for this one.
 
     The source's normalisation is kept where the number of channels is the same, for its network has learned from images
-    of that kind; else each channel gets what its name asks for.
+    of that kind: by place, or by name where channels of these names stand in other places there. With another number
+    of channels, or where a name is new then, a channel gets what its name asks for.
 
     Args:
         plan: Of the source.
@@ -63,11 +66,26 @@ def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerpr
     same = len(plan.channel_names) == len(description.channel_names)
     schemes = tuple(scheme_for(name, plan.rule) for name in description.channel_names)
     masks = tuple(uses_mask(scheme, fingerprint.median_relative_size) for scheme in schemes)
-    changes: dict[str, Any] = {} if same else {"normalization": schemes, "use_mask_for_norm": masks}
+    turned = exchanged(plan.channel_names, description.channel_names)
+
+    def normalised(entry: Configuration) -> Configuration:
+        if same and not turned:
+            return entry
+        pairs = zip(entry.normalization, entry.use_mask_for_norm, strict=True)
+        there = dict(zip(map(str.casefold, plan.channel_names), pairs, strict=True)) if same else {}
+        own = zip(description.channel_names, zip(schemes, masks, strict=True), strict=True)
+        chosen = [there.get(name.casefold(), pair) for name, pair in own]
+        return dataclasses.replace(
+            entry,
+            normalization=tuple(scheme for scheme, _ in chosen),
+            use_mask_for_norm=tuple(mask for _, mask in chosen),
+        )
+
     log.info(
         "The plan is of %s: patch, batch, spacing and topology are taken over; labels, channels and intensities are "
         "those of %s, normalisation %s.", plan.dataset_name, description.name,
-        "as there" if same else f"by this data set's {len(schemes)} channels, for the source had another number",
+        f"by this data set's {len(schemes)} channels, for the source had another number" if not same
+        else f"as there, by name, for {', '.join(turned)} stood in other places" if turned else "as there",
     )  # fmt: skip
     return dataclasses.replace(
         plan,
@@ -81,8 +99,14 @@ def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerpr
         intensities=fingerprint.intensities,
         original_median_spacing=_three(np.median(fingerprint.spacings, axis=0)),
         original_median_shape=_three(np.median(fingerprint.shapes_after_crop, axis=0)),
-        configurations={name: dataclasses.replace(entry, **changes) for name, entry in plan.configurations.items()},
+        configurations={name: normalised(entry) for name, entry in plan.configurations.items()},
     )
+
+
+def exchanged(there: Sequence[str], here: Sequence[str]) -> list[str]:
+    """Names of channels, as they are here, that stand in other places there."""
+    known = [name.casefold() for name in there]
+    return [name for i, name in enumerate(here) if name.casefold() in known and known[i : i + 1] != [name.casefold()]]
 
 
 def _plain(raw: RawDataset) -> DatasetDescription:

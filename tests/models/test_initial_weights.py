@@ -19,6 +19,7 @@ from umamba.models.initial_weights import freeze, read_initial_weights
 from umamba.models.schedules import poly, warm_up
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.models.unet import PlainConvUNet
+from umamba.raw.regions import Region
 
 
 def network(*, channels: int = 1, classes: int = 2, dims: int = 3, features: tuple[int, ...] = (4, 8)) -> nn.Module:
@@ -94,6 +95,29 @@ def test_the_heads_of_as_many_other_classes_begin_anew(checkpoint: Path) -> None
     other = dataclasses.replace(own, labels={"background": 0, "spleen": 1})
     left_out = read_initial_weights(checkpoint, network(), other).left_out
     assert set(left_out) == {"heads.0.weight", "heads.0.bias"} and "of class_1" in left_out["heads.0.bias"]
+
+
+def test_the_heads_of_regions_in_another_order_begin_anew(tmp_path: Path) -> None:
+    regions = (Region(name="left", labels=(1,), written=1), Region(name="right", labels=(2,), written=2))
+    own = dataclasses.replace(make_plan(classes=1), regions=regions)
+    source = save_checkpoint(tmp_path / "regions.ckpt", own)
+    assert not read_initial_weights(source, network(), own).left_out
+    turned = dataclasses.replace(own, regions=regions[::-1])
+    assert set(read_initial_weights(source, network(), turned).left_out) == {"heads.0.weight", "heads.0.bias"}
+
+
+@pytest.mark.parametrize(
+    ("here", "turned"),
+    [(("T2", "T1"), True), (("t1", "T2"), False), (("T2", "CT"), True), (("CT", "PET"), False), (("T2",), False)],
+)
+def test_the_same_channels_in_another_order_are_refused(tmp_path: Path, here: tuple[str, ...], turned: bool) -> None:
+    source, target = save_checkpoint(tmp_path / "two.ckpt", make_plan(("T1", "T2"))), network(channels=len(here))
+    if turned:
+        with pytest.raises(ValueError, match="channels T1, T2, in this order; here they are T2, .*dataset.json"):
+            read_initial_weights(source, target, make_plan(here))
+    else:
+        taken = read_initial_weights(source, target, make_plan(here)).taken
+        assert ("encoder_stages.0.0.conv.weight" in taken) == (len(here) == 2)
 
 
 def refused(path: Path, target: nn.Module, message: str) -> None:

@@ -62,6 +62,18 @@ def test_other_channels_are_normalised_by_their_own_names(source: Plan, tmp_path
     assert kept.configuration("3d_fullres").normalization == ("CTNormalization",)  # as the source's network knows it
 
 
+def test_channels_in_another_order_keep_their_own_normalisation(tmp_path: Path) -> None:
+    there = renamed(make_dataset(tmp_path / "source", channels=("CT", "noNorm"), labels=OWN), name="Source")
+    source, _ = run(there, tmp_path / "prepared_source")
+    source.save(tmp_path / "plan.json")
+    turned = renamed(make_dataset(tmp_path / "target", channels=("noNorm", "CT"), labels=OWN), name="Target")
+    moved, _ = run(turned, tmp_path / "moved", given(tmp_path / "plan.json"))
+    assert moved.configuration("3d_fullres").normalization == ("NoNormalization", "CTNormalization")
+    partly = renamed(make_dataset(tmp_path / "other", channels=("MR", "CT"), labels=OWN), name="Other")
+    moved, _ = run(partly, tmp_path / "partly", given(tmp_path / "plan.json"))
+    assert moved.configuration("3d_fullres").normalization == ("ZScoreNormalization", "CTNormalization")
+
+
 def test_a_plan_of_the_same_data_set_is_taken_as_it_is(source: Plan, tmp_path: Path) -> None:
     statistics = dataclasses.replace(source.intensities[0], mean=source.intensities[0].mean + 1)
     edited = dataclasses.replace(source, intensities=(statistics,))
