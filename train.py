@@ -17,6 +17,7 @@ if __name__ == "__main__":
     exit_with_help(__doc__, "train")  # before the imports that take seconds
 
 import logging
+import sys
 
 import hydra
 import lightning as L
@@ -38,6 +39,7 @@ from umamba.run.announcement import announce, conclude
 from umamba.run.beginning import begin, take_over
 from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
+from umamba.run.habits import in_own_words, with_essentials
 from umamba.run.named_dataset import name_dataset
 from umamba.run.quiet import short_warnings
 from umamba.run.score import check_metric, score_of
@@ -63,7 +65,7 @@ def main(cfg: DictConfig) -> float | None:
         with explained():
             cross_validate(name_dataset(cfg), __file__)
         return None
-    with explained(), open_run(name_dataset(cfg)) as run:
+    with explained(), open_run(with_essentials(name_dataset(cfg))) as run:
         train(run)
     return None
 
@@ -79,7 +81,8 @@ def train(run: Run) -> None:
     check_precision(cfg.trainer)
     limits = {key: cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time")}
     stops_early = any(isinstance(callback, EarlyStopping) for callback in callbacks)
-    finished = run.resume_from and is_finished(last, stops_early=stops_early, **limits)
+    finished = run.resume_from and is_finished(run.resume_from, stops_early=stops_early, **limits)
+    finished = finished and run.resume_from == last  # begun from another run's, it has no checkpoint of its own yet
     trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
     model = instantiate(cfg.model)
     datamodule = instantiate(cfg.data)
@@ -111,7 +114,7 @@ def train(run: Run) -> None:
         log.info("%s has been trained to its end; nothing is trained again.", run.folder)
     elif cfg.train:
         if run.resume_from:
-            log.info("Resuming from %s.", last)
+            log.info("Resuming from %s.", run.resume_from)
         announce(run, trainer, datamodule, module)
         with deferred():
             fit(trainer, module, datamodule, run.resume_from)
@@ -128,4 +131,5 @@ def train(run: Run) -> None:
 
 if __name__ == "__main__":
     with ends_on_signals(), explained():
+        sys.argv[1:] = in_own_words(sys.argv[1:])
         main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import lightning as L
@@ -12,8 +11,6 @@ from umamba.callbacks.sent_pictures import send_picture
 from umamba.callbacks.shown_classes import shown_classes
 from umamba.callbacks.trial import is_trial
 from umamba.drawing.history import history_figure
-
-log = logging.getLogger(__name__)
 
 
 class ProgressPicture(AfterEpoch):
@@ -30,10 +27,6 @@ class ProgressPicture(AfterEpoch):
         super().__init__()
         self.folder = Path(folder)
         self.send_every_n_epochs = send_every_n_epochs
-
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero and not is_trial(trainer) and not trainer.loggers:
-            log.info("Without logger=csv there is no metrics.csv and no progress.png.")
 
     def after_epoch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         metrics_csv, path = self.folder / "metrics.csv", self.folder / "progress.png"

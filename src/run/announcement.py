@@ -6,13 +6,21 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from umamba.callbacks.cost import Cost
+from umamba.callbacks.epoch_line import EpochLine
+from umamba.callbacks.finite_watch import FiniteWatch
+from umamba.callbacks.last_checkpoint import LastCheckpoint
+from umamba.callbacks.preview import Preview
+from umamba.callbacks.progress_picture import ProgressPicture
+from umamba.callbacks.trial import is_trial
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.run.folder import Run
@@ -22,6 +30,12 @@ from umamba.words import count
 log = logging.getLogger(__name__)
 
 _PICTURES = (".png", ".bmp", ".tif")  # have no voxel size
+_PICTURES_OF: dict[type[Callback], str] = {ProgressPicture: "progress.png", Preview: "preview.png"}
+_LOST: dict[type[Callback], str] = {
+    ModelCheckpoint: "best.ckpt (callbacks.best)",
+    EpochLine: "a line an epoch (callbacks.line)",
+    Cost: "cost.json, so no cost in reports and no time left (callbacks.cost)",
+}
 _OF_NNUNET = {"nnUNet_preprocessed": "paths.prepared", "nnUNet_results": "paths.runs"}
 
 
@@ -43,7 +57,9 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
     log.info("Training: %s of %s.", epochs, count(datamodule.iterations_per_epoch, "step"))
     log.info("Pseudo Dice by class is in this order: %s.", ", ".join(module.class_names))
     log.info("Folder: %s", short(run.folder))
-    log.info("To watch it: %s", _watching(run.folder, trainer.loggers))
+    log.info("To watch it: %s", _watching(run.folder, trainer))
+    for level, lost in _lost(trainer):
+        log.log(level, "%s", lost)
 
 
 def plan_line(datamodule: SegmentationDataModule) -> str:
@@ -93,12 +109,34 @@ def _device(trainer: L.Trainer) -> str:
     return name if trainer.world_size == 1 else f"{trainer.world_size} processes, each on {name}"
 
 
-def _watching(folder: Path, loggers: Sequence[Logger]) -> str:
-    ways = [f"tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}; progress.png and preview.png there"]
-    if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
+def _watching(folder: Path, trainer: L.Trainer) -> str:
+    drawn = [] if is_trial(trainer) else [name for kind, name in _PICTURES_OF.items() if _has(trainer, kind)]
+    if not trainer.loggers:
+        drawn = [name for name in drawn if name != _PICTURES_OF[ProgressPicture]]
+    ways = [f"tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}"]
+    ways += [f"{' and '.join(drawn)} there"] if drawn else []
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         ways.append(f"tensorboard --logdir {shlex.quote(short(folder))}")
-    ways += [logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger) and logger.experiment.url]
-    return "; ".join(ways)
+    with_url = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and logger.experiment.url]
+    return "; ".join([*ways, *(logger.experiment.url for logger in with_url)])
+
+
+def _lost(trainer: L.Trainer) -> Iterator[tuple[int, str]]:
+    """What a run does without for want of a callback or a logger: level of the log, and a sentence."""
+    if is_trial(trainer):
+        return
+    if not _has(trainer, LastCheckpoint):
+        yield logging.WARNING, "Without callbacks.last there is no last.ckpt: the run cannot be gone on with or tested."
+    if not _has(trainer, FiniteWatch):
+        yield logging.WARNING, "Without callbacks.finite steps of NaN or Inf are taken: one of them ruins the weights."
+    lost = [what for kind, what in _LOST.items() if not _has(trainer, kind)]
+    lost += [] if trainer.loggers else ["metrics.csv, and so progress.png (logger)"]
+    if lost:
+        yield logging.INFO, f"Left out: {'; '.join(lost)}."
+
+
+def _has(trainer: L.Trainer, kind: type[Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _times(values: Sequence[float]) -> str:

@@ -33,8 +33,8 @@ _OF_THE_MACHINE = (  # errors of files that no program can put right
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _NO_CHOICE = (
-    "{} chooses none of the group's files, which --help lists. callbacks=none and logger=none leave theirs out; an "
-    "experiment or debug that is not wanted is not given."
+    "{} chooses none of the group's files, which --help lists. In a sweep callbacks=none and logger=none leave theirs "
+    "out; an experiment or debug that is not wanted is not given."
 )
 _OF_THE_MODEL = (
     "The optimiser is model.optimizer, its values are set there (model.optimizer.lr=...); `optimizer` replaces it as "

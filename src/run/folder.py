@@ -37,7 +37,7 @@ class Run:
     Attributes:
         config: its configuration, interpolations resolved.
         folder: where everything it makes is.
-        resume_from: the checkpoint to go on from, or None.
+        resume_from: the checkpoint to go on from, its own last one or `ckpt_path`; or None.
         changes: what of the stored configuration this call changes; None if the run is new.
         metadata: ``{"config": ..., "provenance": ..., "cases": ...}`` as plain data, for the checkpoints.
     """
@@ -144,10 +144,17 @@ def _loaded(path: Path) -> DictConfig:
 
 def _run(config: DictConfig, changes: Differences | None) -> Run:
     folder = Path(config.run_dir)
-    last = last_checkpoint(folder)
-    resume_from = last if config.train and last.is_file() else None
     metadata = {"config": to_plain(config)}
+    resume_from = _checkpoint_of(folder, config) if config.train else None
     return Run(config=config, folder=folder, resume_from=resume_from, changes=changes, metadata=metadata)
+
+
+def _checkpoint_of(folder: Path, config: Mapping[str, Any] | DictConfig) -> Path | None:
+    """The run's last checkpoint, or the one of another run that it is begun from; None if it has neither."""
+    last, other = last_checkpoint(folder), config.get("ckpt_path")
+    if last.is_file():
+        return last
+    return None if other is None else Path(other)
 
 
 def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
@@ -162,14 +169,19 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
             f"{folder} has a trained checkpoint, which resume=false would overwrite. Give a new run another run_dir, "
             "or remove the folder."
         )
-    checkpoint = read_checkpoint(last) if last.is_file() else None
+    _find_begun_from(cfg, last)
+    source, stored = stored_path, None
     if stored_path.is_file():
         stored = present_names(OmegaConf.to_container(OmegaConf.load(stored_path)))
-    elif checkpoint is not None:
-        stored = checkpoint["config"]
-    else:
+    own = _checkpoint_of(folder, stored if isinstance(stored, Mapping) else {})
+    begun_from = own if last.is_file() or cfg.ckpt_path is None else Path(cfg.ckpt_path)
+    checkpoint = read_checkpoint(begun_from) if begun_from is not None else None
+    if begun_from is not None and checkpoint is not None and (stored is None or begun_from != own):
+        source, stored = begun_from, checkpoint["config"]
+        if begun_from != last and isinstance(stored, dict):
+            stored = {**stored, "ckpt_path": str(begun_from)}
+    if stored is None:
         return OmegaConf.create(to_plain(cfg)), None
-    source = stored_path if stored_path.is_file() else last
     needed = {"data": dict, "model": dict, "trainer": dict, "run_dir": str}
     if not isinstance(stored, dict) or any(not isinstance(stored.get(key), kind) for key, kind in needed.items()):
         raise ResumeError(f"{source} holds no configuration of a run. Give another run_dir.")
@@ -181,6 +193,18 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         raise
     except ValueError as error:
         raise ResumeError(f"{source}: {error}") from error
-    if checkpoint is not None:
-        check_checkpoint(last, checkpoint, config)
+    if begun_from is not None and checkpoint is not None:
+        check_checkpoint(begun_from, checkpoint, config)
     return config, changes
+
+
+def _find_begun_from(cfg: DictConfig, last: Path) -> None:
+    """Have ``ckpt_path`` say where the file is; null if it is the run's own last checkpoint, which is taken anyway."""
+    if cfg.ckpt_path is None:
+        return
+    path = Path(os.path.abspath(cfg.ckpt_path))
+    if not path.is_file():
+        raise ResumeError(f"ckpt_path={cfg.ckpt_path}: there is no such file.")
+    if not cfg.train and not last.is_file():
+        raise ResumeError("train=false tests what run_dir has; eval.py ckpt_path=<file> output=<folder> scores any.")
+    cfg.ckpt_path = None if path == last else str(path)

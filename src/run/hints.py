@@ -13,8 +13,8 @@ from umamba.locations import CONFIGS
 
 _WRONG_KEY = re.compile(r"Could not override '([\w./]+)'")
 _ELSEWHERE = {
-    "ckpt_path": "train.py goes on with a run by run_dir=<its folder>; eval.py and predict.py take checkpoints.",
-    "checkpoint": "train.py goes on with a run by run_dir=<its folder>; eval.py and predict.py take checkpoints.",
+    "ckpt_path": "predict.py takes checkpoint=<file>, train.py and eval.py ckpt_path=<file>.",
+    "checkpoint": "train.py and eval.py take ckpt_path=<file>, predict.py checkpoint=<file>.",
     "extras": "What is asked or printed beside a run has no options here.",
     "task": "data=custom has data.task: semantic or instances.",
 }

@@ -10,6 +10,7 @@ _NOT_FOR_THE_USER = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # metrics are logged by the epoch
     r"The '\w+' does not have many workers",  # data.num_workers is all cores, or what the user has chosen
     r"Checkpoint directory .* exists and is not empty",  # the run is gone on with
+    r"The dirpath has changed from",  # a new run's best.ckpt has nothing to do with that of the one it is begun from
     r"Experiment logs directory .* exists and is not empty",
     r"You're resuming from a checkpoint that ended before the epoch ended",  # the batches are those that were left
     r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # float16 may skip the first step

@@ -26,7 +26,7 @@ from umamba.targets import present_names
 DEFAULT_CONFIG = "train"
 # Settings that the configurations of earlier runs lack, and their default: such a run goes on without, as it began
 _OF_THE_BEGINNING = ("init_from", "freeze", "warmup_epochs")
-NEWER = {"data.augment_on": "auto", **dict.fromkeys(_OF_THE_BEGINNING)}
+NEWER = {"data.augment_on": "auto", "ckpt_path": None, **dict.fromkeys(_OF_THE_BEGINNING)}
 OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
 
@@ -153,7 +153,8 @@ def _moved(stored: dict[str, Any], run_dir: str) -> dict[str, Any]:
             return run_dir + node[len(old) :]
         return node
 
-    return moved(stored)
+    begun_from = {key: stored[key] for key in ("ckpt_path",) if key in stored}  # in another run's folder, if any
+    return {**moved(stored), **begun_from}
 
 
 def _with_trainer_of(other: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def wandb_logger(*, save_dir: str, **arguments: Any) -> WandbLogger:
     _stage_in(Path(save_dir) / "wandb")
     # After the network is lost, finish() would wait for it for days.
     settings = wandb.Settings(init_timeout=30, finish_timeout=60)
-    tags = list(arguments.pop("tags", None) or ())
+    tags = arguments.pop("tags", None) or ()
+    tags = [tags] if isinstance(tags, str) else list(tags)
     logger = ForgivingWandbLogger(
         save_dir=save_dir, id=_run_id(Path(save_dir)), settings=settings, tags=tags, **arguments
     )

@@ -1,7 +1,12 @@
-"""A checkpoint write that fails half-way leaves the old file as it was."""
+"""A checkpoint write that fails half-way leaves the old file as it was; a moved folder keeps its best checkpoint."""
 
+import shutil
+
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 
@@ -19,3 +24,46 @@ def test_the_old_checkpoint_survives_a_failed_write(tmp_path, monkeypatch) -> No
     with pytest.raises(OSError, match="No space"):
         plugin.save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
+
+
+class Scores(BoringModel):
+    """A model whose validations score what is said."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("score", self.scores[self.current_epoch])
+
+
+def trained(folder, epochs: int, *scores: float, resume=None) -> ModelCheckpoint:
+    best = ModelCheckpoint(folder, "best", monitor="score", mode="max", save_last=True, enable_version_counter=False)
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[best], plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False, enable_model_summary=False, limit_train_batches=1, limit_val_batches=1,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(Scores(*scores), ckpt_path=resume)
+    return best
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_moved_best_checkpoint_is_not_overwritten_by_a_worse_one(tmp_path) -> None:
+    trained(tmp_path / "old", 2, 0.1, 0.9)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    best = trained(tmp_path / "new", 4, 0.1, 0.9, 0.2, 0.3, resume=tmp_path / "new" / "last.ckpt")
+    assert float(best.best_model_score) == pytest.approx(0.9)
+    assert torch.load(tmp_path / "new" / "best.ckpt", weights_only=True)["epoch"] == 1
+    better = trained(tmp_path / "new", 5, 0.1, 0.9, 0.2, 0.3, 0.95, resume=tmp_path / "new" / "last.ckpt")
+    assert float(better.best_model_score) == pytest.approx(0.95)
+    assert torch.load(tmp_path / "new" / "best.ckpt", weights_only=True)["epoch"] == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_best_of_another_run_is_left_alone(tmp_path) -> None:
+    """A run that is begun from another's checkpoint has no best checkpoint of its own yet."""
+    trained(tmp_path / "one", 2, 0.1, 0.9)
+    trained(tmp_path / "two", 3, 0.1, 0.9, 0.2, resume=tmp_path / "one" / "last.ckpt")
+    assert torch.load(tmp_path / "one" / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(tmp_path / "two" / "best.ckpt", weights_only=True)["epoch"] == 2

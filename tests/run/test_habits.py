@@ -16,8 +16,10 @@ from umamba.locations import CONFIGS
 from umamba.resolvers import job_name, register_resolvers
 from umamba.run.compare import ResumeError
 from umamba.run.folder import open_run
+from umamba.run.habits import in_own_words, with_essentials
 from umamba.run.named_dataset import name_dataset
 from umamba.run.score import check_metric, score_of
+from umamba.run.sweep import quoted
 
 
 def data_sets(folder: Path, *names: str):
@@ -104,9 +106,8 @@ def test_a_score_that_no_job_will_have(name: str, test: bool, message: str) -> N
     ],
 )
 def test_switches_are_true_or_false(key: str, value: object, message: str, tmp_path: Path) -> None:
-    cfg = OmegaConf.create(
-        {"train": True, "test": True, "resume": True, "seed": 1, "run_dir": str(tmp_path / "run")} | {key: value}
-    )
+    switches = {"train": True, "test": True, "resume": True, "seed": 1, "ckpt_path": None}
+    cfg = OmegaConf.create({**switches, "run_dir": str(tmp_path / "run"), key: value})
     with pytest.raises(ResumeError, match=message), open_run(cfg):
         pass
     assert not (tmp_path / "run").exists()
@@ -118,3 +119,66 @@ def test_a_run_that_stopped_early_is_finished(tmp_path: Path, waited: int, stops
     loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 7}}}}
     torch.save({"loops": loops, "global_step": 70, "callbacks": kept}, tmp_path / "last.ckpt")
     assert is_finished(tmp_path / "last.ckpt", max_epochs=100, stops_early=stops_early) is finished
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["callbacks=null", "~logger", "augmentation=null"], ["callbacks=none", "logger=none", "augmentation=none"]),
+        (["experiment=null", "debug=null", "fold=1"], ["fold=1"]),
+        (["max_epochs=0", "fast_dev_run=true"], ["trainer.max_epochs=0", "trainer.fast_dev_run=true"]),
+        (["max_epochs=3,4", "devices=[0,1]"], ["trainer.max_epochs=3,4", "trainer.devices=[0,1]"]),
+    ],
+)
+def test_usual_words_mean_what_they_mean_elsewhere(given: list[str], meant: list[str]) -> None:
+    assert in_own_words(given) == meant
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data=null", "callbacks.preview=null", "~augmentation.gamma", "resume=false", "resume=null", "logger=csv",
+        "+max_epochs=3", "--config-name=benchmark", "--multirun", "-m", "seed=1", "ckpt_path=null", "tags=[a,b]",
+        "'logger=[csv", "~callbacks=default",
+    ],
+)  # fmt: skip
+def test_other_words_stay(word: str) -> None:
+    assert in_own_words([word]) == [word]
+
+
+@pytest.mark.parametrize("name", ["run", "a b", "seed=1,2", "it's"])
+def test_a_run_to_go_on_with_is_its_folder(tmp_path: Path, name: str) -> None:
+    folder, best = tmp_path / name, tmp_path / name / "checkpoints" / "best.ckpt"
+    with pytest.raises(FileNotFoundError, match="there is no run in"):
+        in_own_words([f"resume={quoted(str(folder))}"])
+    best.parent.mkdir(parents=True)
+    for path in (folder / "config.yaml", best.with_name("last.ckpt"), best):
+        path.touch()
+    last = quoted(str(best.with_name("last.ckpt")))
+    meant = [f"run_dir={quoted(str(folder))}"]
+    assert in_own_words([f"resume={quoted(str(folder))}"]) == meant
+    assert in_own_words([f"ckpt_path={last}"]) == meant
+    with pytest.raises(ValueError, match="is not the last checkpoint in a run's folder.*init_from"):
+        in_own_words([f"ckpt_path={quoted(str(best))}"])
+    elsewhere = [f"ckpt_path={quoted(str(best))}", "run_dir=new"]
+    assert in_own_words(elsewhere) == elsewhere
+
+
+def test_every_file_none_is_one_of_its_group() -> None:
+    assert {path.parent.name for path in CONFIGS.glob("*/none.yaml")} == {"callbacks", "logger", "augmentation"}
+
+
+@pytest.mark.parametrize("given", [["callbacks=none"], ["~callbacks"], ["+callbacks=null"]])
+def test_no_callbacks_are_those_that_no_run_goes_without(given: list[str]) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        if given == ["+callbacks=null"]:  # as an experiment says it
+            cfg = compose("train")
+            cfg.callbacks = None
+        else:
+            cfg = compose("train", given)
+        callbacks = with_essentials(cfg).callbacks
+        default = compose("train").callbacks
+        for name in ("last", "finite"):
+            assert callbacks[name]._target_ == default[name]._target_
+        assert list(callbacks) == ["last", "finite"] and callbacks.finite == default.finite

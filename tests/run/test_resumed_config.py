@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -255,3 +255,69 @@ def test_other_labels_are_refused_unless_the_checkpoint_is_older_than_their_hash
     check_data(path, {**checkpoint, "cases": now}, plan, "3d_fullres", now)
     with pytest.raises(ResumeError, match=r"cases\.files\.a\.label: '05' -> '06'"):
         check_data(path, {**checkpoint, "cases": then}, plan, "3d_fullres", now)
+
+
+def begun(run_dir: Path, checkpoint: Path, *overrides: str) -> AbstractContextManager[Run]:
+    return called(run_dir, f"ckpt_path={quoted(str(checkpoint))}", *overrides)
+
+
+def test_a_checkpoint_of_another_run_is_gone_on_from(tmp_path: Path) -> None:
+    """With its configuration, in a folder of its own; the other's stays as it is."""
+    config = trained(tmp_path / "one", "model=umamba_enc", "fold=2", "trainer.max_epochs=7")
+    source = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    before = kept(tmp_path / "one")
+    with begun(tmp_path / "two", source, "trainer.max_epochs=9") as run:
+        assert run.resume_from == source and run.last.parent.parent == tmp_path / "two"
+        assert run.config.ckpt_path == str(source) and run.config.trainer.max_epochs == 9
+        for key in ("model", "fold", "data", "augmentation", "seed"):
+            assert run.config[key] == config[key]
+        assert run.config.callbacks.last.dirpath == str(tmp_path / "two" / "checkpoints")
+        run.record()
+    assert kept(tmp_path / "one") == before
+    with called(tmp_path / "two") as again:  # stopped before its first epoch was over
+        assert again.resume_from == source and again.config == run.config
+    (tmp_path / "two" / "checkpoints").mkdir()
+    metadata = {**run.metadata, "plan": {}, "configuration": run.config.data.configuration}
+    torch.save(metadata, tmp_path / "two" / "checkpoints" / "last.ckpt")
+    for again in (called(tmp_path / "two"), begun(tmp_path / "two", source)):
+        with again as own:
+            assert own.resume_from == own.last
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["fold=1"], "fold: 0 -> 1"),
+        (["model=nnunet"], "model.network"),
+        (["train=false"], "train=false tests what run_dir has"),
+    ],
+)
+def test_what_a_checkpoint_does_not_allow(tmp_path: Path, overrides: list[str], message: str) -> None:
+    trained(tmp_path / "one")
+    source = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ResumeError, match=message), begun(tmp_path / "two", source, *overrides):
+        pass
+    assert not (tmp_path / "two" / "config.yaml").exists()
+
+
+def test_a_run_with_a_checkpoint_does_not_begin_from_another(tmp_path: Path) -> None:
+    trained(tmp_path / "one")
+    trained(tmp_path / "two")
+    source = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    refused = pytest.raises(ResumeError, match=r"ckpt_path: .*None.* -> .*one/checkpoints/last\.ckpt")
+    with refused, begun(tmp_path / "two", source):
+        pass
+    with begun(tmp_path / "one", source) as run:  # its own
+        assert run.resume_from == source and run.config.ckpt_path is None
+    with pytest.raises(ResumeError, match="there is no such file"), begun(tmp_path / "three", tmp_path / "no.ckpt"):
+        pass
+
+
+def test_a_checkpoint_that_is_begun_from_brings_no_code(tmp_path: Path) -> None:
+    trained(tmp_path / "one")
+    source = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(source, weights_only=True)
+    checkpoint["config"]["callbacks"]["x"] = {"_target_": "os.system", "command": "true"}
+    torch.save(checkpoint, source)
+    with pytest.raises(ResumeError, match="os.system"), begun(tmp_path / "two", source):
+        pass
