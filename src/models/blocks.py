@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from umamba.models.kernels.choice import fused, is_channels_last
-from umamba.models.kernels.convolution import convolve
+from umamba.models.kernels.convolution import convolve, convolve_planes
 from umamba.models.kernels.pooling import mean_of_boxes
 from umamba.models.mamba.kernels.eager import is_watched
 from umamba.models.topology import Size
@@ -41,6 +41,8 @@ class _Conv(nn.modules.conv._ConvNd):
     def forward(self, x: torch.Tensor, add_bias: bool = True) -> torch.Tensor:
         bias = self.bias if add_bias else None
         y = convolve(self, x, bias)
+        if y is None:
+            y = convolve_planes(self, x, bias)
         return self._conv_forward(x, self.weight, bias) if y is None else y
 
 
@@ -61,6 +63,8 @@ class _ConvTranspose(nn.modules.conv._ConvTransposeNd):
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None, add_bias: bool = True) -> torch.Tensor:
         bias = self.bias if add_bias else None
         y = convolve(self, input, bias) if output_size is None else None
+        if y is None and output_size is None:
+            y = convolve_planes(self, input, bias)
         if y is not None:
             return y
         if add_bias:
