@@ -46,7 +46,7 @@ class Direct:
         self,
         kernel: Any,
         device: int,
-        grid: tuple[int],
+        grid: tuple[int, ...],
         types: list,
         numbers: list,
         constants: tuple,

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from umamba.datamodules.augmentation.device.intensity import Brightness, Contrast, Gamma, Noise
-from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
+from umamba.datamodules.augmentation.device.kernels.choice import MOST_CHANNELS, MOST_VOXELS, kernels_usable
+from umamba.datamodules.augmentation.device.packing import Packer, Parcel, Unpacker
 from umamba.datamodules.augmentation.device.resolution import Blur, LowResolution
-from umamba.datamodules.augmentation.device.spatial import Mirror, RotationScaling
+from umamba.datamodules.augmentation.device.spatial import Mirror, RotationScaling, settle
 from umamba.datamodules.augmentation.device.stage import Batch, Stage
 from umamba.datamodules.augmentation.intensity import RandomBrightness, RandomContrast, RandomGammaWithStatistics
 from umamba.datamodules.augmentation.resampling import centre_crop
 from umamba.datamodules.augmentation.resolution import RandomChannelBlur, RandomLowResolution
-from umamba.datamodules.augmentation.spatial import RandomMirror, RandomRotationScaling
+from umamba.datamodules.augmentation.spatial import RandomMirror, RandomRotationScaling, is_anisotropic
 
 STAGES: dict[type[tio.Transform], Callable[[Any], Stage]] = {
     RandomRotationScaling: RotationScaling,
@@ -44,21 +45,20 @@ class PendingBatch:
     It is no dict, so that nothing on the way changes the type of a tensor in it.
 
     Args:
-        tensors: By name, all that goes to the device.
+        parcel: All that goes to the device.
         steps: For each stage that changes something its number and what it has packed.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], steps: list[tuple[int, Any]]) -> None:
-        self.tensors, self.steps = tensors, steps
+    def __init__(self, parcel: Parcel, steps: list[tuple[int, Any]]) -> None:
+        self.parcel, self.steps = parcel, steps
 
     def pin_memory(self) -> PendingBatch:
-        """As the loader calls it, so that copies to the device need not be waited for."""
-        return PendingBatch({name: tensor.pin_memory() for name, tensor in self.tensors.items()}, self.steps)
+        """As the loader calls it, so that the copy to the device need not be waited for."""
+        return PendingBatch(self.parcel.with_memory(self.parcel.memory.pin_memory()), self.steps)
 
     def to(self, device: torch.device) -> PendingBatch:
         """On the device, without waiting for it."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
-        return PendingBatch(moved, self.steps)
+        return PendingBatch(self.parcel.with_memory(self.parcel.memory.to(device, non_blocking=True)), self.steps)
 
 
 class DeviceChain:
@@ -84,6 +84,8 @@ class DeviceChain:
         first = max(last + 1, max(turns, default=0))
         self.in_worker = tuple(transforms[:first])
         self.stages = tuple(STAGES[type(transform)](transform) for transform in transforms[first:])
+        self._kind = "2D" if len(patch_size) == 2 else "anisotropic" if is_anisotropic(patch_size) else "3D"
+        self._variants = frozenset(stage.variant for stage in self.stages)
         self.turns = bool(self.stages) and isinstance(self.stages[0], RotationScaling)
 
     def draw(self, channels: int) -> list[Any]:
@@ -118,18 +120,26 @@ class DeviceChain:
             packed = stage.pack([sample["draws"][number] for sample in samples], self.patch_size, packer)
             if packed is not None:
                 steps.append((number, packed))
-        tensors = packer.tensors()
+        drawn = packer.tensors()
         turned = [self.is_turned(sample["draws"]) for sample in samples]
+        shapes = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in drawn.items()}
         for name in ("image", "label"):
             given = [sample[name] for sample in samples]
-            lead = given[0].shape[: -len(self.patch_size)]
-            blank = given[0].new_zeros(()).expand(*lead, *self.patch_size)  # what is turned is filled in on the device
-            # default_collate writes into the memory that a worker shares with the main process
-            tensors[name] = default_collate([blank if t else tensor for tensor, t in zip(given, turned, strict=True)])
+            lead = given[0].shape[: given[0].ndim - len(self.patch_size)]
+            # The places of samples that are turned are filled on the device
+            shapes[name] = ((len(samples), *lead, *self.patch_size), given[0].dtype)
             if any(turned):
-                large = [tensor for tensor, t in zip(given, turned, strict=True) if t]
-                tensors[f"large_{name}"] = default_collate(large)
-        return {"pending": PendingBatch(tensors, steps), "case": [sample["case"] for sample in samples]}
+                largest = next(tensor for tensor, t in zip(given, turned, strict=True) if t)
+                shapes[f"large_{name}"] = ((sum(turned), *largest.shape), largest.dtype)
+        parcel = Parcel(shapes)
+        places = parcel.tensors()
+        for kind, tensor in drawn.items():
+            places[kind].copy_(tensor)
+        for name in ("image", "label"):
+            larger = iter(places.get(f"large_{name}", ()))
+            for place, sample, t in zip(places[name], samples, turned, strict=True):
+                _fill(next(larger) if t else place, sample[name])
+        return {"pending": PendingBatch(parcel, steps), "case": [sample["case"] for sample in samples]}
 
     def apply(self, pending: PendingBatch) -> dict[str, Tensor]:
         """Augment a batch where its tensors are. Nothing waits for the device.
@@ -137,13 +147,27 @@ class DeviceChain:
         Returns:
             "image" (B, C, *patch) float32 and "label" (B, *patch) int16, as the dataset makes them on the CPU.
         """
-        tensors = pending.tensors
+        tensors = pending.parcel.tensors()
         batch = Batch(tensors["image"], tensors["label"], tensors.get("large_image"), tensors.get("large_label"))
         unpack = Unpacker({kind: tensors[kind] for kind in ("numbers", "indices")})
+        if self._in_kernels(batch):
+            for number, packed in pending.steps:
+                self.stages[number].launch(batch, packed, unpack)
+            settle(batch, self.masked_channels)
+        else:
+            self._in_torch(batch, pending.steps, unpack)
+        return {"image": batch.image, "label": batch.label}
+
+    def _in_kernels(self, batch: Batch) -> bool:
+        largest = max(t.numel() for t in (batch.image, batch.large_image) if t is not None)
+        fits = largest <= MOST_VOXELS and all(channel < MOST_CHANNELS for channel in self.masked_channels)
+        return fits and kernels_usable(batch.image.device, self._kind, self._variants)
+
+    def _in_torch(self, batch: Batch, steps: Sequence[tuple[int, Any]], unpack: Unpacker) -> None:
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # TensorFloat-32 would round an image to three digits
         try:
-            for number, packed in pending.steps:
+            for number, packed in steps:
                 self.stages[number].apply(batch, packed, unpack)
         finally:
             torch.set_float32_matmul_precision(precision)
@@ -153,7 +177,13 @@ class DeviceChain:
         else:
             for channel in self.masked_channels:
                 batch.image[:, channel].masked_fill_(outside, 0)
-        return {"image": batch.image, "label": batch.label.clamp_(min=0)}
+        batch.label.clamp_(min=0)
+
+
+def _fill(place: Tensor, tensor: Tensor) -> None:
+    if place.shape != tensor.shape:
+        raise ValueError(f"samples of one batch must have the same shape, they have {place.shape} and {tensor.shape}")
+    place.copy_(tensor)
 
 
 class Collate:

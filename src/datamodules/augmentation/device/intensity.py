@@ -17,6 +17,8 @@ from umamba.datamodules.augmentation.intensity import (
     RandomGammaWithStatistics,
 )
 
+BRIGHTNESS, CONTRAST, GAMMA, INVERTED = range(4)  # kinds of factors, as the kernel knows them
+
 
 class Noise(Stage[tio.RandomNoise]):
     """Each sample's noise comes of a seed of its own; the numbers are those of the device's generator."""
@@ -41,7 +43,13 @@ class Noise(Stage[tio.RandomNoise]):
 
 
 class _Factors(Stage):
-    """Changes channels by a factor each."""
+    """Changes channels by a factor each.
+
+    Attributes:
+        kind: What the kernel does with them.
+    """
+
+    kind: int
 
     def draw(self, channels: int, dims: int) -> list[float]:
         return self.transform.draw(channels)
@@ -55,6 +63,16 @@ class _Factors(Stage):
         image = batch.image.view(-1, batch.image[0, 0].numel())  # (B * C, voxels)
         image.index_copy_(0, rows, self.change(image.index_select(0, rows), column(factors, image)))
 
+    def launch(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
+        from umamba.datamodules.augmentation.device.kernels import rows as kernels
+        from umamba.datamodules.augmentation.device.kernels.run import run
+
+        rows, factors = packed
+        voxels = batch.image[0, 0].numel()
+        tensors = batch.image, unpack.pointer(rows), unpack.pointer(factors)
+        grid = (rows.shape[0], 1)
+        run(kernels.factors, batch.index, grid, tensors, (voxels, SMALL), (self.kind, kernels.WHOLE), warps=16)
+
     def change(self, channels: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Channels (R, voxels), which may be overwritten, changed by factors (R, 1)."""
         raise NotImplementedError
@@ -64,6 +82,7 @@ class Brightness(_Factors):
     """x * factor."""
 
     transform: RandomBrightness
+    kind = BRIGHTNESS
 
     def change(self, channels: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         return channels.mul_(factors)
@@ -73,6 +92,7 @@ class Contrast(_Factors):
     """clip((x - mean) * factor + mean)."""
 
     transform: RandomContrast
+    kind = CONTRAST
 
     def change(self, channels: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         low, high = torch.aminmax(channels, dim=1, keepdim=True)
@@ -84,6 +104,10 @@ class Gamma(_Factors):
     """((x - min) / range) ** factor, shifted and scaled to the mean and standard deviation of x; of -x if inverted."""
 
     transform: RandomGammaWithStatistics
+
+    def __init__(self, transform: RandomGammaWithStatistics) -> None:
+        super().__init__(transform)
+        self.kind = INVERTED if transform.invert else GAMMA
 
     def change(self, channels: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         sign = -1 if self.transform.invert else 1

@@ -1,14 +1,17 @@
-"""Many small arrays of draws as two tensors, so that a batch needs two copies to the device for them and not dozens."""
+"""Many small arrays of draws as two tensors, and all tensors of a batch as one: each costs a copy, and work to send."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
+
+ALIGNMENT = 16  # bytes: where an array begins, as the kernels take it
 
 
 class Slot(NamedTuple):
@@ -42,9 +45,22 @@ class Packer:
 
     def _keep(self, kind: str, array: np.ndarray) -> Slot:
         slot = Slot(kind, self._sizes[kind], array.shape)
-        self._parts[kind].append(array.ravel())
-        self._sizes[kind] += array.size
+        flat = array.ravel()
+        padding = -array.size % (ALIGNMENT // array.itemsize)
+        self._parts[kind].append(np.concatenate([flat, np.zeros(padding, array.dtype)]) if padding else flat)
+        self._sizes[kind] += array.size + padding
         return slot
+
+
+class Pointer(NamedTuple):
+    """As much of an array on a GPU as its kernels need."""
+
+    dtype: torch.dtype
+    address: int
+
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+        return self.address
 
 
 class Unpacker:
@@ -55,15 +71,65 @@ class Unpacker:
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self._tensors = {**tensors, "floats": tensors["numbers"].float()}
+        self._tensors = tensors
+        self._floats: Tensor | None = None
 
     def __call__(self, slot: Slot) -> Tensor:
         """int64 indices, or numbers in float32, in which images are computed."""
-        return self._view("floats" if slot.kind == "numbers" else slot.kind, slot)
+        if slot.kind != "numbers":
+            return self.exactly(slot)
+        if self._floats is None:
+            self._floats = self._tensors["numbers"].float()
+        return _view(self._floats, slot)
 
     def exactly(self, slot: Slot) -> Tensor:
-        """Numbers in float64, in which coordinates are."""
-        return self._view(slot.kind, slot)
+        """int64 indices, or numbers in float64, in which coordinates are."""
+        return _view(self._tensors[slot.kind], slot)
 
-    def _view(self, kind: str, slot: Slot) -> Tensor:
-        return self._tensors[kind][slot.start : slot.start + math.prod(slot.shape)].view(slot.shape)
+    def pointer(self, slot: Slot) -> Any:
+        """For a kernel: int64 indices, or numbers in float64; the interpreter takes tensors."""
+        tensor = self._tensors[slot.kind]
+        if not tensor.is_cuda:
+            return self.exactly(slot)
+        return Pointer(tensor.dtype, tensor.data_ptr() + tensor.itemsize * slot.start)
+
+
+def _view(tensor: Tensor, slot: Slot) -> Tensor:
+    return tensor[slot.start : slot.start + math.prod(slot.shape)].view(slot.shape)
+
+
+class Parcel:
+    """Tensors that lie one after the other in the memory of a single one, which is sent, pinned and copied at once.
+
+    Args:
+        shapes: By name, shape and type of each.
+        memory: uint8 tensor of all, on any device; None for a new one, which a worker shares with the main process.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], memory: Tensor | None = None) -> None:
+        self.shapes = dict(shapes)
+        self._starts, size = {}, 0
+        for name, (shape, dtype) in self.shapes.items():
+            self._starts[name] = size
+            size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        self.memory = _new_memory(size) if memory is None else memory
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Views, by name."""
+        found, storage, device = {}, self.memory.untyped_storage(), self.memory.device
+        first = self.memory.storage_offset()
+        for name, (shape, dtype) in self.shapes.items():
+            view = torch.empty(0, dtype=dtype, device=device)
+            found[name] = view.set_(storage, (first + self._starts[name]) // dtype.itemsize, shape)  # type: ignore[call-overload]
+        return found
+
+    def with_memory(self, memory: Tensor) -> Parcel:
+        """The same tensors elsewhere."""
+        return Parcel(self.shapes, memory)
+
+
+def _new_memory(size: int) -> Tensor:
+    if get_worker_info() is None:
+        return torch.empty(size, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(size, device="cpu")  # as torch's own collation does
+    return torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -18,6 +18,7 @@ from torch.nn.functional import grid_sample, pad
 
 from umamba.datamodules.augmentation.device.stage import along_axis
 
+POLE = math.sqrt(3.0) - 2.0  # of the cubic spline's prefilter
 _NO_LABEL = torch.iinfo(torch.int16).max
 
 

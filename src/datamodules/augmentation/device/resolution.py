@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
-from umamba.datamodules.augmentation.device.stage import Batch, Stage, along_axis, column, rows_of, slices
+from umamba.datamodules.augmentation.device.resampling import POLE
+from umamba.datamodules.augmentation.device.stage import Batch, Stage, along_axis, axis_of, column, rows_of, slices
 from umamba.datamodules.augmentation.resolution import (
     RandomChannelBlur,
     RandomLowResolution,
@@ -19,7 +20,8 @@ from umamba.datamodules.augmentation.resolution import (
     zoomed_size,
 )
 
-POLE = np.sqrt(3.0) - 2.0  # of the cubic spline's prefilter
+_REACH = 14  # voxels over which the kernel runs the filter; within the margin
+_PARTS = 32  # programs that look for a row's least and largest voxel
 _MARGIN = {1: 1, 3: 16}  # voxels by which a small image is continued; the filter forgets 1e-9 over them
 
 
@@ -50,6 +52,19 @@ class Blur(Stage[RandomChannelBlur]):
                 weights = kernels[part, axis].view(-1, *(1,) * (image.ndim - 1), kernels.shape[-1])
                 changed = (windows * weights).sum(-1)
             image.index_copy_(0, rows[part], changed)
+
+    def launch(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
+        from umamba.datamodules.augmentation.device.kernels import rows as kernels
+        from umamba.datamodules.augmentation.device.kernels.run import BLOCK, over, run
+
+        rows, weights, sources = packed
+        chosen, table = unpack.pointer(rows), unpack.pointer(weights)
+        axes = [(axis, unpack.pointer(slot)) for axis, slot in enumerate(sources)]
+        for (axis, source), (first, last), image, out in _passes(batch, axes, rows.shape[0]):
+            voxels, n, inner = axis_of(batch, axis)
+            numbers = (voxels, n, inner, weights.shape[2], axis, len(axes))
+            tensors = (image, out, chosen, table, source)
+            run(kernels.blur, batch.index, over(voxels, rows.shape[0]), tensors, numbers, (first, last, BLOCK))
 
 
 class LowResolution(Stage[RandomLowResolution]):
@@ -95,12 +110,53 @@ class LowResolution(Stage[RandomLowResolution]):
             image = along_axis(image, matrices, axis)
         return image.clamp_(column(low, image), column(high, image))
 
+    def launch(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
+        from umamba.datamodules.augmentation.device.kernels import rows as kernels
+        from umamba.datamodules.augmentation.device.kernels.run import BLOCK, over, run
+
+        rows, axes = packed
+        order, margin, count = self.transform.order, _MARGIN[self.transform.order], rows.shape[0]
+        chosen = unpack.pointer(rows)
+        tables = [(axis, *(unpack.pointer(slot) for slot in slots), slots[0].shape[1]) for axis, *slots in axes]
+        voxels, *shape = batch.image[0, 0].numel(), *batch.image.shape[2:]
+        taken: list[Any] = [None] * 3  # of three axes, of which a plane has the last two
+        sizes = [1] * (3 - len(shape)) + shape
+        for axis, indices, _, _, longest in tables:
+            taken[axis - len(shape)] = indices
+            sizes[axis - len(shape)] = longest - 2 * margin
+        extremes = batch.image.new_empty(count, 2, _PARTS)
+        run(
+            kernels.taken_extremes, batch.index, (_PARTS, count), (batch.image, chosen, *taken, extremes),
+            (voxels, *sizes, *shape[-2:], margin, _PARTS), (taken[0] is None, len(shape), BLOCK),
+        )  # fmt: skip
+        for (axis, indices, begin, weights, longest), (first, last), image, out in _passes(batch, tables, count):
+            numbers = (*axis_of(batch, axis), longest, _PARTS)
+            tensors = (image, out, chosen, indices, begin, weights, extremes)
+            constants = (order, POLE, _REACH, first, last, _PARTS, BLOCK)
+            run(kernels.sample_up, batch.index, over(voxels, count), tensors, numbers, constants)
+
     def _matrices(self, first: Tensor, weights: Tensor, size: int) -> Tensor:
         """Of the voxels from `first` (R, n) on and their weights (R, n, taps) the matrices (R, n, size)."""
         steps = torch.arange(weights.shape[-1], device=first.device)
         prefilter = _prefilter(-(-size // 256) * 256, self.transform.order, first.device)[:size, :size]
         rows = prefilter[first[..., None] + steps]  # (R, n, taps, size)
         return (rows * weights[..., None]).sum(2)
+
+
+AxisT = TypeVar("AxisT")
+
+
+def _passes(
+    batch: Batch, axes: Sequence[AxisT], rows: int
+) -> Iterator[tuple[AxisT, tuple[bool, bool], Tensor, Tensor]]:
+    """Axis by axis, whether it is the first or last, and from where to where it is worked on.
+
+    The first pass reads rows of the batch, the last writes them; between them are `rows` ones apart.
+    """
+    apart = [batch.image.new_empty(rows, *batch.image.shape[2:]) for _ in range(min(2, len(axes) - 1))]
+    for i, axis in enumerate(axes):
+        first, last = i == 0, i == len(axes) - 1
+        yield axis, (first, last), batch.image if first else apart[(i - 1) % 2], batch.image if last else apart[i % 2]
 
 
 @lru_cache(maxsize=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
 from umamba.datamodules.augmentation.device.resampling import (
+    POLE,
     cells_of,
     coordinates,
     cubic_coefficients,
@@ -66,6 +68,45 @@ class RotationScaling(Stage[RandomRotationScaling]):
         batch.image.index_copy_(0, samples, new_image.view(len(image), *batch.image.shape[1:]))
         batch.label.index_copy_(0, samples, new_label.view(len(image), *batch.label.shape[1:]))
 
+    def launch(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
+        from umamba.datamodules.augmentation.device.kernels import volumes as kernels
+        from umamba.datamodules.augmentation.device.kernels.run import over, run
+
+        assert batch.large_image is not None and batch.large_label is not None  # read where a matrix is drawn
+        transform, index, size = self.transform, batch.index, [*batch.image.shape[2:]]
+        image, label, planes = batch.large_image, batch.large_label, 1
+        count, channels, *block = image.shape
+        if transform.in_plane:
+            if block[0] != size[0]:
+                slices = (size[0], *block[1:])
+                image = centre_crop(image.flatten(0, 1), slices, transform.image_padding).contiguous()
+                label = centre_crop(label, slices, transform.label_padding).contiguous()
+            planes, block, size = size[0], block[1:], size[1:]
+        if transform.order == 3:
+            image = self._coefficients(image, block, index)
+        inner, outer = ((1, 1, 1)[len(sizes) :] + tuple(sizes) for sizes in (block, size))
+        tensors = (
+            image, label, unpack.pointer(packed[0]), unpack.pointer(packed[1]), unpack.pointer(packed[2]),
+            batch.image, batch.label,
+        )  # fmt: skip
+        numbers = (float(transform.image_padding), channels, planes, *inner, *outer, int(transform.label_padding))
+        grid = over(planes * math.prod(size), count, kernels.TURNED)
+        run(kernels.turn, index, grid, tensors, numbers, (len(size), transform.order, kernels.TURNED))
+
+    def _coefficients(self, image: Tensor, axes: Sequence[int], index: int) -> Tensor:
+        """Spline coefficients along the last axes, in the memory of the image or beside it."""
+        from umamba.datamodules.augmentation.device.kernels import volumes as kernels
+        from umamba.datamodules.augmentation.device.kernels.run import BLOCK, over, run
+
+        voxels, beside = image[0, 0].numel(), torch.empty_like(image)
+        grid = over(voxels, image.shape[:2].numel())
+        for axis, n in enumerate(axes):
+            numbers = (voxels, n, math.prod(axes[axis + 1 :]))
+            constants = (POLE, kernels.REACH, n <= kernels.REACH, BLOCK)
+            run(kernels.spline_filter, index, grid, (image, beside), numbers, constants)
+            image, beside = beside, image
+        return image
+
     def _resample(self, image: Tensor, label: Tensor, where: Tensor, new_image: Tensor, new_label: Tensor) -> None:
         transform = self.transform
         outside = outside_of(where, image.shape[2:], cut=transform.order == 3)[:, None]
@@ -95,6 +136,19 @@ class Mirror(Stage[RandomMirror]):
             sources.append(packer.indices(np.stack([forward[::-1] if axis in (d or ()) else forward for d in drawn])))
         return packer.indices(np.arange(len(drawn))), sources
 
+    def launch(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
+        from umamba.datamodules.augmentation.device.kernels import volumes as kernels
+        from umamba.datamodules.augmentation.device.kernels.run import BLOCK, over, run
+
+        image, label, (samples, channels, *patch) = batch.image, batch.label, batch.image.shape
+        sources = [unpack.pointer(slot) for slot in packed[1]]
+        if len(patch) == 2:
+            sources, patch = [None, *sources], [1, *patch]
+        batch.image, batch.label = torch.empty_like(image), torch.empty_like(label)
+        grid = over(math.prod(patch), samples)
+        tensors = image, label, *sources, batch.image, batch.label
+        run(kernels.mirror, batch.index, grid, tensors, (channels, *patch), (len(packed[1]), BLOCK))
+
     def apply(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
         dims = len(packed[1])
         sample = unpack(packed[0]).view(-1, *(1,) * dims)
@@ -103,6 +157,18 @@ class Mirror(Stage[RandomMirror]):
         channel = torch.arange(batch.image.shape[1], device=sample.device).view(-1, *(1,) * dims)
         batch.image = batch.image[sample[:, None], channel, *(i[:, None] for i in index)]
         batch.label = batch.label[sample, *index]
+
+
+def settle(batch: Batch, masked_channels: Sequence[int]) -> None:
+    """Labels outside of the image become 0, as do the masked channels there; by a kernel."""
+    from umamba.datamodules.augmentation.device.kernels import volumes as kernels
+    from umamba.datamodules.augmentation.device.kernels.run import BLOCK, over, run
+
+    samples, channels = batch.image.shape[:2]
+    voxels = batch.label[0].numel()
+    masked = sum(1 << channel for channel in masked_channels)
+    numbers = (channels, voxels, masked)
+    run(kernels.settle, batch.index, over(voxels, samples), (batch.image, batch.label), numbers, (BLOCK,))
 
 
 def _pieces(samples: int, size: Sequence[int], weight: int) -> Iterator[tuple[slice, slice]]:

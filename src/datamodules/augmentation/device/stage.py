@@ -30,6 +30,11 @@ class Batch:
     def __init__(self, image: Tensor, label: Tensor, large_image: Tensor | None, large_label: Tensor | None) -> None:
         self.image, self.label, self.large_image, self.large_label = image, label, large_image, large_label
 
+    @property
+    def index(self) -> int:
+        """Of the CUDA device; -1 on a CPU."""
+        return self.image.get_device()
+
     def channels(self) -> Tensor:
         """The image as a view (B * C, *patch): most transforms treat each channel on its own."""
         return self.image.flatten(0, 1)
@@ -72,7 +77,16 @@ class Stage(ABC, Generic[TransformT]):
 
     @abstractmethod
     def apply(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
-        """Change a batch on its device."""
+        """Change a batch on its device, in torch's own operations."""
+
+    @property
+    def variant(self) -> tuple[str, Any, Any]:
+        """What says which of the kernels are its own: class, order of a spline, and whether greys are inverted."""
+        return type(self).__name__, getattr(self.transform, "order", None), getattr(self.transform, "invert", None)
+
+    def launch(self, batch: Batch, packed: Any, unpack: Unpacker) -> None:
+        """Change a batch on a GPU by Triton kernels, where there are some for it."""
+        self.apply(batch, packed, unpack)
 
 
 def rows_of(drawn: Sequence[Sequence[Any] | None]) -> tuple[list[int], list[Any]]:
@@ -91,6 +105,12 @@ def slices(count: int, elements: int) -> Iterator[slice]:
     step = max(1, MOST_ELEMENTS // max(1, elements))
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))
+
+
+def axis_of(batch: Batch, axis: int) -> tuple[int, int, int]:
+    """Voxels of a patch, of one of its axes, and by how many two neighbours along it lie apart."""
+    patch = batch.image.shape[2:]
+    return patch.numel(), patch[axis], patch[axis + 1 :].numel()
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Launches of the augmentation's kernels, each described once and then called with addresses alone."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from umamba.models.kernels.norm_act_launch import Direct
+from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Launch
+from umamba.models.mamba.kernels.tiling import cdiv
+
+BLOCK, WARPS = 1024, 4  # voxels and warps of most programs
+
+
+@functools.lru_cache(maxsize=LAUNCHES_KEPT)
+def _launch(
+    kernel: Any,
+    device: int,
+    grid: tuple[int, int],
+    types: tuple[torch.dtype | None, ...],
+    fixed: tuple[tuple, tuple],
+    warps: int,
+) -> Any:
+    numbers, constants = fixed
+    made = Launch if device >= 0 else Direct
+    # Contracted products would move coordinates by a bit, and so points into other cells than NumPy's
+    return made(kernel, device, grid, [*types], [*numbers], constants, num_warps=warps, enable_fp_fusion=False)
+
+
+def run(
+    kernel: Any,
+    device: int,
+    grid: tuple[int, int],
+    tensors: tuple,
+    numbers: tuple,
+    constants: tuple,
+    warps: int = WARPS,
+) -> None:
+    """Run a kernel on the current stream.
+
+    Args:
+        kernel: Whose parameters are tensors, numbers and constants, in this order.
+        device: Index; -1 for Triton's interpreter.
+        grid: Programs along both axes.
+        tensors: Tensors that begin at multiples of 16 bytes, `Unpacker.pointer`'s, or None.
+        numbers: Whole or float32.
+        constants: Of the parameters that are `tl.constexpr`.
+        warps: A program.
+    """
+    types = tuple(None if t is None else t.dtype for t in tensors)
+    launch = _launch(kernel, device, grid, types, (numbers, constants), warps)
+    launch(*tensors) if device < 0 else launch(*[None if t is None else t.data_ptr() for t in tensors])
+
+
+def over(voxels: int, rows: int, block: int = BLOCK) -> tuple[int, int]:
+    """The grid of programs that take a block of a row's voxels each."""
+    return cdiv(voxels, block), rows
