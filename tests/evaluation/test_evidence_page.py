@@ -164,6 +164,55 @@ def test_each_of_what_must_agree_in_a_cell_is_looked_at(records, key):
     assert list(mixed(same)) == ["heart_3d/umamba_none_3"]
 
 
+def test_budgets_that_differ_are_said(records, tmp_path):
+    target = shutil.copytree(records, tmp_path / "records")
+    assert "one plan and one short budget for all networks" in make_page(target, tmp_path / "page").read_text()
+    for seed in (1, 2, 3):
+        path = target / "heart_3d" / f"umamba_enc_{seed}.json"
+        record = json.loads(path.read_text())
+        record["cost"]["steps"] *= 10
+        write_json(record, path)
+    page = make_page(target, tmp_path / "page").read_text()
+    assert "one short budget" not in page and "trained for different numbers of steps**: Heart, MR, 3D." in page
+
+
+def test_networks_that_were_trained_on_other_data_do_not_count(records):
+    some = [read_run(path) for path in find_runs(records) if path.parent.name == "heart_3d"]
+    for record in some:
+        record["data_hash"] = "another" if record["network"] == "umamba_enc" else record["data_hash"]
+    assert mixed(some) == {f"heart_3d/umamba_enc_{n}": "other data than heart_3d/nnunet_1" for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda rows, at: rows.append(rows[4]), "spleen of case_01 is scored twice"),
+        (lambda rows, at: rows.pop(), "it lacks the score of pancreas of case_11"),
+        (lambda rows, at: rows[0].__setitem__(0, "case_99"), "scores of case_99, which is none of the cases"),
+        (lambda rows, at: rows[2].__setitem__(at["dsc"], 1.7), "the DSC of pancreas of case_00 is 1.7"),
+        (lambda rows, at: rows[2].__setitem__(at["hd95"], -1.0), "the HD95 of pancreas of case_00 is -1.0"),
+        (lambda rows, at: rows[2].__setitem__(at["nsd"], "0.9"), "no record of a run"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused(records, tmp_path, edit, told):
+    record = read_run(records / "heart_3d" / "nnunet_2.json")
+    edit(record["scores"]["rows"], {name: at for at, name in enumerate(record["scores"]["columns"])})
+    write_json(record, tmp_path / "heart_3d" / "nnunet_2.json")
+    with pytest.raises(ValueError, match=told):
+        read_run(tmp_path / "heart_3d" / "nnunet_2.json")
+
+
+def test_a_record_under_another_name_is_left_out(records, tmp_path):
+    target = shutil.copytree(records, tmp_path / "records")
+    shutil.copy(target / "heart_3d" / "nnunet_1.json", target / "heart_3d" / "nnunet_4.json")
+    with pytest.raises(
+        LeftOutError, match=r"nnunet_4\.json holds the record of heart_3d/nnunet_1, which would count twice"
+    ):
+        make_page(target, tmp_path / "page")
+    scores = pd.read_csv(tmp_path / "page" / "tables" / "scores.csv")
+    assert set(scores["runs"]) == {3}
+
+
 def test_interruptions_one_network_and_one_case_are_told(tmp_path):
     stopped = {**ATTEMPT, "step": 40, "exit_code": 143, "energy_wh": None, "no_energy": "there is no nvidia-smi"}
     killed, failed = {**ATTEMPT, "step": 50, "exit_code": None}, {**ATTEMPT, "step": 50, "exit_code": 1}

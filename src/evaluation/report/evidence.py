@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -95,7 +96,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     words = folder / WORDS
     parts = [
         "# Evidence: which network is better, by how much, at what cost",
-        _headline(differences, main, len(runs), titles),
+        _headline(differences, main, len(runs), _budgets(valid, titles)),
         f"![Score against cost]({FIGURE})" if figure else "",
         words.read_text(encoding="utf-8").strip() if words.is_file() else "",
         _overview(rows, main, titles),
@@ -111,7 +112,21 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     return page
 
 
-def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, titles: Mapping[str, str]) -> str:
+def _budgets(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    """Whether the networks of a data set had one budget."""
+    steps: dict[str, set[Any]] = {}
+    for record in records:
+        steps.setdefault(record["dataset"], set()).add(record["cost"]["steps"])
+    apart = [markdown(titles[name]) for name, found in steps.items() if len(found) > 1]
+    if not apart:
+        return "one plan and one short budget for all networks of a data set."
+    return (
+        "one plan for all networks of a data set. **Some of these were trained for different numbers of steps**: "
+        f"{', '.join(apart)}."
+    )
+
+
+def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, budgets: str) -> str:
     """The main sentences: U-Mamba against the control and the CNN over all data sets."""
     sentences = []
     for network in ("umamba_enc", "umamba_bot", "resenc"):
@@ -124,10 +139,7 @@ def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, tit
                 f"{counted(found['settings'], 'data set')}; significantly better on {found['better']}, worse on "
                 f"{found['worse']}."
             )
-    about = (
-        f"{counted(runs, 'training')} on {counted(len(main), 'data set')}, one plan and one short budget for all "
-        "networks of a data set."
-    )
+    about = f"{counted(runs, 'training')} on {counted(len(main), 'data set')}, {budgets}"
     return "\n".join([about, "", *sentences]).strip()
 
 

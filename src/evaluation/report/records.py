@@ -7,12 +7,15 @@ it was made from are not needed.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report.left_out import Faults, left_out
 
 VERSION = 1
@@ -31,12 +34,16 @@ _NEEDED = (
     "run",
     "scores",
 )
+_RANGES = {"hd95": (0.0, math.inf), "volume_error": (-1.0, math.inf), "abs_volume_error": (0.0, math.inf)}
+_SHARE = (0.0, 1.0)  # of all other metrics
+_ROUNDED = 1e-6  # as records are
+_OTHER_DATA = "data_hash"
 _MUST_AGREE = {  # within a cell of the table
     "overrides": "other settings",
     "code": "another version of the code",
     "config_hash": "another configuration",
     "plan_hash": "another plan",
-    "data_hash": "other data",
+    _OTHER_DATA: "other data",
 }
 
 
@@ -44,7 +51,8 @@ def read_run(path: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        ValueError: It is none, or of a version that is not known here.
+        ValueError: It is none, or of a version that is not known here; it lies under another run's name, as a copy
+            does; or its scores are not one row a case and class, or no scores.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -52,9 +60,37 @@ def read_run(path: Path) -> dict[str, Any]:
         if record["version"] != VERSION or missing:
             lacks = f", it lacks {', '.join(missing)}" if missing else ""
             raise ValueError(f"{path} is a record of version {record['version']}, not {VERSION}{lacks}.")
+        if (path.parent.name, path.stem) != tuple(name_of(record).rsplit("/", 1)):
+            raise ValueError(
+                f"{path} holds the record of {name_of(record)}, which would count twice or for another run. Put it "
+                "back under its own name, or remove it."
+            )
+        if fault := _fault_of(record):
+            raise ValueError(f"{path}: {fault}. It was edited or cut; remove it, and run it again.")
         return record
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no record of a run ({error!r}). Remove it, and run it again.") from error
+
+
+def _fault_of(record: Mapping[str, Any]) -> str:
+    """What is wrong with the scores of a record; "" if nothing is."""
+    columns, rows = record["scores"]["columns"], record["scores"]["rows"]
+    keys = [(row[columns.index("case")], row[columns.index("class")]) for row in rows]
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        return f"{' of '.join(reversed(twice[0]))} is scored twice"
+    cases, classes = record["run"]["cases"], {name for _, name in keys}
+    if strange := sorted({case for case, _ in keys} - set(cases)):
+        return f"it has scores of {strange[0]}, which is none of the cases that were scored"
+    # The scripts of protocol paper leave out cases and classes.
+    missing = sorted({(case, name) for case in cases for name in classes} - set(keys))
+    if missing and record["run"]["protocol"] == "standard":
+        return f"it lacks the score of {' of '.join(reversed(missing[0]))}"
+    for at, metric in enumerate(columns):
+        low, high = _RANGES.get(metric, _SHARE)
+        for key, row in zip(keys, rows if metric in METRICS else (), strict=False):
+            if row[at] is not None and not low - _ROUNDED <= row[at] <= high + _ROUNDED:
+                return f"the {METRICS[metric].title} of {' of '.join(reversed(key))} is {row[at]!r}"
+    return ""
 
 
 def read_runs(paths: Iterable[Path], faults: Faults | None = None) -> list[dict[str, Any]]:
@@ -85,7 +121,9 @@ def name_of(record: Mapping[str, Any]) -> str:
 
 
 def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What cannot stand in one cell of a table with the first run of it.
+    """What cannot stand in one cell of a table with the first run of it, or not in one table with the others.
+
+    Networks of a data set may differ in all but the data that they were trained on and are scored with.
 
     Args:
         records: Of any cells; the first of a cell, by its seed, decides.
@@ -95,9 +133,14 @@ def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """
     faults: dict[str, str] = {}
     first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    of_data: dict[str, Mapping[str, Any]] = {}
     for record in sorted(records, key=lambda one: (one["dataset"], one["network"], one["seed"])):
         kept = first.setdefault((record["dataset"], record["network"]), record)
         differing = [what for key, what in _MUST_AGREE.items() if kept.get(key) != record.get(key)]
         if differing:
             faults[name_of(record)] = f"{' and '.join(differing)} than seed {kept['seed']} of its cell"
+            continue
+        beside = of_data.setdefault(record["dataset"], record)
+        if beside.get(_OTHER_DATA) != record.get(_OTHER_DATA):
+            faults[name_of(record)] = f"{_MUST_AGREE[_OTHER_DATA]} than {name_of(beside)}"
     return faults
