@@ -9,9 +9,7 @@ writes a checkpoint for eval.py and predict.py: the network is recognised by the
 configuration it was trained on travel along (configuration=3d_fullres where the checkpoint does not name it).
 With data=flare, say, eval.py scores it on that data set with its metrics; without, on the folder of dataset_json.
 
-The other side's names are those of dynamic-network-architectures (nnU-Net, U-Mamba's January 2024 code) and of
-U-Mamba's own modules. There the encoder is stored a second time inside the decoder, and most convolution blocks twice
-(`conv`, `norm` and `all_modules.0/1`); the copies are left out.
+The names on both sides are in `umamba.models.nnunet_names`.
 """
 
 from __future__ import annotations
@@ -37,7 +35,6 @@ if __name__ == "__main__" and wanted():  # before the imports that take seconds
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +51,7 @@ from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
 from umamba.models.nnunet_checkpoint import fold_number, mirrored_axes, read_checkpoint
+from umamba.models.nnunet_names import recognize, rename_weights
 from umamba.models.unet import UNet
 from umamba.plain import to_plain
 from umamba.planning.nnunet_plans import load_plan
@@ -62,29 +60,6 @@ from umamba.resolvers import register_resolvers
 from umamba.targets import MIRROR
 
 log = logging.getLogger(__name__)
-
-_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
-_COPIES = re.compile(r"^decoder\.encoder\.|\.all_modules\.")
-# (their name, ours), applied one after the other
-_RENAMES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^encoder\.stem\.(?:convs\.0\.)?", r"stem."),
-        (r"^encoder\.stages\.(\d+)\.(?:0\.convs\.|blocks\.)?", r"encoder_stages.\1."),
-        (r"^encoder\.mamba_layers\.(\d+)\.", r"encoder_stages.\1.mamba."),
-        (r"^mamba_layer\.", r"encoder_stages.BOTTLENECK.mamba."),
-        (r"^ln\.", r"encoder_stages.BOTTLENECK.mamba.norm."),
-        (r"^mamba\.", r"encoder_stages.BOTTLENECK.mamba.mamba."),
-        (r"\.mamba\.mamba\.", r".mamba.mixers.0."),
-        (r"^decoder\.stages\.(\d+)\.(?:convs\.|blocks\.)?", r"decoder_stages.\1."),
-        (r"^decoder\.(?:transpconvs|upsample_layers)\.", r"upsamples."),
-        (r"^decoder\.seg_layers\.", r"heads."),
-        (r"\.conv([12])\.(weight|bias)$", r".conv\1.conv.\2"),
-        (r"\.norm([12])\.", r".conv\1.norm."),
-        (r"\.conv3\.", r".shortcut."),
-        (r"\.skip\.\d+\.", r".shortcut.projection."),
-    )
-]
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor], network: UNet) -> dict[str, torch.Tensor]:
@@ -116,60 +91,6 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], network: UNet) ->
             "variant, mamba, the plan and (channel tokens) the patch size:\n  " + "\n  ".join(problems)
         )
     return converted
-
-
-def rename_weights(
-    state_dict: Mapping[str, torch.Tensor], num_stages: int
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The authors' or nnU-Net's weights under the names that they have here, whatever network they are of.
-
-    Args:
-        state_dict: as of `convert_state_dict`.
-        num_stages: of the encoder.
-
-    Returns:
-        The same tensors, without copies of others; and the name there of each.
-    """
-    converted: dict[str, torch.Tensor] = {}
-    origin: dict[str, str] = {}
-    for name, tensor in state_dict.items():
-        original = _WRAPPERS.sub("", name)
-        if _COPIES.search(original):
-            continue
-        ours = original
-        for pattern, replacement in _RENAMES:
-            ours = pattern.sub(replacement, ours)
-        ours = ours.replace("BOTTLENECK", str(num_stages - 1))
-        converted[ours], origin[ours] = tensor, name
-    return converted, origin
-
-
-def recognize(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
-    """Which network the weights belong to, by their names, as Hydra overrides of the group `model`.
-
-    Raises:
-        ValueError: none of the known networks.
-    """
-    names = [_WRAPPERS.sub("", name) for name in state_dict]
-
-    def has(prefix: str) -> bool:
-        return any(name.startswith(prefix) for name in names)
-
-    if has("encoder.stages.0.0.convs."):
-        return ["model=nnunet"]
-    if has("encoder.stages.0.blocks.") and has("decoder.stages.0.convs."):
-        return ["model=resenc"]
-    repo, paper = has("decoder.upsample_layers."), has("decoder.stages.0.blocks.")
-    if not (repo or paper):
-        raise ValueError(
-            "These weights belong to none of the networks that can be imported (U-Mamba Bot, Enc and its control "
-            f"without Mamba, nnU-Net's CNN and residual encoder); the first names are {', '.join(names[:5])}."
-        )
-    if has("encoder.mamba_layers."):
-        model = "umamba_enc"
-    else:
-        model = "umamba_bot" if has("mamba_layer.") or has("mamba.") else "umamba_none"
-    return [f"model={model}", f"model.network.variant={'repo' if repo else 'paper'}"]
 
 
 def import_checkpoint(

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from umamba.files import file_hash
 from umamba.models.checkpoint import PREFIX, load_plain
-from umamba.models.import_weights import rename_weights
 from umamba.models.nnunet_checkpoint import ALLOWED
+from umamba.models.nnunet_names import rename_weights
 from umamba.planning.configuration import PlanError
 from umamba.planning.plan import Plan
 from umamba.planning.transfer import exchanged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import lzma
@@ -19,8 +20,10 @@ from torch import nn
 
 from umamba.inference.mirroring import trained_mirror_axes
 from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
-from umamba.models.import_weights import convert_state_dict, import_checkpoint, main, recognize
+from umamba.models.import_weights import convert_state_dict, import_checkpoint, main
+from umamba.models.mamba.block import Mamba
 from umamba.models.nnunet_checkpoint import read_checkpoint
+from umamba.models.nnunet_names import names_of_others, recognize
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
 
@@ -60,6 +63,36 @@ def test_original_outputs(name: str) -> None:
     assert len(outputs) == len(golden["outputs"])
     for ours, theirs in zip(outputs, golden["outputs"], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_names_go_out_as_they_came_in(name: str) -> None:
+    golden = load_golden(name)
+    network = build(golden)
+    ours = convert_state_dict(golden["network_weights"], network)
+    out = {there: ours[here] for here, names in names_of_others(network).items() for there in names}
+    twice = {f"decoder.{k}": v for k, v in golden["network_weights"].items() if k.startswith("encoder.")}
+    theirs = golden["network_weights"] | twice  # the golden files leave the second copy of the encoder out
+    assert out.keys() == theirs.keys()
+    assert all(torch.equal(out[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"order": "bidirectional"}, r"read the raster once \(order=raster\)"),
+        ({"mixer": "gated_conv"}, r"this network's have GatedConv"),
+        ({"mixer": functools.partial(Mamba, d_state=8)}, r"this network's have Mamba with d_state, d_conv \(8, 4\)"),
+    ],
+)
+def test_layers_that_the_authors_have_not_get_no_names(changes: dict, message: str) -> None:
+    spec = load_golden("paper_enc_a3")["spec"]
+    network = UMamba(
+        spatial_dims=spec["dim"], in_channels=spec["ch"], out_channels=spec["nc"], features_per_stage=spec["feats"],
+        kernel_sizes=spec["ks"], strides=spec["st"], mamba="encoder", **changes,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        names_of_others(network)
 
 
 def test_copies_and_wrappers_change_nothing() -> None:
