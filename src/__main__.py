@@ -22,7 +22,7 @@ COMMANDS = {  # name -> module with the command's main, its config, what it does
     "report": ("umamba.evaluation.report.__main__", "report", "tables, tests, ranks and figures of all runs"),
     "best": ("umamba.cross_validation.__main__", "best", "the best of several cross-validations, and of pairs of them"),
     "benchmark": ("umamba.benchmark.__main__", "epochs", "time training epochs and say what bounds them"),
-    "export": ("umamba.models.export", "export", "one file to hand over: weights, plan and config of a checkpoint"),
+    "export": ("umamba.export.__main__", "export", "a network for others: one file, ONNX, nnU-Net's folder"),
 }
 VERSION = "versions of this package and of what it stands on, for a bug report"
 STANDS_ON = ("torch", "triton", "lightning", "hydra-core", "monai", "torchio", "SimpleITK", "numpy")

@@ -61,6 +61,25 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Folder to write into; it becomes `path`, which must not hold anything, when the block ends.
+
+    If the block raises, nothing is left of it.
+
+    Raises:
+        OSError: the disk is full or cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    beside.mkdir()
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a text file (UTF-8) whole or not at all."""
     with atomic_file(path) as beside:

@@ -21,7 +21,7 @@ FLOORS = [
     ["datamodules"],
     ["evaluation"],
     ["trainer", "run"],
-    ["benchmark", "cross_validation", "evidence"],
+    ["benchmark", "cross_validation", "evidence", "export"],
     ["__main__", "__init__"],
 ]
 

@@ -15,7 +15,7 @@ from umamba.locations import CONFIGS, ROOT
 PROGRAMS = {
     "train.py": "train", "eval.py": "eval", "predict.py": "predict", "umamba.planning": "planning",
     "umamba.datamodules.doctor": "doctor", "umamba.datamodules.prepare": "prepare",
-    "umamba.evaluation.report": "report", "umamba.evidence": "evidence", "umamba.models.export": "export",
+    "umamba.evaluation.report": "report", "umamba.evidence": "evidence", "umamba.export": "export",
     "umamba.models.import_weights": None, "umamba.benchmark": "epochs",
 }  # fmt: skip
 HEAVY = ("torch", "lightning", "hydra", "matplotlib", "pandas")

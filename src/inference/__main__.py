@@ -21,6 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from umamba.inference.averaged import predictor_of
+from umamba.inference.bundle import bundle_in
+from umamba.inference.bundled import predictor_of_bundle
 from umamba.inference.ensemble import find_ensemble
 from umamba.inference.folders import check_apart
 from umamba.inference.kept import parse_probabilities
@@ -71,9 +73,10 @@ def load(cfg: DictConfig) -> Predictor:
     """The networks, and the rules of post-processing, that the call names.
 
     Raises:
-        ValueError, FileNotFoundError: See `Predictor`, `predictor_of` and `load_rules`; or an option would do nothing.
+        ValueError, FileNotFoundError: See `Predictor`, `predictor_of`, `predictor_of_bundle` and `load_rules`; or an
+            option would do nothing.
     """
-    rules, ensemble = cfg.postprocessing, None
+    rules, decided = cfg.postprocessing, False
     if cfg.model_folder is not None:
         predictor = Predictor.from_model_folder(
             cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
@@ -81,18 +84,24 @@ def load(cfg: DictConfig) -> Predictor:
     else:
         if cfg.folds is not None:
             raise ValueError("folds=... chooses among those of model_folder=...; give their checkpoints instead.")
-        ensemble = find_ensemble(_plain(cfg.checkpoint))
-        if ensemble is None:
-            predictor = Predictor.from_checkpoint(_plain(cfg.checkpoint), cfg.device, cfg.mirror, cfg.trusted)
-        else:
+        checkpoint = _plain(cfg.checkpoint)
+        ensemble, bundle = find_ensemble(checkpoint), bundle_in(checkpoint)
+        if ensemble is not None:
+            decided = True
             predictor = predictor_of(
                 ensemble, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None
             )
+        elif bundle is not None:
+            predictor, decided = predictor_of_bundle(
+                bundle, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None
+            )
+        else:
+            predictor = Predictor.from_checkpoint(checkpoint, cfg.device, cfg.mirror, cfg.trusted)
     if isinstance(rules, bool):
-        if rules or ensemble is None:
+        if rules or not decided:
             raise ValueError(
-                "postprocessing=... is a file of rules, or false to leave out those of an ensemble.json, which are "
-                f"applied without it; it is {rules} for checkpoints that have none."
+                "postprocessing=... is a file of rules, or false to leave out those of an ensemble.json or a bundle, "
+                f"which are applied without it; it is {rules} for checkpoints that have none."
             )
     elif rules is not None:
         predictor.rules = load_rules(rules, predictor.plan.foreground)

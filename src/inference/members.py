@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,8 @@ class Member:
 
     def made_by(self) -> dict[str, Any]:
         """What tells it from others, as plain data."""
-        digest = hashlib.sha256()
-        for name, tensor in self.network.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return {
-            "weights_sha256": digest.hexdigest(),
+            "weights_sha256": weights_hash(self.network.state_dict()),
             "precision": str(self.autocast or torch.float32).removeprefix("torch."),
             "mirror_axes": list(self.mirror_axes),
         }
@@ -50,8 +46,17 @@ class Member:
             return mirrored(self.network, self.mirror_axes)(patches)
 
 
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights with their names, shapes and dtypes, in their order; 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def members_of(
-    checkpoints: Sequence[tuple[str | Path, dict[str, Any]]], device: torch.device, mirror: bool
+    checkpoints: Sequence[tuple[str | Path, Mapping[str, Any]]], device: torch.device, mirror: bool
 ) -> tuple[list[Member], Plan, str]:
     """The networks of checkpoints whose logits are to be averaged.
 
@@ -77,15 +82,20 @@ def members_of(
                 f"{one} was trained with another plan or configuration ({checkpoint['configuration']}, plan "
                 f"{other.hash()}) than {first} ({name}, plan {plan.hash()}); their logits cannot be averaged."
             )
-        _check_weights(network, one)
+        check_finite(network.state_dict(), one)
         axes = axes_to_mirror(checkpoint["config"], plan.configuration(name).spatial_dims, one) if mirror else ()
         autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
         members.append(Member(network, autocast, axes))
     return members, plan, name
 
 
-def _check_weights(network: nn.Module, path: str | Path) -> None:
-    bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """See that a training has not diverged.
+
+    Raises:
+        ValueError: Some weights are not finite.
+    """
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(

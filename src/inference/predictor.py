@@ -66,7 +66,7 @@ class Predictor(CasePredictor):
         if not paths:
             raise ValueError("There is no checkpoint to predict with: checkpoint=[] is an empty list.")
         device = choose_device(device)
-        return cls._of([(one, load_checkpoint(one, trusted)) for one in paths], device, mirror)
+        return cls.of_contents([(one, load_checkpoint(one, trusted)) for one in paths], device, mirror)
 
     @classmethod
     def from_model_folder(
@@ -91,13 +91,13 @@ class Predictor(CasePredictor):
             FileNotFoundError, ValueError: See `read_model_folder` and `from_checkpoint`.
         """
         device = choose_device(device)
-        return cls._of(list(read_model_folder(folder, folds, checkpoint).items()), device, mirror)
+        return cls.of_contents(list(read_model_folder(folder, folds, checkpoint).items()), device, mirror)
 
     @classmethod
-    def _of(
-        cls, checkpoints: Sequence[tuple[str | Path, dict[str, Any]]], device: torch.device, mirror: bool
+    def of_contents(
+        cls, checkpoints: Sequence[tuple[str | Path, Mapping[str, Any]]], device: torch.device, mirror: bool
     ) -> Predictor:
-        """Files and their contents."""
+        """Make one of checkpoints that are in memory: files and their contents, see `from_checkpoint`."""
         members, plan, name = members_of(checkpoints, device, mirror)
         return cls(members, plan, name, checkpoints[0][1]["config"], device)
 

@@ -115,8 +115,8 @@ def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> 
     topology = plan.configuration(configuration)
     planned = topology.n_conv_per_stage, topology.n_conv_per_stage_decoder
     built = (
-        tuple(map(_num_blocks, getattr(network, "encoder_stages", ()))),
-        tuple(map(_num_blocks, getattr(network, "decoder_stages", ()))),
+        tuple(map(num_blocks, getattr(network, "encoder_stages", ()))),
+        tuple(map(num_blocks, getattr(network, "decoder_stages", ()))),
     )
     if planned == built:
         return
@@ -137,5 +137,6 @@ def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> 
         )  # fmt: skip
 
 
-def _num_blocks(stage: nn.Module) -> int:
+def num_blocks(stage: nn.Module) -> int:
+    """Convolution or residual blocks of a stage of an encoder or a decoder."""
     return sum(isinstance(block, (ConvBlock, ResidualBlock)) for block in stage.children())

@@ -20,6 +20,7 @@ from umamba.planning.plan import Plan
 from umamba.targets import NETWORKS, check_config, present_names, scoring_data
 
 REQUIRED_KEYS = {"state_dict": dict, "plan": dict, "configuration": str, "config": dict}
+BUNDLE = "bundle"  # key of what `umamba export` adds, see `umamba.inference.bundle`
 PREFIX = "network."  # of the network's weights among those of the training module
 _SHOWN = 5  # differences listed before "and N more"
 _SLACK = 1 << 20  # bytes: a zip file's own tables
@@ -50,8 +51,21 @@ def load_checkpoint(path: str | Path, trusted: str | Sequence[str] | None = ()) 
         raise FileNotFoundError(
             f"No checkpoint at {path}. A run keeps its own in <run folder>/checkpoints/ (last.ckpt and best.ckpt)."
         )
-    checkpoint = load_plain(path)
-    missing = [key for key in REQUIRED_KEYS if key not in checkpoint] if isinstance(checkpoint, dict) else REQUIRED_KEYS
+    return check_checkpoint(load_plain(path), path, trusted)
+
+
+def check_checkpoint(content: Any, path: Path, trusted: str | Sequence[str] | None = ()) -> dict[str, Any]:
+    """What `load_checkpoint` returns, from what `load_plain` has read of the file.
+
+    Raises:
+        ValueError: see `load_checkpoint`.
+    """
+    missing = [key for key in REQUIRED_KEYS if key not in content] if isinstance(content, dict) else REQUIRED_KEYS
+    if missing and isinstance(content, dict) and BUNDLE in content:
+        raise ValueError(
+            f"{path} is a bundle of several networks, where one is asked for. predict.py takes it "
+            "(checkpoint=<the bundle>); for anything else give the checkpoints that it was made of."
+        )
     if missing:
         raise ValueError(
             f"{path} is no checkpoint of train.py: it lacks {', '.join(missing)}. Checkpoints of nnU-Net or of the "
@@ -59,15 +73,15 @@ def load_checkpoint(path: str | Path, trusted: str | Sequence[str] | None = ()) 
             "dataset_json=... output=...`."
         )
     for key, kind in REQUIRED_KEYS.items():
-        if not isinstance(checkpoint[key], kind):
-            raise ValueError(f"{path}: {key} must be a {kind.__name__}, it is a {type(checkpoint[key]).__name__}.")
+        if not isinstance(content[key], kind):
+            raise ValueError(f"{path}: {key} must be a {kind.__name__}, it is a {type(content[key]).__name__}.")
     try:
-        checkpoint["config"] = present_names(checkpoint["config"])
-        check_config(checkpoint["config"], trusted)
-        _check_weights(checkpoint)
+        content["config"] = present_names(content["config"])
+        check_config(content["config"], trusted)
+        _check_weights(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return checkpoint
+    return content
 
 
 def load_plain(path: Path, allowed: Sequence[Any] = ()) -> Any:
@@ -121,7 +135,7 @@ def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, P
     """
     plan = Plan.from_dict(checkpoint["plan"])
     network = _build(checkpoint, plan)
-    network.load_state_dict(_weights(checkpoint))
+    network.load_state_dict(network_weights(checkpoint))
     network.deep_supervision = False  # type: ignore[assignment]  # a switch that every network here has
     return network.eval(), plan
 
@@ -159,7 +173,8 @@ def _build(checkpoint: Mapping[str, Any], plan: Plan) -> nn.Module:
     return build_network(instantiate(model["network"]), plan, checkpoint["configuration"], model["deep_supervision"])
 
 
-def _weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's weights in the content of a checkpoint, under their names in the network."""
     state = checkpoint["state_dict"]
     return {key[len(PREFIX) :]: value for key, value in state.items() if str(key).startswith(PREFIX)}
 
@@ -175,7 +190,7 @@ class _OnlyWeightless(TorchFunctionMode):
 def _check_weights(checkpoint: Mapping[str, Any]) -> None:
     """Plan, network and weights belong together; found out with a network without memory (torch's meta device)."""
     plan = Plan.from_dict(checkpoint["plan"])
-    found = _weights(checkpoint)
+    found = network_weights(checkpoint)
     for name, tensor in found.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise ValueError(f"state_dict.{PREFIX}{name} is no dense tensor but a {type(tensor).__name__}.")

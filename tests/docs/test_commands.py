@@ -112,6 +112,7 @@ PROGRAMS = (
     "doctor",
     "report",
     "evidence",
+    "export",
 )
 
 

@@ -1,0 +1,77 @@
+"""A trained network as a file for others.
+
+    umamba export checkpoint=logs/.../checkpoints/last.ckpt output=liver.ckpt
+
+format=bundle writes one file for predict.py, with weights, plan, configuration, post-processing rules, hashes and
+licence, at about a third of the checkpoint's size where the optimiser keeps one state for each weight.
+format=nnunet writes a model folder that nnU-Net's own tools predict with.
+"""
+
+from __future__ import annotations
+
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "export")  # before the imports that take seconds
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from umamba.export.given import read_given
+from umamba.export.licence import read_licence
+from umamba.export.model_folder import write_model_folder
+from umamba.export.place import check_place
+from umamba.files import amount
+from umamba.inference.bundle import Bundle, said_of, write_bundle
+from umamba.locations import CONFIGS
+from umamba.run.errors import explained
+from umamba.run.stop import ends_on_signals
+from umamba.typed import check_switches
+
+FORMATS: dict[str, Callable[[Bundle, Path], Any]] = {"bundle": write_bundle, "nnunet": write_model_folder}
+# Options of some formats: their values that change nothing, and the formats
+OPTIONS: dict[str, tuple[object, tuple[str, ...]]] = {"postprocessing": (None, ("bundle",))}
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="export")
+@explained()
+def main(cfg: DictConfig) -> None:
+    """See the module."""
+    check_switches(cfg, ("overwrite",))
+    if cfg.format not in FORMATS:
+        raise ValueError(f"format is {cfg.format!r}; known are {', '.join(FORMATS)}.")
+    for name, (neutral, formats) in OPTIONS.items():
+        if cfg[name] != neutral and cfg.format not in formats:
+            raise ValueError(
+                f"{name}={cfg[name]} does nothing with format={cfg.format}; it is for {', '.join(formats)}."
+            )
+    output, checkpoint = Path(cfg.output), _plain(cfg.checkpoint)
+    check_place(output, checkpoint, folder=cfg.format == "nnunet", overwrite=cfg.overwrite)
+    given = read_given(
+        checkpoint,
+        postprocessing=cfg.postprocessing,
+        licence=read_licence(cfg.licence),
+        trusted=_plain(cfg.trusted),
+    )
+    FORMATS[cfg.format](given, output)
+    size = sum(path.stat().st_size for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
+    count = sum(map(len, given.groups.values()))
+    log.info("%s: %s, %d network%s; %s.", output, amount(size), count, "s" * (count > 1), said_of(given.licence))
+    if given.licence is None:
+        log.info("Say under which licence others may use it: licence=CC-BY-4.0, say, or a file with its text.")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, ListConfig) else value
+
+
+if __name__ == "__main__":
+    with ends_on_signals(), explained():
+        main()

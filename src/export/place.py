@@ -1,0 +1,75 @@
+"""Where an export goes: what must not be replaced, and what may be."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from umamba.inference.bundle import bundle_in
+
+SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}  # of the files that are no bundles
+_OF_A_MODEL_FOLDER = re.compile(
+    r"plans\.json|dataset\.json|export\.json|LICENSE|fold_(?:\d+|all)/checkpoint_final\.pth"
+)
+
+
+def check_place(output: Path, checkpoint: str | list[str], *, folder: bool, overwrite: bool) -> None:
+    """See that the output can be written, before anything is read.
+
+    Args:
+        output: File, or folder, to be written.
+        checkpoint: What is read, as the user gave it.
+        folder: Whether the output is a folder.
+        overwrite: Replace what an earlier export has left there.
+
+    Raises:
+        ValueError: It is what is read, is there already, is of the other kind, or is no export's.
+        OSError: The folder that it goes into cannot be written to.
+    """
+    for one in [checkpoint] if isinstance(checkpoint, str) else checkpoint:
+        if output.resolve() == Path(one).resolve():
+            raise ValueError(f"output={output} would replace checkpoint={one}. Give another output.")
+    if output.is_dir() != folder and output.exists():
+        kind, other = ("a folder", "a file") if folder else ("a file", "a folder")
+        raise ValueError(f"output={output} is {other}; this format writes {kind}. Give another name.")
+    if output.exists() and not overwrite and not (folder and not any(output.iterdir())):
+        raise ValueError(f"output={output} is there already. Give another name, or overwrite=true to replace it.")
+    if not folder and output.exists() and not is_export(output):
+        raise ValueError(f"output={output} is none that an export has written, and is not replaced. Give another name.")
+    if folder and output.exists() and (others := _others(output)):
+        raise ValueError(
+            f"output={output} holds more than an export would have left there ({others[0]}), and is not replaced. Give "
+            "another name."
+        )
+    parent = next(one for one in output.absolute().parents if one.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"output={output} cannot be written: {parent} is a file, not a folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"output={output} cannot be written: there is no permission to write into {parent}.")
+
+
+def is_export(file: Path) -> bool:
+    """Whether an export has written a file."""
+    return file.suffix in SUFFIXES.values() or bundle_in(str(file)) is not None
+
+
+def clear_folder(output: Path) -> None:
+    """Remove the model folder of an earlier export, that a new one takes its place; nothing else is touched.
+
+    Raises:
+        ValueError: It holds more by now.
+    """
+    if not output.exists():
+        return
+    if others := _others(output):
+        raise ValueError(f"output={output} holds {others[0]}, which no export has left there.")
+    shutil.rmtree(output)
+
+
+def _others(folder: Path) -> list[str]:
+    names = [
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    ]
+    return [name for name in names if not _OF_A_MODEL_FOLDER.fullmatch(name)]

@@ -1,0 +1,91 @@
+"""What cannot be exported is said before anything is read, and nothing is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.export.made import save, save_folds
+from tests.models.tiny_plan import tiny_plan
+from umamba.export.__main__ import main
+from umamba.export.given import read_given
+from umamba.export.place import check_place, clear_folder
+from umamba.files import UNFINISHED, atomic_folder
+
+
+def test_options_are_checked_first(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    asked = {"format": "bundle", "overwrite": False, "postprocessing": None, "checkpoint": "x", "output": "y"}
+    for change, message in [
+        ({"format": "tflite"}, r"format is 'tflite'; known are bundle, .*nnunet"),
+        ({"overwrite": "yes please"}, r"overwrite=yes please: expected true or false"),
+        ({"format": "nnunet", "postprocessing": "x.json"}, r"postprocessing=x\.json does nothing with format=nnunet"),
+    ]:
+        with pytest.raises((ValueError, SystemExit), match=message):
+            main.__wrapped__.__wrapped__(OmegaConf.create(asked | change))
+
+
+def test_places_that_are_taken(tmp_path: Path) -> None:
+    file, folder = tmp_path / "file.ckpt", tmp_path / "folder"
+    file.write_text("a checkpoint")
+    folder.mkdir()
+    for output, of_folder, overwrite, message in [
+        (file, False, False, r"would replace checkpoint="),
+        (folder, False, True, r"is a folder; this format writes a file"),
+        (file, True, True, r"would replace checkpoint="),
+        (tmp_path / "other.ckpt", True, True, r"is a file; this format writes a folder"),
+        (tmp_path / "other.ckpt", False, False, r"is there already\. .*overwrite=true"),
+        (tmp_path / "other.ckpt", False, True, r"is none that an export has written, and is not replaced"),
+        (file / "x" / "y.ckpt", False, False, r"cannot be written: .*file\.ckpt is a file, not a folder"),
+    ]:
+        (tmp_path / "other.ckpt").write_text("mine")
+        with pytest.raises((ValueError, NotADirectoryError), match=message):
+            check_place(output, str(file), folder=of_folder, overwrite=overwrite)
+    check_place(folder, str(file), folder=True, overwrite=False)  # an empty folder is nothing that could be lost
+    (folder / "fold_0").mkdir()
+    (folder / "fold_0" / "checkpoint_final.pth").touch()
+    check_place(folder, str(file), folder=True, overwrite=True)
+    (folder / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"holds more than an export would have left there \(notes\.txt\)"):
+        check_place(folder, str(file), folder=True, overwrite=True)
+    with pytest.raises(ValueError, match=r"holds notes\.txt"):
+        clear_folder(folder)
+    assert (folder / "fold_0" / "checkpoint_final.pth").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=r"there is no permission to write into"):
+        check_place(tmp_path / "b.ckpt", "last.ckpt", folder=False, overwrite=False)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "out") as beside:
+        assert beside.name.startswith(UNFINISHED)
+        (beside / "plans.json").touch()
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_of_a_cascade_are_no_file_of_their_own(tmp_path: Path) -> None:
+    plan = tiny_plan()
+    first = plan.configuration("3d_fullres")
+    second = dataclasses.replace(first, name="3d_cascade_fullres", previous_stage="3d_fullres")
+    plan = dataclasses.replace(plan, configurations={"3d_fullres": first, second.name: second})
+    checkpoint = save(tmp_path / "last.ckpt", "model=nnunet", plan=plan, configuration=second.name)
+    with pytest.raises(ValueError, match=r"is the second stage of a cascade"):
+        read_given(str(checkpoint))
+
+
+def test_no_checkpoint_and_no_ensemble(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint=\[\] is an empty list"):
+        read_given([])
+    folder = save_folds(tmp_path / "cv", "model=nnunet")
+    (folder / "ensemble.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no ensemble\.json.*last\.ckpt|holds no ensemble\.json"):
+        read_given(str(folder))
