@@ -70,6 +70,7 @@ DATA_MODULES = (
     "umamba.datamodules.custom.CustomDataModule",
     "umamba.datamodules.decathlon.DecathlonDataModule",
     "umamba.datamodules.endoscopy.EndoscopyDataModule",
+    "umamba.datamodules.joint.JointDataModule",
     "umamba.datamodules.nuclei.NucleiDataModule",
     "umamba.datamodules.phantom.PhantomDataModule",
     "umamba.datamodules.phantom.PhantomCellsDataModule",
@@ -78,7 +79,7 @@ MIRROR = "umamba.datamodules.augmentation.spatial.RandomMirror"  # only read: wh
 # Keys of `data` that only training needs; scoring leaves them out.
 TRAINING_ONLY = (
     "planning", "augmentation", "num_workers", "iterations_per_epoch", "val_iterations", "oversample", "seed",
-    "patch_size", "patch_multiple", "batch_size", "augment_on",
+    "patch_size", "patch_multiple", "batch_size", "augment_on", "sources", "classes", "missing", "rename", "images",
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

@@ -44,6 +44,7 @@ def needed(group: str, name: str) -> list[str]:
     """Overrides without which a choice is incomplete on purpose."""
     mandatory = {
         ("data", "custom"): ["data.dataset_dir=somewhere/Dataset123_Mine"],
+        ("data", "joint"): ["data.sources=[somewhere/A,somewhere/B]", "data.dataset_dir=somewhere/Dataset123_Both"],
         ("data", "decathlon"): ["data.decathlon_task=Task09_Spleen"],
     }
     return mandatory.get((group, name), [])

@@ -32,6 +32,7 @@ from umamba.evaluation.record import (
 )
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.shown_table import show_table
+from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import describe, write_tables
 from umamba.files import read_json, writing_into
 from umamba.inference.ensemble import FILE, Ensemble, Group, read_ensemble, write_ensemble
@@ -120,6 +121,7 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
     text = write_tables(scores.drop(columns="fold"), folder / "tables", remark=REMARK)
     write_fold_tables(scores, folder / "tables")
     show_table(text, f"{describe(scores)} {REMARK}")
+    write_source_tables(scores.drop(columns="fold"), pairs, folder / "tables")
     first = folds[0]
     record = run_record(
         [fold.member for fold in folds],

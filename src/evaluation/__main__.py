@@ -31,14 +31,16 @@ from umamba.evaluation.same_table import check_one_data_set, check_one_way, note
 from umamba.evaluation.score_run import REMARKS, predict_and_score
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
 from umamba.evaluation.shown_table import show_table
+from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import check_parquet, describe, write_tables
-from umamba.files import writing_into
+from umamba.files import read_json, writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
+from umamba.raw.sources import sources_of
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 from umamba.typed import check_switches
@@ -155,11 +157,13 @@ def score_folders(cfg: DictConfig) -> None:
     check_predictions(predictions, references, dataset_json, other_dataset=cfg.other_dataset)
     check_parquet(cfg.parquet)
     check_workers(cfg.workers)
-    pairs = pair_folders(predictions, references, scoring)
+    sources = sources_of(read_json(dataset_json), dataset_json)
+    pairs = pair_folders(predictions, references, scoring, sources)
     check_one_prediction(predictions, {pair.case: pair.prediction for pair in pairs})
     scores = evaluate(pairs, scoring, workers=cfg.workers)
     with writing_into(Path(cfg.output)):
         text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet)
+        write_source_tables(scores, pairs, Path(cfg.output) / "tables")
     show_table(text, describe(scores))
 
 

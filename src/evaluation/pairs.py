@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from umamba.evaluation.scoring import Scoring
 from umamba.raw.dataset import RawCase
+from umamba.raw.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +27,30 @@ class Pair:
         prediction: Label map (for instance data: class map or instance map).
         reference: Label map (for instance data: instance map).
         images: The case's images, for figures; may be empty.
+        source: The data set that the case is of, where several were made into one.
     """
 
     case: str
     prediction: Path
     reference: Path
     images: tuple[Path, ...] = ()
+    source: Source | None = None
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Classes that are not scored: nobody has looked for them in this case."""
+        return () if self.source is None else self.source.unlabelled
+
+    def known(self, reference: np.ndarray, ignore_label: int | None) -> np.ndarray:
+        """A reference as the classes that are scored see it: background is where only others may lie.
+
+        Args:
+            reference: The label map.
+            ignore_label: Its value that counts for nothing.
+        """
+        if not self.unlabelled or ignore_label is None:
+            return reference
+        return np.where(reference == ignore_label, 0, reference)
 
 
 def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) -> list[Pair]:
@@ -53,7 +74,7 @@ def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) ->
     others = [str(found.pop(name)) for name in sorted(found.keys() - references.keys())]
     if others:
         log.warning("%d label map(s) of other cases lie here too and are not scored: %s.", len(others), _list(others))
-    return _pair(found, references, predictions, images)
+    return _pair(found, references, predictions, images, {case.identifier: case.source for case in cases})
 
 
 def references_of(cases: Iterable[RawCase], scoring: Scoring) -> dict[str, Path]:
@@ -75,7 +96,9 @@ def references_of(cases: Iterable[RawCase], scoring: Scoring) -> dict[str, Path]
     return {case.identifier: _reference(case.label_file, scoring) for case in cases}
 
 
-def pair_folders(predictions: Path, references: Path, scoring: Scoring) -> list[Pair]:
+def pair_folders(
+    predictions: Path, references: Path, scoring: Scoring, sources: Mapping[str, Source] | None = None
+) -> list[Pair]:
     """Pair the files of two folders by name.
 
     Protocol paper leaves out a reference without a prediction, as the paper's scripts do.
@@ -84,6 +107,7 @@ def pair_folders(predictions: Path, references: Path, scoring: Scoring) -> list[
         predictions: Folder with NAME + `scoring.file_ending`.
         references: Folder with NAME + `scoring.reference_ending`.
         scoring: Says what the files are called.
+        sources: Case -> the data set that it is of, see `umamba.raw.sources`.
 
     Raises:
         FileNotFoundError: A folder does not exist or holds no such file, or a prediction is missing.
@@ -95,7 +119,7 @@ def pair_folders(predictions: Path, references: Path, scoring: Scoring) -> list[
     if scoring.protocol == "paper" and left_out:
         log.warning("Protocol paper: %d case(s) without prediction left out: %s.", len(left_out), _list(left_out))
         expected = {name: path for name, path in expected.items() if name in found}
-    return _pair(found, expected, predictions, {})
+    return _pair(found, expected, predictions, {}, sources or {})
 
 
 def _reference(label: Path, scoring: Scoring) -> Path:
@@ -123,7 +147,11 @@ def _visible(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _pair(
-    predictions: dict[str, Path], references: dict[str, Path], folder: Path, images: dict[str, tuple[Path, ...]]
+    predictions: dict[str, Path],
+    references: dict[str, Path],
+    folder: Path,
+    images: dict[str, tuple[Path, ...]],
+    sources: Mapping[str, Source | None],
 ) -> list[Pair]:
     missing = [str(references[name]) for name in sorted(references.keys() - predictions.keys())]
     if missing:
@@ -132,7 +160,13 @@ def _pair(
     if surplus:
         raise ValueError(f"{folder} holds {len(surplus)} prediction(s) without a reference: {_list(surplus)}.")
     return [
-        Pair(case=name, prediction=predictions[name], reference=references[name], images=images.get(name, ()))
+        Pair(
+            case=name,
+            prediction=predictions[name],
+            reference=references[name],
+            images=images.get(name, ()),
+            source=sources.get(name),
+        )
         for name in sorted(references)
     ]
 

@@ -44,9 +44,11 @@ def fit_rules(
     """
     classes = {name: value for name, value in labels.items() if value != 0}
     rules: list[Rule] = []
-    if len(classes) > 1:
+    # Where nobody has labelled a class, nothing tells whether the rule of all would remove it.
+    whole = [pair for pair in pairs if not pair.unlabelled]
+    if len(classes) > 1 and whole:
         everything = _rule(classes)
-        before, after = _dice(pairs, [], [everything], classes, ignore_label)
+        before, after = _dice(whole, [], [everything], classes, ignore_label)
         old, new = (float(np.nanmean([*dice.values()])) if _any(dice) else np.nan for dice in (before, after))
         if new > old and not any(after[name] < before[name] for name in classes):
             rules.append(replace(everything, dice_before=old, dice_after=new))
@@ -122,6 +124,7 @@ def _dice(
     values: list[dict[str, list[float]]] = [{name: [] for name in classes} for _ in ways]
     for pair in track(pairs, f"Trying {len(more)} rule(s)", transient=True):
         reference, prediction, _ = read_pair(pair)
+        reference = pair.known(reference, ignore_label)
         ignored = None if ignore_label is None else reference == ignore_label
         if ignored is not None:
             reference = np.where(ignored, 0, reference)
@@ -131,7 +134,7 @@ def _dice(
                 processed = np.where(ignored, 0, processed)
             overlap = count_overlap(reference, processed, max(values_of(classes, classes)) + 1)
             for name, value in classes.items():
-                found[name].append(overlap.dice(value))
+                found[name].append(np.nan if name in pair.unlabelled else overlap.dice(value))
     before, after = ({name: _mean(v) for name, v in found.items()} for found in values)
     return before, after
 

@@ -39,10 +39,10 @@ def _read_and_score(pair: Pair, scoring: Scoring) -> list[dict[str, Any]]:
         _check_classes(prediction, pair, scoring)
         prediction = scoring.as_compared(prediction)
     try:
-        variant, rows = _score(reference, prediction, spacing, scoring)
+        variant, rows = _score(pair.known(reference, scoring.ignore_label), prediction, spacing, scoring)
     except ValueError as error:
         raise ValueError(f"Case {pair.case}, {pair.prediction} against {pair.reference}: {error}") from error
-    return [{"protocol": variant, "case": pair.case} | row for row in rows]
+    return [{"protocol": variant, "case": pair.case} | row for row in rows if row["class"] not in pair.unlabelled]
 
 
 def _score(

@@ -18,6 +18,7 @@ from umamba.evaluation.prepared import Prepared, RunOptions, prepare
 from umamba.evaluation.record import Contents, dataset_name, run_cost, run_record, save_record
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.shown_table import show_table
+from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
 from umamba.evaluation.wandb_table import log_predictions
 from umamba.files import read_json, writing_into
@@ -76,6 +77,7 @@ def _predict_and_score(
     remark = REMARKS[prepared.scored]
     text = write_tables(scores, folder / "tables", parquet=options.parquet, remark=remark)
     show_table(text, f"{describe(scores)} {remark}".strip())
+    write_source_tables(scores, pairs, folder / "tables")
     if rules is None:
         overlay_figure({"prediction": pairs}, scores, {"prediction": scoring}, folder / "figures" / "overlays.png")
     log_scores(loggers, scores, pairs, scoring)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from umamba.names import name_fault
 from umamba.raw.description import PICTURE_ENDINGS, DatasetDescription, DatasetError
+from umamba.raw.sources import Source, sources_of
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,19 @@ _SHOWN = 10  # faults listed one by one before "and N more"
 
 @dataclass(frozen=True, kw_only=True)
 class RawCase:
-    """The files of one case: one image per channel (or one picture with all of them) and perhaps a label."""
+    """The files of one case: one image per channel (or one picture with all of them) and perhaps a label.
+
+    Attributes:
+        identifier: Its name.
+        images: In the order of the channels.
+        label: None where there is none.
+        source: The data set that it is of, where several were made into one.
+    """
 
     identifier: str
     images: tuple[Path, ...]
     label: Path | None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         # Stores, predictions and pictures are named after the case.
@@ -74,7 +83,8 @@ class RawDataset(DatasetDescription):
             raise FileNotFoundError(f"The raw data set folder {folder} does not exist. Check data.dataset_dir.")
         path = folder / "dataset.json"
         description = DatasetDescription.read(path)
-        explicit = json.loads(path.read_text(encoding="utf-8")).get("dataset")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        explicit = content.get("dataset")
         if explicit:
             training = _listed_cases(folder, explicit, path)
         else:
@@ -92,6 +102,11 @@ class RawDataset(DatasetDescription):
                 "%s declares numTraining %d, but %d training cases were found; the planner goes by the %d files.",
                 path, description.num_training, len(training), len(training),
             )  # fmt: skip
+        if sources := sources_of(content, path):
+            training, test = (
+                tuple(replace(case, source=sources.get(case.identifier)) for case in cases)
+                for cases in (training, test)
+            )
         return cls(folder=folder, training_cases=training, test_cases=test, **vars(description))
 
 

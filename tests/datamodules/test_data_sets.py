@@ -24,7 +24,8 @@ from umamba.targets import DATA_MODULES
 
 register_resolvers()
 CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "data").glob("[!_]*.yaml"))
-NEEDED = {"custom": ["data.dataset_dir=raw/Dataset123_Mine"], "decathlon": ["data.decathlon_task=Task09_Spleen"]}
+NEEDED = {"custom": ["data.dataset_dir=raw/Dataset123_Mine"], "decathlon": ["data.decathlon_task=Task09_Spleen"],
+          "joint": ["data.sources=[raw/A,raw/B]", "data.dataset_dir=raw/Dataset123_Both"]}  # fmt: skip
 ASKS = ("flare", "amos_mr", "amos_mr_2d", "endovis", "cell")  # behind a form, or too large to fetch unasked
 
 

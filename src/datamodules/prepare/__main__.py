@@ -23,6 +23,7 @@ from umamba.locations import CONFIGS
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
+from umamba.run.named_dataset import name_dataset
 from umamba.run.stop import ends_on_signals
 
 register_resolvers()
@@ -32,7 +33,7 @@ register_resolvers()
 @explained()
 def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True)
-    datamodule = instantiate(cfg.data)
+    datamodule = instantiate(name_dataset(cfg).data)
     source = None if cfg.source is None else Path(cfg.source)
     try:
         datamodule.make_raw(source, incomplete=cfg.incomplete)

@@ -79,13 +79,12 @@ class ScoredRun:
         """The scored files that are still where they were and have images."""
         pairs = []
         for entry in self.record.get("pairs", ()):
-            paths = {key: Path(entry[key]) for key in ("prediction", "reference")}
+            prediction, reference = Path(entry["prediction"]), Path(entry["reference"])
             if self.processed:
-                plain = paths["prediction"]
-                paths["prediction"] = plain.parent.with_name(POSTPROCESSED) / plain.name
+                prediction = prediction.parent.with_name(POSTPROCESSED) / prediction.name
             images = tuple(map(Path, entry["images"]))
-            if images and all(path.is_file() for path in (*paths.values(), *images)):
-                pairs.append(Pair(case=entry["case"], images=images, **paths))
+            if images and all(path.is_file() for path in (prediction, reference, *images)):
+                pairs.append(Pair(case=entry["case"], images=images, prediction=prediction, reference=reference))
         return pairs
 
     @property
