@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self
 
+from umamba.evaluation.training_data import data_of
 from umamba.models.checkpoint import load_plain
 from umamba.targets import present_names
 
@@ -27,6 +28,7 @@ class Member:
         trained_on: Case -> fingerprint of its first image (see `held_out.fingerprint`); None in older checkpoints.
         validated_with: Cases of the validation fold; None in older checkpoints.
         init_from: Hash of the checkpoint whose weights the training began with; None if it began anew.
+        data: What it was trained on, see `data_of`; None in older checkpoints.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Member:
     trained_on: Mapping[str, str] | None = None
     validated_with: tuple[str, ...] | None = None
     init_from: str | None = None
+    data: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
@@ -76,6 +79,7 @@ class Member:
             trained_on=trained_on,
             validated_with=None if validated_with is None else tuple(validated_with),
             init_from=_dict_of(checkpoint, "init_from", path).get("hash"),
+            data=data_of(trained_on, cases.get("files")),
         )
 
     @property

@@ -96,6 +96,7 @@ def run_record(
                 "seed": member.seed,
                 "imported": member.imported["sha256"] if member.imported else None,
                 "training": training_of(member),
+                "data": None if member.data is None else dict(member.data),
             }
             for member in members
         ],

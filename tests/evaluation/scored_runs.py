@@ -39,6 +39,7 @@ def make_run(
     content: str = "0123",
     more_members: tuple[dict, ...] = (),
     names: list[str] | None = None,
+    data: dict | None = None,
 ) -> Path:
     """One run: scores rise with `gain`, the same case is equally hard for every network."""
     names = names or ([pair.case for pair in pairs] if pairs else [f"case_{i:02d}" for i in range(cases)])
@@ -69,7 +70,8 @@ def make_run(
         "trainer": {"max_epochs": 2, "precision": "32-true"},
     } | (config or {})  # fmt: skip
     plan = {"configurations": {configuration: {"patch_size": [8, 8, 8]}}, "channel_names": ["CT"]}
-    members = [Member(path=folder / "last.ckpt", config=one, plan=plan, configuration=configuration, epochs=2)
+    members = [Member(path=folder / "last.ckpt", config=one, plan=plan, configuration=configuration, epochs=2,
+                      data=data)
                for one in [config, *more_members]]  # fmt: skip
     record = run_record(
         members, dataset=dataset, scored=scored, protocol=protocol,

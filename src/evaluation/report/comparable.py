@@ -26,13 +26,18 @@ class Run(Protocol):
     def network(self) -> str: ...
     @property
     def folds(self) -> tuple[str, ...]: ...
+    @property
+    def training_sets(self) -> tuple[tuple[str, int], ...]: ...
+    @property
+    def trained_on(self) -> tuple[str, ...]: ...
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
     """See that the runs of each data set were scored alike, on the same cases.
 
     All runs on a test set must have the same cases. Of validation folds each network's runs together must have those
-    of every other network, and runs of the same folds the same ones.
+    of every other network, and runs of the same folds the same ones. Runs of one fold of the same training cases must
+    have been trained on the same of them.
 
     Raises:
         ValueError: They were not; names two runs and what differs.
@@ -44,6 +49,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
         _check_manner(dataset, some)
         _check_content(dataset, some)
         _check_cases(dataset, some)
+        _check_splits(dataset, some)
 
 
 def _check_manner(dataset: str, runs: Sequence[Run]) -> None:
@@ -81,6 +87,18 @@ def _check_cases(dataset: str, runs: Sequence[Run]) -> None:
     networks = list(by_network.values())
     for cases, run in networks[1:]:
         _compare(dataset, networks[0][0], cases, networks[0][1], run)
+
+
+def _check_splits(dataset: str, runs: Sequence[Run]) -> None:
+    """The same fold of the same cases was trained on the same of them, unless it is a fold of another split."""
+    seen: dict[object, Run] = {}
+    for run in runs:
+        first = seen.setdefault((run.folds, run.training_sets), run) if run.trained_on else run
+        if first.trained_on != run.trained_on:
+            raise ValueError(
+                f"{_named(first, run, dataset)}, but were trained on different cases, though both are of fold "
+                f"{' + '.join(run.folds)}: they are of two splits of the data set. {_WAY_OUT}"
+            )
 
 
 def _compare(dataset: str, one: set[str], other: set[str], first: Run, second: Run) -> None:

@@ -20,6 +20,7 @@ from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.report.left_out import Faults, check_any, left_out
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs, scores_of
 from umamba.evaluation.tables import metrics_of
+from umamba.evaluation.training_data import sets_apart
 from umamba.files import read_json
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,18 @@ class ScoredRun:
         return tuple(sorted({str(member["fold"]) for member in self.record["members"]}))
 
     @property
+    def training_sets(self) -> tuple[tuple[str, int], ...]:
+        """Hash and number of the cases of each split that its checkpoints are of; empty where it is unknown."""
+        data = [member.get("data") for member in self.record["members"]]
+        return tuple(sorted({(one["set"], one["set_cases"]) for one in data if one})) if all(data) else ()
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Hashes of the cases that its checkpoints were trained on; empty where it is unknown."""
+        data = [member.get("data") for member in self.record["members"]]
+        return tuple(sorted(one["trained_on"] for one in data)) if all(data) else ()
+
+    @property
     def replicate(self) -> str:
         """What tells runs of one network apart."""
         seeds = sorted({str(m["seed"]) for m in self.record["members"] if m["seed"] is not None})
@@ -166,7 +179,7 @@ def _read(path: Path) -> list[ScoredRun]:
         modified=path.stat().st_mtime,
     )  # fmt: skip
     try:
-        _ = run.facts, run.replicate, run.pairs
+        _ = run.facts, run.replicate, run.pairs, run.training_sets, run.trained_on
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."
@@ -198,8 +211,11 @@ def of_records(records: Sequence[Mapping[str, Any]], folder: Path) -> list[Score
 
 def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     found: dict[str, ScoredRun] = {}
-    for run in runs:
-        key = repr((run.dataset, run.record["network"], run.replicate, sorted(run.facts.items())))
+    what = [repr((run.dataset, run.record["network"], run.replicate, sorted(run.facts.items()))) for run in runs]
+    for run, name in zip(runs, what, strict=True):
+        data = {one.trained_on for one, other in zip(runs, what, strict=True) if other == name and one.trained_on}
+        # Scores of an older version do not say what was trained on.
+        key = f"{name} {run.trained_on or (data.pop() if len(data) == 1 else ())}"
         kept, dropped = (run, found.get(key)) if key not in found or run.modified > found[key].modified else (
             found[key], run)  # fmt: skip
         found[key] = kept
@@ -227,9 +243,22 @@ def _name(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
 
     They are told apart first by their training, whatever was done beyond the plain prediction, then by the rest.
     """
+    runs = _by_training_set(runs)
     beyond = ("mirror", "members", "rules")
-    runs = _suffix(runs, [(run.dataset, run.record["network"]) for run in runs], beyond)
+    runs = _suffix(runs, [(run.dataset, run.record["network"] + run.suffix) for run in runs], beyond)
     return _suffix(runs, [(run.dataset, run.network) for run in runs], ())
+
+
+def _by_training_set(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Whatever a network is called, it is said where the others of its data set were trained on other cases."""
+    named: dict[int, ScoredRun] = {}
+    for dataset in {run.dataset for run in runs}:
+        some = {index: run for index, run in enumerate(runs) if run.dataset == dataset}
+        suffixes = sets_apart([run.training_sets for run in some.values()])
+        named |= {
+            i: replace(run, suffix=run.suffix + end) for (i, run), end in zip(some.items(), suffixes, strict=True)
+        }
+    return [named[index] for index in range(len(runs))]
 
 
 def _suffix(runs: Sequence[ScoredRun], names: Sequence[tuple[str, str]], leave_out: Sequence[str]) -> list[ScoredRun]:
