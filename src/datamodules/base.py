@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.loaders import PatchDataModule
+from umamba.datamodules.occurrence import say_absent_classes
 from umamba.datamodules.splits import select_split
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
@@ -171,6 +172,7 @@ class SegmentationDataModule(PatchDataModule):
             self.plan.dataset_name, self.configuration, self.fold, len(self.train_ids), len(self.val_ids),
             len(self.test_cases),
         )  # fmt: skip
+        say_absent_classes(self.store, self.plan, self.train_ids, self.val_ids)
         self._prepared = True
 
     def open_raw(self) -> None:

@@ -121,7 +121,7 @@ def composed() -> list[DictConfig]:
     """The configurations of all programs, with the data sets that have keys of their own."""
     register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        data_sets = [compose("train", [f"data={name}"]) for name in ("custom", "decathlon")]
+        data_sets = [compose("train", [f"data={name}"]) for name in ("custom", "decathlon", "joint")]
         others = [compose(name, ["data=phantom"] if name in ("prepare", "doctor") else []) for name in PROGRAMS]
     return data_sets + others
 
