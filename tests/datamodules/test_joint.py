@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from miniatures import make_pictures, make_tumours, make_volumes
+import tifffile
+from miniatures import describe, make_pictures, make_tumours, make_volumes
 
 from umamba.datamodules.joint import JointDataModule
 from umamba.datamodules.splits import read_splits, select_split
@@ -173,6 +174,22 @@ def test_pictures_are_joined(tmp_path: Path) -> None:
     module.make_raw()
     raw = RawDataset.open(module.dataset_dir)
     assert len(raw.training_cases) == 8 and raw.labels == {"background": 0, "cell": 1}
+
+
+def test_stacks_bring_their_spacing(tmp_path: Path) -> None:
+    stack = np.zeros((6, 12, 14), np.uint8)
+    stack[2:4, 3:8, 3:8] = 1
+    for number, name in enumerate(("A", "B")):
+        for kind, stem in (("imagesTr", "s_0000"), ("labelsTr", "s")):
+            (tmp_path / name / kind).mkdir(parents=True)
+            tifffile.imwrite(tmp_path / name / kind / f"{stem}.tif", stack + number, photometric="minisblack")
+            # nnU-Net's place, and the other one that is read
+            (tmp_path / name / kind / f"{'s' if number else stem}.json").write_text('{"spacing": [2.0, 1.0, 1.0]}')
+        describe(tmp_path / name, 1, ("EM",), ("cell", "other"), ".tif")
+    module = joint(tmp_path, [tmp_path / "A", tmp_path / "B"])
+    module.make_raw()
+    for case in RawDataset.open(module.dataset_dir).training_cases:
+        assert read_images(case.images)[1].spacing == read_label(case.label_file)[1].spacing == (2.0, 1.0, 1.0)
 
 
 def spoil(a: Path, b: Path, how: str) -> None:
