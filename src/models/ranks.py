@@ -51,12 +51,3 @@ def rank_weight(label: Tensor, dtype: torch.dtype) -> Tensor | float:
         return 1.0
     samples = torch.full((), len(label), dtype=dtype, device=label.device)
     return samples * count_ranks() / sum_over_ranks(samples)
-
-
-def all_agree(answer: bool, device: torch.device) -> bool:
-    """Whether every rank says yes; `answer` itself where there is one. The host waits for it."""
-    if count_ranks() == 1:
-        return answer
-    answers = torch.tensor(float(answer), device=device)
-    torch.distributed.all_reduce(answers, op=torch.distributed.ReduceOp.MIN)
-    return bool(answers)

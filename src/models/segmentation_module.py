@@ -237,11 +237,9 @@ class SegmentationModule(L.LightningModule):
             return "cuda_graph=false"
         if self.device.type != "cuda":
             return f"the device is {self.device.type}"
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        if not isinstance(trainer.strategy, SingleDeviceStrategy):
             strategy = type(trainer.strategy).__name__
-            return f"it takes one device, or several with trainer.strategy=ddp ({strategy})"
-        if getattr(trainer.strategy, "_ddp_kwargs", {}).keys() & {"find_unused_parameters", "static_graph"}:
-            return "what DistributedDataParallel finds out of a backward pass (trainer.strategy) is not in a replay"
+            return f"it takes a single device, where nothing is exchanged during the backward pass ({strategy})"
         if self.compiled:
             return "compile=true"
         if torch.is_anomaly_enabled():

@@ -2,9 +2,6 @@
 
 A step launches some thousand kernels. Where patches are small the device is done with one before the host has launched
 the next; a graph launches all of them at once. The kernels, and so the numbers, are the same.
-
-Of several ranks each has graphs of its own share of the batch, in which the sums over ranks lie that its loss takes;
-gradients are exchanged after the replay, by DistributedDataParallel as ever. So all ranks have graphs, or none.
 """
 
 from __future__ import annotations
@@ -18,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from umamba.models.ranks import all_agree, count_ranks
 
 WARM_UP = 3  # passes before the capture: kernels are built and checked, cuDNN tries its algorithms
 WORTH = 100  # steps: making graphs takes as long as some steps and a second or two, which as many steps gain
@@ -48,8 +43,8 @@ class GraphedLoss:
     """``function(image, label)``, a differentiable scalar, replayed from graphs where batches look like the first.
 
     The first call warms up and captures; batches of other shapes or types go through `function` itself, and all do
-    where the capture fails, on this rank or another, for want of memory above all: the log says so. A graph keeps the
-    memory of its pass for itself. Weights that were moved, frozen or freed since are noticed, and captured anew.
+    where the capture fails, for want of memory above all: the log says so. A graph keeps the memory of its pass for
+    itself. Weights that were moved, frozen or freed since are noticed, and captured anew.
 
     Args:
         function: of two CUDA tensors. Its work follows from their shapes alone, and nothing in it waits for the device.
@@ -57,8 +52,7 @@ class GraphedLoss:
         required: a capture that fails is an error.
 
     Raises:
-        RuntimeError: the capture failed on some rank, and it is required; or with several ranks, which wait for each
-            other in it, a pass before the capture.
+        RuntimeError: the capture failed, and it is required.
         torch.OutOfMemoryError: likewise.
     """
 
@@ -82,28 +76,17 @@ class GraphedLoss:
     def _capture(self, image: Tensor, label: Tensor, seen: list[tuple[int, bool]]) -> _Captured | None:
         torch.cuda.empty_cache()
         start, held = time.perf_counter(), torch.cuda.memory_reserved(image.device)
-        captured: _Captured | None = None
-        warm, fault = False, "they cannot on another rank, whose log says why"
         try:
             captured = _Captured(self.function, self.parameters, seen, image, label)
-            captured.warm_up()
-            warm = True
-            captured.record()
         except RuntimeError as error:  # also torch.OutOfMemoryError
-            if count_ranks() > 1 and not warm:  # the other ranks wait in the pass for this one
-                raise
             if self.required:
-                all_agree(False, image.device)
                 raise
-            captured, fault = None, _first_cause(error)
-        if all_agree(captured is not None, image.device) and captured is not None:
+            fault = _first_cause(error)
+        else:
             used = (torch.cuda.memory_reserved(image.device) - held) / 2**30
             seconds = time.perf_counter() - start
             log.info("Training steps are replayed from CUDA graphs: made in %.1f s, they hold %.2f GiB.", seconds, used)
             return captured
-        if self.required:
-            raise RuntimeError(f"Training steps cannot be captured as CUDA graphs: {fault}.")
-        captured = None
         # Here nothing refers to the error any more, whose frames hold the pass's tensors
         self._given_up = True
         gc.collect()
@@ -134,47 +117,39 @@ class _Captured:
         image: Tensor,
         label: Tensor,
     ) -> None:
-        self.function = function
         self.seen = seen
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.image, self.label = image.clone(), label.clone()
         self.grad_loss = torch.ones((), device=image.device)
-        self.stream = torch.cuda.Stream(image.device)
 
-    def warm_up(self) -> None:
-        """Passes as they will be captured."""
-        current = torch.cuda.current_stream(self.image.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
+        def forward() -> Tensor:
+            # A cast that is kept from the warm-up would be missing in the graph
+            with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), False):
+                return function(self.image, self.label)
+
+        def backward(loss: Tensor) -> tuple[Tensor | None, ...]:
+            with torch.autocast("cuda", enabled=False):  # as outside of the step, where backward passes usually are
+                return torch.autograd.grad(loss, self.parameters, self.grad_loss, allow_unused=True)
+
+        stream = torch.cuda.Stream(image.device)
+        stream.wait_stream(torch.cuda.current_stream(image.device))
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._backward(self._forward())
-        current.wait_stream(self.stream)
-
-    def record(self) -> None:
-        """Capture both passes, and see that a training finds room beside what they hold."""
+                backward(forward())
+        torch.cuda.current_stream(image.device).wait_stream(stream)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         pool = torch.cuda.graph_pool_handle()
-        with _capture(self.forward, pool, self.stream):  # which first frees what the warm-up has left
-            loss = self._forward()
-        with _capture(self.backward, pool, self.stream):
-            self.grads = self._backward(loss)
+        with _capture(self.forward, pool, stream):  # which first frees what the warm-up has left
+            loss = forward()
+        with _capture(self.backward, pool, stream):
+            self.grads = backward(loss)
         self.loss = loss.detach()
         # The graphs' memory is theirs alone, so there has to be enough beside it for the rest of a training
         with torch.no_grad():
             spare = [torch.empty_like(parameter) for parameter in self.parameters for _ in range(SPARE)]
-            if count_ranks() == 1:  # others might have failed above, and this one would wait for them
-                self._forward()  # as in a validation
+            forward()  # as in a validation
         del spare
         torch.cuda.empty_cache()
-
-    def _forward(self) -> Tensor:
-        # A cast that is kept from the warm-up would be missing in the graph
-        with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), False):
-            return self.function(self.image, self.label)
-
-    def _backward(self, loss: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast("cuda", enabled=False):  # as outside of the step, where backward passes usually are
-            return torch.autograd.grad(loss, self.parameters, self.grad_loss, allow_unused=True)
 
     def fits(self, image: Tensor, label: Tensor) -> bool:
         return all(

@@ -92,10 +92,6 @@ class Recorded:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.made.append(self)
 
-    def warm_up(self) -> None: ...
-
-    def record(self) -> None: ...
-
     def fits(self, image, label) -> bool:
         return False
 

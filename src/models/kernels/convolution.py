@@ -40,7 +40,10 @@ class Settings(NamedTuple):
 
     def in_planes(self, x: Tensor, weight: Tensor) -> Settings | None:
         """Of the 2D convolution of the planes of `x` that gives the same, if there is one."""
-        if weight.dim() != 5 or weight.shape[2] != 1 or not x.movedim(1, -1).is_contiguous():
+        # Of a single voxel nothing is gained, and the gradient of its weight would have other strides than the weight
+        if weight.dim() != 5 or weight.shape[2] != 1 or weight.shape[3:].numel() == 1:
+            return None
+        if not x.movedim(1, -1).is_contiguous():
             return None
         if self.stride[0] != 1 or self.padding[0] or self.output_padding[0]:
             return None
@@ -67,7 +70,7 @@ class _Convolution(torch.autograd.Function):
         flat = settings.in_planes(x, weight)
         if flat is None:
             return torch.convolution(x, weight, bias, *settings)
-        return volumes(torch.convolution(planes(x), weight[:, :, 0], bias, *flat), len(x))
+        return volumes(torch.convolution(planes(x), weight.squeeze(2), bias, *flat), len(x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -86,7 +89,7 @@ class _Convolution(torch.autograd.Function):
             return *_gradients(grad, maps, weight, ctx.bias_sizes, ctx.settings, needed), None, None
         batch, maps = len(x), [planes(x)]
         del x
-        grad_x, grad_weight, grad_bias = _gradients(planes(grad), maps, weight[:, :, 0], ctx.bias_sizes, flat, needed)
+        grad_x, grad_weight, grad_bias = _gradients(planes(grad), maps, weight.squeeze(2), ctx.bias_sizes, flat, needed)
         grad_x = None if grad_x is None else volumes(grad_x, batch)
         return grad_x, None if grad_weight is None else grad_weight[:, :, None], grad_bias, None, None
 
@@ -142,7 +145,7 @@ def convolve_planes(layer: nn.modules.conv._ConvNd, x: Tensor, bias: Tensor | No
         return None
     if flat.transposed:
         settings = flat.stride, flat.padding, flat.output_padding, flat.groups, flat.dilation
-        y = F.conv_transpose2d(planes(x), layer.weight[:, :, 0], bias, *settings)
+        y = F.conv_transpose2d(planes(x), layer.weight.squeeze(2), bias, *settings)
     else:
-        y = F.conv2d(planes(x), layer.weight[:, :, 0], bias, flat.stride, flat.padding, flat.dilation, flat.groups)
+        y = F.conv2d(planes(x), layer.weight.squeeze(2), bias, flat.stride, flat.padding, flat.dilation, flat.groups)
     return volumes(y, len(x))

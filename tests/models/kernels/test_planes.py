@@ -14,12 +14,12 @@ from umamba.models.kernels.formed import Recipe, label
 LAYERS = {
     "3x3": (Conv3d, 3, 5, (1, 3, 3), 1, (0, 1, 1)),
     "strided": (Conv3d, 3, 5, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
-    "1x1": (Conv3d, 3, 5, 1, 1, 0),
     "one channel": (Conv3d, 1, 4, (1, 3, 3), 1, (0, 1, 1)),
     "same shape": (Conv3d, 4, 4, (1, 3, 3), 1, (0, 1, 1)),
     "transposed": (ConvTranspose3d, 3, 2, (1, 2, 2), (1, 2, 2), 0),
 }
 OF_VOLUMES = {
+    "one voxel": (Conv3d, 3, 5, 1, 1, 0),
     "deep kernel": (Conv3d, 3, 5, 3, 1, 1),
     "stride along depth": (Conv3d, 3, 5, (1, 3, 3), 2, (0, 1, 1)),
     "padded along depth": (Conv3d, 3, 5, (1, 3, 3), 1, 1),
