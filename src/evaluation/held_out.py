@@ -14,6 +14,8 @@ from umamba.evaluation.members import Member
 from umamba.planning.raw_files import contents
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import voxel_file
+from umamba.raw.orientation import orientation
+from umamba.raw.readers import is_picture, read_geometry
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,8 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
 
     That is ``trained_on`` (case -> fingerprint of its first image), by which a case is known again under another name;
     ``validated_with`` (cases); and ``files``: case, trained on or validated with -> hashes of its other files, "label"
-    and "channel_1" and so on, for who goes on with other labels trains on other data.
+    and "channel_1" and so on, for who goes on with other labels trains on other data. ``orientations`` are those of the
+    images, for prediction to say where others are turned.
 
     Args:
         datamodule: With its raw data open.
@@ -47,7 +50,9 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
     cases = [case for case in datamodule.raw.training_cases if case.identifier in used]
     labels = contents([case.label for case in cases if case.label], datamodule.raw.folder, datamodule.prepared_dir)
     files = {case.identifier: _other_files(case, labels) for case in cases}
-    return {"trained_on": trained_on, "validated_with": held_out, "files": files}
+    volumes = [case.images[0] for case in cases if not is_picture(case.images[0])]
+    found = {orientation(path, read_geometry(path)) for path in volumes} - {None}
+    return {"trained_on": trained_on, "validated_with": held_out, "files": files, "orientations": sorted(found)}
 
 
 SOURCE = "init_from/"  # how the names of cases begin that a training's first weights were trained on

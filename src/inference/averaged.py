@@ -46,6 +46,8 @@ class AveragedPredictor(Predictor):
         members = [member for part in parts for member in part.members]
         super().__init__(members, first.plan, first.configuration.name, first.config, first.device)
         self.parts = list(parts)
+        if all(part.orientations for part in parts):
+            self.orientations = frozenset.union(*(part.orientations for part in parts))
 
     def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
         """See `Predictor.made_by`; with the plan of each part."""

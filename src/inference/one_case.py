@@ -25,6 +25,7 @@ from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties
 from umamba.raw.checks import read_sound_images
 from umamba.raw.description import DatasetError
+from umamba.raw.orientation import orientation, orientation_of
 from umamba.raw.readers import Geometry
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class CasePredictor:
 
     Attributes:
         rules: Of post-processing, applied to each label map in this order; none unless they are set.
+        orientations: Of the training's images, see `umamba.raw.orientation`; none where it is not known.
         step: Largest distance between windows, as a share of the patch; 0.5 as in nnU-Net unless it is set.
     """
 
@@ -62,6 +64,7 @@ class CasePredictor:
         self.window_batch = max(1, min(self.configuration.batch_size, _PATCH_VOXELS // math.prod(self.patch_size)))
         self.config = config
         self.rules: list[Rule] = []
+        self.orientations: frozenset[str] = frozenset()
         self.step = STEP
 
     def segment(
@@ -85,6 +88,9 @@ class CasePredictor:
         array, geometry = as_case(image, spacing)
         if geometry.dimension == 2 and self.needs_volumes:
             raise ValueError(f"The image is 2D; the network was trained in 3D ({self.configuration.name}).")
+        arrays_alone = isinstance(image, (np.ndarray, torch.Tensor))  # say nothing of how they lie in space
+        if turned := self._turned(None if arrays_alone else orientation_of(geometry), "The image"):
+            log.warning("%s", turned)
         data, properties = self._preprocess(array, geometry)
         del array
         done = self._segment(data, properties, keep=("probabilities",) if probabilities else ())
@@ -113,14 +119,28 @@ class CasePredictor:
         """Whether a 2D image is none that it can segment."""
         return self.configuration.spatial_dims == 3
 
-    def _read(self, images: Sequence[Path], doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
+    def _read(self, images: Sequence[Path], doubts: dict[str, str] | None = None) -> tuple[np.ndarray, Geometry]:
         image, geometry = read_sound_images(images, self.plan.channel_names, doubts)
+        turned = self._turned(orientation(images[0], geometry), images[0])
+        if turned and doubts is None:
+            log.warning("%s", turned)
+        elif turned and doubts is not None:
+            doubts.setdefault("orientation", turned)
         if geometry.dimension == 2 and self.needs_volumes:
             raise DatasetError(
                 f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "
                 "volumes, or predict with a network of configuration 2d."
             )
         return image, geometry
+
+    def _turned(self, found: str | None, what: Path | str) -> str:
+        """What is to be said of an image whose axes point elsewhere than in the training; "" for nothing."""
+        if found is None or not self.orientations or found in self.orientations:
+            return ""
+        return (
+            f"{what} is stored {found}, images of the training were {', '.join(sorted(self.orientations))} (where x, "
+            "y and z point to). The network sees it turned or mirrored; reorient it."
+        )
 
     def _postprocessed(self, label: np.ndarray, labels: Collection[str] | None = None) -> np.ndarray:
         """A label map after the rules, which see all classes; then of `labels` alone, if they are given."""

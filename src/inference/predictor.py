@@ -25,7 +25,7 @@ from umamba.inference.record import Part, Record, finished_cases, identities_of,
 from umamba.inference.rules import KEY
 from umamba.inference.sliding_window import STEP
 from umamba.models.checkpoint import load_checkpoint
-from umamba.raw.checks import log_origins
+from umamba.raw.checks import log_doubts
 from umamba.raw.dataset import RawCase
 from umamba.raw.readers import Geometry, write_label
 
@@ -99,7 +99,11 @@ class Predictor(CasePredictor):
     ) -> Predictor:
         """Make one of checkpoints that are in memory: files and their contents, see `from_checkpoint`."""
         members, plan, name = members_of(checkpoints, device, mirror)
-        return cls(members, plan, name, checkpoints[0][1]["config"], device)
+        predictor = cls(members, plan, name, checkpoints[0][1]["config"], device)
+        known = [(content.get("cases") or {}).get("orientations") for _, content in checkpoints]
+        if all(isinstance(one, list) for one in known):  # earlier ones do not keep them
+            predictor.orientations = frozenset(str(name) for one in known for name in one)
+        return predictor
 
     def outputs(self, cases: Sequence[RawCase], output_dir: Path) -> dict[str, Path]:
         """Case -> the label map that `predict_cases` writes.
@@ -178,7 +182,7 @@ class Predictor(CasePredictor):
             failed=failures,
         )
         record.save()
-        doubts: dict[str, list[str]] = {case.identifier: [] for case in to_do}
+        doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
 
         def read(case: RawCase) -> tuple[np.ndarray, Geometry]:
             record.images[case.identifier] = identities_of(case.images)
@@ -194,8 +198,9 @@ class Predictor(CasePredictor):
         )
         record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
         record.save()
-        if said := [messages[0] for messages in doubts.values() if messages]:
-            log_origins(len(said), said[0])
+        for kind in sorted({kind for messages in doubts.values() for kind in messages}):
+            said = [messages[kind] for messages in doubts.values() if kind in messages]
+            log_doubts(kind, len(said), said[0])
         written = [path for name, path in paths.items() if name not in failures]
         if failures:
             failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]

@@ -25,6 +25,12 @@ SPACING_TOLERANCE = 1e-3
 DIRECTION_TOLERANCE = 1e-3
 _SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
 
+_DOUBTS = {
+    "origin": "files that lie up to a voxel apart",
+    "spacing": "a header that gives two sizes of a voxel",
+    "orientation": "axes that point elsewhere than those of the training",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -110,14 +116,15 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
 
 
 def read_sound_images(
-    paths: Sequence[Path], channel_names: Sequence[str], doubts: list[str] | None = None
+    paths: Sequence[Path], channel_names: Sequence[str], doubts: dict[str, str] | None = None
 ) -> tuple[np.ndarray, Geometry]:
     """Read the images of a case to be predicted.
 
     Args:
         paths: One file per channel, or one picture with all of them.
         channel_names: What the channels are to be.
-        doubts: Gets what is odd about them and is no reason to refuse them; None logs it.
+        doubts: Gets what is odd about them and is no reason to refuse them, of each kind (see `log_doubts`) the
+            first; None logs it.
 
     Returns:
         The image (C, Z, Y, X) as float32, and the geometry of the first file.
@@ -128,15 +135,20 @@ def read_sound_images(
     """
     image, geometry = read_images(paths)
     faults = [message for _, message in _image_faults(paths, image, geometry, channel_names)]
+    odd: list[tuple[str, str]] = []
     for severity, message in origin_faults(paths, [geometry, *map(read_geometry, paths[1:])]):
         if severity == "error":
             faults.append(message)
-        elif doubts is None:
-            log.warning("%s", message)
         else:
-            doubts.append(message)
+            odd.append(("origin", message))
     if faults:
         raise DatasetError(" ".join(faults))
+    odd += [("spacing", fault) for path in paths if is_nifti(path) and (fault := _sizes_fault(path))]
+    for kind, message in odd:
+        if doubts is None:
+            log.warning("%s", message)
+        else:
+            doubts.setdefault(kind, message)
     return image, geometry
 
 
@@ -157,12 +169,12 @@ def log_warnings(findings: Sequence[Finding]) -> None:
         if finding.kind != "origin":
             log.warning("%s: %s", finding.case, finding.message)
     if origins:
-        log_origins(len({finding.case for finding in origins}), origins[0].message)
+        log_doubts("origin", len({finding.case for finding in origins}), origins[0].message)
 
 
-def log_origins(cases: int, first: str) -> None:
-    """Say in one line that files of so many cases lie up to a voxel apart."""
-    log.warning("%d case(s) have files that lie up to a voxel apart, such as: %s", cases, first)
+def log_doubts(kind: str, cases: int, first: str) -> None:
+    """Say in one line what is odd about so many cases: of the origin, spacing or orientation of their files."""
+    log.warning("%d case(s) have %s, such as: %s", cases, _DOUBTS[kind], first)
 
 
 def _image_faults(

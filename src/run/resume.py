@@ -106,9 +106,10 @@ def check_data(
     """Raises ResumeError if the data were planned or split otherwise when a checkpoint was trained."""
     then = {"configuration": checkpoint["configuration"], "plan": Plan.from_dict(checkpoint["plan"]).to_dict()}
     now = {"configuration": configuration, "plan": plan.to_dict()}
-    if checkpoint.get("cases"):  # older ones did not keep them, or no hashes of labels
+    if checkpoint.get("cases"):  # older ones did not keep all of them
         then["cases"] = checkpoint["cases"]
-        now["cases"] = {key: known for key, known in cases.items() if key != "files" or key in checkpoint["cases"]}
+        newer = {"files", "orientations"} - checkpoint["cases"].keys()
+        now["cases"] = {key: known for key, known in cases.items() if key not in newer}
     found = differences(_plain(then), _plain(now))
     if found:
         raise ResumeError(

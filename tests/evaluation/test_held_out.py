@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from umamba.datamodules.custom import CustomDataModule
@@ -23,7 +24,10 @@ def write_case(folder: Path, name: str, split: str, labelled: bool = True, seed:
     for part in ("images", "labels") if labelled else ("images",):
         path = folder / f"{part}{split}" / (f"{name}_0000.nii.gz" if part == "images" else f"{name}.nii.gz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(rng.bytes(500), mtime=0))
+        volume = path.with_name("volume.nii")
+        sitk.WriteImage(sitk.GetImageFromArray(rng.integers(0, 256, (5, 10, 10)).astype(np.uint8)), volume)
+        path.write_bytes(gzip.compress(volume.read_bytes(), mtime=0))
+        volume.unlink()
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ def test_the_start_of_a_training_hashes_no_label_that_its_preparation_knows(raw,
     RawFiles.read(opened(raw).raw, raw.parent / "prepared", workers=1).save()
     monkeypatch.setattr(raw_files, "file_content", lambda path: pytest.fail(f"{path} was read"))
     assert cases_of_training(opened(raw)) == expected and "label" in expected["files"]["c0"]
+    assert expected["orientations"] == ["LPS"]
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -56,9 +56,9 @@ def test_a_shift_is_measured_in_voxels(tmp_path: Path, moved: str, steps, severi
 
 def test_a_channel_elsewhere_is_not_predicted_with(tmp_path: Path) -> None:
     first = write(tmp_path / "a_0000.nii.gz", (0.0, 0.0, 0.0))
-    doubts: list[str] = []
+    doubts: dict[str, str] = {}
     read_sound_images([first, write(tmp_path / "a_0001.nii.gz", (0.0, 0.5, 0.0))], ("T1", "T2"), doubts)
-    assert len(doubts) == 1 and "a_0001.nii.gz lies 0.50 voxels away" in doubts[0]
+    assert len(doubts) == 1 and "a_0001.nii.gz lies 0.50 voxels away" in doubts["origin"]
     far = write(tmp_path / "a_0001.nii.gz", (0.0, 50.0, 0.0))
     with pytest.raises(DatasetError, match=r"a_0001.nii.gz lies 50.00 voxels away .*CopyInformation"):
         read_sound_images([first, far], ("T1", "T2"), doubts)

@@ -6,17 +6,15 @@ import functools
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from umamba.raw.checks import Finding, LoadedCase, load_and_check
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription
 from umamba.raw.file_identity import file_stamp
-from umamba.raw.readers import Geometry, is_picture
+from umamba.raw.orientation import orientation
 
 VERSION = 2  # of these checks: raise it when one changes, and every case is examined anew
 SAMPLE = 1_000_000  # voxels that percentiles are taken from
@@ -134,13 +132,6 @@ def content_hash(image: np.ndarray) -> str:
         for part in channel:
             digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
-
-
-def orientation(path: Path, geometry: Geometry) -> str | None:
-    """Letters of the directions that x, y, z point to (left, posterior, superior, ...); None for pictures and 2D."""
-    if is_picture(path) or geometry.dimension != 3:
-        return None
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
 
 
 def intensity_faults(
