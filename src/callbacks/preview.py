@@ -57,7 +57,8 @@ class Preview(AfterEpoch):
             foreground = (label > 0) & (label != module.plan.ignore_label)
             if len(self._rows) < self.patches and bool(foreground.any()):
                 name = f"{case}, patch {len(self._rows) + 1}"
-                self._rows.append(_row(image, label, logits, name, module.plan.regions))
+                shown = image[: len(module.plan.channel_names)]  # of a cascade the previous stage's labels follow
+                self._rows.append(_row(shown, label, logits, name, module.plan.regions))
 
     def after_epoch(self, trainer: L.Trainer, module: Any) -> None:
         if not self._rows:

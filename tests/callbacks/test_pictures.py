@@ -22,7 +22,10 @@ from umamba.callbacks.shown_classes import shown_classes
 from umamba.raw.regions import Region
 
 PLAN = SimpleNamespace(
-    regions=(), ignore_label=None, configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0))
+    channel_names=("T1", "T2"),
+    regions=(),
+    ignore_label=None,
+    configuration=lambda name: SimpleNamespace(spacing=(3.0, 2.0, 1.0)),
 )
 
 
@@ -167,6 +170,22 @@ def test_tensorboard_and_wandb_get_them(tmp_path: Path) -> None:
     masks = [*(files / "media" / "images" / "mask").glob("*.png")]
     assert len(masks) >= 4  # reference and prediction of two patches
     run.finish()
+
+
+def test_the_labels_of_a_previous_stage_are_no_colours(tmp_path: Path, rows, monkeypatch) -> None:
+    """One channel and what a previous stage segmented of two labels: three channels that are no picture in colours."""
+    make = Patches.__getitem__
+    extra = torch.rand(1, 4, 8, 6, generator=torch.Generator().manual_seed(9))
+
+    def with_labels(self, number):
+        sample = make(self, number)
+        return {**sample, "image": torch.cat([sample["image"], extra])}
+
+    monkeypatch.setattr(PLAN, "channel_names", ("MR",))
+    monkeypatch.setattr(Patches, "__getitem__", with_labels)
+    fit(tmp_path, Preview(tmp_path, patches=1, every_n_epochs=1), epochs=1)
+    picture = rows[0][0].picture
+    assert (picture == picture[..., :1]).all()
 
 
 def test_regions_have_the_colours_of_what_is_written_for_them() -> None:
