@@ -3,6 +3,7 @@
     python train.py experiment=flare_umamba_enc
     python train.py data=hippocampus model=umamba_bot fold=0 trainer.max_epochs=50
     python train.py --config-name=cross_validation data=hippocampus model=umamba_bot    # five folds, and their ensemble
+    python train.py --config-name=cascade data=flare model=umamba_enc    # 3d_lowres, then 3d_cascade_fullres on top
     python train.py run_dir=logs/.../fold_0/<time>      # go on with a run, with its own configuration
 
 Raw data, plan and preprocessed store are made first where they are missing or out of date. Everything a run produces
@@ -26,6 +27,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.callbacks.last_checkpoint import is_finished
+from umamba.cascade.command import run_cascade
+from umamba.cascade.training import check_asked, find_previous
 from umamba.cross_validation.cross_validate import cross_validate
 from umamba.datamodules.sampling import check_shares
 from umamba.evaluation.before_training import check_test, is_tested
@@ -61,6 +64,10 @@ def main(cfg: DictConfig) -> float | None:
         folder = run_in_own_process(__file__)
         return score_of(folder, cfg.optimized_metric) if cfg.optimized_metric else None
     short_warnings()
+    if cfg.get("cascade"):
+        with explained():
+            run_cascade(name_dataset(cfg), __file__)
+        return None
     if cfg.get("cross_validation"):
         with explained():
             cross_validate(name_dataset(cfg), __file__)
@@ -88,6 +95,8 @@ def train(run: Run) -> None:
     datamodule = instantiate(cfg.data)
     if cfg.train:
         datamodule.placement.check(trainer.strategy.root_device)
+        if not finished:
+            check_asked(cfg)
     check_preset(model.network, datamodule.planning)
     datamodule.open_raw()
     if cfg.test:
@@ -96,6 +105,7 @@ def train(run: Run) -> None:
     cases = cases_of_training(datamodule)
     take_over(run, cases)
     run.use_data(datamodule.plan, cfg.data.configuration, cases)
+    previous = find_previous(run, datamodule) if cfg.train and not finished else None
 
     module = make_module(cfg, model, datamodule.plan, run.metadata)
     check_followed(module.network, datamodule.topology_edits)
@@ -104,6 +114,8 @@ def train(run: Run) -> None:
     if cfg.train:
         datamodule.check_shared_memory()
     datamodule.prepare_data()
+    if previous is not None:
+        previous.give(datamodule, trainer.strategy.root_device, cfg.trusted)
 
     fingerprint = Fingerprint.load(datamodule.prepared_dir / "fingerprint.json")
     facts = {"plan": datamodule.plan.to_dict(), "fingerprint": fingerprint.to_dict()}

@@ -33,8 +33,9 @@ from batches_peer import make_sample
 from common import processor
 from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
 from umamba.datamodules.patches import PatchDataset
+from umamba.planning.arrays import storage_shapes
 from umamba.planning.configuration import Configuration
-from umamba.planning.store import Store, storage_shapes
+from umamba.planning.store import Store
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -22,11 +22,11 @@ TINY = [
 ]  # fmt: skip
 
 
-def run(script: str, *overrides: str, folder: Path, ok: bool = True) -> str:
+def run(script: str, *overrides: str, folder: Path, ok: bool = True, seconds: float = 300) -> str:
     """Call a script with `folder` as the user's, and give what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder), "COLUMNS": "160"}
     command = [sys.executable, str(ROOT / script), *overrides]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
     output = result.stdout + result.stderr
     assert (result.returncode == 0) == ok, output[-6000:]
     return output

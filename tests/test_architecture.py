@@ -22,6 +22,7 @@ FLOORS = [
     ["evaluation"],
     ["trainer", "run"],
     ["benchmark", "cross_validation", "evidence", "export"],
+    ["cascade"],
     ["__main__", "__init__"],
 ]
 

@@ -28,12 +28,13 @@ log = logging.getLogger(__name__)
 KEY = "cross_validation"  # of the configuration; a single fold's has none
 
 
-def cross_validate(cfg: DictConfig, script: str | Path) -> Path:
+def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = ()) -> Path:
     """Train all folds, go on with those that were interrupted, and combine them.
 
     Args:
         cfg: A training's configuration with `KEY`.
         script: train.py.
+        extra: Overrides of the folds beside those of this call.
 
     Returns:
         The ensemble.json.
@@ -56,7 +57,7 @@ def cross_validate(cfg: DictConfig, script: str | Path) -> Path:
     refuse_links(folder)
     with locked_run(folder):
         runs = {fold: folder / f"fold_{fold}" for fold in folds}
-        commands = {fold: _command(script, fold, run, len(slots)) for fold, run in runs.items()}
+        commands = {fold: _command(script, fold, run, len(slots), extra) for fold, run in runs.items()}
         failed = run_folds(commands, folder, slots)
         if failed:
             others = "none is trained" if len(failed) == len(folds) else "the others are trained"
@@ -106,13 +107,13 @@ def _slots(options: DictConfig, devices: Any) -> list[Slot]:
     return [Slot(name=f"GPU {d.name}", environment=d.environment) for d in found for _ in range(options.per_gpu)]
 
 
-def _command(script: str | Path, fold: int, run: Path, at_a_time: int) -> list[str]:
+def _command(script: str | Path, fold: int, run: Path, at_a_time: int, extra: Sequence[str]) -> list[str]:
     """train.py with the overrides of this call, for one fold."""
     task = HydraConfig.get().overrides.task
     workers: Sequence[str] = ()
     if at_a_time > 1 and not any(override.startswith("data.num_workers=") for override in task):
         workers = [f"data.num_workers={workers_per_run(at_a_time)}"]
-    return command_of(script, [*task, *workers, f"~{KEY}", f"fold={fold}"], run)
+    return command_of(script, [*task, *workers, f"~{KEY}", f"fold={fold}", *extra], run)
 
 
 def _plain(value: Any) -> Any:

@@ -107,11 +107,11 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
         made = predict_held_out(prepared, place)
         frames.append(evaluate(made, prepared.scoring, workers=options.workers).assign(fold=fold.number))
         pairs += made
-        shape = (1, len(prepared.predictor.plan.channel_names), *prepared.predictor.patch_size)
         run_dir = fold.checkpoint.parent.parent
-        costs.append(run_cost(prepared.predictor.networks, shape, run_dir, record_path(place, (0, 1))))
+        inference = record_path(place, (0, 1))
+        costs.append(run_cost(prepared.predictor.networks, prepared.predictor.input_shape, run_dir, inference))
         contents += prepared.contents
-        images |= read_json(record_path(place, (0, 1)))["images"]
+        images |= read_json(inference)["images"]
         scoring, plan = prepared.scoring, prepared.predictor.plan
         del prepared  # with its network
     scores = pd.concat(frames, ignore_index=True)

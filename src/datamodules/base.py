@@ -11,9 +11,10 @@ from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.loaders import PatchDataModule
 from umamba.datamodules.occurrence import say_absent_classes
 from umamba.datamodules.splits import select_split
+from umamba.planning.cascade import previous_stage
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
-from umamba.planning.prepare import prepare, prepare_plan, refuse_cascade, topology_edits
+from umamba.planning.prepare import prepare, prepare_plan, topology_edits
 from umamba.planning.sizes import with_sizes
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 
@@ -32,7 +33,8 @@ class SegmentationDataModule(PatchDataModule):
     Args:
         dataset_dir: Raw data set, the folder with dataset.json.
         prepared_dir: Where fingerprint, plan and preprocessed store are kept.
-        configuration: Of the plan: "2d", "3d_fullres" or "3d_lowres".
+        configuration: Of the plan: "2d", "3d_fullres", "3d_lowres" or "3d_cascade_fullres"; the last needs a store with
+            what the previous stage segmented, see `umamba.cascade`.
         planning: Options of the planner.
         fold: Fold of the cross-validation, or "all": train on every case and validate with the same ones.
         split_by: Keeps cases of one patient or video in one fold, see `umamba.datamodules.splits.make_group_splits`.
@@ -131,13 +133,12 @@ class SegmentationDataModule(PatchDataModule):
         """
         if self._planned is not None:
             return
-        refuse_cascade(self.configuration)  # before raw data are made or read
         refuse_raw_folders(self.prepared_dir, self.dataset_dir, "data.prepared_dir")
         if not hasattr(self, "raw"):
             self.open_raw()
         quick_check(self.raw)
         plan = prepare_plan(self.dataset_dir, self.prepared_dir, self.planning, max(1, self.num_workers))
-        refuse_cascade(self.configuration, plan.configuration(self.configuration).previous_stage)
+        previous_stage(plan.configurations, plan.configuration(self.configuration).name)  # refuses what is no cascade
         self.topology_edits = topology_edits(self.prepared_dir, plan, self.configuration)
         self.plan = with_sizes(
             plan,

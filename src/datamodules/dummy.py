@@ -46,7 +46,7 @@ class DummyDataModule(L.LightningDataModule):
         size = share_of(self.plan_configuration.batch_size, self.trainer.global_rank, self.trainer.world_size)
         patch = self.plan_configuration.patch_size
         return {
-            "image": torch.rand(size, len(self.plan.channel_names), *patch, device=device),
+            "image": torch.rand(size, self.plan.num_inputs(self.plan_configuration.name), *patch, device=device),
             "label": torch.randint(self.plan.num_classes, (size, *patch), dtype=torch.int16, device=device),
             "case": ["dummy"] * size,
         }

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from umamba.datamodules.at_work import AtWork
 from umamba.datamodules.augmentation.device.chain import Collate, DeviceChain
 from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
+from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS, with_cascade_transforms
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler, share_of
@@ -70,9 +71,18 @@ class PatchDataModule(L.LightningDataModule):
         """Build the transforms for the patch of `plan_configuration`, and share them out between workers and device.
 
         Raises:
-            ValueError: An entry of `augmentation` is no transform.
+            ValueError: An entry of `augmentation` is no transform, or of a cascade where there is none; or a cascade is
+                to be augmented on the GPU.
         """
         self._transforms = [self._build(entry) for entry in self.augmentation]
+        if self.plan_configuration.previous_stage is not None:
+            self.placement.keep_on_cpu("what a cascade's previous stage segmented is augmented on the CPU alone")
+            self._transforms = with_cascade_transforms(self._transforms)
+        elif wrong := [one.name for one in self._transforms if isinstance(one, CASCADE_TRANSFORMS)]:
+            raise ValueError(
+                f"augmentation has {', '.join(wrong)}, of what the previous stage of a cascade segmented; "
+                f"{self.plan_configuration.name} has no previous stage. Leave it out."
+            )
         masked = [c for c, masked in enumerate(self.plan_configuration.use_mask_for_norm) if masked]
         self._chain = DeviceChain(self._transforms, self.plan_configuration.patch_size, masked)
         self._augmenter = DeviceAugmenter(self._chain)
@@ -85,9 +95,8 @@ class PatchDataModule(L.LightningDataModule):
         """
         on_device = self.placement.choice != "cpu" and torch.cuda.is_available() and self._chain.turns
         enlarged = self._chain.stages[0].transform.input_size if on_device else ()
-        check_shared_memory(
-            batch_bytes(self.plan_configuration, len(self.plan.channel_names), enlarged), self.num_workers
-        )
+        channels = self.plan.num_inputs(self.plan_configuration.name)
+        check_shared_memory(batch_bytes(self.plan_configuration, channels, enlarged), self.num_workers)
 
     def train_dataloader(self) -> DataLoader:
         """Augmented patches, `iterations_per_epoch` batches of them.
@@ -130,6 +139,12 @@ class PatchDataModule(L.LightningDataModule):
     def _loader(
         self, identifiers: Sequence[str], transforms: Sequence[tio.Transform], num_batches: int, *, training: bool
     ) -> DataLoader:
+        if self.plan_configuration.previous_stage is not None and self.store.previous is None:
+            entry = self.plan_configuration
+            raise ValueError(
+                f"{entry.name} is trained with what {entry.previous_stage} segments, which the store lacks. Train it "
+                "with train.py, or see umamba.cascade.training."
+            )
         rank, world_size, epoch, done = 0, 1, 0, 0
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size

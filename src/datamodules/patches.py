@@ -14,8 +14,10 @@ from torch.utils.data import Dataset
 
 from umamba.datamodules.at_work import AtWork, SampleError
 from umamba.datamodules.augmentation.device.chain import DeviceChain
+from umamba.datamodules.augmentation.previous_stage import PREVIOUS
 from umamba.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
 from umamba.planning.configuration import Configuration
+from umamba.planning.previous_maps import one_hot
 from umamba.planning.store import Store, StoredCase
 
 _MOST_OPEN = 100  # cases, of three open files each
@@ -33,7 +35,8 @@ class PatchDataset(Dataset):
         identifiers: Cases that are drawn from, uniformly with replacement.
         configuration: Gives patch size, batch size, spacing and where a mask was used for normalisation.
         transforms: Augmentation, in order; applied to a `torchio.Subject` with "image" (C, *S) and "label" (1, *S),
-            where a 2D patch has a third axis of size 1 and the affine holds the spacing in mm.
+            where a 2D patch has a third axis of size 1 and the affine holds the spacing in mm; of a cascade with
+            "previous" (1, *S) too.
         num_samples: Samples per epoch, the dataset's length; later numbers are samples of later epochs.
         oversample: Share of a batch's samples that are centred on foreground.
         seed: Of this sequence of samples.
@@ -85,7 +88,8 @@ class PatchDataset(Dataset):
         """Make sample `index`.
 
         Returns:
-            "image": float32 tensor (C, *patch); "label": int16 tensor (*patch), 0 outside of the image; "case": str.
+            "image": float32 tensor (C, *patch), of a cascade with a channel for each label of the previous stage;
+            "label": int16 tensor (*patch), 0 outside of the image; "case": str.
             Of a sample for the device as `DeviceChain.collate` wants it, with "draws".
 
         Raises:
@@ -102,7 +106,9 @@ class PatchDataset(Dataset):
                 torch.default_generator.manual_seed(int(rng.integers(2**63)))
                 if self.first_on_device is not None and index >= int(self.first_on_device):
                     return self._hand_over(case, start) | {"case": identifier}
-                image, label = self._augment(*self._read(case, start, self.block_size))
+                image, label = self._augment(
+                    *self._read(case, start, self.block_size), self._read_previous(case, start)
+                )
         except Exception as error:
             raise SampleError(f"Sample {index} failed, a patch of case {identifier!r}: {error}") from error
         return {"image": image, "label": label, "case": identifier}
@@ -134,13 +140,19 @@ class PatchDataset(Dataset):
             image, label = image[:, 0, :, :, None], label[0, :, :, None]  # (C, Y, X, 1), torchio's form of 2D
         return torch.from_numpy(image), torch.from_numpy(label)
 
+    def _read_previous(self, case: StoredCase, start: Sequence[int]) -> torch.Tensor | None:
+        """What the previous stage segmented in the block, (Z, Y, X); a cascade is of volumes."""
+        if case.previous is None:
+            return None
+        return torch.from_numpy(read_block(case.previous, start, self.block_size, LABEL_PADDING, np.int16))
+
     def _hand_over(self, case: StoredCase, start: Sequence[int]) -> dict[str, Any]:
         """Draw what the device will do, and read no more than it needs."""
         chain = self.chain
         assert chain is not None  # see the arguments
         channels = case.data.shape[0]
         if chain.in_worker:
-            image, label = self._transformed(*self._read(case, start, self.block_size), chain.in_worker)
+            image, label, _ = self._transformed(*self._read(case, start, self.block_size), None, chain.in_worker)
             draws = chain.draw(len(image))
         else:
             draws = chain.draw(channels)
@@ -158,26 +170,38 @@ class PatchDataset(Dataset):
         return {"image": image, "label": label, "draws": draws}
 
     def _transformed(
-        self, image: torch.Tensor, label: torch.Tensor, transforms: Sequence[tio.Transform]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The transforms applied to what `_read` gave; (C, *S) float32 and (*S) int16."""
+        self,
+        image: torch.Tensor,
+        label: torch.Tensor,
+        previous: torch.Tensor | None,
+        transforms: Sequence[tio.Transform],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The transforms applied to what `_read` and `_read_previous` gave; (C, *S) float32, (*S) and (*S) int16."""
         subject = tio.Subject(
             image=tio.ScalarImage(tensor=image, affine=self.affine),
             label=tio.LabelMap(tensor=label[None], affine=self.affine),
         )
+        if previous is not None:
+            subject.add_image(tio.LabelMap(tensor=previous[None], affine=self.affine), PREVIOUS)
         for transform in transforms:
             subject = transform(subject)
         image, label = subject.image.data.float(), subject.label.data[0].to(torch.int16)
         if self.configuration.spatial_dims == 2:
             image, label = image[..., 0], label[..., 0]  # (C, Y, X), (Y, X)
-        return image, label
+        if previous is not None:
+            previous = subject.get_images_dict(intensity_only=False)[PREVIOUS].data[0].to(torch.int16)
+        return image, label, previous
 
-    def _augment(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        image, label = self._transformed(image, label, self.transforms)
+    def _augment(
+        self, image: torch.Tensor, label: torch.Tensor, previous: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label, previous = self._transformed(image, label, previous, self.transforms)
         self._check_shapes(image, label)
         outside = label < 0
         for channel in self.masked_channels:
             image[channel][outside] = 0  # what the normalisation left out, which augmentation has changed
+        if previous is not None and self.store.previous is not None:
+            image = torch.cat([image, torch.from_numpy(one_hot(previous.numpy(), self.store.previous.labels))])
         return image.contiguous(), label.clamp(min=0)
 
     def _check_shapes(self, image: torch.Tensor, label: torch.Tensor) -> None:

@@ -56,6 +56,21 @@ class Placement:
                 "Set data.augment_on=auto or cpu."
             )
 
+    def keep_on_cpu(self, reason: str) -> None:
+        """Leave the augmentation to the workers, whatever they fall short of.
+
+        Args:
+            reason: Why the device cannot do it, a clause.
+
+        Raises:
+            ValueError: The device was asked for.
+        """
+        if self.choice == "cuda":
+            raise ValueError(f"data.augment_on=cuda: {reason}. Set data.augment_on=auto or cpu.")
+        if self.choice == "auto":
+            log.info("Patches are augmented by the workers (data.augment_on=auto): %s.", reason)
+        self.choice, self._decided = "cpu", True
+
     def begin(self, device: torch.device, chain: DeviceChain, *, anew: bool = False) -> None:
         """Decide what needs no measuring, before the workers start; the log says what is unusual.
 

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 # What only one of the two ways of scoring knows, and its value that asks for nothing (configs/eval.yaml).
 _OF_CHECKPOINTS: dict[str, object] = {"ensemble": False, "mirror": False, "cases": "test", "fit_postprocessing": False}
 _OF_CHECKPOINTS |= {"postprocessing": None, "device": "auto", "trusted": [], "data.dataset_dir": None}
-_OF_CHECKPOINTS |= {"data.prepared_dir": None}
+_OF_CHECKPOINTS |= {"data.prepared_dir": None, "previous_stage": None}
 _OF_FOLDERS: dict[str, object] = {"references": None, "dataset_json": None, "nsd_tolerance": None, "task": "semantic"}
 _OF_FOLDERS |= {"instance_predictions": False, "other_dataset": False}
 

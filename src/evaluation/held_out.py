@@ -206,6 +206,8 @@ def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str])
     if member.trained_on is None:
         return
     prints, called = set(member.trained_on.values()), set(names) & set(member.trained_on)
+    if not names and member.previous is not None:  # cases of the training have a network that did not see them
+        prints |= set(member.previous.trained_on.values())
     seen = [c.identifier for c in cases if c.identifier in called or fingerprint(c.images[0]) in prints]
     if seen:
         raise ValueError(

@@ -16,7 +16,8 @@ from umamba.files import content_hash
 # the fold, the data set by its cases).
 _OUTSIDE = {
     "": ("augmentation", "callbacks", "compile", "data_name", "debug", "experiment", "fold", "hydra", "logger",
-         "model_name", "optimizer", "paths", "resume", "run_dir", "seed", "task_name", "test", "train", "trusted"),
+         "model_name", "optimizer", "paths", "previous_stage", "resume", "run_dir", "seed", "task_name", "test",
+         "train", "trusted"),
     "model": ("optimizer", "precision", "patch_multiple"),
     "data": ("_target_", "augment_on", "batch_size", "configuration", "dataset_dir", "decathlon_task", "fold",
              "images", "nsd_tolerance", "num_workers", "patch_multiple", "patch_size", "planning", "prepared_dir",
@@ -49,6 +50,8 @@ def training_of(member: Member) -> dict[str, Any]:
     kept = _prune({key: value for key, value in config.items() if key not in _OUTSIDE[""]})
     if member.init_from is not None:
         kept["init_from"] = member.init_from  # what it held, wherever it lay
+    if member.previous is not None:
+        kept["previous_stage"] = member.previous.training
     kept["optimizer"] = config.get("optimizer") or config["model"].get("optimizer")
     callbacks = {key: value for key, value in (config.get("callbacks") or {}).items() if value}
     kept["callbacks"] = {k: v for k, v in callbacks.items() if not str(v.get("_target_")).startswith(_WATCHERS)}

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, Literal, Self
 
 from umamba.evaluation.training_data import data_of
+from umamba.inference.previous_facts import PreviousFacts
 from umamba.models.checkpoint import load_plain
 from umamba.targets import present_names
 
@@ -29,6 +30,7 @@ class Member:
         validated_with: Cases of the validation fold; None in older checkpoints.
         init_from: Hash of the checkpoint whose weights the training began with; None if it began anew.
         data: What it was trained on, see `data_of`; None in older checkpoints.
+        previous: Of a cascade's second stage, what the first one was.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Member:
     validated_with: tuple[str, ...] | None = None
     init_from: str | None = None
     data: Mapping[str, Any] | None = None
+    previous: PreviousFacts | None = None
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
@@ -80,6 +83,7 @@ class Member:
             validated_with=None if validated_with is None else tuple(validated_with),
             init_from=_dict_of(checkpoint, "init_from", path).get("hash"),
             data=data_of(trained_on, cases.get("files")),
+            previous=PreviousFacts.of(checkpoint, path),
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.held_out import choose_cases
@@ -27,7 +28,7 @@ class RunOptions:
     Attributes:
         cases: "test", or "validation" for the cases that the checkpoints were validated with, see `choose_cases`.
         protocol, grow: See `Scoring`.
-        mirror, device, trusted: See `Predictor.from_checkpoint`.
+        mirror, device, trusted, previous_stage: See `Predictor.from_checkpoint`.
         postprocessing: File of rules; the scores then hold both, apart by "run": "plain" and "post-processed".
         parquet: See `write_tables`.
         workers: See `evaluate`.
@@ -39,6 +40,7 @@ class RunOptions:
     mirror: bool = False
     device: str = "auto"
     trusted: str | Sequence[str] = ()
+    previous_stage: Any = None
     postprocessing: Path | str | None = None
     parquet: bool = False
     workers: int | None = None
@@ -79,8 +81,9 @@ def prepare(
     paths = [Path(path) for path in checkpoints]
     contents = [digest_of(path) if path.is_file() else "" for path in paths]
     predictor = Predictor.from_checkpoint(
-        checkpoints, device=options.device, mirror=options.mirror, trusted=options.trusted
-    )
+        checkpoints, device=options.device, mirror=options.mirror, trusted=options.trusted,
+        previous_stage=options.previous_stage,
+    )  # fmt: skip
     members = [Member.read(path) for path in paths]
     for path, content in zip(paths, contents, strict=True):
         if digest_of(path) != content:
@@ -88,6 +91,8 @@ def prepare(
     for member in members:
         check_same_meaning(member, datamodule.raw)
     chosen, scored = choose_cases(members, datamodule, options.cases)
+    if predictor.previous is not None and scored != "test":
+        predictor.previous.only_unseen([case.identifier for case in chosen])
     rules = None
     if options.postprocessing is not None:
         if datamodule.task == "instances":

@@ -81,7 +81,6 @@ def _predict_and_score(
     if rules is None:
         overlay_figure({"prediction": pairs}, scores, {"prediction": scoring}, folder / "figures" / "overlays.png")
     log_scores(loggers, scores, pairs, scoring)
-    shape = (1, len(predictor.plan.channel_names), *predictor.patch_size)
     inference = folder / "predictions" / "inference.json"
     record = run_record(
         prepared.members,
@@ -96,7 +95,7 @@ def _predict_and_score(
             "postprocessing": rules is not None,
             "rules": None if rules is None else [list(rule.classes) for rule in rules],
         },
-        cost=run_cost(predictor.networks, shape, run_dir, inference),
+        cost=run_cost(predictor.networks, predictor.input_shape, run_dir, inference),
         pairs=pairs,
         contents=Contents(checkpoints=prepared.contents, images=read_json(inference)["images"]),
     )

@@ -78,25 +78,33 @@ def load(cfg: DictConfig) -> Predictor:
     """
     rules, decided = cfg.postprocessing, False
     if cfg.model_folder is not None:
+        if cfg.previous_stage is not None:
+            raise ValueError(
+                "previous_stage=... is of our checkpoints; model_folder=... of a cascade is not predicted with. Import "
+                "both stages (python -m umamba.models.import_weights) and give checkpoint=... and previous_stage=..."
+            )
         predictor = Predictor.from_model_folder(
             cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
         )
     else:
         if cfg.folds is not None:
             raise ValueError("folds=... chooses among those of model_folder=...; give their checkpoints instead.")
-        checkpoint = _plain(cfg.checkpoint)
+        checkpoint, place = _plain(cfg.checkpoint), _plain(cfg.previous_stage)
         ensemble, bundle = find_ensemble(checkpoint), bundle_in(checkpoint)
         if ensemble is not None:
             decided = True
             predictor = predictor_of(
-                ensemble, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None
-            )
+                ensemble, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None,
+                previous_stage=place,
+            )  # fmt: skip
         elif bundle is not None:
+            if place is not None:
+                raise ValueError(f"previous_stage={place} would do nothing: a bundle holds no cascade. Leave it out.")
             predictor, decided = predictor_of_bundle(
                 bundle, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None
             )
         else:
-            predictor = Predictor.from_checkpoint(checkpoint, cfg.device, cfg.mirror, cfg.trusted)
+            predictor = Predictor.from_checkpoint(checkpoint, cfg.device, cfg.mirror, cfg.trusted, place)
     if isinstance(rules, bool):
         if rules or not decided:
             raise ValueError(

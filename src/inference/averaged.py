@@ -14,7 +14,9 @@ from umamba.inference.decision import Decision, last_above_zero
 from umamba.inference.ensemble import Ensemble, read_ensemble
 from umamba.inference.export import Export
 from umamba.inference.predictor import Predictor
+from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.machine import require_memory
+from umamba.models.checkpoint import load_plain
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import Geometry
 
@@ -52,11 +54,12 @@ class AveragedPredictor(Predictor):
     def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
         """See `Predictor.made_by`; with the plan of each part."""
         parts = [part.made_by() for part in self.parts]
-        plans = {key: [part[key] for part in parts] for key in ("networks", "plan", "configuration")}
+        keys = ["networks", "plan", "configuration", *([PREVIOUS] if any(PREVIOUS in part for part in parts) else [])]
+        plans = {key: [part.get(key) for part in parts] for key in keys}
         return super().made_by(keep, labels) | plans
 
-    def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Any, Any]:
-        return image, geometry  # each part does it its own way
+    def _preprocess(self, image: np.ndarray, geometry: Geometry, name: str | None = None) -> tuple[Any, Any]:
+        return image, (geometry, name)  # each part does it its own way
 
     def _segment(self, data: Any, properties: Any, **options: Any) -> Export:
         keep: Sequence[str] = options.get("keep", ())
@@ -74,7 +77,7 @@ class AveragedPredictor(Predictor):
         made: list[Export] = []
         for part in self.parts:
             part.step = self.step
-            made.append(part._segment(*part._preprocess(data, properties), keep=("probabilities",)))
+            made.append(part._segment(*part._preprocess(data, *properties), keep=("probabilities",)))
         decision = Decision.of(self.plan, labels)
         label, mean = average([one.kept["probabilities"] for one in made], decision, keep=bool(keep))
         first = made[0]
@@ -125,6 +128,7 @@ def predictor_of(
     mirror: bool = False,
     trusted: str | Sequence[str] = (),
     postprocessing: bool = True,
+    previous_stage: object = None,
 ) -> Predictor:
     """Load what an ensemble.json names.
 
@@ -134,6 +138,7 @@ def predictor_of(
         mirror: As of `Predictor.from_checkpoint`.
         trusted: As of `Predictor.from_checkpoint`.
         postprocessing: Apply its rules.
+        previous_stage: As of `Predictor.from_checkpoint`, for those of its checkpoints that are of a cascade.
 
     Raises:
         FileNotFoundError, ValueError: See `read_ensemble`, `Ensemble.check_unchanged` and `Predictor.from_checkpoint`;
@@ -141,7 +146,11 @@ def predictor_of(
     """
     ensemble = read_ensemble(path)
     ensemble.check_unchanged()
-    parts = [Predictor.from_checkpoint(group.checkpoints, device, mirror, trusted) for group in ensemble.groups]
+    places = _places_of(ensemble, previous_stage)
+    parts = [
+        Predictor.from_checkpoint(group.checkpoints, device, mirror, trusted, place)
+        for group, place in zip(ensemble.groups, places, strict=True)
+    ]
     predictor = parts[0] if len(parts) == 1 else AveragedPredictor(parts)
     if mirror != ensemble.mirror:
         log.warning(
@@ -152,6 +161,18 @@ def predictor_of(
         predictor.rules = ensemble.rules(predictor.plan.foreground)
     _say(ensemble, predictor)
     return predictor
+
+
+def _places_of(ensemble: Ensemble, previous_stage: object) -> list[object]:
+    """For each group where its previous stage lies, which those of no cascade have not."""
+    if previous_stage is None or len(ensemble.groups) == 1:
+        return [previous_stage] * len(ensemble.groups)
+    cascaded = [PREVIOUS in load_plain(group.checkpoints[0]) for group in ensemble.groups]
+    if not any(cascaded):
+        raise ValueError(
+            f"previous_stage={previous_stage} would do nothing: {ensemble.path} has no cascade. Leave it out."
+        )
+    return [previous_stage if one else None for one in cascaded]
 
 
 def _say(ensemble: Ensemble, predictor: Predictor) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,24 @@ log = logging.getLogger(__name__)
 _PATCH_VOXELS = 1 << 21  # of the windows that go through a network together, unless one alone has more
 
 
+class Preceding(Protocol):
+    """The previous stage of a cascade, see `umamba.inference.previous_stage.PreviousStage`."""
+
+    def channels(
+        self, image: np.ndarray, geometry: Geometry, onto: CaseProperties, name: str | None, step: float
+    ) -> np.ndarray:
+        """What it segments in an image, one-hot (K, Z, Y, X) float32 on the grid of `onto`."""
+        raise NotImplementedError
+
+    def made_by(self) -> dict[str, Any]:
+        """What tells its segmentations from those of others, as plain data."""
+        raise NotImplementedError
+
+    def only_unseen(self, names: Sequence[str]) -> None:
+        """Segment each case by networks that did not see it; raises ValueError if there is none for one of these."""
+        raise NotImplementedError
+
+
 class CasePredictor:
     """Networks and the plan that they were trained with, applied to one image at a time.
 
@@ -46,6 +64,7 @@ class CasePredictor:
         rules: Of post-processing, applied to each label map in this order; none unless they are set.
         orientations: Of the training's images, see `umamba.raw.orientation`; none where it is not known.
         step: Largest distance between windows, as a share of the patch; 0.5 as in nnU-Net unless it is set.
+        previous: The previous stage of a cascade, whose segmentation the networks see beside the image; None of others.
     """
 
     def __init__(
@@ -66,6 +85,7 @@ class CasePredictor:
         self.rules: list[Rule] = []
         self.orientations: frozenset[str] = frozenset()
         self.step = STEP
+        self.previous: Preceding | None = None
 
     def segment(
         self, image: Image, spacing: Sequence[float] | None = None, *, probabilities: bool = False
@@ -115,6 +135,11 @@ class CasePredictor:
         return self._postprocessed(done.label), done.geometry
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, C, *patch) of what a network sees."""
+        return (1, self.plan.num_inputs(self.configuration.name), *self.patch_size)
+
+    @property
     def needs_volumes(self) -> bool:
         """Whether a 2D image is none that it can segment."""
         return self.configuration.spatial_dims == 3
@@ -147,7 +172,17 @@ class CasePredictor:
         label = apply_rules(label, self.rules)
         return label if labels is None else values_left(self.plan, labels)[label]
 
-    def _preprocess(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, CaseProperties]:
+    def _preprocess(
+        self, image: np.ndarray, geometry: Geometry, name: str | None = None
+    ) -> tuple[Tensor, CaseProperties]:
+        """What the networks see of an image, (C, Z, Y, X), and the way back; a previous stage may go by its name."""
+        data, properties = self._preprocessed(image, geometry)
+        if self.previous is not None:
+            channels = self.previous.channels(image, geometry, properties, name, self.step)
+            data = torch.cat([data, torch.from_numpy(channels).to(data.device)])
+        return data, properties
+
+    def _preprocessed(self, image: np.ndarray, geometry: Geometry) -> tuple[Tensor, CaseProperties]:
         try:
             return preprocess_on(self.device, image, geometry, self.plan, self.configuration)
         except torch.OutOfMemoryError:

@@ -21,6 +21,8 @@ from umamba.inference.mixture import begin
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
+from umamba.inference.previous_facts import KEY as PREVIOUS
+from umamba.inference.previous_stage import load_previous
 from umamba.inference.record import Part, Record, finished_cases, identities_of, meaning_of, record_path, stamps_of
 from umamba.inference.rules import KEY
 from umamba.inference.sliding_window import STEP
@@ -45,8 +47,9 @@ class Predictor(CasePredictor):
         device: str | torch.device = "auto",
         mirror: bool = False,
         trusted: str | Sequence[str] = (),
+        previous_stage: object = None,
     ) -> Predictor:
-        """Load one checkpoint, or several whose logits are averaged.
+        """Load one checkpoint, or several whose logits are averaged; of a cascade's second stage the first one too.
 
         Each network predicts in the precision that it was trained in (in float32 on a CPU), see `autocast_dtype`.
 
@@ -55,9 +58,10 @@ class Predictor(CasePredictor):
             device: "auto" takes the first GPU, else the CPU.
             mirror: Average over the flips of the axes that the training mirrored.
             trusted: As for `load_checkpoint`.
+            previous_stage: Where the first stage of a cascade lies, if not where it was; see `load_previous`.
 
         Raises:
-            FileNotFoundError, ValueError: See `load_checkpoint`.
+            FileNotFoundError, ValueError: See `load_checkpoint` and `load_previous`.
             ValueError: There is no checkpoint, or no such device; the checkpoints of an ensemble were trained with
                 different plans or configurations; one holds weights that are not finite, or was trained without
                 mirroring and ``mirror`` is set.
@@ -66,7 +70,18 @@ class Predictor(CasePredictor):
         if not paths:
             raise ValueError("There is no checkpoint to predict with: checkpoint=[] is an empty list.")
         device = choose_device(device)
-        return cls.of_contents([(one, load_checkpoint(one, trusted)) for one in paths], device, mirror)
+        loaded = [(one, load_checkpoint(one, trusted)) for one in paths]
+        predictor = cls.of_contents(loaded, device, mirror)
+        if predictor.configuration.previous_stage is not None:
+            predictor.previous = load_previous(
+                loaded, predictor.plan, previous_stage, device, mirror=mirror, trusted=trusted
+            )
+        elif previous_stage is not None:
+            raise ValueError(
+                f"previous_stage={previous_stage} would do nothing: {paths[0]} was trained as "
+                f"{predictor.configuration.name}, which sees the image alone. Leave it out."
+            )
+        return predictor
 
     @classmethod
     def from_model_folder(
@@ -91,7 +106,14 @@ class Predictor(CasePredictor):
             FileNotFoundError, ValueError: See `read_model_folder` and `from_checkpoint`.
         """
         device = choose_device(device)
-        return cls.of_contents(list(read_model_folder(folder, folds, checkpoint).items()), device, mirror)
+        predictor = cls.of_contents(list(read_model_folder(folder, folds, checkpoint).items()), device, mirror)
+        if predictor.configuration.previous_stage is not None:
+            raise ValueError(
+                f"{folder} is the second stage of a cascade, {predictor.configuration.name}, which predicts with "
+                f"networks of {predictor.configuration.previous_stage} in another folder. Import both "
+                "(python -m umamba.models.import_weights) and predict with checkpoint=... and previous_stage=..."
+            )
+        return predictor
 
     @classmethod
     def of_contents(
@@ -184,9 +206,9 @@ class Predictor(CasePredictor):
         record.save()
         doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
 
-        def read(case: RawCase) -> tuple[np.ndarray, Geometry]:
+        def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
             record.images[case.identifier] = identities_of(case.images)
-            return self._read(case.images, doubts[case.identifier])
+            return *self._read(case.images, doubts[case.identifier]), case.identifier
 
         record.seconds |= each_case(
             to_do,
@@ -216,6 +238,7 @@ class Predictor(CasePredictor):
             "configuration": self.configuration.name,
             "labels": None if labels is None else sorted(labels),
             "keep": sorted(keep),
+            **({} if self.previous is None else {PREVIOUS: self.previous.made_by()}),
             **rules,
             **({} if self.step == STEP else {"step": self.step}),
         }

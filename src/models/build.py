@@ -41,7 +41,7 @@ def build_network(
     topology = plan.configuration(configuration)
     return network(
         spatial_dims=topology.spatial_dims,
-        in_channels=len(plan.channel_names),
+        in_channels=plan.num_inputs(configuration),
         out_channels=plan.num_classes,
         features_per_stage=topology.features_per_stage,
         kernel_sizes=topology.kernel_sizes,

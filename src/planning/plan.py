@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from umamba.files import content_hash, write_json
+from umamba.planning.cascade import why_none
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
@@ -80,6 +81,11 @@ class Plan:
         """What is segmented and scored: name -> label values, in the order of the outputs."""
         return foreground_of(dict(sorted(self.labels.items(), key=lambda item: item[1])), self.regions)
 
+    @property
+    def foreground_labels(self) -> tuple[int, ...]:
+        """Values above 0 that a predicted label map may have, ascending; without the ignore label."""
+        return tuple(sorted({value for values in self.foreground.values() for value in values}))
+
     def configuration(self, name: str) -> Configuration:
         """The configuration of that name.
 
@@ -89,9 +95,14 @@ class Plan:
         if name not in self.configurations:
             raise ValueError(
                 f"The plan of {self.dataset_name} has no configuration {name!r}; it has "
-                f"{', '.join(self.configurations)}."
+                f"{', '.join(self.configurations)}.{why_none(self.configurations, name)}"
             )
         return self.configurations[name]
+
+    def num_inputs(self, name: str) -> int:
+        """Input channels of a configuration's network: the image's, and of a cascade one for each foreground label."""
+        cascaded = self.configurations[name].previous_stage is not None
+        return len(self.channel_names) + (len(self.foreground_labels) if cascaded else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data (dict, list, str, int, float, bool, None), as in plan.json and in checkpoints."""

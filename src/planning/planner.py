@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from umamba.planning.cascade import CASCADE, FULL, LOW, LOWRES_TRIGGER
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.normalization import scheme_for, uses_mask
@@ -24,7 +25,6 @@ _INITIAL_VOXELS = {2: 2048**2, 3: 256**3}  # a start certainly too large
 _REFERENCE_BATCH = {2: 12, 3: 2}  # batch sizes at which the reference values were measured
 _MIN_BATCH = 2
 _MAX_FEATURES = {2: 512, 3: 320}
-_LOWRES_TRIGGER = 0.25  # a patch below this share of the median case calls for a low resolution
 _LOWRES_STEP = 1.03  # factor per step towards the low-resolution spacing
 _LOWRES_MIN_RATIO = 2  # rule 2.8 drops a low resolution that saves less than this factor of voxels
 _RESENC_BLOCKS = (1, 3, 4) + (6,) * 16
@@ -53,13 +53,13 @@ def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, opti
 
     configurations = {"2d": planner.configure("2d", spacing[1:], median_shape[1:], num_voxels, batch_dice=True)}
     if median_shape[0] != 1:
-        full = planner.configure("3d_fullres", spacing, median_shape, num_voxels, batch_dice=False)
+        full = planner.configure(FULL, spacing, median_shape, num_voxels, batch_dice=False)
         lowres = planner.low_resolution(full, spacing, median_shape, cases)
-        configurations["3d_fullres"] = full
+        configurations[FULL] = full
         if lowres is not None:
             full = dataclasses.replace(full, batch_dice=True)
-            cascade = dataclasses.replace(full, name="3d_cascade_fullres", previous_stage="3d_lowres")
-            configurations |= {"3d_fullres": full, "3d_lowres": lowres, "3d_cascade_fullres": cascade}
+            cascade = dataclasses.replace(full, name=CASCADE, previous_stage=LOW)
+            configurations |= {FULL: full, LOW: lowres, CASCADE: cascade}
     return Plan(
         dataset_name=description.name,
         rule=options.rule,
@@ -230,13 +230,13 @@ class _Planner:
         lowres = spacing.copy()
         voxels = float(np.prod(median_shape))
         patch_voxels, configuration = math.prod(full.patch_size), None
-        while patch_voxels / voxels < _LOWRES_TRIGGER:
+        while patch_voxels / voxels < LOWRES_TRIGGER:
             much_finer = lowres.max() / lowres > 2
             lowres[much_finer if much_finer.any() else slice(None)] *= _LOWRES_STEP
             shape = spacing / lowres * median_shape
             voxels = float(np.prod(shape))
             rounded = [round(edge) for edge in shape]
-            configuration = self.configure("3d_lowres", lowres, rounded, voxels * cases, batch_dice=False)
+            configuration = self.configure(LOW, lowres, rounded, voxels * cases, batch_dice=False)
             patch_voxels = math.prod(configuration.patch_size)
         if self.options.rule == "2.8" and float(np.prod(median_shape)) / voxels < _LOWRES_MIN_RATIO:
             return None

@@ -19,6 +19,7 @@ from typing import Any
 
 from umamba.files import content_hash, read_json, write_json
 from umamba.parallel import fitting_workers, map_cases, track
+from umamba.planning.cascade import previous_stage
 from umamba.planning.configuration import PlanError
 from umamba.planning.edits import edited_topology, refuse_idle_edits
 from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
@@ -38,7 +39,6 @@ from umamba.raw.readers import read_geometry
 
 log = logging.getLogger(__name__)
 
-CASCADE = "3d_cascade_fullres"
 _LABEL_BYTES = 20  # per voxel beside the channels; 8 + 17 were measured for one channel and 14 labels
 
 
@@ -71,7 +71,6 @@ def prepare(
         OSError: The disk is full or cannot be written to.
     """
     prepared_dir, options = Path(prepared_dir), options or PlannerOptions()
-    refuse_cascade(configuration)
     refuse_raw_folders(prepared_dir, Path(dataset_dir), "data.prepared_dir")
     raw = RawDataset.open(dataset_dir)
     with locked(prepared_dir):
@@ -79,28 +78,10 @@ def prepare(
         files = RawFiles.read(raw, prepared_dir, workers)
         plan = _fresh_plan(raw, prepared_dir, options, workers, files)
         entry = plan.configuration(configuration)
-        refuse_cascade(configuration, entry.previous_stage)
+        previous_stage(plan.configurations, configuration)  # refuses what is no cascade
         with disk_errors(prepared_dir, lambda: needed_bytes(prepared_dir, plan, entry)):
             folder = fresh_store(raw, prepared_dir, plan, entry, workers, files.keys)
     return plan, Store.open(folder)
-
-
-def refuse_cascade(configuration: str, previous_stage: str | None = None) -> None:
-    """Refuse a configuration that needs the prediction of another one, which is not built yet.
-
-    Args:
-        configuration: Its name; nnU-Net's own is known before there is a plan.
-        previous_stage: Of the plan's configuration.
-
-    Raises:
-        PlanError: It is a cascade.
-    """
-    if configuration == CASCADE or previous_stage is not None:
-        raise PlanError(
-            f"data.configuration={configuration} is the second stage of a cascade: its network also sees the "
-            f"prediction of {previous_stage or '3d_lowres'}. That is not built yet; without it this is 3d_fullres "
-            "under another name. Train data.configuration=3d_fullres or 3d_lowres."
-        )
 
 
 def prepare_plan(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +20,14 @@ import numpy as np
 
 from umamba.files import UNFINISHED, read_json, write_json
 from umamba.names import name_fault
+from umamba.planning.arrays import compress, open_array
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, PreprocessedCase, annotated_locations, foreground_locations
+from umamba.planning.previous_maps import PreviousMaps
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the format; raised when older stores cannot be read
-_BLOCK_BYTES = 128 * 1024  # decompressed at once: fits a core's L2 cache
-_CHUNK_BYTES = 6 * 1024**2  # addressed at once: fits the shared L3 cache
-_CHUNK_PER_PATCH = 1.5  # a chunk much longer than the patch would be read for nothing
-# On 12 MB of normalised CT level 1 of zstd wrote 61 % of the size in 0.2 s, level 8 58 % in 4.3 s; reads took the same.
-_COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
 _META = "case.json"
 _FILES = (_META, "data.b2nd", "label.b2nd", "locations.npy")  # all that a case's folder holds
 
@@ -49,6 +45,7 @@ class StoredCase:
         location_counts: Foreground class (of regions: number, from 1) -> how many of its voxels are kept in
             `class_locations`.
         annotated_count: How many voxels are kept in `annotated_locations`.
+        previous: (Z, Y, X) label map of the previous stage of a cascade; None where there is no such stage.
     """
 
     identifier: str
@@ -58,6 +55,7 @@ class StoredCase:
     properties: CaseProperties
     location_counts: dict[int, int]
     annotated_count: int
+    previous: blosc2.NDArray | None = None
 
     @cached_property
     def class_locations(self) -> dict[int, np.ndarray]:
@@ -78,10 +76,17 @@ class StoredCase:
 
 @dataclass(frozen=True)
 class Store:
-    """The cases of one configuration's folder."""
+    """The cases of one configuration's folder.
+
+    Attributes:
+        folder: Where they lie.
+        identifiers: Their names.
+        previous: What the previous stage of a cascade segmented in them; None where there is no such stage.
+    """
 
     folder: Path
     identifiers: tuple[str, ...]
+    previous: PreviousMaps | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Store:
@@ -116,11 +121,12 @@ class Store:
         return StoredCase(
             identifier=identifier,
             folder=folder,
-            data=_open_array(folder / "data.b2nd"),
-            label=_open_array(folder / "label.b2nd"),
+            data=open_array(folder / "data.b2nd"),
+            label=open_array(folder / "label.b2nd"),
             properties=CaseProperties.from_dict(meta["properties"]),
             location_counts={int(c): n for c, n in meta["locations"].items()},
             annotated_count=meta["annotated"],
+            previous=None if self.previous is None else self.previous.case(identifier),
         )
 
 
@@ -146,7 +152,7 @@ def write_case(
     beside = _beside(folder, identifier)
     try:
         for name, array in (("data", case.data), ("label", case.label)):
-            (beside / f"{name}.b2nd").write_bytes(_compress(array, patch_size))
+            (beside / f"{name}.b2nd").write_bytes(compress(array, patch_size))
         located, annotated = foreground_locations(case.label, plan), annotated_locations(case.label, plan)
         rows = io.BytesIO()
         np.save(rows, np.concatenate([*located.values(), annotated]))
@@ -239,50 +245,3 @@ def _remove_files(case: Path) -> None:
         case.rmdir()
     except OSError as error:
         log.warning("%s is left, for it holds files that are not of this project (%s).", case, error.strerror)
-
-
-def storage_shapes(
-    shape: Sequence[int], patch_size: Sequence[int], itemsize: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunk and block shapes that fit patch reads, by the limits that nnunetv2 2.8 uses.
-
-    Args:
-        shape: (Z, Y, X) of the array.
-        patch_size: What is read at once; a 2D patch is one slice.
-        itemsize: Bytes per voxel.
-
-    Returns:
-        Chunks and blocks: a block is shaped like the patch and at most 128 KiB, a chunk is grown from whole blocks up
-        to 1.5 patches per axis and 6 MiB.
-    """
-    patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)
-    limit = [max(1, min(size, int(_CHUNK_PER_PATCH * edge))) for size, edge in zip(shape, patch, strict=True)]
-    block = [min(1 << (edge - 1).bit_length(), size) for size, edge in zip(shape, patch, strict=True)]
-    while math.prod(block) * itemsize > _BLOCK_BYTES:
-        axis = max(range(3), key=lambda a: (block[a] > 1, block[a] / limit[a], a))
-        block[axis] = max(1, 1 << ((block[axis] - 1).bit_length() - 1))
-    chunk = list(block)
-    growing = [axis for axis in range(3) if patch[axis] > 1]
-    while growing:
-        axis = min(growing, key=lambda a: chunk[a] / limit[a])
-        larger = min(chunk[axis] + block[axis], limit[axis])
-        rest = math.prod(chunk) // chunk[axis]
-        if larger <= chunk[axis] or larger * rest * itemsize > _CHUNK_BYTES:
-            growing.remove(axis)
-        else:
-            chunk[axis] = larger
-    return tuple(chunk), tuple(block)
-
-
-def _compress(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
-    """The array as a blosc2 frame; written by Python, whose errors say what the disk said."""
-    chunks, blocks = storage_shapes(array.shape[-3:], patch_size, array.itemsize)
-    lead = (1,) * (array.ndim - 3)
-    stored = blosc2.asarray(
-        np.ascontiguousarray(array), chunks=(*lead, *chunks), blocks=(*lead, *blocks), cparams=_COMPRESSION
-    )
-    return stored.to_cframe()
-
-
-def _open_array(path: Path) -> blosc2.NDArray:
-    return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})

@@ -11,6 +11,7 @@ _SHOWN = 40
 # Neither the function that is optimised nor the samples that are drawn depend on these.
 MAY_DIFFER = (
     "run_dir", "tags", "compile", "cuda_graph", "callbacks", "logger",
+    "previous_stage",  # where it lies; which networks it has is compared by their hashes
     "data.dataset_dir", "data.prepared_dir", "data.num_workers", "data.val_iterations", "data.nsd_tolerance",
     "data.sources", "data.images",
     # how long and on what; the learning rate follows max_epochs, precision is changed to get over NaN

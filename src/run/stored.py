@@ -25,6 +25,8 @@ _TRANSFORMS = (
     "umamba.datamodules.augmentation.intensity.RandomBrightness",
     "umamba.datamodules.augmentation.intensity.RandomContrast",
     "umamba.datamodules.augmentation.intensity.RandomGammaWithStatistics",
+    "umamba.datamodules.augmentation.previous_stage.RandomBinaryOperator",
+    "umamba.datamodules.augmentation.previous_stage.RandomComponentRemoval",
     "umamba.datamodules.augmentation.resolution.RandomChannelBlur",
     "umamba.datamodules.augmentation.resolution.RandomLowResolution",
     "umamba.datamodules.augmentation.spatial.RandomRotationScaling",

@@ -291,7 +291,9 @@ def test_outside_of_the_mask_data_are_zero_and_labels_background() -> None:
     label = np.full((1, 12, 12), -1, np.int16)
     label[:, 3:9, 3:9] = 1
     image = np.full((2, 1, 12, 12), 5, np.float32)
-    case = SimpleNamespace(data=image, label=label, class_locations={1: np.array([[0, 6, 6]])}, annotated_locations=())
+    case = SimpleNamespace(
+        data=image, label=label, previous=None, class_locations={1: np.array([[0, 6, 6]])}, annotated_locations=()
+    )
     configuration = SimpleNamespace(
         patch_size=(12, 12), batch_size=2, spacing=(999.0, 0.5, 0.5), spatial_dims=2, use_mask_for_norm=(True, False)
     )

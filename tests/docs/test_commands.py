@@ -104,6 +104,7 @@ def test_commands_run_what_exists_with_what_it_knows(page: Path, tmp_path: Path)
 PROGRAMS = (
     "train",
     "cross_validation",
+    "cascade",
     "best",
     "predict",
     "eval",

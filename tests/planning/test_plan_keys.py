@@ -163,7 +163,7 @@ def test_an_idle_edit_is_refused_by_name(prepared: Path, key: str, tmp_path: Pat
 
 @pytest.mark.parametrize("key", REFUSED_OF_CONFIGURATION)
 def test_an_idle_edit_of_a_configuration_is_refused_by_name(prepared: Path, key: str, tmp_path: Path) -> None:
-    told = "second stage of a cascade" if key == "previous_stage" else rf"configurations\.{NAME}\.{key} is"
+    told = "2d is of slices" if key == "previous_stage" else rf"configurations\.{NAME}\.{key} is"
     with pytest.raises(ValueError, match=told):
         try_edit(prepared, tmp_path, {f"configurations.{NAME}.{key}": REFUSED_OF_CONFIGURATION[key]})
 

@@ -176,18 +176,18 @@ def test_a_plan_of_other_data_is_refused(tmp_path):
 
 def test_an_interrupted_preparation_is_picked_up(tmp_path, monkeypatch, written):
     raw = make_dataset(tmp_path / "raw")
-    compress = store_module._compress
+    compress = store_module.compress
 
     def killed(array, patch_size):
         if written[-1] == "case_1" and array.ndim == 3:  # its data are written, its label is not
             raise KeyboardInterrupt
         return compress(array, patch_size)
 
-    monkeypatch.setattr(store_module, "_compress", killed)
+    monkeypatch.setattr(store_module, "compress", killed)
     with pytest.raises(KeyboardInterrupt):
         run(raw, tmp_path / "out")
     assert Store.open(store_of(tmp_path)).identifiers == ("case_0",)
-    monkeypatch.setattr(store_module, "_compress", compress)
+    monkeypatch.setattr(store_module, "compress", compress)
     written.clear()
     _, store = run(raw, tmp_path / "out")
     assert written == ["case_1", "case_2"] and len(store.identifiers) == 3

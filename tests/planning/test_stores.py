@@ -216,16 +216,27 @@ def test_sizes_of_other_stores_count_what_deleting_them_would_free(tmp_path):
     assert 0 < stores_module._size(first.folder) < alone
 
 
-def test_a_cascade_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(PlanError, match="3d_cascade_fullres is the second stage of a cascade.*3d_lowres"):
-        run(tmp_path / "absent", tmp_path / "out", configuration="3d_cascade_fullres")
+def test_what_the_plan_has_no_cascade_for_is_refused(tmp_path):
     raw, out = make_dataset(tmp_path / "raw"), tmp_path / "out"
-    run(raw, out)
+    with pytest.raises(ValueError, match="no configuration '3d_cascade_fullres'.*less than 25% of the voxels.*here"):
+        run(raw, out, configuration="3d_cascade_fullres")
     content = json.loads((out / "plan.json").read_text())
     content["configurations"]["second"] = {"inherits_from": "3d_fullres", "previous_stage": "2d"}
     (out / "plan.json").write_text(json.dumps(content))
-    with pytest.raises(PlanError, match="configuration=second is the second stage.*the prediction of 2d"):
+    with pytest.raises(PlanError, match="second.previous_stage = '2d'.*2d is of slices"):
         run(raw, out, configuration="second")
+
+
+def test_a_cascade_reads_the_store_of_full_resolution(tmp_path):
+    raw, out = make_dataset(tmp_path / "raw"), tmp_path / "out"
+    _, store = run(raw, out, configuration="3d_fullres")
+    content = json.loads((out / "plan.json").read_text())
+    low = {"inherits_from": "3d_fullres", "spacing": [4.0, 4.0, 4.0], "data_identifier": "low"}
+    content["configurations"] |= {"low": low, "second": {"inherits_from": "3d_fullres", "previous_stage": "low"}}
+    (out / "plan.json").write_text(json.dumps(content))
+    plan, other = run(raw, out, configuration="second")
+    assert other == store and other.previous is None
+    assert plan.num_inputs("second") == plan.num_inputs("low") + len(plan.foreground_labels)
 
 
 def test_a_disk_that_is_full_at_the_locations_says_so(small_disk):

@@ -1,0 +1,135 @@
+"""The folds of the first stage that a training of the second stage is given: which cases each of them did not see."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from umamba.cross_validation.belong import check_folds
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.splits import NUM_FOLDS, select_split
+from umamba.evaluation.held_out import choose_cases
+from umamba.evaluation.identity import plan_of, training_of
+from umamba.evaluation.members import Member
+from umamba.files import content_hash
+from umamba.inference.ensemble import Ensemble, find_ensemble, read_ensemble
+from umamba.inference.previous_facts import PreviousFacts, member_of
+from umamba.inference.previous_stage import check_previous_plan
+from umamba.planning.cascade import LOW
+from umamba.planning.plan import Plan
+from umamba.run.sweep import quoted
+
+_SHOWN = 5
+_OF_ONE_FOLD = re.compile(r"~|fold=|data\.fold=|run_dir=|data\.num_workers=")  # overrides that other folds have not
+
+
+def open_folds(folder: str | Path) -> Ensemble:
+    """The cross-validation in a folder, with the checkpoints as they were when it was finished.
+
+    Args:
+        folder: Its folder, or the ensemble.json there.
+
+    Raises:
+        FileNotFoundError: There is none, or folds are not trained; says which, and the command that trains them.
+        ValueError: It is none, or a checkpoint was trained on since.
+    """
+    path = Path(folder)
+    command = command_of_folds(path if path.suffix != ".json" else path.parent, LOW)
+    if not path.exists():
+        raise FileNotFoundError(f"previous_stage={folder}: there is no such folder. Train the first stage: {command}")
+    try:
+        found = find_ensemble(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"previous_stage: {error} The command is: {command}") from error
+    if found is None:
+        raise ValueError(
+            f"previous_stage={folder} is a file. Expected the folder of a cross-validation, whose folds segment each "
+            f"case without having seen it: {command}"
+        )
+    ensemble = read_ensemble(found)
+    if "folds" not in ensemble.content or len(ensemble.groups) != 1:
+        raise ValueError(f"previous_stage={folder} is of no cross-validation, it was chosen among some. Give that one.")
+    ensemble.check_unchanged()
+    return ensemble
+
+
+def read_previous(
+    ensemble: Ensemble, datamodule: SegmentationDataModule, checkpoints: Path
+) -> tuple[PreviousFacts, dict[int, Path]]:
+    """See that folds are a first stage for a training, and say which of them did not see which case.
+
+    Args:
+        ensemble: From `open_folds`.
+        datamodule: Of the second stage, with its plan made.
+        checkpoints: Folder of the second stage's checkpoints.
+
+    Returns:
+        What the second stage's checkpoints will say of it; and fold -> checkpoint.
+
+    Raises:
+        ValueError: They are of other data, labels or plans than the second stage, see `check_folds`,
+            `check_previous_plan` and `choose_cases`; or all have seen a case of the training, or none.
+    """
+    numbers = [int(fold["fold"]) for fold in ensemble.content["folds"]]
+    paths = dict(zip(numbers, ensemble.groups[0].checkpoints, strict=True))
+    members = {fold: Member.read(path) for fold, path in paths.items()}
+    first = members[numbers[0]]
+    stage = str(datamodule.plan_configuration.previous_stage)
+    check_previous_plan(Plan.from_dict(dict(first.plan)), first.configuration, datamodule.plan, stage, first.path)
+    held_out = {
+        fold: [case.identifier for case in choose_cases([member], datamodule, "validation")[0]]
+        for fold, member in members.items()
+    }
+    check_folds(members, held_out, [datamodule] * len(members))
+    _check_complete(held_out, datamodule, ensemble.path.parent, stage)
+    facts = PreviousFacts(
+        configuration=stage,
+        training=content_hash([first.network, training_of(first), plan_of(first), ensemble.mirror]),
+        mirror=ensemble.mirror,
+        members=tuple(member_of(fold, path, held_out[fold], checkpoints) for fold, path in paths.items()),
+        trained_on={case: mark for member in members.values() for case, mark in (member.trained_on or {}).items()},
+    )
+    return facts, paths
+
+
+def command_of_folds(folder: Path, stage: str) -> str:
+    """The command that trains what is missing of a cross-validation, with the overrides of one of its folds."""
+    overrides = [f"data.configuration={stage}"]
+    for path in sorted(folder.glob("fold_*/overrides.txt")):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        overrides = [line for line in lines if not _OF_ONE_FOLD.match(line)]
+        break
+    else:
+        overrides = ["data=...", "model=...", *overrides]
+    words = ["python", "train.py", "--config-name=cross_validation", *overrides, f"run_dir={quoted(str(folder))}"]
+    return shlex.join(words).replace("'data=...' 'model=...'", "data=... model=...")
+
+
+def _check_complete(
+    held_out: Mapping[int, Iterable[str]], datamodule: SegmentationDataModule, folder: Path, stage: str
+) -> None:
+    known = {case for cases in held_out.values() for case in cases}
+    needed = {*datamodule.train_ids, *datamodule.val_ids}
+    missing = sorted(needed - known)
+    if not missing:
+        return
+    identifiers = [case.identifier for case in datamodule.raw.training_cases]
+    places = (datamodule.prepared_dir, datamodule.dataset_dir)
+    lacking = []
+    for fold in set(range(NUM_FOLDS)) - held_out.keys():
+        with suppress(ValueError):  # splits_final.json may have fewer
+            if set(missing) & set(select_split(identifiers, fold, places, datamodule.split_by).val):
+                lacking.append(fold)
+    which = (
+        f"fold {', '.join(map(str, lacking))} of {stage} is missing" if lacking else f"no fold of {stage} held them out"
+    )
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    raise ValueError(
+        f"previous_stage={folder}: {len(missing)} case(s) to train on or to validate with have no segmentation by a "
+        f"network that did not see them ({', '.join(missing[:_SHOWN])}{more}): {which}. Train all folds, which goes on "
+        f"with those that are there: {command_of_folds(folder, stage)} "
+        f"cross_validation.folds=[{','.join(map(str, sorted({*held_out, *lacking})))}]"
+    )
