@@ -15,6 +15,10 @@ RUN    := $(VENV)/bin/python
 TORCH  ?= torch==2.13.0
 PIP_ARGS ?=
 
+# ruff, mypy and the types that it reads, as pyproject.toml pins them; a file that stands for having just these.
+PINS    := $(shell sed -n 's/^lint = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+LINTERS := $(VENV)/linters-$(shell echo '$(PINS)' | cksum | cut -d ' ' -f 1)
+
 .PHONY: install demo test test-all test-lowest test-newest trust peer evidence lint types docs clean
 
 install: $(VENV)/installed
@@ -76,16 +80,18 @@ evidence: install
 	for part in README.md figures tables; do diff -r docs/evidence/$$part build/evidence/$$part || exit 1; done
 
 # mypy looks for a package under its name; the link gives the folder that name.
-lint: $(VENV)/linters types
+lint: $(LINTERS) types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-types: $(VENV)/linters
+types: $(LINTERS)
 	mkdir -p build/api && ln -sfn ../../src build/api/umamba
 	$(RUN) -m mypy
 
-$(VENV)/linters: $(VENV)/installed
-	$(RUN) -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt "$(TORCH)" --editable ".[lint]"
+# VENV= may name the environment of another checkout, whose project must stay that checkout's: there only the tools are
+# installed, which read the source without importing it.
+$(LINTERS): $(if $(filter file,$(origin VENV)),$(VENV)/installed)
+	$(RUN) -m pip install --quiet $(PIP_ARGS) $(PINS)
 	touch $@
 
 # mkdocstrings reads the source without importing it; the link gives the folder its import name.

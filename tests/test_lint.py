@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -34,6 +36,20 @@ def test_constraints_have_the_pinned_versions() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     constraints = dict(line.split("==") for line in lines)
     assert pinned().items() <= constraints.items()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_linting_with_another_checkouts_environment_leaves_its_project_there(tmp_path: Path) -> None:
+    def commands(target: str, *settings: str) -> str:
+        call = ["make", "--dry-run", "--always-make", target, *settings]
+        outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "VENV")}
+        return subprocess.run(call, cwd=ROOT, env=outside, capture_output=True, text=True, check=True).stdout
+
+    tools = " ".join(f"{name}=={version}" for name, version in pinned().items())
+    for target in ("lint", "types"):
+        there = commands(target, f"VENV={tmp_path / 'other'}")
+        assert f"pip install --quiet  {tools}\n" in there and "--editable" not in there
+        assert "--editable" in commands(target)
 
 
 def test_integration_lints_before_it_tests() -> None:
