@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+
+settings.register_profile("any machine", deadline=None)  # a busy one takes longer than Hypothesis allows an example
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
