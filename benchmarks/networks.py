@@ -33,7 +33,7 @@ from common import versions
 from networks_report import COLUMNS, write_report
 from networks_sets import FULL_PRECISION, NETWORKS, REFERENCE
 from settings import PAPER
-from timing import PeakMemory, clock_ms
+from timing import PeakMemory, clock_ms, descend
 from umamba.files import write_json
 from umamba.models.cost import activation_bytes, count_flops, count_parameters
 from umamba.models.fused_optimizer import fuse
@@ -146,12 +146,7 @@ def measure_times(
     def step() -> None:
         with autocast:
             loss = loss_function(run(image), label)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, 12)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        descend(loss, parameters, optimizer, scaler)
 
     def forward() -> None:
         with torch.no_grad(), autocast:

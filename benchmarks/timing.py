@@ -1,14 +1,29 @@
-"""How long a step takes: by the clock, by the device's events, and as a CUDA graph's replay."""
+"""What a step is, and how long it takes: by the clock, by the device's events, and as a CUDA graph's replay."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
 Step = Callable[[], object]
+
+
+def descend(
+    loss: torch.Tensor,
+    parameters: Iterable[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """All that follows the loss in a training step: backward, clipping and optimiser."""
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(parameters, 12)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def clock_ms(step: Step, repeats: int, device: torch.device) -> float:

@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from common import draw_bars
 from fast_path import SWITCHES
 from settings import HIPPOCAMPUS, PAPER
-from timing import PeakMemory, clock_ms
+from timing import PeakMemory, clock_ms, descend
 from umamba.files import write_json, write_text
 from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
@@ -132,12 +132,7 @@ def measure(setting: str, name: str, precision: str, folder: Path | None, graph:
     def step(loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
         with torch.autocast("cuda", dtype=DTYPES[precision]):
             loss = loss_of(image, label)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, 12)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        descend(loss, parameters, optimizer, scaler)
 
     step_ms, peak, held = timed(lambda: step(loss_of))
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:

@@ -9,7 +9,7 @@ is one matrix per axis, so the same values come from three matrix products in fl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,15 +58,14 @@ def resample_image(
     axis = separate_axis(current, new)
     if axis is None:
         return _resample_volume(volume, shape)
-    moved = np.moveaxis(volume, axis, 0)
-    target = np.moveaxis(np.empty(shape, dtype=np.float32), axis, 0)
-    rows, columns = (spline_matrix(moved.shape[i], target.shape[i]) for i in (1, 2))
-    nearest = nearest_index(moved.shape[0], target.shape[0])
-    for source in np.unique(nearest):
-        resized = _resize_slice(moved[source], rows, columns)
-        np.clip(resized, moved[source].min(), moved[source].max(), out=resized)
-        target[nearest == source] = resized
-    return np.moveaxis(target, 0, axis)
+    sizes = [i for i in range(3) if i != axis]
+    rows, columns = (spline_matrix(volume.shape[i], shape[i]) for i in sizes)
+
+    def resize(plane: np.ndarray) -> np.ndarray:
+        resized = _resize_slice(plane, rows, columns)
+        return np.clip(resized, plane.min(), plane.max(), out=resized)
+
+    return _nearest_along(axis, volume, shape, resize)
 
 
 def resample_label(
@@ -89,11 +88,19 @@ def resample_label(
     axis = separate_axis(current, new)
     if axis is None:
         return _resize_label(label, shape)
-    moved = np.moveaxis(label, axis, 0)
-    target = np.moveaxis(np.empty(shape, dtype=label.dtype), axis, 0)
+    in_plane = tuple(size for i, size in enumerate(shape) if i != axis)
+    return _nearest_along(axis, label, shape, lambda plane: _resize_label(plane, in_plane))
+
+
+def _nearest_along(
+    axis: int, volume: np.ndarray, shape: Sequence[int], resize: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Slices across an axis resized one by one, and from slice to slice the nearest: (Z, Y, X) -> `shape`."""
+    moved = np.moveaxis(volume, axis, 0)
+    target = np.moveaxis(np.empty(shape, dtype=volume.dtype), axis, 0)
     nearest = nearest_index(moved.shape[0], target.shape[0])
     for source in np.unique(nearest):
-        target[nearest == source] = _resize_label(moved[source], target.shape[1:])
+        target[nearest == source] = resize(moved[source])
     return np.moveaxis(target, 0, axis)
 
 

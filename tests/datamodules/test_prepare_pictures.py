@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from tests.datamodules.archives import zip_each
 from umamba.datamodules.prepare import endovis, neurips_cells, nuclei
 from umamba.datamodules.prepare.cells import to_rgb8
 from umamba.datamodules.prepare.download import DownloadError
@@ -70,11 +71,7 @@ def endovis_source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_endovis(endovis_source: Path, tmp_path: Path, zipped: bool) -> None:
-    source = endovis_source
-    if zipped:
-        source = tmp_path / "zips"
-        for folder in endovis_source.iterdir():
-            shutil.make_archive(str(source / folder.name), "zip", endovis_source, folder.name)
+    source = zip_each(endovis_source, tmp_path / "zips") if zipped else endovis_source
     target = endovis.prepare(source, tmp_path / "raw" / "Dataset704_Endovis17", incomplete=True)
     raw = RawDataset.open(target)
     names = [case.identifier for case in raw.training_cases]
@@ -155,11 +152,7 @@ def cell_source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_neurips_cells(cell_source: Path, tmp_path: Path, zipped: bool) -> None:
-    source = cell_source
-    if zipped:
-        source = tmp_path / "zips"
-        for folder in cell_source.iterdir():
-            shutil.make_archive(str(source / folder.name), "zip", cell_source, folder.name)
+    source = zip_each(cell_source, tmp_path / "zips") if zipped else cell_source
     target = neurips_cells.prepare(source, tmp_path / "raw" / "set", incomplete=True)
     raw = RawDataset.open(target)
     assert [case.identifier for case in raw.training_cases] == ["cell_00001", "cell_00002", "cell_00003"]

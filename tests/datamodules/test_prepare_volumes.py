@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.datamodules.archives import zip_each
 from umamba.datamodules.prepare import amos, decathlon, flare
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetError
@@ -166,11 +167,7 @@ def flare_source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_flare(flare_source: Path, tmp_path: Path, zipped: bool) -> None:
-    source = flare_source
-    if zipped:
-        source = tmp_path / "zips"
-        for folder in flare_source.iterdir():
-            shutil.make_archive(str(source / folder.name), "zip", flare_source, folder.name)
+    source = zip_each(flare_source, tmp_path / "zips") if zipped else flare_source
     with pytest.raises(ValueError, match="expected 50 training scans .* found 2"):
         flare.prepare(source, tmp_path / "raw" / "set")
     raw = RawDataset.open(flare.prepare(source, tmp_path / "raw" / "set", incomplete=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from tests.evaluation import scored_runs
 from umamba.evaluation.record import digest_of
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL, verdict
@@ -26,9 +26,6 @@ from umamba.evidence.record import make_record
 from umamba.files import write_json
 from umamba.locations import ROOT
 
-_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
-scored_runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(scored_runs)
 GAINS = {"nnunet": 0.0, "umamba_none": 0.004, "umamba_bot": 0.004, "umamba_enc": 0.03}
 ATTEMPT = {"seconds": 60.0, "gpu_seconds": 30.0, "packed": 2.0, "step": 100, "reached": 100, "energy_wh": 5.0,
            "no_energy": None, "exit_code": 0}  # fmt: skip

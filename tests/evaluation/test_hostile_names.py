@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.evaluation import scored_runs
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.table_text import to_latex, to_markdown
 
-_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
-scored_runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(scored_runs)
 make_run = scored_runs.make_run
 
 STRANGE = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gzip
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.evaluation import scored_runs
 from umamba.evaluation.identity import facts_of, name_apart
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.record import content_of, read_record
@@ -24,9 +24,6 @@ from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.networks import all_scores, replicate_spread
 from umamba.evaluation.report.runs import gather
 
-_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
-scored_runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(scored_runs)
 make_run = scored_runs.make_run
 
 

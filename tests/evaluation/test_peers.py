@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.evaluation.made_masks import blobs, cube
+from tests.golden import make_evaluation
 from umamba.evaluation.instances import match_instances
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.standard import score_semantic
@@ -19,14 +20,6 @@ from umamba.raw.readers import read_label
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 SCORES = json.loads((GOLDEN / "evaluation.json").read_text())
 ARRAYS = np.load(GOLDEN / "evaluation.npz")
-
-
-def generator():
-    """tests/golden/make_evaluation.py, which knows how predictions were made of real label maps."""
-    spec = importlib.util.spec_from_file_location("make_evaluation", GOLDEN / "make_evaluation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +38,6 @@ def deepmind():
 def _sorted_pairs(distances, areas):
     pairs = np.array(sorted(zip(distances, areas, strict=True)))
     return pairs[:, 0], pairs[:, 1]
-
-
-def blobs(seed: int, shape: tuple[int, ...], share: float = 0.3) -> np.ndarray:
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2)
-    return noise > np.quantile(noise, 1 - share)
-
-
-def cube(shape: tuple[int, ...], start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    mask[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
-    return mask
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((24, 30, 28), (3.0, 0.7, 0.9)), ((18, 18, 18), (1, 1, 1)),
@@ -112,7 +94,7 @@ def test_matching_agrees_with_stardist(name):
 @pytest.mark.parametrize("name", sorted(SCORES["nuclei"]))
 def test_matching_of_real_nuclei_agrees_with_stardist(name, real_data):
     label, _ = read_label(real_data / "nuclei_dsb2018" / "instances" / name)
-    assert_matches(SCORES["nuclei"][name], label[0], generator().altered_instances(label[0]))
+    assert_matches(SCORES["nuclei"][name], label[0], make_evaluation.altered_instances(label[0]))
 
 
 def assert_matches(scores, reference, prediction):
@@ -129,7 +111,7 @@ def assert_matches(scores, reference, prediction):
 def test_real_labels_agree_with_nnunet_and_deepmind(case, real_data, deepmind):
     path = real_data / "Dataset004_Hippocampus" / "labelsTr" / f"{case}.nii.gz"
     reference, geometry = read_label(path)
-    prediction = generator().altered(reference)
+    prediction = make_evaluation.altered(reference)
     labels = {"anterior": 1, "posterior": 2}
     rows = score_semantic(reference, prediction, geometry.spacing, labels, {"anterior": 1.0, "posterior": 0.5})
     for row in rows:
@@ -149,8 +131,8 @@ def test_a_real_scan_agrees_with_deepmind(real_data, deepmind):
     spacing = (geometry.spacing[0], 2 * geometry.spacing[1], 2 * geometry.spacing[2])
     kept = np.where(np.isin(reference, values), reference, 0)
     labels = {f"organ {value}": int(value) for value in values}
-    for row in score_semantic(kept, generator().altered(kept), spacing, labels, dict.fromkeys(labels, 2.0)):
-        masks = (kept == row["label"], generator().altered(kept) == row["label"])
+    for row in score_semantic(kept, make_evaluation.altered(kept), spacing, labels, dict.fromkeys(labels, 2.0)):
+        masks = (kept == row["label"], make_evaluation.altered(kept) == row["label"])
         theirs = deepmind.compute_surface_distances(*masks, spacing)
         assert row["nsd"] == pytest.approx(deepmind.compute_surface_dice_at_tolerance(theirs, 2.0), abs=1e-6)
         assert row["hd95"] == pytest.approx(deepmind.compute_robust_hausdorff(theirs, 95), abs=1e-6)

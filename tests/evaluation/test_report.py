@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -17,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from tests.evaluation import scored_runs
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.record import run_cost
 from umamba.evaluation.report.__main__ import make_report
@@ -26,9 +26,6 @@ from umamba.evaluation.report.networks import PAPER_ORDER, all_scores, network_m
 from umamba.evaluation.report.published import load_published, published_score
 from umamba.evaluation.report.runs import gather
 
-_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
-scored_runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(scored_runs)
 make_run = scored_runs.make_run
 
 

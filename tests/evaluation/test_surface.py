@@ -8,20 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
+from tests.evaluation.made_masks import blobs, cube
 from umamba.evaluation.surface import surface_distances
-
-
-def blobs(seed: int, shape: tuple[int, ...], share: float = 0.3) -> np.ndarray:
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2)
-    return noise > np.quantile(noise, 1 - share)
-
-
-def cube(shape: tuple[int, ...], start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    mask[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
-    return mask
 
 
 def test_cube_has_the_area_of_its_marching_cubes_surface():

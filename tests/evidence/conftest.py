@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -12,10 +11,12 @@ import time
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.evaluation import scored_runs
 from umamba.evaluation.record import digest_of
 from umamba.evidence.devices import Device
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
@@ -47,9 +48,6 @@ class Stub:
         self.manifest, self.state, self.templates = folder / "list.yaml", folder / "state", folder / "templates"
         self.records = self.state / "records"
         self.manifest.write_text(MANIFEST)
-        spec = importlib.util.spec_from_file_location("scored_runs", HERE.parent / "evaluation" / "scored_runs.py")
-        scored_runs = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(scored_runs)
         scored_runs.make_run(self.templates / "tables", dataset="phantom", scored="validation")
         cases = {"trained_on": {"a": "1", "b": "2"}, "validated_with": ["c"]}
         for step in range(1, 21):
@@ -70,7 +68,7 @@ class Stub:
         unchanged: Callable[[], bool] = lambda: True,
         limit: float = math.inf,
         device: str = "cpu",
-        **rules: float,
+        **rules: Any,
     ) -> dict[str, Finding]:
         """A sitting in this process; how all runs stand after it."""
         place = Place(script=HERE / "stub_train.py", workers=workers, threads=1, code=code, revision=None,

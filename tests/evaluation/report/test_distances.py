@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -10,16 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.evaluation import scored_runs
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.networks import all_scores, network_scores, paired
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.significance import compare_networks, mean_ranks
 from umamba.evaluation.report.tables import classes_table, main_metrics, rank_table, result_table
 from umamba.evaluation.tables import class_table, describe
-
-_spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).parents[1] / "scored_runs.py")
-scored_runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(scored_runs)
 
 NOTHING: dict = {"settings": {}}
 
