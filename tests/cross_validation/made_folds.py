@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tests.inference.small import MIRROR, make_plan, save_checkpoint
 from umamba.planning.plan import Plan
@@ -25,7 +26,7 @@ def make_fold(
     *,
     seed: int = 0,
     network: str = "nnunet",
-    **data,
+    **data: Any,
 ) -> Path:
     """The last checkpoint of a fold in a cross-validation's folder."""
     config = {
@@ -40,7 +41,7 @@ def make_fold(
 
 
 def make_folds(
-    raw: Path, folder: Path, folds: tuple[int, ...] = (0, 1, 2), plan: Plan | None = None, **options
-) -> dict:
+    raw: Path, folder: Path, folds: tuple[int, ...] = (0, 1, 2), plan: Plan | None = None, **options: Any
+) -> dict[int, Path]:
     """Fold -> its checkpoint."""
     return {fold: make_fold(raw, folder, fold, plan, seed=fold, **options) for fold in folds}

@@ -45,9 +45,8 @@ def make_run(
     names = names or ([pair.case for pair in pairs] if pairs else [f"case_{i:02d}" for i in range(cases)])
     cases = len(names)
     hardness = np.random.default_rng(0).normal(0, 0.06, (cases, len(classes)))
-    noise = np.random.default_rng([seed, len(network), 9 if fold == "all" else fold]).normal(
-        0, 0.01, (cases, len(classes))
-    )
+    number = 9 if fold == "all" else int(fold)
+    noise = np.random.default_rng([seed, len(network), number]).normal(0, 0.01, (cases, len(classes)))
     dsc = np.clip(0.85 - 0.05 * np.arange(len(classes)) + hardness + noise + gain, 0, 1)
     instances = protocol == "paper/cells" or classes == ("instances",)
     rows = [

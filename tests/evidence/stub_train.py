@@ -15,7 +15,7 @@ given = dict(argument.split("=", 1) for argument in sys.argv[1:])
 run_dir, templates = Path(given["run_dir"].strip("'")), Path(os.environ["STUB_TEMPLATES"])
 last, tables = run_dir / "checkpoints" / "last.ckpt", run_dir / "tables"
 stored = run_dir / "config.yaml"
-told = []
+told: list[int] = []
 signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
 
 if last.is_file():

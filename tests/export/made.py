@@ -55,7 +55,7 @@ def save(
     network = build_network(instantiate(model["network"]), plan, configuration, model["deep_supervision"])
     with torch.no_grad():
         for parameter in network.parameters():  # biases and norms too: an initial 0 or 1 hides what is mixed up
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     content: dict[str, Any] = {
         "state_dict": weights,

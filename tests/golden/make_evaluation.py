@@ -12,10 +12,13 @@ are made again by the test from the same data set.
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+Pair = tuple[np.ndarray, np.ndarray]
 HERE = Path(__file__).resolve().parent
 SPACINGS = {"blobs3d": (2.5, 0.8, 0.9), "spheres3d": (1.0, 1.0, 1.0), "blobs2d": (0.7, 1.2), "discs2d": (1.0, 1.0)}
 TOLERANCES = (0.5, 1.0, 2.0, 3.0)
@@ -23,7 +26,7 @@ NUCLEI = 3  # images of the set, the first by name
 HIPPOCAMPUS = ("hippocampus_001", "hippocampus_003", "hippocampus_004")
 
 
-def masks(name):
+def masks(name: str) -> Pair:
     """Reference and prediction, bool: smoothed noise, or balls that differ by 2.5 steps in place and 1 in radius."""
     rng = np.random.default_rng(len(name))
     if name.startswith("blobs"):
@@ -32,7 +35,7 @@ def masks(name):
         for _ in range(2):
             noise = rng.standard_normal(shape)
             for axis in range(noise.ndim):
-                noise = sum(np.roll(noise, shift, axis) for shift in range(-4, 5))
+                noise = np.asarray(sum(np.roll(noise, shift, axis) for shift in range(-4, 5)))
             both.append(noise)
         mixed = 0.9 * both[0] + 0.35 * both[1]
         return both[0] > np.quantile(both[0], 0.7), mixed > np.quantile(mixed, 0.72)
@@ -41,13 +44,13 @@ def masks(name):
     return (grid**2).sum(0) < 15**2, ((grid - 2.5) ** 2).sum(0) < 14**2
 
 
-def instance_maps(seed):
+def instance_maps(seed: int) -> Pair:
     """Two instance maps of about 40 overlapping discs, the second moved, resized, thinned out and added to."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:200, :200]
     first, second = np.zeros((200, 200), np.int32), np.zeros((200, 200), np.int32)
     for index in range(1, 41):
-        cy, cx, radius = *rng.uniform(5, 195, 2), rng.uniform(4, 14)
+        (cy, cx), radius = rng.uniform(5, 195, 2), rng.uniform(4, 14)
         first[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] = 3 * index
         if rng.random() < 0.85:
             cy, cx, radius = cy + rng.normal(0, 1.5), cx + rng.normal(0, 1.5), radius * rng.uniform(0.8, 1.2)
@@ -56,7 +59,7 @@ def instance_maps(seed):
     return first, second
 
 
-def ties():
+def ties() -> Pair:
     """Rows of squares in which predictions cover exactly half: IoU 0.5 with two candidates each."""
     first, second = np.zeros((20, 60), np.int32), np.zeros((20, 60), np.int32)
     for index in range(5):
@@ -66,7 +69,7 @@ def ties():
     return first, second
 
 
-def altered(label):
+def altered(label: np.ndarray) -> np.ndarray:
     """A prediction made of a real label map: moved by a voxel and with the first class's last slice gone."""
     moved = np.roll(label, 1, axis=1)
     last = np.flatnonzero((moved == 1).any(axis=(1, 2)))[-1]
@@ -74,7 +77,7 @@ def altered(label):
     return moved
 
 
-def altered_instances(label):
+def altered_instances(label: np.ndarray) -> np.ndarray:
     """Predicted instances made of real ones: moved by two pixels, every fifth one missing, the fourth ones halved."""
     moved = np.roll(label, (1, 2), axis=(0, 1))
     moved[moved % 5 == 0] = 0
@@ -84,10 +87,10 @@ def altered_instances(label):
     return moved
 
 
-def mesh():
+def mesh() -> dict[str, Any]:
     from meshmetrics import DistanceMetrics
 
-    scores = {}
+    scores: dict[str, Any] = {}
     for name, spacing in SPACINGS.items():
         metrics = DistanceMetrics(verbose=False)
         metrics.set_input(*masks(name), spacing=spacing)
@@ -96,7 +99,7 @@ def mesh():
     return scores
 
 
-def match_all(pairs):
+def match_all(pairs: dict[str, Pair]) -> dict[str, Any]:
     from stardist.matching import matching
 
     keys = ("tp", "fp", "fn", "precision", "recall", "f1", "panoptic_quality")
@@ -107,11 +110,11 @@ def match_all(pairs):
     }
 
 
-def stardist():
+def stardist() -> dict[str, Any]:
     return match_all({f"discs{seed}": instance_maps(seed) for seed in range(4)} | {"ties": ties()})
 
 
-def nuclei(data):
+def nuclei(data: str) -> dict[str, Any]:
     from skimage import io
 
     paths = sorted((Path(data) / "nuclei_dsb2018" / "instances").glob("*.png"))[:NUCLEI]
@@ -119,7 +122,7 @@ def nuclei(data):
     return match_all({name: (label, altered_instances(label)) for name, label in labels.items()})
 
 
-def nnunet(data):
+def nnunet(data: str) -> dict[str, Any]:
     import SimpleITK as sitk
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -139,11 +142,14 @@ def nnunet(data):
 
 if __name__ == "__main__":
     part, *arguments = sys.argv[1:]
-    results = {"mesh": mesh, "stardist": stardist, "nuclei": nuclei, "nnunet": nnunet}[part](*arguments)
+    parts: dict[str, Callable[..., dict[str, Any]]] = {
+        "mesh": mesh, "stardist": stardist, "nuclei": nuclei, "nnunet": nnunet,
+    }  # fmt: skip
+    results = parts[part](*arguments)
     path = HERE / "evaluation.json"
     content = json.loads(path.read_text()) if path.is_file() else {}
     content[part] = results
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     arrays = {name: np.stack(masks(name)) for name in SPACINGS}
     arrays |= {f"discs{seed}": np.stack(instance_maps(seed)) for seed in range(4)} | {"ties": np.stack(ties())}
-    np.savez_compressed(HERE / "evaluation.npz", **arrays)
+    np.savez_compressed(HERE / "evaluation.npz", **arrays)  # type: ignore[arg-type]

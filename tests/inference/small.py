@@ -57,7 +57,7 @@ def make_plan(
         file_ending=ending,
         num_training=1,
         transpose_forward=forward,
-        transpose_backward=tuple(forward.index(axis) for axis in range(3)),
+        transpose_backward=(forward.index(0), forward.index(1), forward.index(2)),
         intensities=(statistics,) * len(channels),
         original_median_spacing=(1.0, 1.0, 1.0),
         original_median_shape=(8.0, 8.0, 8.0),
@@ -96,7 +96,7 @@ def save_checkpoint(path: Path, plan: Plan, *, config: dict[str, Any] | None = N
 def write_image(path: Path, shape: tuple[int, ...] = (9, 10, 11), seed: int = 0, dtype: type = np.float32) -> Path:
     """Noise as a volume."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).uniform(1, 100, shape).astype(dtype)
+    noise: np.ndarray = np.random.default_rng(seed).uniform(1, 100, shape).astype(dtype)
     sitk.WriteImage(sitk.GetImageFromArray(noise), path)
     return path
 

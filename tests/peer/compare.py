@@ -109,7 +109,9 @@ def load_theirs(path: Path) -> tuple[np.ndarray, np.ndarray, dict]:
     return data, seg, properties
 
 
-def compare_store(raw: RawDataset, ours: Path, theirs: Path, plan: Plan, entry: Configuration, folder: str, row: Row):
+def compare_store(
+    raw: RawDataset, ours: Path, theirs: Path, plan: Plan, entry: Configuration, folder: str, row: Row
+) -> None:
     _, store = prepare(raw.folder, ours, entry.name, PlannerOptions(rule=plan.rule), workers=1)
     for identifier in store.identifiers:
         case = store.case(identifier)

@@ -17,6 +17,7 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ import numpy as np
 _context = multiprocessing.get_context
 
 
-def _with_threads(method=None):
-    context = _context(method)
+def _with_threads(method: str | None = None) -> Any:
+    context: Any = _context(method)
     context.Pool = multiprocessing.pool.ThreadPool
     return context
 

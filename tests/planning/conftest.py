@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from umamba.planning import intensities, stores
@@ -19,7 +22,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = stores.write_case
 
-    def recording(folder, identifier, *args):
+    def recording(folder: Path, identifier: str, *args: Any) -> Any:
         names.append(identifier)
         return original(folder, identifier, *args)
 

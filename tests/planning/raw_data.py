@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from skimage import io as skio
 
 
-def write_volume(path: Path, array: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0), direction=None) -> None:
+def write_volume(
+    path: Path, array: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0), direction: Sequence[float] | None = None
+) -> None:
     """Write (Z, Y, X) with spacing (z, y, x)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(array)
@@ -21,7 +24,13 @@ def write_volume(path: Path, array: np.ndarray, spacing: Sequence[float] = (1.0,
     sitk.WriteImage(image, str(path))
 
 
-def write_description(folder: Path, cases: int, channels=("MR",), labels=("liver", "spleen"), ending=".nii.gz"):
+def write_description(
+    folder: Path,
+    cases: int,
+    channels: Sequence[str] = ("MR",),
+    labels: Sequence[str] = ("liver", "spleen"),
+    ending: str = ".nii.gz",
+) -> None:
     """Write dataset.json."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -52,7 +61,7 @@ def make_dataset(
     shape: Sequence[int] = (20, 24, 28),
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     channels: Sequence[str] = ("MR",),
-    **more,
+    **more: Any,
 ) -> Path:
     """A 3D data set of `cases` cases; `more` goes to dataset.json."""
     write_description(folder, cases, channels)

@@ -47,7 +47,7 @@ def same_labels(found: Path, expected: Path) -> None:
     names = [sorted(path.name for path in folder.glob("*.nii.gz")) for folder in (found, expected)]
     assert names[0] == names[1]
     for name in names[0]:
-        np.testing.assert_array_equal(*(read(folder / name) for folder in (found, expected)), err_msg=name)
+        np.testing.assert_array_equal(read(found / name), read(expected / name), err_msg=name)
 
 
 def same(found: Any, expected: Any, where: str) -> None:

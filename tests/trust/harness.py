@@ -93,7 +93,9 @@ class Command:
     def wait(self, seconds: float = TIMEOUT) -> int:
         """Wait for the end; the exit code."""
         self.wait_for(lambda: False, "to end", seconds)
-        return self.code
+        code = self.code
+        assert code is not None
+        return code
 
     def ends_within(self, seconds: float) -> bool:
         """Let it run for some seconds; whether it ended in that time."""

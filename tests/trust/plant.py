@@ -25,7 +25,7 @@ class Plant(L.Callback):
         self.batch = -1
         self.layer = ""
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         self.layer, layer = next(
             (n, m) for n, m in module.network.named_modules() if isinstance(m, nn.Conv3d | nn.Conv2d)
         )

@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,42 +22,42 @@ import torch
 
 KERNELS = "umamba.models.mamba.kernels"
 ELEMENTS = 1 << 28  # that a pointer may reach
-NUMPY = {torch.float32: np.float32, torch.float16: np.float16}
+NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16}
 
 
 class Vector(np.ndarray):
     """An array with what Triton calls the methods and attributes of a tensor."""
 
-    def to(self, dtype) -> Vector:
-        return self.astype(dtype)
+    def to(self, dtype: Any) -> Vector:
+        return vector(self.astype(dtype))
 
     @property
     def type(self) -> types.SimpleNamespace:
         return types.SimpleNamespace(layout=None)
 
     # Triton's values do not change: `a += b` makes another one
-    def __iadd__(self, other) -> Vector:
+    def __iadd__(self, other: Any) -> Vector:  # type: ignore[misc]
         return self + other
 
-    def __isub__(self, other) -> Vector:
+    def __isub__(self, other: Any) -> Vector:  # type: ignore[misc, override]
         return self - other
 
-    def __imul__(self, other) -> Vector:
+    def __imul__(self, other: Any) -> Vector:  # type: ignore[misc]
         return self * other
 
 
-def vector(value) -> Vector:
+def vector(value: Any) -> Vector:
     return np.asarray(value).view(Vector)
 
 
 class Pointer:
     """Addresses of elements of one type."""
 
-    def __init__(self, memory: np.ndarray, offset) -> None:
+    def __init__(self, memory: np.ndarray, offset: Any) -> None:
         self.memory, self.offset = memory, offset
         self.dtype = types.SimpleNamespace(element_ty=memory.dtype.type)
 
-    def __add__(self, offset) -> Pointer:
+    def __add__(self, offset: Any) -> Pointer:
         return Pointer(self.memory, self.offset + offset)
 
 
@@ -66,16 +67,16 @@ class Shared:
     def __init__(self, memory: np.ndarray) -> None:
         self.memory, self.shape, self.dtype = memory, memory.shape, memory.dtype.type
 
-    def index(self, i) -> Shared:
+    def index(self, i: Any) -> Shared:
         return Shared(self.memory[int(i)])
 
-    def slice(self, start, length) -> Shared:
+    def slice(self, start: Any, length: int) -> Shared:
         return Shared(self.memory[int(start) : int(start) + length])
 
-    def load(self, layout) -> Vector:
+    def load(self, layout: Any) -> Vector:
         return vector(self.memory.copy())
 
-    def store(self, value) -> None:
+    def store(self, value: Any) -> None:
         self.memory[...] = value
 
 
@@ -87,8 +88,8 @@ class Machine(types.ModuleType):
     """`triton.language` and Gluon's, in one; `late` says when asynchronous copies happen."""
 
     int32, int64, float32 = np.int32, np.int64, np.float32
-    program: tuple[int, int] = (0, 0)
-    programs: tuple[int, int] = (1, 1)
+    program: tuple[int, ...] = (0, 0)
+    programs: tuple[int, ...] = (1, 1)
 
     def __init__(self, late: bool) -> None:
         super().__init__("language")
@@ -105,59 +106,59 @@ class Machine(types.ModuleType):
     def num_programs(self, axis: int) -> int:
         return self.programs[axis]
 
-    def constexpr(self, value):
+    def constexpr(self, value: Any) -> Any:
         return value
 
-    def static_range(self, *limits) -> range:
+    def static_range(self, *limits: int) -> range:
         return range(*limits)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name.endswith("Layout"):
             return lambda *arguments, **keywords: None
         raise AttributeError(name)
 
     # Arithmetic
-    def cdiv(self, a, b):
+    def cdiv(self, a: Any, b: Any) -> Any:
         return -(-a // b)
 
-    def arange(self, begin, end, layout=None) -> Vector:
+    def arange(self, begin: int, end: int, layout: Any = None) -> Vector:
         return vector(np.arange(begin, end, dtype=np.int32))
 
-    def full(self, shape, value, dtype, layout=None) -> Vector:
+    def full(self, shape: Any, value: Any, dtype: Any, layout: Any = None) -> Vector:
         return vector(np.full(shape, value, dtype))
 
-    def zeros(self, shape, dtype) -> Vector:
+    def zeros(self, shape: Any, dtype: Any) -> Vector:
         return vector(np.zeros(shape, dtype))
 
-    def cast(self, value, dtype) -> Vector:
+    def cast(self, value: Any, dtype: Any) -> Vector:
         return vector(value).to(dtype)
 
-    def sum(self, value, axis) -> Vector:
+    def sum(self, value: Any, axis: int) -> Vector:
         return vector(value.sum(axis, dtype=value.dtype))
 
-    def convert_layout(self, value, layout) -> Vector:
+    def convert_layout(self, value: Vector, layout: Any) -> Vector:
         return value
 
-    def associative_scan(self, values, axis, combine) -> tuple:
+    def associative_scan(self, values: tuple, axis: int, combine: Callable) -> tuple:
         rows = [tuple(v[0] for v in values)]
         for i in range(1, len(values[0])):
             rows.append(combine(*rows[-1], *(v[i] for v in values)))
         return tuple(vector(np.stack(column)) for column in zip(*rows, strict=True))
 
     # Memory
-    def load(self, pointer: Pointer, mask=True, other=0.0) -> Vector:
+    def load(self, pointer: Pointer, mask: Any = True, other: float = 0.0) -> Vector:
         offset, mask = np.broadcast_arrays(pointer.offset, mask)
         found = pointer.memory[np.where(mask, offset, 0)]
         return vector(np.where(mask, found, pointer.memory.dtype.type(other)))
 
-    def store(self, pointer: Pointer, value, mask=True) -> None:
+    def store(self, pointer: Pointer, value: Any, mask: Any = True) -> None:
         offset, mask, value = np.broadcast_arrays(pointer.offset, mask, value)
         pointer.memory[offset[mask]] = value[mask]
 
-    def allocate_shared_memory(self, dtype, shape, layout) -> Shared:
+    def allocate_shared_memory(self, dtype: Any, shape: Any, layout: Any) -> Shared:
         return Shared(np.full(shape, np.nan, dtype))
 
-    def async_load(self, shared: Shared, pointer: Pointer, mask=True) -> None:
+    def async_load(self, shared: Shared, pointer: Pointer, mask: Any = True) -> None:
         if not self.late:
             shared.store(self.load(pointer, mask))
         self.open.append((shared, pointer, mask))
@@ -172,7 +173,7 @@ class Machine(types.ModuleType):
                 shared.store(self.load(pointer, mask))
 
 
-def _jit(function=None, **options):
+def _jit(function: Callable | None = None, **options: Any) -> Callable:
     return function if function is not None else lambda function: function
 
 
@@ -197,7 +198,7 @@ def emulated(late: bool) -> Iterator[None]:
             yield
 
 
-def _run(machine: Machine, launch, addresses: tuple) -> None:
+def _run(machine: Machine, launch: Any, addresses: tuple) -> None:
     pointers = [
         None if a is None or t is None else _pointer(a, t) for a, t in zip(addresses, launch.types, strict=True)
     ]
@@ -212,5 +213,6 @@ def _run(machine: Machine, launch, addresses: tuple) -> None:
 
 def _pointer(address: int, dtype: torch.dtype) -> Pointer:
     size = ELEMENTS * dtype.itemsize
-    memory = np.frombuffer((ctypes.c_byte * size).from_address(address), NUMPY[dtype])
+    buffer = (ctypes.c_byte * size).from_address(address)
+    memory: np.ndarray = np.frombuffer(buffer, NUMPY[dtype])  # type: ignore[call-overload]  # a buffer all the same
     return Pointer(memory, 0)

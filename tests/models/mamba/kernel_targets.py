@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import triton
@@ -72,12 +72,14 @@ def _name(launch: Launch) -> str:
     return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
 
-def _described(name: str, compiled) -> Built:
+def _described(name: str, compiled: Any) -> Built:
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         listing = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    registers, stack = (int(number) for number in re.search(r"REG:(\d+) STACK:(\d+)", listing).groups())
+    found = re.search(r"REG:(\d+) STACK:(\d+)", listing)
+    assert found is not None, listing
+    registers, stack = map(int, found.groups())
     metadata = compiled.metadata
     return Built(name, registers, stack, metadata.shared, metadata.num_warps * 32)

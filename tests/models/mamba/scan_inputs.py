@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 
-def make_inputs(batch, length, channels, states, dtype=torch.float64, kind="random", seed=0):
+def make_inputs(
+    batch: int,
+    length: int,
+    channels: int,
+    states: int,
+    dtype: torch.dtype = torch.float64,
+    kind: str = "random",
+    seed: int = 0,
+) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*shape):
+    def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     inputs = {
@@ -27,11 +38,11 @@ def make_inputs(batch, length, channels, states, dtype=torch.float64, kind="rand
     return {name: value.to(dtype) for name, value in inputs.items()}
 
 
-def value_and_gradients(scan, inputs, weight):
+def value_and_gradients(scan: Callable[..., Tensor], inputs: dict[str, Tensor], weight: Tensor) -> list[Tensor]:
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     out = scan(**leaves, delta_softplus=True)
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), list(leaves.values()))]
 
 
-def relative(a, b):
+def relative(a: Tensor, b: Tensor) -> float:
     return ((a.double() - b).norm() / b.norm().clamp(min=1e-30)).item()
