@@ -56,7 +56,7 @@ _NEVER = ("max_steps", "max_time", "fast_dev_run", "profiler", "overfit_batches"
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="epochs")
 def main(cfg: DictConfig) -> None:
-    """See the module."""
+    """Time the training that the configuration describes."""
     quiet()
     short_warnings()
     with explained():

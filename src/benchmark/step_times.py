@@ -38,12 +38,12 @@ class EpochSteps:
 
     @property
     def step_ms(self) -> float:
-        """Of a step, waiting included."""
+        """Mean time of a step, waiting included."""
         return 1e3 * (self.ended - self.began) / self.steps
 
     @property
     def loader_ms(self) -> float:
-        """Of waiting for a step's batch."""
+        """Mean time that a step waited for its batch."""
         return 1e3 * self.waited / self.steps
 
 

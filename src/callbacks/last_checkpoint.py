@@ -34,7 +34,7 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Of a run of no epochs: the network as it was made."""
+        """Save the network of a run of no epochs, as it was made."""
         if not is_trial(trainer) and not self.path.is_file():
             trainer.save_checkpoint(self.path, weights_only=False)
 

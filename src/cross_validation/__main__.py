@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="best")
 @explained()
 def main(cfg: DictConfig) -> None:
-    """See the module."""
+    """Find the best of the cross-validations that the configuration names."""
     check_switches(cfg, ("pairs", "keep_probabilities"))
     check_workers(cfg.workers)
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]

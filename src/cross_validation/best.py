@@ -48,9 +48,9 @@ class Candidate:
     """A cross-validation, or two whose probabilities are averaged.
 
     Attributes:
-        name: For people.
-        ensembles: Of the cross-validations.
-        scores: See `evaluate`.
+        name: What tables and messages call it.
+        ensembles: The ensemble.json of each cross-validation in it.
+        scores: A row per case and class, see `umamba.evaluation.evaluate.evaluate`.
         labels: Class name -> value, or region name -> the values it is made of.
         references: Case -> hash of what it was scored against, as in run.json.
         pairs: The files of a mean of two, and how they were scored; None of a cross-validation.

@@ -22,8 +22,8 @@ class PoolOptions:
     """How held-out cases are predicted.
 
     Attributes:
-        mirror, device, trusted: See `umamba.inference.predictor.Predictor.from_checkpoint`.
-        workers: See `evaluate`.
+        mirror, device, trusted: As for `umamba.inference.predictor.Predictor.from_checkpoint`.
+        workers: Processes that score; 0 or 1 scores in this one, None takes the CPUs at hand.
     """
 
     mirror: bool = False
@@ -38,14 +38,14 @@ class PoolOptions:
 
 @dataclass(kw_only=True)
 class Fold:
-    """A fold.
+    """A fold that has been trained.
 
     Attributes:
-        number: Of the split.
-        checkpoint: Its file.
-        member: What it says of its training.
-        datamodule: Of its data, with the raw data open.
-        cases: Names of those that it held out.
+        number: Which fold of the split it is, from 0 on.
+        checkpoint: The file of its last checkpoint.
+        member: What the checkpoint says of its training.
+        datamodule: The data that it was trained on, with the raw data open.
+        cases: Names of the cases that it held out.
     """
 
     number: int

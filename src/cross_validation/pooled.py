@@ -58,7 +58,7 @@ def pool(checkpoints: Mapping[int, Path], folder: Path, options: PoolOptions) ->
     Args:
         checkpoints: Fold -> its last checkpoint.
         folder: Gets out_of_fold/, tables/ and, at last, ensemble.json.
-        options: See there.
+        options: How the held-out cases are predicted.
 
     Returns:
         The ensemble.json.

@@ -26,7 +26,7 @@ class Slot:
     """A place for one training at a time.
 
     Attributes:
-        name: For people.
+        name: What messages call it.
         environment: What a training there has in its environment.
     """
 
@@ -60,7 +60,7 @@ def run_folds(commands: Mapping[int, Sequence[str]], folder: Path, slots: Sequen
 
     Args:
         commands: Fold -> command.
-        folder: Of the logs.
+        folder: Where the logs are written.
         slots: A fold runs in each at a time.
 
     Returns:

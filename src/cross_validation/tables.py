@@ -37,7 +37,7 @@ def write_fold_tables(scores: pd.DataFrame, folder: Path) -> None:
 
     Args:
         scores: Of `evaluate`, with a column "fold".
-        folder: Of the tables.
+        folder: Where to write.
     """
     metrics = metrics_of(scores)
     by_fold = pd.concat(

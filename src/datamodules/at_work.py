@@ -73,7 +73,7 @@ def fault_of_worker(error: Exception, loaders: Sequence[AtWork]) -> str | None:
 
     Args:
         error: What came of it: torch says it in one of two ways, or has found a broken connection before it has looked.
-        loaders: Of the run.
+        loaders: Those of the run, training and validation.
 
     Returns:
         The message; None if the error is of something else.

@@ -33,10 +33,10 @@ class SegmentationDataModule(PatchDataModule):
     Args:
         dataset_dir: Raw data set, the folder with dataset.json.
         prepared_dir: Where fingerprint, plan and preprocessed store are kept.
-        configuration: Of the plan: "2d", "3d_fullres", "3d_lowres" or "3d_cascade_fullres"; the last needs a store with
-            what the previous stage segmented, see `umamba.cascade`.
-        planning: Options of the planner.
-        fold: Fold of the cross-validation, or "all": train on every case and validate with the same ones.
+        configuration: Which of the plan's: "2d", "3d_fullres", "3d_lowres" or "3d_cascade_fullres"; the last needs a
+            store with what the previous stage segmented, see `umamba.cascade`.
+        planning: Options of the planner, see `umamba.planning.options.PlannerOptions`.
+        fold: Fold of the cross-validation, from 0 on, or "all": train on every case and validate with the same ones.
         split_by: Keeps cases of one patient or video in one fold, see `umamba.datamodules.splits.make_group_splits`.
         augmentation: Transforms in order, or a mapping of named ones; null for none, also as an entry. An entry that
             still needs to know the patch is a partial, called with ``patch_size``.
@@ -44,10 +44,10 @@ class SegmentationDataModule(PatchDataModule):
         iterations_per_epoch: Training batches per epoch.
         val_iterations: Validation batches per epoch, the same ones in every epoch.
         oversample: Share of a batch that is centred on foreground.
-        seed: Of sampling and augmentation.
-        patch_size: Instead of the plan's.
+        seed: What sampling and augmentation draw from.
+        patch_size: Voxels along each axis of the patch, instead of the plan's.
         patch_multiple: Patch axes are rounded up to a multiple of this, for networks that need it.
-        batch_size: Instead of the plan's.
+        batch_size: Patches per step over all processes, instead of the plan's.
         augment_on: "cpu": the workers augment; "cuda": the GPU does; "auto": the GPU where the workers fall short.
 
     Attributes:

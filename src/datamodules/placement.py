@@ -75,7 +75,7 @@ class Placement:
         """Decide what needs no measuring, before the workers start; the log says what is unusual.
 
         Args:
-            device: Of the training.
+            device: Where the training runs.
             chain: What is to be done.
             anew: Whether the training begins with its first step, so that no earlier one's choice counts.
 

@@ -113,7 +113,7 @@ class EpochSampler(Sampler[int]):
     Args:
         num_batches: Batches per epoch.
         batch_size: Samples per batch over all processes.
-        rank: Of this process.
+        rank: Number of this process, from 0 on.
         world_size: Number of processes.
         advance: Whether epochs differ; validation looks at the same samples in every epoch.
         skip_batches: Batches of the first epoch drawn that were trained on before a resume.

@@ -18,7 +18,7 @@ def batch_bytes(configuration: Configuration, channels: int, enlarged: Sequence[
 
     Args:
         configuration: Has patch and batch size.
-        channels: Of an image.
+        channels: How many an image has.
         enlarged: Size of the blocks that come beside the patches, where the device rotates.
     """
     voxels = math.prod(configuration.patch_size) + (math.prod(enlarged) if enlarged else 0)
@@ -39,8 +39,8 @@ def check_shared_memory(batch_bytes: int, workers: int) -> None:
     """Refuse before a training what would end a worker in the middle of it.
 
     Args:
-        batch_bytes: Of a batch as a worker hands it over.
-        workers: Of the training's loader.
+        batch_bytes: Size of a batch as a worker hands it over.
+        workers: How many the training's loader has.
 
     Raises:
         MemoryError: /dev/shm has too little room; where there is none such, another way is taken.

@@ -27,7 +27,7 @@ def class_colour(value: int) -> tuple[float, float, float]:
 
 
 def network_colour(index: int) -> str:
-    """Of the network with this place in a report's order, 0 or more; beyond 8 they come again."""
+    """Colour of the network that is number `index`, from 0 on, in a report's order; beyond 8 they come again."""
     return NETWORKS[index % len(NETWORKS)]
 
 

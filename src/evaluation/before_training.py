@@ -34,8 +34,8 @@ def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule
     Images, too, are told by their content, which is read only where the file system does not show them unchanged.
 
     Args:
-        checkpoint: Its file.
-        folder: Of the tables.
+        checkpoint: The checkpoint's file.
+        folder: Where the tables of its test would lie.
         datamodule: With its raw data open.
 
     Raises:

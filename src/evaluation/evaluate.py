@@ -27,7 +27,7 @@ def evaluate(
     """Score predictions against references.
 
     Args:
-        pairs: From `umamba.evaluation.pairs`.
+        pairs: What to compare with what, made by `umamba.evaluation.pairs`.
         scoring: Classes, task, protocol and tolerances.
         workers: Processes; 0 or 1 scores in this one, None takes the CPUs at hand if that is worth it.
         progress: Show a progress bar.

@@ -92,7 +92,7 @@ def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
     """All that replicates have in common, flat: dotted key -> value; what is None is left out.
 
     Args:
-        record: Of `umamba.evaluation.record`.
+        record: Content of a run.json, see `umamba.evaluation.record`.
         processed: Whether the scores are those after post-processing.
     """
     members = [

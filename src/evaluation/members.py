@@ -19,10 +19,10 @@ class Member:
     """A checkpoint that is scored, alone or in an ensemble.
 
     Attributes:
-        path: Of the checkpoint.
+        path: The checkpoint's file.
         config: The resolved configuration of the training.
         plan: The plan, as plain data.
-        configuration: Of the plan, "2d", "3d_fullres", ...
+        configuration: Which of the plan's was trained: "2d", "3d_fullres", ...
         epochs: Trained epochs; None for the best one of a training, which is another in every run.
         global_step: Optimizer steps done; None where it is unknown.
         imported: Of a checkpoint that was trained elsewhere: {"trainer": ..., "sha256": ...}.
@@ -88,12 +88,12 @@ class Member:
 
     @property
     def fold(self) -> int | Literal["all"] | None:
-        """Of the cross-validation, "all", or None where it is unknown."""
+        """Which fold of the cross-validation it held out; "all" for none, None where it is unknown."""
         return self.config.get("fold", self.config["data"].get("fold"))
 
     @property
     def seed(self) -> int | None:
-        """Of the training; None where it is unknown."""
+        """Seed of the training; None where it is unknown."""
         return self.config.get("seed")
 
     @property

@@ -17,7 +17,7 @@ class Metric:
     Attributes:
         title: Head of the column in tables for people.
         decimals: Written there.
-        lower_is_better: As of a distance.
+        lower_is_better: Whether smaller values are better, as those of a distance.
         compared: The report has its intervals, spread over runs, tests, ranks and boxes.
         infinite: A class that only one of two label maps has makes it infinite: NaN in the scores, left out of means,
             and counted as ``NAME_infinite``. Two networks are compared where both have a finite value.

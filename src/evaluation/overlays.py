@@ -88,7 +88,7 @@ def choose_cases(scores: pd.DataFrame, count: int) -> list[str]:
 
 
 def worst_class(scores: pd.DataFrame) -> str | None:
-    """Of one case's scores the class whose mean over the runs is lowest; None if none has a score."""
+    """The class whose mean over the runs is lowest in the scores of one case; None if none has a score."""
     means = scores.groupby("class", sort=False)[metrics_of(scores)[0]].mean().dropna()
     return None if means.empty else str(means.idxmin())
 

@@ -59,7 +59,7 @@ def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) ->
     Label maps of other cases, which an earlier call has left in the folder, are named and not scored.
 
     Args:
-        cases: See `references_of`.
+        cases: Cases of a data set, each with a label.
         predictions: Folder with a file NAME + `scoring.file_ending` for each.
         scoring: Says what the files are called.
 

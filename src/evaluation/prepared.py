@@ -27,11 +27,12 @@ class RunOptions:
 
     Attributes:
         cases: "test", or "validation" for the cases that the checkpoints were validated with, see `choose_cases`.
-        protocol, grow: See `Scoring`.
-        mirror, device, trusted, previous_stage: See `Predictor.from_checkpoint`.
+        protocol: "standard", or "paper" for comparisons with the paper's tables.
+        grow: Instance data only: grow the predicted instances back over the boundary class.
+        mirror, device, trusted, previous_stage: As for `umamba.inference.predictor.Predictor.from_checkpoint`.
         postprocessing: File of rules; the scores then hold both, apart by "run": "plain" and "post-processed".
-        parquet: See `write_tables`.
-        workers: See `evaluate`.
+        parquet: Write scores.parquet too (needs pyarrow).
+        workers: Processes that score; 0 or 1 scores in this one, None takes the CPUs at hand.
     """
 
     cases: str = "test"

@@ -62,15 +62,15 @@ def run_record(
 
     Args:
         members: The checkpoints scored; several are an ensemble.
-        dataset: See `dataset_name`.
+        dataset: Name of the data set, from `dataset_name`.
         scored: "test", "validation" (cases of the fold), "training" (cases that were trained on) or "out_of_fold" (each
             case by the member that did not see it).
-        protocol: As in the scores.
-        labelling: Of the label maps.
+        protocol: The one that the scores were made by, "standard" or "paper/...".
+        labelling: What the values of the label maps mean.
         options: What was done beyond the plain prediction, such as {"mirror": True}.
-        cost: Of `run_cost`.
+        cost: What the network costs, from `run_cost`.
         pairs: The scored files.
-        contents: Of the files that the prediction was made of; None if unknown.
+        contents: Hashes of the files that the prediction was made of; None if unknown.
     """
     first, contents = members[0], contents or Contents()
     return {
@@ -240,7 +240,7 @@ def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) 
     Args:
         record: Of `read_record`; older ones have no digest of the scores, their cases are compared.
         cases: Names of the cases in scores.csv.
-        path: Of scores.csv.
+        path: Where scores.csv lies, for the message.
 
     Raises:
         ValueError: It is not.

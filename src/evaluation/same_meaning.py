@@ -67,9 +67,9 @@ def check_predictions(folder: Path, references: Path, dataset_json: Path, *, oth
     others. Without one nothing is known, which is said.
 
     Args:
-        folder: Of the label maps.
-        references: Their folder.
-        dataset_json: What the references' values mean.
+        folder: Where the predicted label maps lie.
+        references: Where the references lie.
+        dataset_json: The file that says what the references' values mean.
         other_dataset: Whether the networks may have been trained on a data set of another name.
 
     Raises:

@@ -22,13 +22,20 @@ class DataSet(Protocol):
     """What a plan and a dataset.json say of label maps."""
 
     @property
-    def labels(self) -> Mapping[str, int]: ...
+    def labels(self) -> Mapping[str, int]:
+        """Class name -> value, the background included."""
+
     @property
-    def regions(self) -> Sequence[Region]: ...
+    def regions(self) -> Sequence[Region]:
+        """The regions that are scored instead of classes; none where classes are."""
+
     @property
-    def ignore_label(self) -> int | None: ...
+    def ignore_label(self) -> int | None:
+        """Value of voxels that count for nothing; None where there is none such."""
+
     @property
-    def file_ending(self) -> str: ...
+    def file_ending(self) -> str:
+        """Ending of images and label maps, with its dot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +167,7 @@ class Scoring(Labelling):
 
     @property
     def reference_ending(self) -> str:
-        """Of the references in a folder."""
+        """Ending of the references' names in a folder."""
         return ".tif" if self.of_instances else self.file_ending
 
     @property
@@ -172,7 +179,7 @@ class Scoring(Labelling):
 
 
 def check_tolerance_names(tolerance: object, labels: Mapping[str, object]) -> None:
-    """See that a tolerance that a user gives by class names names none that there is not.
+    """See that tolerances given by class names are all of classes, or regions, that there are.
 
     A data set may bring tolerances of more classes than it has; what a user writes should act.
 

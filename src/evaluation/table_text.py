@@ -35,10 +35,10 @@ def mark_best(text: pd.DataFrame, column: str, values: Sequence[float], *, lower
     """Have the best cells of a column of a table of text written in bold, where there are two to compare.
 
     Args:
-        text: Changed in place.
-        column: Of it.
-        values: Behind the texts, row by row; NaN for none. Those that read alike are equally good.
-        lower_is_better: As of a distance.
+        text: The table, changed in place.
+        column: Name of the column.
+        values: The numbers that its texts show, row by row; NaN for none. Those that read alike are equally good.
+        lower_is_better: Whether smaller values are better, as those of a distance.
     """
     numbers = np.asarray(values, dtype=float)
     if np.isfinite(numbers).sum() < 2:

@@ -29,9 +29,9 @@ def log_predictions(
 
     Args:
         run: W&B run, online or offline.
-        scores: Of `evaluate`.
+        scores: A row per case and class, from `evaluate`.
         pairs: The scored pairs; those with images get a picture.
-        labelling: Of the label maps.
+        labelling: What the values of the label maps mean.
         max_pictures: Cases beyond this many have numbers only.
     """
     import wandb

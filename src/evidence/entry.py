@@ -28,7 +28,7 @@ STOPPED_CODES = (*(128 + number for number in STOP_SIGNALS), *(-number for numbe
 
 
 class Condition(Enum):
-    """Of a wanted run."""
+    """How a wanted run stands."""
 
     WANTED = "wanted"  # never started
     RUNNING = "running"  # a runner has it now
@@ -114,11 +114,11 @@ class Finding:
     """How an entry stands.
 
     Attributes:
-        entry: Which.
-        condition: How.
-        detail: Why, for people.
-        step: Of its checkpoint.
-        code: Hash of the code of what there is of it; None if there is nothing.
+        entry: The run of the list.
+        condition: Whether it is wanted, running, stopped, finished, failed or refused.
+        detail: Why, in words.
+        step: Steps that its checkpoint has done; None without one.
+        code: Hash of the code that made what there is of it; None if there is nothing.
     """
 
     entry: Entry

@@ -35,10 +35,11 @@ class Place:
     Attributes:
         script: train.py.
         raw, prepared: Folders of raw data sets and of prepared ones; None for those of the configuration.
-        workers: Of each training.
+        workers: Processes that make batches, of each training.
         threads: Of each training's main process.
-        code, revision: Of the code.
-        unchanged: Whether it is still that code; asked before every start.
+        code: Hash of the project's code.
+        revision: Its git commit; None where there is no checkout.
+        unchanged: Whether the code is still the same; asked before every start.
     """
 
     script: Path

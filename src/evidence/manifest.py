@@ -45,8 +45,8 @@ class Wanted:
         dataset: Its name in the manifest, with the configuration if there are several: "cardiac_3d".
         title: What tables call the data set.
         network: Its name in the manifest.
-        seed: Of the training.
-        overrides: Of train.py, without seed and folders.
+        seed: Seed of the training.
+        overrides: What train.py is told on the command line, without seed and folders.
         seconds: About how long it takes, alone or packed as usual.
     """
 

@@ -26,15 +26,15 @@ _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Of a sitting.
+    """What may run in a sitting, and for how long.
 
     Attributes:
         per_device: Runs on one device at a time.
-        until: Of `time.monotonic`, when nothing may run any more; infinite for no limit.
-        stop_seconds: Before that, kept for trainings to write their checkpoints.
+        until: Time of `time.monotonic` from which on nothing may run any more; infinite for no limit.
+        stop_seconds: How long before that trainings are stopped, so that they can write their checkpoints.
         start_unfinishable: Start runs that by estimate do not end before the limit.
         retry_failed: Start those again that failed.
-        keep_checkpoints: Also of finished runs.
+        keep_checkpoints: Whether the checkpoints of finished runs stay.
     """
 
     per_device: int = 1
@@ -91,9 +91,9 @@ def run_all(
     Args:
         entries: All of a manifest.
         chosen: Keys of those to run, and the rank of each: the lowest first.
-        devices: To run on.
-        place: Of the trainings.
-        rules: Of the sitting.
+        devices: What to run on.
+        place: Script, data and workers of the trainings.
+        rules: What may run at a time and until when.
 
     Raises:
         Stopped: A signal ended it; the trainings have ended too, with their checkpoints.

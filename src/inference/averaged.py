@@ -52,7 +52,7 @@ class AveragedPredictor(Predictor):
             self.orientations = frozenset.union(*(part.orientations for part in parts))
 
     def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
-        """See `Predictor.made_by`; with the plan of each part."""
+        """What tells its predictions from others, see `Predictor.made_by`; with the plan of each part."""
         parts = [part.made_by() for part in self.parts]
         keys = ["networks", "plan", "configuration", *([PREVIOUS] if any(PREVIOUS in part for part in parts) else [])]
         plans = {key: [part.get(key) for part in parts] for key in keys}
@@ -93,7 +93,7 @@ def average(
 
     Args:
         probabilities: (K, Z, Y, X) float16 each.
-        decision: Of the plan.
+        decision: How a voxel's label follows from its probabilities: of classes or of regions.
         keep: Return the means too.
 
     Returns:
@@ -133,11 +133,11 @@ def predictor_of(
     """Load what an ensemble.json names.
 
     Args:
-        path: Of the file, see `umamba.inference.ensemble`.
-        device: As of `Predictor.from_checkpoint`.
-        mirror: As of `Predictor.from_checkpoint`.
-        trusted: As of `Predictor.from_checkpoint`.
-        postprocessing: Apply its rules.
+        path: The ensemble.json, see `umamba.inference.ensemble`.
+        device: "auto" takes the first GPU, else the CPU.
+        mirror: Average over the flips of the axes that the trainings mirrored.
+        trusted: Code of your own that the checkpoints may have built, see `umamba.targets`.
+        postprocessing: Whether to apply the rules that the file holds.
         previous_stage: As of `Predictor.from_checkpoint`, for those of its checkpoints that are of a cascade.
 
     Raises:

@@ -77,7 +77,7 @@ def largest(logits: Tensor) -> Tensor:
 
 
 def last_above_zero(logits: Tensor) -> Tensor:
-    """Of the outputs above 0 the number of the last one, from 1 on; 0 where there is none. (K, ...) -> (...)."""
+    """The number, from 1 on, of the last output above 0; 0 where none is. (K, ...) -> (...)."""
     last = torch.zeros(logits.shape[1:], dtype=_index_type(logits), device=logits.device)
     for number, values in enumerate(logits, 1):
         last.masked_fill_(values > 0, number)

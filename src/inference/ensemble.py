@@ -27,9 +27,9 @@ class Group:
     """Checkpoints of one plan and configuration.
 
     Attributes:
-        name: What to call them.
-        checkpoints: Their files.
-        hashes: `umamba.files.file_hash` of each.
+        name: What messages call the group.
+        checkpoints: The checkpoint files.
+        hashes: `umamba.files.file_hash` of each file, in the same order.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Ensemble:
     """What an ensemble.json says.
 
     Attributes:
-        path: Of the file.
+        path: Where the ensemble.json lies.
         groups: One, or several whose probabilities are averaged.
         mirror: Whether the rules were decided on predictions averaged over mirrored inputs.
-        content: Of the file.
+        content: All that the file holds, as plain data.
     """
 
     path: Path
@@ -157,12 +157,12 @@ def write_ensemble(
     """Write an ensemble.json.
 
     Args:
-        path: Of the file.
-        groups: Of checkpoints.
-        rules: Of post-processing, in their order.
-        mirror: See `Ensemble`.
-        fitted_on: The cases that the rules were decided on.
-        facts: More to be kept, as plain data.
+        path: The file to write.
+        groups: The checkpoints that predict together, by plan and configuration.
+        rules: Rules of post-processing, in the order in which they are applied.
+        mirror: Whether the rules were decided on predictions averaged over mirrored inputs.
+        fitted_on: Names of the cases that the rules were decided on.
+        facts: What else the file shall hold, as plain data.
     """
     place = path.parent.resolve()
     content = {

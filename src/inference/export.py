@@ -64,7 +64,7 @@ class Taps:
         )
 
     def part(self, start: int, stop: int, first: int) -> Taps:
-        """Of the target voxels [start, stop), when the source begins with its voxel `first`."""
+        """Taps of the target voxels [start, stop) alone, when the source begins with its voxel `first`."""
         return Taps(
             tuple(index[start:stop] - first for index in self.indices), tuple(w[start:stop] for w in self.weights)
         )

@@ -21,11 +21,11 @@ def cases_in_folder(
     channel, amos_0507 and patient_2023 are names of cases.
 
     Args:
-        folder: Of the images.
-        file_ending: Of the images, with its dot.
-        num_channels: Of the network.
-        faults: Gets name -> what is wrong, for each case that cannot be one, so that the others can be predicted; None
-            refuses the folder for the first.
+        folder: Where the images lie.
+        file_ending: Ending of the images' names, with its dot.
+        num_channels: How many files a case needs: the channels that the network was trained with.
+        faults: A dict that gets name -> what is wrong, for each group of files that is no case, so that the others can
+            be predicted; with None the first such group refuses the whole folder.
 
     Raises:
         FileNotFoundError: The folder is missing or holds no file with this ending.

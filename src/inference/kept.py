@@ -57,7 +57,7 @@ def write_kept(kept: Mapping[str, np.ndarray], files: Sequence[Path], geometry: 
     Args:
         kept: "probabilities", "logits": (K, Z, Y, X) float16.
         files: From `kept_files`; those ending with .npz get the arrays that no other file takes.
-        geometry: Of the image.
+        geometry: Size, spacing and place of the image, which the NIfTI files get.
 
     Raises:
         MemoryError: A NIfTI file needs more than there is: float32, twice.

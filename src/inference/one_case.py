@@ -61,7 +61,7 @@ class CasePredictor:
         device: Where the networks run.
 
     Attributes:
-        rules: Of post-processing, applied to each label map in this order; none unless they are set.
+        rules: Rules of post-processing, applied to each label map in this order; none unless they are set.
         orientations: Of the training's images, see `umamba.raw.orientation`; none where it is not known.
         step: Largest distance between windows, as a share of the patch; 0.5 as in nnU-Net unless it is set.
         previous: The previous stage of a cascade, whose segmentation the networks see beside the image; None of others.

@@ -104,7 +104,7 @@ def each_case(
     """Take cases through all steps; files are read ahead of the middle ones and written behind them, in threads.
 
     Args:
-        cases: Their files.
+        cases: What to take through: names and image files.
         read: Gives what `preprocess` takes.
         preprocess: Gives what `segment` takes.
         segment: Gives what `write` takes.

@@ -54,10 +54,10 @@ class Predictor(CasePredictor):
         Each network predicts in the precision that it was trained in (in float32 on a CPU), see `autocast_dtype`.
 
         Args:
-            path: The checkpoint's, or several.
+            path: The checkpoint's file, or several files.
             device: "auto" takes the first GPU, else the CPU.
             mirror: Average over the flips of the axes that the training mirrored.
-            trusted: As for `load_checkpoint`.
+            trusted: Code of your own that the checkpoint may have built, see `umamba.targets`.
             previous_stage: Where the first stage of a cascade lies, if not where it was; see `load_previous`.
 
         Raises:
@@ -96,11 +96,11 @@ class Predictor(CasePredictor):
         """Load a training's folder of nnU-Net or U-Mamba, without a conversion; its folds' logits are averaged.
 
         Args:
-            folder: See `read_model_folder`.
-            folds: See `read_model_folder`.
-            checkpoint: See `read_model_folder`.
-            device: As of `from_checkpoint`.
-            mirror: As of `from_checkpoint`.
+            folder: Holds fold_0, fold_1, ... beside plans.json and dataset.json.
+            folds: Their numbers, or "all"; None takes every fold that has the checkpoint.
+            checkpoint: Name of the file in each fold's folder.
+            device: "auto" takes the first GPU, else the CPU.
+            mirror: Average over the flips of the axes that the training mirrored.
 
         Raises:
             FileNotFoundError, ValueError: See `read_model_folder` and `from_checkpoint`.
@@ -122,7 +122,7 @@ class Predictor(CasePredictor):
         """Make one of checkpoints that are in memory: files and their contents, see `from_checkpoint`."""
         members, plan, name = members_of(checkpoints, device, mirror)
         predictor = cls(members, plan, name, checkpoints[0][1]["config"], device)
-        known = [(content.get("cases") or {}).get("orientations") for _, content in checkpoints]
+        known: list[Any] = [(content.get("cases") or {}).get("orientations") for _, content in checkpoints]
         if all(isinstance(one, list) for one in known):  # earlier ones do not keep them
             predictor.orientations = frozenset(str(name) for one in known for name in one)
         return predictor
@@ -155,8 +155,8 @@ class Predictor(CasePredictor):
         case and what failed go to ``inference.json`` in the folder.
 
         Args:
-            cases: Their files.
-            output_dir: Is made.
+            cases: What to segment: names and image files.
+            output_dir: Made if it is not there.
             keep: "probabilities", "logits": written as float16 to ``<identifier>.npz`` under these names.
             nifti: Probabilities as ``probabilities/<identifier>.nii.gz`` instead, (x, y, z, class), which NIfTI has as
                 float32.

@@ -36,7 +36,7 @@ def preprocess_on(
     Args:
         device: Where to compute.
         image: (C, Z, Y, X) as read; not changed.
-        geometry: As read.
+        geometry: Size, spacing and place of the image, as read.
         plan: Decides the order of axes and the intensities.
         configuration: Decides spacing and normalisation.
 

@@ -103,7 +103,7 @@ def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any
     """What the values of label maps stand for, as plain data.
 
     Args:
-        plan: Of the networks.
+        plan: The plan that the networks were trained with.
         labels: Names of the classes, or regions, that are in the label maps; None for all.
 
     Returns:
@@ -126,13 +126,13 @@ class Record:
     """What is written beside label maps.
 
     Attributes:
-        path: Its file.
-        device: Of the networks.
-        meaning: See `meaning_of`.
+        path: The inference.json to write.
+        device: Where the networks run.
+        meaning: What the values of the label maps stand for, from `meaning_of`.
         made_by: Networks and options, as plain data.
         images: Case -> `identity_of` each of its images, until they are read without the content.
         replaced: Case -> stamps of its files as they were before, until it has new ones.
-        seconds: Per case.
+        seconds: Case -> how long its prediction took.
         failed: Case -> what was wrong with it.
     """
 

@@ -19,7 +19,7 @@ KEY = "keep_largest"  # of the rules in a file of JSON
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Of the union of some classes, keep the largest connected component.
+    """Keep only the largest connected component of the union of some classes.
 
     Attributes:
         classes: Their names; several are taken as one object.

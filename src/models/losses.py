@@ -59,7 +59,7 @@ def soft_dice_of(probabilities: Tensor, target: Tensor, mask: Tensor | None, bat
 
 
 def widened(logits: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The logits in float32 at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

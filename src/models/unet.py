@@ -107,7 +107,7 @@ class UNet(nn.Module):
             return self._outputs(x, spatial_shape)
 
     def _outputs(self, x: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor | list[torch.Tensor]:
-        """Of the padded input, cropped to the shape before."""
+        """Logits of the padded input, cropped to the shape before."""
         x = self.stem(in_preferred_layout(x))
         skips = []
         for stage in self.encoder_stages:

@@ -16,7 +16,7 @@ def with_sizes(
 
     Args:
         plan: As it was made.
-        name: Of the configuration.
+        name: Which configuration gets them.
         patch_size: In voxels, an axis for each of the configuration's; None leaves the plan's.
         multiple: Each axis of the patch is rounded up to a multiple of this.
         batch_size: Patches per step; None leaves the plan's.

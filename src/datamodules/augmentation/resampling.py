@@ -47,7 +47,7 @@ def affine_image(
     Args:
         image: Tensor (C, *spatial), 2 or 3 spatial axes.
         matrix: (d, d), in voxels.
-        size: Of the result.
+        size: Spatial shape of the result.
         padding: Value outside of the image.
         order: 1 or 3.
 
@@ -81,7 +81,7 @@ def affine_label(
     Args:
         label: Integer tensor (C, *spatial); channels, or slices, share the coordinates.
         matrix: (d, d), in voxels.
-        size: Of the result.
+        size: Spatial shape of the result.
         padding: Label outside of the map.
         cut: Pad wherever the offset leaves the outermost voxels' centres (as order 3) instead of letting the padding
             compete with the labels over the last half voxel (as order 1).

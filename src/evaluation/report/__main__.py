@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="report")
 @explained()
 def main(cfg: DictConfig) -> None:
-    """See the module."""
+    """Make the report that the configuration asks for."""
     try:
         log.info("Page: %s", make(cfg))
     except LeftOutError as error:
@@ -68,10 +68,10 @@ def make_report(
     """Make a report of all scored runs below some folders.
 
     Args:
-        folders: See `gather`.
+        folders: Looked through with all that is below them, see `gather`.
         output: Gets report.html, tables/ (CSV, Markdown, LaTeX) and figures/ (PNG).
-        title: Of the page.
-        cases: Of the overlay figures, see `overlay_figure`.
+        title: Heading of the page.
+        cases: Which cases the overlay figures show, or how many, see `overlay_figure`.
 
     Returns:
         Path of report.html, which needs none of the other files.

@@ -110,7 +110,7 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str) -> Figur
 
     Args:
         scores: Of `all_scores`, one data set.
-        costs: Of `cost_table`.
+        costs: What each network costs, from `cost_table`.
         metric: Score on the vertical axis.
 
     Returns:

@@ -30,8 +30,8 @@ def left_out(faults: Faults | None, path: Path) -> Iterator[None]:
     """Note why a run's file cannot be read, and go on.
 
     Args:
-        faults: Gets it; None lets the error through.
-        path: Of the file.
+        faults: Gets file -> why; None lets the error through.
+        path: The file that is read inside.
     """
     try:
         yield

@@ -35,9 +35,9 @@ def paper_table(scores: pd.DataFrame, number: int, published: Mapping[str, Any])
     """Table 3 (3D) or 4 (2D) of the paper: our scores, and the paper's beside them.
 
     Args:
-        scores: Of `all_scores`, any data sets.
+        scores: From `all_scores`, of any data sets.
         number: 3 or 4.
-        published: Of `load_published`.
+        published: What `load_published` gives.
 
     Returns:
         Text, one row per network; settings without a run of ours have dashes.
@@ -70,7 +70,7 @@ def published_elsewhere(published: Mapping[str, Any], datasets: Sequence[str]) -
     """Scores that others report on one of these data sets, which is known by its name in theirs; empty if none is.
 
     Args:
-        published: Of `load_published`.
+        published: What `load_published` gives.
         datasets: Names; "Dataset218_ACDC" is "ACDC".
     """
     names = {name.rsplit("_", 1)[-1].upper() for name in datasets}

@@ -31,9 +31,9 @@ class ScoredRun:
     """A run.json and the scores beside it; one that holds post-processed scores too makes two of these.
 
     Attributes:
-        folder: Of the two.
-        record: See `umamba.evaluation.record.run_record`.
-        scores: See `evaluate`.
+        folder: Where run.json and scores.csv lie.
+        record: What run.json holds, see `umamba.evaluation.record.run_record`.
+        scores: A row per case and class, see `umamba.evaluation.evaluate.evaluate`.
         processed: Whether the scores are those after post-processing.
         modified: When run.json was written, in seconds.
         suffix: What tells the network apart from others of its name, see `name_apart`.
@@ -98,7 +98,7 @@ class ScoredRun:
 
     @property
     def folds(self) -> tuple[str, ...]:
-        """Of its checkpoints."""
+        """Folds of its checkpoints, each once."""
         return tuple(sorted({str(member["fold"]) for member in self.record["members"]}))
 
     @property
@@ -129,7 +129,7 @@ def gather(folders: Sequence[Path | str], faults: Faults | None = None) -> list[
     once, the later one. Networks of one name that were configured differently get names that say in what.
 
     Args:
-        folders: Where to look.
+        folders: Looked through with all that is below them.
         faults: Gets what cannot be read and is left out: a record that is none, or beside no scores or other ones; None
             refuses the first.
 

@@ -78,7 +78,7 @@ def compare_networks(
         table: One row per case, or per case and class (the case is the first level of the index), one column per
             network. A pair is compared on the rows that both have a score in, averaged by case.
         references: Compare every network with each of these alone; None takes all pairs.
-        lower_is_better: As of a distance.
+        lower_is_better: Whether smaller values are better, as those of a distance.
 
     Returns:
         One row per pair: network, other, cases, difference (mean of network - other), low and high (95 % bootstrap
@@ -139,7 +139,7 @@ def mean_ranks(table: pd.DataFrame, *, lower_is_better: bool = False) -> pd.Seri
 
     Args:
         table: As of `compare_networks`; the rows count that all networks have a score in.
-        lower_is_better: As of a distance.
+        lower_is_better: Whether smaller values are better, as those of a distance.
     """
     return in_common(table).rank(axis=1, ascending=lower_is_better).mean().sort_values()
 

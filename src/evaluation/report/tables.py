@@ -41,7 +41,7 @@ def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any
     Args:
         scores: Of `all_scores`, one data set.
         dataset: Its name, as in published.yaml if it is there.
-        published: Of `load_published`.
+        published: What `load_published` gives.
 
     Returns:
         Text, one row per network.

@@ -28,7 +28,7 @@ def verdict(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, compared: pd
 
     Args:
         scores: Of `all_scores`, one data set.
-        costs: Of `cost_table`.
+        costs: What each network costs, from `cost_table`.
         metric: What networks are compared by.
         compared: Of `compare_networks`, all pairs.
     """

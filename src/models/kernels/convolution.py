@@ -17,7 +17,7 @@ from umamba.models.kernels.formed import Kept, kept
 
 
 class Settings(NamedTuple):
-    """Of a convolution, in the order of torch.convolution."""
+    """What a convolution is told, in the order of torch.convolution."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]

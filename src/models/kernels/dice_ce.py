@@ -82,7 +82,7 @@ def backward(grad: Tensor, _: Tensor, *inputs: Any) -> tuple[Tensor | None, ...]
 
 
 def _gradients(grad: Tensor, *inputs: Any) -> list[Tensor]:
-    """Of the outputs; zero where an output does not count."""
+    """Gradients of the outputs; zero where an output does not count."""
     *tensors, label, ignore_label, counted = inputs
     outputs = [laid_out(o) for o in tensors[:counted]]
     label, grad = label.contiguous(), grad.contiguous()

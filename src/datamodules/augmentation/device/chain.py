@@ -69,7 +69,7 @@ class DeviceChain:
 
     Args:
         transforms: The augmentation, in order.
-        patch_size: Of the plan.
+        patch_size: Spatial shape of the patches that the network gets.
         masked_channels: Where data outside of the image are 0.
     """
 

@@ -55,7 +55,7 @@ class Stage(ABC, Generic[TransformT]):
         """Draw for one sample, of torch's CPU generator, exactly what the transform draws where it is applied.
 
         Args:
-            channels: Of the image.
+            channels: How many the image has.
             dims: Spatial axes of the patch.
 
         Returns:
@@ -68,7 +68,7 @@ class Stage(ABC, Generic[TransformT]):
 
         Args:
             drawn: For each sample what `draw` gave, or None.
-            patch_size: Of the batch.
+            patch_size: Spatial shape of the batch's patches.
             packer: Takes the arrays.
 
         Returns:

@@ -37,7 +37,7 @@ def random_tensor(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _scan_errors(device: torch.device) -> dict[str, float]:
-    """Of the scan with chunks as they are chosen, and with so many that they are joined by a kernel of its own."""
+    """Errors of the scan with chunks as they are chosen, and with so many that a kernel of its own joins them."""
     from umamba.models.mamba.kernels.scan_backward import scan_backward
     from umamba.models.mamba.kernels.scan_forward import scan_forward
     from umamba.models.mamba.kernels.tiling import Tiling, cdiv
@@ -66,7 +66,7 @@ def _scan_errors(device: torch.device) -> dict[str, float]:
 
 
 def _block_errors(device: torch.device, dtype: torch.dtype, rank: int) -> dict[str, float]:
-    """Of the fused block with a step size of this rank: convolution, scan, gradients in place."""
+    """Errors of the fused block with a step size of this rank: convolution, scan, gradients in place."""
     from umamba.models.mamba.kernels.block_op import block_backward, block_forward
 
     x, weight = (random_tensor((BATCH, LENGTH, CHANNELS), seed).to(dtype).double() for seed in range(2))
