@@ -17,6 +17,7 @@ import imageio.v3 as iio
 import numpy as np
 import SimpleITK as sitk
 import tifffile
+from PIL import Image
 from skimage import io as skio
 
 from umamba.files import atomic_file
@@ -24,7 +25,7 @@ from umamba.machine import require_memory
 from umamba.raw.description import DatasetError
 
 TIFF_ENDINGS = (".tif", ".tiff")
-_COLOURS, _GREY_ALPHA = (2, 6), 4  # colour types of PNG: RGB and RGBA; grey with alpha
+_COLOURS, _PALETTE, _GREY_ALPHA = (2, 6), 3, 4  # colour types of PNG: RGB and RGBA; palette; grey with alpha
 _PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _DAMAGE_WORDS = ("invalid page offset", "corrupt", "failed to reshape")  # of what tifffile logs about cut files
@@ -61,6 +62,23 @@ def read_picture(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # the decoders raise kinds of their own for damaged files
         raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
+
+
+def palette_numbers(path: Path) -> np.ndarray | None:
+    """Of a PNG or BMP with a palette, which is read as colours: the numbers of these, (H, W); else None."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    png = header.startswith(_PNG_BEGIN)
+    if is_tiff(path) or (png and header[25:26] != bytes([_PALETTE])):
+        return None
+    with Image.open(path) as picture:
+        return np.asarray(picture) if picture.mode == "P" else None
+
+
+def has_palette(path: Path) -> bool:
+    """Whether a TIFF holds numbers of colours, which are not read as colours."""
+    with _opened_tiff(path) as tiff:
+        return tiff.series[0].keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
 
 
 def _check_png(path: Path) -> None:

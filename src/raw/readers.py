@@ -19,7 +19,7 @@ from umamba.files import write_json
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite, is_nifti
-from umamba.raw.pictures import is_tiff, read_picture, write_picture
+from umamba.raw.pictures import has_palette, is_tiff, palette_numbers, read_picture, write_picture
 from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
@@ -63,6 +63,12 @@ def read_images(paths: Sequence[Path | str]) -> tuple[np.ndarray, Geometry]:
         DatasetError: A file cannot be read, has no 2D or 3D image, or the channels differ in shape.
     """
     arrays, geometries = zip(*(_read(Path(path)) for path in paths), strict=True)
+    for path, array in zip(map(Path, paths), arrays, strict=True):
+        if is_tiff(path) and len(array) == 1 and has_palette(path):
+            raise DatasetError(
+                f"{path} is a TIFF with a palette: it holds numbers of colours, which are no intensities. Write it as "
+                "a grey or an RGB picture."
+            )
     for path, geometry in zip(paths, geometries, strict=True):
         if geometry.shape != geometries[0].shape:
             raise DatasetError(
@@ -86,6 +92,7 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
     """
     path = Path(path)
     array, geometry = _read(path)
+    _check_palette(path, array)
     if array.shape[0] != 1 and not (array == array[:1]).all():
         raise DatasetError(
             f"{path} is a colour picture of {array.shape[0]} channels; a label map has one channel that holds the "
@@ -120,6 +127,16 @@ def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
         )
     fits = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
     return array.astype(np.int16 if fits else np.int32), geometry
+
+
+def _check_palette(path: Path, array: np.ndarray) -> None:
+    """A label map with a palette has two numbers a pixel, that of the colour and its grey; they must be one."""
+    numbers = palette_numbers(path) if is_picture(path) else None
+    if numbers is not None and not (array == numbers).all():
+        raise DatasetError(
+            f"{path} is a picture with a palette, whose colours are not the numbers of the classes. Write it without "
+            "one: as a grey picture that holds the class number of each pixel."
+        )
 
 
 def read_geometry(path: Path | str) -> Geometry:
