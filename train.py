@@ -113,6 +113,7 @@ def train(run: Run) -> None:
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
     if cfg.train:
         datamodule.check_shared_memory()
+    run.begun = True
     datamodule.prepare_data()
     if previous is not None:
         previous.give(datamodule, trainer.strategy.root_device, cfg.trusted)

@@ -42,9 +42,12 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     within an epoch are kept by a callback of this project.
 
     Raises:
-        ValueError: trainer.max_time is no time, or there are other processes than trainer.devices and num_nodes say.
+        ValueError: trainer.max_time is no time, there are other processes than trainer.devices and num_nodes say, or
+            clipping would turn gradients round.
     """
     quiet()
+    if (config.get("gradient_clip_val") or 0) < 0:
+        raise ValueError(f"trainer.gradient_clip_val is {config.gradient_clip_val}; expected a norm, or null for none.")
     last = next((callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
     limits = Limits(last, config.get("max_time"))
     callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]

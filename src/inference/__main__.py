@@ -58,15 +58,13 @@ def main(cfg: DictConfig) -> None:
     predictor = load(cfg)
     predictor.step = cfg.step
     try:
-        written = predictor.segment_files(
+        predictor.segment_files(
             cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, nifti=kind == "nifti",
             labels=_plain(cfg.labels), resume=cfg["continue"], part=part,
         )  # fmt: skip
     except CasesFailedError as failed:
-        log.info("Wrote %d label map(s) to %s.", len(failed.written), cfg.output)
         log.error("%s", failed)
         sys.exit(1)
-    log.info("Wrote %d label map(s) to %s.", len(written), cfg.output)
 
 
 def load(cfg: DictConfig) -> Predictor:

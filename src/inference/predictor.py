@@ -30,6 +30,7 @@ from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_doubts
 from umamba.raw.dataset import RawCase
 from umamba.raw.readers import Geometry, write_label
+from umamba.words import count
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Predictor(CasePredictor):
         others = {} if resume else begin(output_dir, path, made_by, paths)
         if resume:
             done = finished_cases(output_dir, cases, files, made_by)
-            log.info("%d of %d case(s) are there already.", len(done), len(cases))
+            log.info("%d of %s are there already.", len(done), count(len(cases), "case"))
         to_do = [case for case in cases if case.identifier not in done]
         failures = dict(refused or {})
         record = Record(
@@ -223,6 +224,9 @@ class Predictor(CasePredictor):
         for kind in sorted({kind for messages in doubts.values() for kind in messages}):
             said = [messages[kind] for messages in doubts.values() if kind in messages]
             log_doubts(kind, len(said), said[0])
+        new = sum(case.identifier not in failures for case in to_do)
+        there = f"; {len(done)} were there already" if resume else ""
+        log.info("Wrote %s to %s%s.", count(new, "label map"), output_dir, there)
         written = [path for name, path in paths.items() if name not in failures]
         if failures:
             failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
@@ -276,6 +280,10 @@ class Predictor(CasePredictor):
         write_label(label, path, made.geometry)
 
     def _check_labels(self, labels: Sequence[str] | None) -> None:
-        names = self.plan.foreground if self.plan.regions else self.plan.labels
+        names = self.plan.foreground
         if labels is not None and (isinstance(labels, str) or not labels or not set(labels) <= names.keys()):
-            raise ValueError(f"labels is {labels}; expected some of {', '.join(names)}, as a list.")
+            kind = "regions" if self.plan.regions else "classes"
+            raise ValueError(
+                f"labels is {labels}; expected a list of some {kind} of the network, of {', '.join(names)}. All else "
+                "becomes background."
+            )

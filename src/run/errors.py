@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 from umamba.locations import CONFIGS
@@ -31,6 +31,7 @@ _OF_THE_MACHINE = (  # errors of files that no program can put right
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
+_IN_A_TARGET = re.compile(r"\AError in call to target .*^full_key: (\S+)", re.DOTALL | re.MULTILINE)
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _NO_CHOICE = (
     "{} chooses none of the group's files, which --help lists. In a sweep callbacks=none and logger=none leave theirs "
@@ -103,6 +104,9 @@ def message_of(error: BaseException) -> str:
     if _chooses_nothing(error):
         given = [each for each in sys.argv[1:] if each.endswith("=null") and (CONFIGS / each[: -len("=null")]).is_dir()]
         return _NO_CHOICE.format(", ".join(given) or "A group set to null")
+    if (built := _IN_A_TARGET.search(str(error))) and isinstance(error, InstantiationException) and error.__cause__:
+        said = message_of(error.__cause__)  # which Hydra quotes behind the name of a class
+        return said if is_for_the_user(error.__cause__) else f"{built[1]}: {said}"
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))

@@ -29,6 +29,8 @@ from umamba.targets import present_names
 
 log = logging.getLogger(__name__)
 
+_RECORD = ("config.yaml", "overrides.txt", "provenance.json")
+
 
 @dataclass(kw_only=True)
 class Run:
@@ -39,6 +41,7 @@ class Run:
         folder: where everything it makes is.
         resume_from: the checkpoint to go on from, its own last one or `ckpt_path`; or None.
         changes: what of the stored configuration this call changes; None if the run is new.
+        begun: whether all that can be refused has been looked at; what was refused before leaves no record.
         metadata: ``{"config": ..., "provenance": ..., "cases": ...}`` as plain data, for the checkpoints.
     """
 
@@ -46,6 +49,7 @@ class Run:
     folder: Path
     resume_from: Path | None = None
     changes: Differences | None = None
+    begun: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -120,10 +124,18 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     refuse_links(Path(cfg.run_dir))
     with locked_run(Path(cfg.run_dir)):
         run = _run(*_choose(cfg))
+        recorded = [run.folder / name for name in _RECORD]
+        new = not any(path.exists() for path in (*recorded, run.last.parent))
         if run.resume_from is None:
             run.record()
         ranks.announce_first()
-        yield run
+        try:
+            yield run
+        except Exception:
+            if new and not run.begun:  # or the next call would take over the setting that was wrong in this one
+                for path in recorded:
+                    path.unlink(missing_ok=True)
+            raise
 
 
 def _check_switches(cfg: DictConfig) -> None:

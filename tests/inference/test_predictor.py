@@ -270,7 +270,7 @@ def test_the_script_ends_with_1_and_the_list_of_what_failed(tmp_path: Path) -> N
     result = predict(f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}")
     assert result.returncode == 1 and "Traceback" not in result.stderr + result.stdout
     output = result.stdout + result.stderr
-    assert "Wrote 2 label map(s)" in output and "3 of 5 case(s) could not be predicted" in output
+    assert "Wrote 2 label maps to" in output and "3 of 5 case(s) could not be predicted" in output
     assert "  b: " in output and "  d: " in output and r"'e\nf'" in output and "control character" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz", "inference.json"]
     assert not list(tmp_path.glob("inference.json"))
@@ -455,8 +455,8 @@ def test_probabilities_logits_and_some_labels(tmp_path: Path) -> None:
     (out / "a.npz").unlink()
     predictor.segment_files(images, out, resume=True, **options)
     assert (out / "a.npz").is_file()
-    for wrong in (["liver"], [], "class_1"):
-        with pytest.raises(ValueError, match=r"expected some of background, class_1, class_2, class_3, as a list"):
+    for wrong in (["liver"], [], "class_1", ["background"]):
+        with pytest.raises(ValueError, match=r"expected a list of some classes .*, of class_1, class_2, class_3\."):
             predictor.segment_files(images, tmp_path / "none", labels=wrong)
     assert not (tmp_path / "none").exists()
 
@@ -479,7 +479,9 @@ def test_the_script_goes_on_and_takes_its_part(tmp_path: Path) -> None:
     assert predict(*line, "part=1/2", "probabilities=true").returncode == 0
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.npz")) == ["b", "d"]
     result = predict(*line, "continue=true", "probabilities=true")
-    assert result.returncode == 0 and "2 of 4 case(s) are there already" in result.stdout + result.stderr
+    said = result.stdout + result.stderr
+    assert result.returncode == 0 and "2 of 4 cases are there already" in said
+    assert "Wrote 2 label maps to" in said and "; 2 were there already." in said
     result = predict(*line, "continue=true")
     assert result.returncode == 1 and "it differs in keep" in result.stdout + result.stderr
 

@@ -78,3 +78,17 @@ def test_a_folder_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     )
     ended = call(tmp_path, "-c", code)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr and "file/output" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("data.num_workers=-2", "data.num_workers is -2; expected a whole number, 0 or more.\n"),
+        ("+trainer.foo=1", "trainer: Trainer.__init__() got an unexpected keyword argument 'foo'\n"),
+    ],
+)
+def test_what_is_built_of_a_wrong_value_is_said_without_hydras_words(tmp_path: Path, value: str, message: str) -> None:
+    """And the call leaves nothing behind that the next one in this folder would take over."""
+    ended = call(tmp_path, "train.py", "data=phantom", "trainer=cpu", f"run_dir={tmp_path / 'run'}", value)
+    assert ended.returncode == 1 and ended.stderr == message, ended.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"train.log", ".lock"}

@@ -68,6 +68,7 @@ def start(train, dataset: Path, *overrides: str) -> None:
         (["model=nnunet", "data.planning.preset=resenc_l"], "plain CNN"),
         (["trainer.max_time=soon"], r"trainer\.max_time is 'soon'"),
         (["trainer.precision=17"], "17"),
+        (["trainer.gradient_clip_val=-1"], r"gradient_clip_val is -1"),
         (["data.iterations_per_epoch=0"], r"data\.iterations_per_epoch is 0"),
         (["data.val_iterations=-1"], r"data\.val_iterations is -1"),
         (["data.num_workers=-2"], r"data\.num_workers is -2"),
