@@ -16,6 +16,7 @@ from pages import PAGES, ROOT, blocks, commands, inline_code, name_of
 
 from umamba.models.import_weights import ARGUMENTS
 from umamba.resolvers import register_resolvers
+from umamba.run.habits import in_own_words
 
 CONFIGS = ROOT / "configs"
 SCRIPTS_OF_MODULES = {"eval.py": "src/evaluation/__main__.py", "predict.py": "src/inference/__main__.py"}
@@ -55,6 +56,7 @@ def compose_as_the_program_would(source: Path, words: list[str], extra: Path) ->
         words: Its arguments.
         extra: A folder of further configs, those that the page tells its reader to write.
     """
+    words = in_own_words(words) if source.name == "train.py" else words
     flags = [word for word in words if word.startswith("-") and not word.startswith("-m")]
     names = [flag.partition("=")[2] for flag in flags if flag.startswith("--config-name=")]
     known = ("--config-name=", "--multirun", "--help", "--cfg", "--resolve", "--info", "--package", "job", "hydra")
@@ -146,7 +148,11 @@ def test_arguments_in_backquotes_exist(page: Path, composed: list[DictConfig]) -
             written = {Path(b.title).stem for b in blocks(page) if b.title.startswith(f"configs/{key}/")}
             if value not in {*choices, *written, "null"}:
                 unknown.append(argument)
-        elif not key.startswith("+") and not choices and not any(knows(config, key) for config in composed):
+        elif (
+            not key.startswith("+")
+            and not choices
+            and not any(knows(config, known) for config in composed for known in (key, f"trainer.{key}"))
+        ):
             unknown.append(argument)
     assert not unknown
 
