@@ -63,11 +63,11 @@ def read_images(paths: Sequence[Path | str]) -> tuple[np.ndarray, Geometry]:
         DatasetError: A file cannot be read, has no 2D or 3D image, or the channels differ in shape.
     """
     arrays, geometries = zip(*(_read(Path(path)) for path in paths), strict=True)
-    for path, array in zip(map(Path, paths), arrays, strict=True):
-        if is_tiff(path) and len(array) == 1 and has_palette(path):
+    for picture, array in zip(map(Path, paths), arrays, strict=True):
+        if is_tiff(picture) and len(array) == 1 and has_palette(picture):
             raise DatasetError(
-                f"{path} is a TIFF with a palette: it holds numbers of colours, which are no intensities. Write it as "
-                "a grey or an RGB picture."
+                f"{picture} is a TIFF with a palette: it holds numbers of colours, which are no intensities. Write it "
+                "as a grey or an RGB picture."
             )
     for path, geometry in zip(paths, geometries, strict=True):
         if geometry.shape != geometries[0].shape:

@@ -9,6 +9,7 @@ from pathlib import Path
 from umamba.files import OUTPUT_FOLDERS
 from umamba.run.compare import ResumeError
 
+_WANDB = "wandb"
 _FOLDERS = (*OUTPUT_FOLDERS, "checkpoints")  # whose files a run replaces
 
 
@@ -17,7 +18,7 @@ def refuse_links(folder: Path) -> None:
 
     Through such a link a run would append its log, or write its label maps, to files of the user's that whoever made
     the folder chose. Reading through one (a configuration, a checkpoint, scores) is no danger of this kind: it is done
-    with the user's own rights, and nothing is run or passed on of what is read.
+    with the user's own rights, and nothing is run or passed on of what is read. A hard link cannot be told from a file.
 
     Args:
         folder: of a run, not necessarily there.
@@ -43,6 +44,8 @@ def _entries(folder: Path) -> Iterator[Path]:
         inner = folder / name
         if inner.is_dir() and (inner == folder or not inner.is_symlink()):
             yield from inner.iterdir()
+    if not (folder / _WANDB).is_symlink():
+        yield from (folder / _WANDB).rglob("*")  # at any depth: W&B writes there; its own links stay within
 
 
 def _is_below(link: Path, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from umamba.run.compare import ResumeError
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 PLACES = ["metrics.csv", "train.log", ".lock", "hparams.yaml", "config.yaml", "checkpoints", "predictions",
           "checkpoints/best.ckpt", "predictions/a.nii.gz", "tables/scores.csv", "figures/a.png",
-          "progress.png"]  # fmt: skip
+          "progress.png", "wandb", "wandb/debug.log", "wandb/artifacts/staging"]  # fmt: skip
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -31,7 +31,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, place: str) -> None
         precious.mkdir()
         if link.is_dir():
             link.rename(tmp_path / "aside")
-    link.parent.mkdir(exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(precious)
     before = precious.read_bytes() if precious.is_file() else sorted(precious.iterdir())
     with pytest.raises(ResumeError, match=f"{place} is a link to {precious}, out of the run's folder"), called(run):
@@ -42,6 +42,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, place: str) -> None
 
 def test_links_within_the_folder_and_to_it_are_none_of_these(tmp_path: Path) -> None:
     trained(tmp_path / "run")
+    (tmp_path / "run" / "wandb" / "run-1" / "logs").mkdir(parents=True)
+    (tmp_path / "run" / "wandb" / "latest-run").symlink_to("run-1")  # as W&B makes them
+    (tmp_path / "run" / "wandb" / "debug.log").symlink_to(Path("run-1") / "logs" / "debug.log")
     (tmp_path / "run" / "latest.ckpt").symlink_to(Path("checkpoints") / "last.ckpt")
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with called(tmp_path / "link") as run:
