@@ -134,6 +134,10 @@ def _singles(folders: Sequence[Path]) -> list[Candidate]:
             f"These are not different cross-validations of one data set: {_listed(runs)}. Give each once, and those of "
             "one data set."
         )
+    for run, ensemble in zip(found, ensembles, strict=True):
+        for pair in () if run is None else run.record["pairs"]:
+            if Path(pair["reference"]).is_file():  # else the data lie elsewhere, and are compared where they are read
+                _check_reference(pair["case"], Path(pair["reference"]), run.record["cases"], ensemble, run.network)
     networks = [run.network for run in runs]
     return [
         Candidate(
@@ -185,15 +189,20 @@ def _probabilities(
         folder = place / f"fold_{fold.number}"
         prepared = prepare([fold.checkpoint], fold.datamodule, folder, options.of_run())
         for case, reference in references_of(prepared.chosen, prepared.scoring).items():
-            if content_of(reference.resolve()) != candidate.references.get(case):
-                raise ValueError(
-                    f"The reference of {case}, {reference}, is not the one that {candidate.name} was scored against in "
-                    f"{ensemble.path.parent}. Give the cross-validation's command again: it scores anew."
-                )
+            _check_reference(case, reference, candidate.references, ensemble, candidate.name)
         pairs |= {pair.case: pair for pair in predict_held_out(prepared, folder, keep=("probabilities",))}
         scoring, decision = prepared.scoring, Decision.of(prepared.predictor.plan)
         del prepared  # with its network
     return pairs, scoring, decision
+
+
+def _check_reference(case: str, reference: Path, scored: Mapping[str, str], ensemble: Ensemble, candidate: str) -> None:
+    """See that a case was scored against the reference that there is now."""
+    if content_of(reference.resolve()) != scored.get(case):
+        raise ValueError(
+            f"The reference of {case}, {reference}, is not the one that {candidate} was scored against in "
+            f"{ensemble.path.parent}. Give the cross-validation's command again: it scores anew."
+        )
 
 
 def _mean(one: Pair, other: Pair, decision: Decision, place: Path) -> Pair:

@@ -158,5 +158,7 @@ def test_a_fold_trained_on_since_and_a_changed_label_are_named(made: Path, tmp_p
     from umamba.evaluation.record import content_of
 
     content_of.cache_clear()  # within one process files are taken not to change
-    with pytest.raises(ValueError, match=rf"The reference of {held_out}, .* is not the one that .* was scored against"):
-        find_best([tmp_path / "fine", tmp_path / "coarse"], tmp_path / "best", CPU)
+    for pairs in (False, True):
+        with pytest.raises(ValueError, match=rf"The reference of {held_out}, .* is not the one that .* was scored"):
+            find_best([tmp_path / "fine", tmp_path / "coarse"], tmp_path / "best", CPU, pairs=pairs)
+    assert not (tmp_path / "best" / "ensemble.json").exists()
