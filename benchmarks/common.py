@@ -33,19 +33,34 @@ def processor() -> str:
 
 
 def draw_bars(path: Path, groups: list[str], charts: dict[str, dict[str, list[float | None]]]) -> None:
-    """One chart a quantity, side by side: quantity with its unit -> party -> a number, or None, for each group."""
-    size = (5 * len(charts), 1.5 + 0.6 * len(groups))
+    """One chart a quantity, side by side: quantity with its unit -> party -> a number, or None, for each group.
+
+    What was not run has no bar, and the others of its group share the room; colours are named above the first chart
+    that has them.
+    """
+    size = (5 * len(charts), 1.7 + 0.6 * len(groups))
     figure, axes = plt.subplots(1, len(charts), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    named: list[str] = []
     for axis, (quantity, parties) in zip(axes[0], charts.items(), strict=True):
-        height = 0.8 / len(parties)
-        for index, (party, numbers) in enumerate(parties.items()):
-            places = [group + index * height for group in range(len(groups))]
-            bars = axis.barh(places, [number or 0 for number in numbers], height, label=party)
-            axis.bar_label(bars, ["not run" if n is None else f"{n:.3g}" for n in numbers], padding=2, fontsize="small")
+        there = [[name for name, numbers in parties.items() if numbers[g] is not None] for g in range(len(groups))]
+        for party, numbers in parties.items():
+            known = [(g, number) for g, number in enumerate(numbers) if number is not None]
+            heights = [0.8 / len(there[g]) for g, _ in known]
+            middles = [(len(there[g]) - 1) / 2 for g, _ in known]
+            places = [
+                g + (there[g].index(party) - middle) * height
+                for (g, _), height, middle in zip(known, heights, middles, strict=True)
+            ]
+            bars = axis.barh(places, [number for _, number in known], heights, label=party)
+            axis.bar_label(bars, [f"{number:.3g}" for _, number in known], padding=2, fontsize="small")
         axis.set_xlabel(quantity)
         axis.margins(x=0.15)
-        axis.set_yticks([group + 0.4 - height / 2 for group in range(len(groups))], groups)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_yticks(range(len(groups)), groups)
+        if list(parties) != named:
+            named = list(parties)
+            columns = max(1, min(len(named), 36 // max(map(len, named))))  # of some 12 letters each
+            axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize="small", frameon=False)
     axes[0, 0].invert_yaxis()
-    axes[0, -1].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)

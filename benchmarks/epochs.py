@@ -152,7 +152,7 @@ def write_page(folder: Path) -> None:
         groups.setdefault(_group(row), {})[_party(row)] = row["epoch_s"]
     parties = sorted({name for group in groups.values() for name in group})
     bars: dict[str, list[float | None]] = {n: [group.get(n) for group in groups.values()] for n in parties}
-    draw_bars(folder / "epochs.png", list(groups), {"s per epoch": bars})
+    draw_bars(folder / "epochs.png", list(groups), {"seconds per epoch": bars})
 
 
 def _party(row: dict[str, Any]) -> str:

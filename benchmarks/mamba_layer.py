@@ -109,7 +109,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             p: [next(row[key] for row in rows if (row["stage"], row["precision"]) == (s, p)) for s in stages]
             for p in precisions
         }
-        for quantity, key in (("kernels in ms", "device_ms"), ("by the clock in ms", "clock_ms"))
+        for quantity, key in (
+            ("time of the kernels on the GPU, ms", "device_ms"),
+            ("time by the clock, ms", "clock_ms"),
+        )
     }
     draw_bars(path, [f"stage {stage}" for stage in stages], charts)
 

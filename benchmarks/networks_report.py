@@ -15,6 +15,19 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ABOUT = ("device", "torch", "commit", "compiled", "date")  # keys of a row that head its table
+IN_WORDS = {  # what is drawn, and what its axis says
+    "million_parameters": "parameters, millions",
+    "gflop": "operations of one patch, GFLOP",
+    "activations_gib": "memory of a training step beyond\nweights and optimiser, GiB",
+    "step_ms": "time of a training step, ms\n(red: the original implementation)",
+}
+IN_WORDS_OF_SETTINGS = {
+    "ct_3d": "Abdomen CT, 3D",
+    "mr_3d": "Abdomen MR, 3D",
+    "mr_2d": "Abdomen MR, 2D",
+    "endoscopy": "Endoscopy, 2D",
+    "cells": "Cells, 2D",
+}
 COLUMNS = {  # key of a row -> heading
     "setting": "setting",
     "network": "network",
@@ -61,35 +74,47 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars per network and setting: parameters, operations, activations, and the step where it was timed.
+    """A line of charts for each setting: parameters, operations, activations, and the step where it was timed.
 
-    One row each: a timed one before one from a CPU, whose activations are then left out, and bf16 before fp16.
+    One row of a network and setting each: a timed one before one from a CPU, whose activations are then left out, and
+    bf16 before fp16.
     """
     chosen: dict[tuple, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: ("step_ms" not in row, row["precision"] == "fp16")):
         chosen.setdefault((row["setting"], row["network"]), row)
     if any("step_ms" in row for row in rows):
         chosen = {k: r if "step_ms" in r else {**r, "activations_gib": None} for k, r in chosen.items()}
-    rows = list(chosen.values())
-    keys = [key for key in ("million_parameters", "gflop", "activations_gib", "step_ms") if any(key in r for r in rows)]
-    networks = [name for name in NETWORKS if any(row["network"] == name for row in rows)]
-    settings = [name for name in PAPER if any(row["setting"] == name for row in rows)]
+    keys = [key for key in IN_WORDS if any(key in row for row in chosen.values())]
+    networks = [name for name in NETWORKS if any(network == name for _, network in chosen)]
+    settings = [name for name in PAPER if any(setting == name for setting, _ in chosen)]
+    size = (4 * len(keys), 0.6 + (0.6 + 0.26 * len(networks)) * len(settings))
     figure, axes = plt.subplots(
-        1, len(keys), figsize=(4 * len(keys), 1 + 0.5 * len(networks)), sharey=True, layout="constrained"
+        len(settings), len(keys), figsize=size, sharex="col", sharey=True, squeeze=False, layout="constrained"
     )
-    height = 0.8 / len(settings)
-    for axis, key in zip(axes, keys, strict=True):
-        for index, setting in enumerate(settings):
-            values = {r["network"]: r.get(key) for r in rows if r["setting"] == setting}
-            places = [networks.index(n) + index * height for n, v in values.items() if isinstance(v, (int, float))]
-            numbers = [v for v in values.values() if isinstance(v, (int, float))]
-            axis.barh(places, numbers, height, label=setting)
-            if key == "step_ms":
-                known = [(networks.index(n), REFERENCE[setting, n][0]) for n in values if (setting, n) in REFERENCE]
-                axis.plot([ms for _, ms in known], [y + index * height for y, _ in known], "k|", markersize=8)
-        axis.set_xlabel(COLUMNS[key] + (" (| reference)" if key == "step_ms" else ""))
-    axes[0].set_yticks([i + 0.4 - height / 2 for i in range(len(networks))], networks)
-    axes[0].invert_yaxis()
-    axes[0].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    for line, setting in zip(axes, settings, strict=True):
+        for axis, key in zip(line, keys, strict=True):
+            measured = [chosen.get((setting, network), {}).get(key) for network in networks]
+            original = [REFERENCE.get((setting, name), (0,))[0] if key == "step_ms" else 0 for name in networks]
+            _bars(axis, measured, original)
+        shapes = [f"{row['batch']} x {row['patch']}" for (name, _), row in chosen.items() if name == setting]
+        line[0].set_title(f"{IN_WORDS_OF_SETTINGS[setting]}: {shapes[0]}", loc="left", fontweight="bold")
+        line[0].set_yticks(range(len(networks)), networks)
+    for axis, key in zip(axes[-1], keys, strict=True):
+        axis.set_xlabel(IN_WORDS[key])
+        axis.margins(x=0.2)
+    axes[0, 0].invert_yaxis()
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _bars(axis: Any, values: list[Any], marks: list[float]) -> None:
+    """A bar for each network, with its number; a mark where it is not 0."""
+    numbers = [value if isinstance(value, (int, float)) else 0 for value in values]
+    axis.barh(range(len(values)), numbers, 0.75, color="#4477aa")
+    marked = [(place, mark) for place, mark in enumerate(marks) if mark]
+    axis.plot([mark for _, mark in marked], [place for place, _ in marked], "|", c="#cc3311", ms=11, mew=2.5)
+    for place, (value, number, mark) in enumerate(zip(values, numbers, marks, strict=True)):
+        label = f"{value:.4g}" if isinstance(value, (int, float)) else str(value or "not measured")
+        at = (max(number, mark), place)
+        axis.annotate(label, at, (5, 0), textcoords="offset points", va="center", fontsize="small")
+    axis.spines[["top", "right"]].set_visible(False)

@@ -175,13 +175,20 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
+AXES = {  # what a chart's axis says -> key of a row
+    "time of a step, kernels launched singly, ms": "step_ms",
+    "time of a step, replayed from a CUDA graph, ms": "graph_ms",
+    "peak GPU memory, kernels launched singly, GiB": "peak_gib",
+}
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Step and memory of each setting and network, by precision."""
     groups = list(dict.fromkeys((row["setting"], row["network"]) for row in rows))
     found = {(row["setting"], row["network"], row["precision"]): row for row in rows}  # of several the last
     charts = {
         axis: {p: [found.get((*group, p), {}).get(key) for group in groups] for p in DTYPES}
-        for axis, key in (("singly in ms", "step_ms"), ("as graphs in ms", "graph_ms"), ("peak in GiB", "peak_gib"))
+        for axis, key in (AXES.items())
     }
     draw_bars(path, [", ".join(group) for group in groups], charts)
 
