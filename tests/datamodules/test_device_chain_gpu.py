@@ -12,8 +12,10 @@ from miniatures import make_volumes
 from test_device_chain import augmentation, finished, make
 from test_device_transforms import MAKERS, SHAPES, compare
 
+from umamba.datamodules.augmentation.device import chain
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.placement import NEVER
+from umamba.models.mamba.scan.selfcheck import TOLERANCE
 
 pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
@@ -41,6 +43,24 @@ def test_equals_the_transform_on_the_gpu(name: str, shape: str) -> None:
         compare(MAKERS[name](patch), patch, channels, GPU)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("kind", ["3D", "anisotropic", "2D"])
+def test_the_kernels_are_right_so_they_run(kind: str) -> None:
+    from umamba.datamodules.augmentation.device.kernels.check import relative_errors
+
+    errors = relative_errors(GPU, kind)
+    assert len(errors) > 20 and max(errors.values()) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize("shape", ["3D", "anisotropic", "2D, three channels"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_torchs_operations_equal_the_transform_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, name: str, shape: str
+) -> None:
+    monkeypatch.setattr(chain, "kernels_usable", lambda *_: False)
+    patch, channels = SHAPES[shape]
+    compare(MAKERS[name](patch), patch, channels, GPU)
 
 
 @pytest.mark.parametrize("name", ["nnunet_21", "nnunet_28"])
