@@ -20,7 +20,7 @@ from umamba.planning.configuration import Configuration
 from umamba.planning.previous_maps import one_hot
 from umamba.planning.store import Store, StoredCase
 
-_MOST_OPEN = 100  # cases, of three open files each
+_MOST_OPEN = 200  # cases, of three open files each; a process may commonly have 1024
 
 
 class PatchDataset(Dataset):

@@ -30,27 +30,29 @@ def validation_workers(workers: int) -> int:
     return (workers + 1) // 2
 
 
-def needed_bytes(batch_bytes: int, workers: int) -> int:
-    """What training and validation loaders together may have in store, one batch more being in use."""
-    return (PREFETCH * (workers + validation_workers(workers)) + 1) * batch_bytes if workers else 0
+def needed_bytes(batch_bytes: int, workers: int, spare: int = 0) -> int:
+    """What training and validation loaders together may have in store, one batch more and `spare` a worker in use."""
+    each = PREFETCH * (workers + validation_workers(workers)) + spare * workers + 1
+    return each * batch_bytes if workers else 0
 
 
-def check_shared_memory(batch_bytes: int, workers: int) -> None:
+def check_shared_memory(batch_bytes: int, workers: int, spare: int = 0) -> None:
     """Refuse before a training what would end a worker in the middle of it.
 
     Args:
         batch_bytes: Size of a batch as a worker hands it over.
         workers: How many the training's loader has.
+        spare: Batches for which each of them has room besides those that it makes ahead.
 
     Raises:
         MemoryError: /dev/shm has too little room; where there is none such, another way is taken.
     """
     if not workers or not FOLDER.is_dir():
         return
-    free, needed = shutil.disk_usage(FOLDER).free, needed_bytes(batch_bytes, workers)
+    free, needed = shutil.disk_usage(FOLDER).free, needed_bytes(batch_bytes, workers, spare)
     if needed <= free:
         return
-    fitting = max(n for n in range(workers) if needed_bytes(batch_bytes, n) <= free)
+    fitting = max(n for n in range(workers) if needed_bytes(batch_bytes, n, spare) <= free)
     larger = -(-needed // 2**30)
     raise MemoryError(
         f"{FOLDER} has {_size(free)} free, but the batches that data.num_workers={workers} processes have in store "
