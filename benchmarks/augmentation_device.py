@@ -44,7 +44,7 @@ def make_dataset(rule: dict, name: str, *, on_device: bool = True) -> PatchDatas
     enlarged = enlarged_patch_size(patch_size, default_degrees(patch_size))
     image, label = make_sample(flat + tuple(n + 16 for n in enlarged), channels, labels)
     locations = {k: np.argwhere(label == k)[:10000] for k in range(1, labels)}
-    case = SimpleNamespace(data=image, label=label, class_locations=locations, annotated_locations=())
+    case = SimpleNamespace(data=image, label=label, class_locations=locations, annotated_locations=(), previous=None)
     configuration = SimpleNamespace(
         patch_size=patch_size, batch_size=BATCH[name], spacing=(1.0,) * 3, spatial_dims=len(patch_size),
         use_mask_for_norm=(False,) * channels,

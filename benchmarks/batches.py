@@ -121,7 +121,7 @@ def time_samples(entries: dict, patch_size: tuple[int, ...], channels: int, labe
             blosc2.asarray(array, chunks=(*lead, *chunks), blocks=(*lead, *blocks), urlpath=path)
             arrays[name] = blosc2.open(path, mode="r", mmap_mode="r", dparams={"nthreads": 1})
         locations = {k: np.argwhere(label == k)[:10000] for k in range(1, labels)}
-        case = SimpleNamespace(**arrays, class_locations=locations, annotated_locations=())
+        case = SimpleNamespace(**arrays, class_locations=locations, annotated_locations=(), previous=None)
         configuration = SimpleNamespace(
             patch_size=patch_size, batch_size=9, spacing=(1.0,) * 3, spatial_dims=len(patch_size),
             use_mask_for_norm=(False,) * channels,

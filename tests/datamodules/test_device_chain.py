@@ -141,6 +141,7 @@ def _patches(shape: tuple[int, ...], first: int, noise: tio.RandomNoise, count: 
         label=np.zeros(flat, np.int16),
         class_locations={},
         annotated_locations=(),
+        previous=None,
     )
     configuration = SimpleNamespace(
         patch_size=shape, batch_size=1, spacing=(1.0,) * 3, spatial_dims=len(shape), use_mask_for_norm=(False,)
