@@ -58,6 +58,20 @@ class InitialWeights:
         """Put the weights into the network that they were read for."""
         network.load_state_dict({**network.state_dict(), **self.taken})
 
+    def refuse_frozen(self, network: nn.Module) -> None:
+        """See that no frozen weight is one that begins anew: it would stay as it was drawn at random.
+
+        Raises:
+            ValueError: There is one.
+        """
+        random = [name for name, w in network.named_parameters() if name in self.left_out and not w.requires_grad]
+        if random:
+            raise ValueError(
+                f"freeze keeps {len(random)} weight(s) that init_from={self.path} does not have, so that they would "
+                f"stay as they were drawn at random: {_list([f'{name}: {self.left_out[name]}' for name in random], 5)}. "
+                "Freeze the others only, stage by stage where it must be: freeze=[encoder_stages.1*,encoder_stages.2*]."
+            )
+
     def facts(self) -> dict[str, Any]:
         """For checkpoints and records, as plain data."""
         return {

@@ -39,13 +39,14 @@ def begin(run: Run, module: SegmentationModule, datamodule: SegmentationDataModu
         cases: Of the checkpoints to come; get those that the source was trained on.
 
     Raises:
-        FileNotFoundError, ValueError: See `read_initial_weights` and `add_source`.
+        FileNotFoundError, ValueError: See `read_initial_weights`, `InitialWeights.refuse_frozen` and `add_source`.
     """
     path = run.config.get(KEY)
     if path is None or run.resume_from is not None or not run.config.train:
         return
     initial = read_initial_weights(path, module.network, module.plan)
     add_source(cases, datamodule, initial.trained_on)
+    initial.refuse_frozen(module.network)
     initial.load_into(module.network)
     initial.say()
     module.metadata[KEY] = initial.facts()

@@ -196,6 +196,18 @@ def test_patterns_that_match_nothing_or_everything_are_refused() -> None:
         freeze(network(), ["*"])
 
 
+def test_freezing_what_begins_anew_is_refused(checkpoint: Path) -> None:
+    target = network(channels=3)
+    freeze(target, ["encoder*"])
+    with pytest.raises(
+        ValueError, match=r"freeze keeps 1 weight.*random: encoder_stages\.0\.0\.conv\.weight: \(4, 3, "
+    ):
+        read_initial_weights(checkpoint, target).refuse_frozen(target)
+    target = network(channels=3)
+    freeze(target, ["encoder_stages.1*"])
+    read_initial_weights(checkpoint, target).refuse_frozen(target)
+
+
 def module(warmup: Any, **options: Any) -> SegmentationModule:
     return SegmentationModule(
         plan=make_plan(), configuration="3d_fullres", network=PlainConvUNet, warmup_epochs=warmup,

@@ -42,6 +42,10 @@ def test_from_one_data_set_to_another(tmp_path: Path) -> None:
     training = training_of(Member.read(last))
     assert training["init_from"] == now["init_from"]["hash"] and training["freeze"] == ["encoder_stages.1*"]
 
+    whole = [word if not word.startswith("freeze=") else "freeze=[encoder_stages*]" for word in tuned[:-1]]
+    output = run("train.py", *whole, "run_dir=random", folder=tmp_path, ok=False)
+    assert "freeze keeps 1 weight(s) that init_from=" in output and "encoder_stages.0.0.conv.weight: (4, 2," in output
+
     source.unlink()  # a training that goes on does not read it again
     output = run("train.py", "run_dir=tuned", "trainer.max_epochs=3", folder=tmp_path)
     again = torch.load(last, weights_only=True)
