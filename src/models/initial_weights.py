@@ -64,12 +64,13 @@ class InitialWeights:
         Raises:
             ValueError: There is one.
         """
-        random = [name for name, w in network.named_parameters() if name in self.left_out and not w.requires_grad]
+        frozen = [name for name, weight in network.named_parameters() if not weight.requires_grad]
+        random = [f"{name}: {self.left_out[name]}" for name in frozen if name in self.left_out]
         if random:
             raise ValueError(
                 f"freeze keeps {len(random)} weight(s) that init_from={self.path} does not have, so that they would "
-                f"stay as they were drawn at random: {_list([f'{name}: {self.left_out[name]}' for name in random], 5)}. "
-                "Freeze the others only, stage by stage where it must be: freeze=[encoder_stages.1*,encoder_stages.2*]."
+                f"stay as they were drawn at random: {_list(random, 5)}. Freeze the others only, stage by "
+                "stage where it must be: freeze=[encoder_stages.1*,encoder_stages.2*]."
             )
 
     def facts(self) -> dict[str, Any]:
