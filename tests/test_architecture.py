@@ -12,7 +12,20 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 
 # From the ground up; a folder (or file) may import from its own floor's folder and from all floors below.
 FLOORS = [
-    ["files", "locations", "machine", "names", "plain", "processes", "help", "resolvers", "targets", "typed", "words"],
+    [
+        "files",
+        "locations",
+        "machine",
+        "names",
+        "plain",
+        "processes",
+        "help",
+        "resolvers",
+        "targets",
+        "target_check",
+        "typed",
+        "words",
+    ],
     ["raw", "parallel", "drawing"],
     ["planning"],
     ["callbacks"],

@@ -10,7 +10,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from umamba.resolvers import register_resolvers
-from umamba.targets import DATA_MODULES, NETWORKS, PARTS, Exports, check_config
+from umamba.target_check import Exports
+from umamba.targets import DATA_MODULES, NETWORKS, PARTS, check_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,11 +25,10 @@ from umamba.evaluation.record import (
     Contents,
     dataset_name,
     is_scored,
-    mean_cost,
-    run_cost,
     run_record,
     save_record,
 )
+from umamba.evaluation.run_cost import mean_cost, run_cost
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.source_tables import write_source_tables

@@ -15,7 +15,8 @@ from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.pairs import Pair, pair_cases
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN, postprocess_pairs
 from umamba.evaluation.prepared import Prepared, RunOptions, prepare
-from umamba.evaluation.record import Contents, dataset_name, run_cost, run_record, save_record
+from umamba.evaluation.record import Contents, dataset_name, run_record, save_record
+from umamba.evaluation.run_cost import run_cost
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.source_tables import write_source_tables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -21,6 +21,7 @@ from umamba.models.pseudo_dice import PseudoDice
 from umamba.models.regions import DiceBCELoss
 from umamba.models.schedules import warm_up
 from umamba.models.step_graph import WORTH, GraphedLoss, obstacle_to_graphs
+from umamba.models.train_loss import TrainLoss
 from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -257,42 +258,3 @@ class SegmentationModule(L.LightningModule):
         decay = EMA_DECAY**epochs
         self.dice_ema.copy_(dice if self.dice_ema.isnan() else decay * self.dice_ema + (1 - decay) * dice)
         self._last_validation = now
-
-
-class TrainLoss:
-    """Mean loss of the optimizer steps that an epoch has taken, on this rank; skipped steps are counted apart.
-
-    Args:
-        total: sum over the steps taken of the mean loss of a step's batches.
-        steps: number of steps taken.
-        skipped: number of steps skipped.
-    """
-
-    def __init__(self, total: float = 0.0, steps: int = 0, skipped: int = 0) -> None:
-        self.total: Tensor | float = total
-        self.steps: Tensor | int = steps
-        self.skipped: Tensor | int = skipped
-
-    def update(self, losses: Sequence[Tensor], skipped: Tensor | bool) -> None:
-        """Count one step, of one batch or (with accumulated gradients) several; stays on the losses' device.
-
-        A step is skipped where `skipped` is not zero, which may be known to the device alone.
-        """
-        if isinstance(skipped, Tensor):
-            taken = skipped == 0
-            self.total = self.total + torch.where(taken, torch.stack(list(losses)).float().mean(), 0)
-            self.steps = self.steps + taken
-            self.skipped = self.skipped + ~taken
-        elif skipped:
-            self.skipped += 1
-        else:
-            self.total = self.total + torch.stack(list(losses)).float().mean()
-            self.steps += 1
-
-    def mean(self) -> Tensor | float:
-        """Mean loss of the steps taken, of which there must be one."""
-        return self.total / self.steps
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, the arguments of the constructor."""
-        return {"total": float(self.total), "steps": int(self.steps), "skipped": int(self.skipped)}

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from umamba.models.blocks import CONV, CONVOLUTIONS, ConvBlock, conv_stage, initialize, residual_stage, upsampling
+from umamba.models.blocks import ConvBlock, conv_stage, initialize, residual_stage, upsampling
 from umamba.models.kernels.choice import in_preferred_layout, weight_in_preferred_layout, with_layout_of
 from umamba.models.kernels.concatenation import adds_bias, concatenate
 from umamba.models.kernels.formed import keep_itself
 from umamba.models.kernels.weight_casts import casts_at_once, in_half_precision
+from umamba.models.layers import CONV, CONVOLUTIONS
 from umamba.models.spec import NetworkSpec
 from umamba.models.topology import Size, check_input, crop, decoder_order, pad_to_multiple, total_stride
 

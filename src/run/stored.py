@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from umamba.targets import DATA_MODULES, HYDRA, NETWORKS, PARTS, Allowed, Check, Exports, trusted_names
+from umamba.target_check import HYDRA, Allowed, Check, Exports, trusted_names
+from umamba.targets import DATA_MODULES, NETWORKS, PARTS
 
 _OPTIMIZERS = (Exports(package="torch.optim", base="torch.optim.Optimizer"),)
 _SCHEDULES = (

@@ -18,13 +18,13 @@ import torch
 
 from tests.evaluation import scored_runs
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.record import run_cost
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.costs import cost_table, format_costs
 from umamba.evaluation.report.left_out import LeftOutError
 from umamba.evaluation.report.networks import PAPER_ORDER, all_scores, network_means, replicate_spread
 from umamba.evaluation.report.published import load_published, published_score
 from umamba.evaluation.report.runs import gather
+from umamba.evaluation.run_cost import run_cost
 
 make_run = scored_runs.make_run
 

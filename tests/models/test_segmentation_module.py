@@ -14,7 +14,8 @@ from tiny_plan import tiny_plan
 from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.models.checkpoint import network_from_checkpoint
 from umamba.models.schedules import poly
-from umamba.models.segmentation_module import SegmentationModule, TrainLoss
+from umamba.models.segmentation_module import SegmentationModule
+from umamba.models.train_loss import TrainLoss
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 from umamba.planning.plan import Plan

@@ -15,7 +15,7 @@ from umamba.locations import ROOT
 from umamba.run.compare import ResumeError
 from umamba.run.errors import explained
 from umamba.run.lock import RunInUseError
-from umamba.targets import trusted_names
+from umamba.target_check import trusted_names
 
 
 @pytest.fixture

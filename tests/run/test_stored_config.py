@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tests.run.test_resumed_config import called, trained
 from umamba.run.compare import ResumeError
 from umamba.run.stored import SECTIONS
-from umamba.targets import Exports
+from umamba.target_check import Exports
 
 SHELL = {"_target_": "torch.utils.collect_env.run", "command": "true"}
 REMOVE = {"_target_": "shutil.rmtree", "path": "precious"}

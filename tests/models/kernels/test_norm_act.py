@@ -14,9 +14,9 @@ from norm_inputs import channels_last
 from packaging.version import Version
 from torch import nn
 
-from umamba.models.blocks import AveragePool, InstanceNorm3d
 from umamba.models.kernels import choice
 from umamba.models.kernels.pooling import mean_of_boxes
+from umamba.models.layers import AveragePool, InstanceNorm3d
 from umamba.models.unet import PlainConvUNet
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from umamba.models.blocks import Conv3d, ConvTranspose3d
 from umamba.models.kernels import convolution
 from umamba.models.kernels.convolution import Settings, convolve, convolve_planes
 from umamba.models.kernels.formed import Recipe, label
+from umamba.models.layers import Conv3d, ConvTranspose3d
 
 LAYERS = {
     "3x3": (Conv3d, 3, 5, (1, 3, 3), 1, (0, 1, 1)),
