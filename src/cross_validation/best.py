@@ -128,14 +128,15 @@ def _singles(folders: Sequence[Path]) -> list[Candidate]:
             )
     runs = gather([ensemble.path.parent / "tables" for ensemble in ensembles])
     by_folder = {run.folder.resolve(): run for run in runs}
-    found = [by_folder.get((ensemble.path.parent / "tables").resolve()) for ensemble in ensembles]
-    if None in found or len({run.dataset for run in runs}) > 1:
+    tables = [(ensemble.path.parent / "tables").resolve() for ensemble in ensembles]
+    found = [by_folder[folder] for folder in tables if folder in by_folder]
+    if len(found) < len(ensembles) or len({run.dataset for run in runs}) > 1:
         raise ValueError(
             f"These are not different cross-validations of one data set: {_listed(runs)}. Give each once, and those of "
             "one data set."
         )
     for run, ensemble in zip(found, ensembles, strict=True):
-        for pair in () if run is None else run.record["pairs"]:
+        for pair in run.record["pairs"]:
             if Path(pair["reference"]).is_file():  # else the data lie elsewhere, and are compared where they are read
                 _check_reference(pair["case"], Path(pair["reference"]), run.record["cases"], ensemble, run.network)
     networks = [run.network for run in runs]
