@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,11 +21,13 @@ from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS, w
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler, share_of
-from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, validation_workers
+from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, has_room, validation_workers
 from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store
 from umamba.processes import become_worker
+
+log = logging.getLogger(__name__)
 
 DRAWS = 2**20  # bytes of a batch for what was drawn; where that is more, the batch takes torch's own way
 
@@ -97,11 +100,8 @@ class PatchDataModule(L.LightningDataModule):
         Raises:
             MemoryError: As it says.
         """
-        if self.placement.choice != "cpu" and torch.cuda.is_available():
-            check_shared_memory(self._batch_bytes() + DRAWS, self.num_workers, SPARE)
-        else:
-            each = batch_bytes(self.plan_configuration, self._channels())
-            check_shared_memory(each, self.num_workers)
+        enlarged = self.placement.choice != "cpu" and torch.cuda.is_available()
+        check_shared_memory(self._batch_bytes(enlarged=enlarged), self.num_workers)
 
     def train_dataloader(self) -> DataLoader:
         """Augmented patches, `iterations_per_epoch` batches of them.
@@ -200,15 +200,16 @@ class PatchDataModule(L.LightningDataModule):
         if self.trainer is None or not workers or self.placement.choice == "cpu" or self._device().type != "cuda":
             return None
         share = share_of(self.plan_configuration.batch_size, rank, world_size) / self.plan_configuration.batch_size
-        ring = Ring(math.ceil(share * self._batch_bytes()) + DRAWS, workers, PREFETCH)
+        size = math.ceil(share * self._batch_bytes(enlarged=True)) + DRAWS
+        if not has_room(size * world_size, workers, SPARE):
+            log.info("/dev/shm is too small for the GPU to copy batches from there: they are copied once more.")
+            return None
+        ring = Ring(size, workers, PREFETCH)
         return ring if ring.pin() else None
 
-    def _batch_bytes(self) -> int:
-        enlarged = self._chain.stages[0].transform.input_size if self._chain.turns else ()
-        return batch_bytes(self.plan_configuration, self._channels(), enlarged)
-
-    def _channels(self) -> int:
-        return self.plan.num_inputs(self.plan_configuration.name)
+    def _batch_bytes(self, *, enlarged: bool) -> int:
+        size = self._chain.stages[0].transform.input_size if enlarged and self._chain.turns else ()
+        return batch_bytes(self.plan_configuration, self.plan.num_inputs(self.plan_configuration.name), size)
 
     def _build(self, entry: Any) -> tio.Transform:
         if isinstance(entry, tio.Transform):

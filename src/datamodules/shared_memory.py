@@ -36,23 +36,27 @@ def needed_bytes(batch_bytes: int, workers: int, spare: int = 0) -> int:
     return each * batch_bytes if workers else 0
 
 
-def check_shared_memory(batch_bytes: int, workers: int, spare: int = 0) -> None:
+def has_room(batch_bytes: int, workers: int, spare: int) -> bool:
+    """Whether there is as much, with `spare` batches a worker; true where there is no /dev/shm."""
+    return not FOLDER.is_dir() or needed_bytes(batch_bytes, workers, spare) <= shutil.disk_usage(FOLDER).free
+
+
+def check_shared_memory(batch_bytes: int, workers: int) -> None:
     """Refuse before a training what would end a worker in the middle of it.
 
     Args:
         batch_bytes: Size of a batch as a worker hands it over.
         workers: How many the training's loader has.
-        spare: Batches for which each of them has room besides those that it makes ahead.
 
     Raises:
         MemoryError: /dev/shm has too little room; where there is none such, another way is taken.
     """
     if not workers or not FOLDER.is_dir():
         return
-    free, needed = shutil.disk_usage(FOLDER).free, needed_bytes(batch_bytes, workers, spare)
+    free, needed = shutil.disk_usage(FOLDER).free, needed_bytes(batch_bytes, workers)
     if needed <= free:
         return
-    fitting = max(n for n in range(workers) if needed_bytes(batch_bytes, n, spare) <= free)
+    fitting = max(n for n in range(workers) if needed_bytes(batch_bytes, n) <= free)
     larger = -(-needed // 2**30)
     raise MemoryError(
         f"{FOLDER} has {_size(free)} free, but the batches that data.num_workers={workers} processes have in store "

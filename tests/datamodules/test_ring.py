@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_device_chain import CPU, DEVICE, augmentation, finished, folders, make  # noqa: F401  # a fixture
 
-from umamba.datamodules import loaders
+from umamba.datamodules import loaders, shared_memory
 from umamba.datamodules.augmentation.device.ring import SPARE, Place, Ring
 from umamba.datamodules.placement import NEVER
 from umamba.datamodules.shared_memory import PREFETCH
@@ -83,3 +84,26 @@ def test_a_batch_that_is_written_over_while_it_is_copied_is_noticed() -> None:
     ring._serials[0] = 1  # its worker
     with pytest.raises(RuntimeError, match="its memory is used again"):
         ring.fetch(Place(ring._number, 1, 0, 10), CPU)
+
+
+def test_where_a_ring_is_made(
+    folders: dict,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    datamodule = make(folders["volumes"], DEVICE, augmentation=augmentation("nnunet_21"), augment_on="auto")
+    pinned = [True]
+    monkeypatch.setattr(Ring, "pin", lambda self: pinned[0])
+    datamodule.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU))
+    assert datamodule._make_ring(WORKERS, 0, 1) is None  # on a CPU
+    monkeypatch.setattr(datamodule, "_device", lambda: torch.device("cuda", 0))
+    whole, half = (datamodule._make_ring(WORKERS, 0, processes) for processes in (1, 2))
+    assert whole.slot_size > half.slot_size > loaders.DRAWS
+    assert datamodule._make_ring(0, 0, 1) is None
+    pinned[0] = False
+    assert datamodule._make_ring(WORKERS, 0, 1) is None
+    pinned[0] = True
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=WORKERS * 2**20))
+    with caplog.at_level("INFO"):
+        assert datamodule._make_ring(WORKERS, 0, 1) is None
+    assert "/dev/shm is too small for the GPU to copy batches from there" in caplog.text
