@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from miniatures import TINY
 from pages import ROOT, blocks
 
 from tests.inference.small import make_plan, save_checkpoint, write_image
@@ -60,6 +61,27 @@ def test_an_array_is_segmented(channels: tuple[str, ...], tmp_path: Path, monkey
     assert names["probabilities"].shape == (3, 24, 40, 44) and names["probabilities"].dtype == np.float16
     written = sitk.ReadImage(tmp_path / "segmented.nii.gz")
     np.testing.assert_allclose(written.GetSpacing(), (0.8, 0.8, 2.5), rtol=1e-6)
+    names["plt"].close("all")
+
+
+def test_two_mixers_are_trained_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With networks and epochs of a few seconds."""
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(tmp_path)}.items():
+        monkeypatch.setitem(os.environ, name, value)
+    first, *others = code_of(ROOT / "notebooks" / "compare_two_mixers.ipynb")
+    names: dict = {}
+    run([first], names)
+    names["checkout"] = ROOT
+    names["settings"] = ["data=phantom", *TINY, "data.patch_size=[32,32,32]"]
+    files, _, scores, difference, page = run(others, names)
+    assert {"metrics.csv", "tables", "train.log", "progress.png"} <= set(files)
+    assert len(scores) == 4 and set(scores) == {"s6", "gated_conv", "difference"}
+    assert difference[0] == pytest.approx((names["scores"]["gated_conv"] - names["scores"]["s6"]).mean())
+    assert {len(curve) for curve in names["curves"].values()} == {2}
+    text = page.read_text(encoding="utf-8")
+    assert "gated_conv" in text and "s6" in text
     names["plt"].close("all")
 
 

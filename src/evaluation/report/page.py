@@ -37,6 +37,7 @@ img, svg { max-width: 100%; height: auto; } img { background: #fff; }
 ul.verdict { font-size: 16px; max-width: 62em; border-left: 4px solid var(--mark); padding: .2em 0 .2em 1.6em; }
 .note { color: var(--quiet); font-size: 13px; max-width: 70em; }
 nav a { margin-right: 1.2em; }
+@media screen and (max-width: 640px) { .scroll > svg { max-width: none; min-width: 560px; } }
 @media print { :root { --text: #000; --quiet: #444; --page: #fff;
   --head: #eee; --line: #bbb; }
   nav, input.filter { display: none; } .scroll { overflow: visible; }
