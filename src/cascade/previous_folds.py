@@ -89,7 +89,10 @@ def read_previous(
         configuration=stage,
         training=content_hash([first.network, training_of(first), plan_of(first), ensemble.mirror]),
         mirror=ensemble.mirror,
-        members=tuple(member_of(fold, path, held_out[fold], checkpoints) for fold, path in paths.items()),
+        members=tuple(
+            member_of(fold, path, known, held_out[fold], checkpoints)
+            for (fold, path), known in zip(paths.items(), ensemble.groups[0].hashes, strict=True)
+        ),
         trained_on={case: mark for member in members.values() for case, mark in (member.trained_on or {}).items()},
     )
     return facts, paths

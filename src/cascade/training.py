@@ -22,7 +22,7 @@ from umamba.inference.previous_facts import KEY, PreviousFacts
 from umamba.inference.previous_stage import PreviousStage
 from umamba.inference.sliding_window import STEP
 from umamba.planning.cascade import CASCADE, LOW
-from umamba.planning.locking import disk_errors, locked
+from umamba.planning.locking import locked
 from umamba.planning.preprocess import CaseProperties
 from umamba.planning.previous_maps import PreviousMaps
 from umamba.planning.store import read_meta
@@ -140,7 +140,7 @@ class TrainingMaps:
         maps = PreviousMaps(self._folder(datamodule), datamodule.plan.foreground_labels)
         names = [*dict.fromkeys([*datamodule.train_ids, *datamodule.val_ids])]
         if maps.missing(names):
-            with locked(maps.folder), disk_errors(maps.folder):  # another one may make them, or has made them by now
+            with locked(maps.folder):  # another one may make them, or has made them by now
                 remove_unfinished(maps.folder)
                 if missing := maps.missing(names):
                     self._make(maps, missing, datamodule, device, trusted)

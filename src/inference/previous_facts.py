@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from umamba.files import file_hash
-
 KEY = "previous_stage"  # of a checkpoint; in configurations: where the previous stage lies
 
 
@@ -105,17 +103,18 @@ class PreviousFacts:
         return {case: one.fold for one in self.members for case in one.held_out}
 
 
-def member_of(fold: int, path: Path, held_out: Iterable[str], folder: Path) -> PreviousMember:
+def member_of(fold: int, path: Path, known: str, held_out: Iterable[str], folder: Path) -> PreviousMember:
     """A fold as it is now.
 
     Args:
         fold: Its number.
         path: Of its checkpoint.
+        known: `umamba.files.file_hash` of that.
         held_out: The cases that it did not see.
         folder: In which the second stage's checkpoint will lie.
     """
     path = path.resolve()
     return PreviousMember(
-        fold=fold, checkpoint=str(path), relative=os.path.relpath(path, folder.resolve()), hash=file_hash(path),
+        fold=fold, checkpoint=str(path), relative=os.path.relpath(path, folder.resolve()), hash=known,
         held_out=tuple(sorted(held_out)),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from umamba.evaluation.identity import training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.score_run import predict_and_score
-from umamba.files import read_json
+from umamba.files import file_hash, read_json
 from umamba.inference.previous_facts import KEY, PreviousFacts, member_of
 
 VALIDATION = RunOptions(cases="validation", device="cpu", workers=1)
@@ -34,7 +34,9 @@ def make_cascade(root: Path, fold: int = 0, training: str = "as it was") -> tupl
     images = {name: raw / "imagesTr" / f"{name}_0000.nii.gz" for name in (f"case_{case}" for case in range(5))}
     facts = PreviousFacts(
         configuration=LOW, training=training, mirror=False,
-        members=tuple(member_of(one, path, split_of(raw, one)["val"], folder) for one, path in paths.items()),
+        members=tuple(
+            member_of(one, path, file_hash(path), split_of(raw, one)["val"], folder) for one, path in paths.items()
+        ),
         trained_on={name: fingerprint(path) for name, path in images.items()},
     )  # fmt: skip
     split = split_of(raw, fold)

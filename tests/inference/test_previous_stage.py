@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.cascade.made_cascade import FULL, LOW, SECOND, save, two_stages
 from tests.inference.small import make_plan, write_image
-from umamba.files import read_json
+from umamba.files import file_hash, read_json
 from umamba.inference.ensemble import FILE, Group, write_ensemble
 from umamba.inference.members import Member
 from umamba.inference.predictor import Predictor
@@ -85,6 +85,25 @@ def test_on_one_grid_it_is_the_decision_of_the_network_itself() -> None:
     np.testing.assert_array_equal(made, case.data[0] > 0.5)
 
 
+@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_on_the_image_s_own_grid_it_is_the_label_map_of_the_first_stage(forward, tmp_path) -> None:
+    """Where the full resolution is the image's, what is written for people is what the second stage sees."""
+    spacing = (0.9, 1.3, 1.1)
+    image, geometry = ball(spacing, (22, 24, 34))
+    image[:2] = image[:, :, :3] = 0  # a border that is cropped
+    plan = two_stages(make_plan(classes=3, forward=forward), spacing=2.1)
+    own = tuple(spacing[axis] for axis in forward)
+    second = dataclasses.replace(plan.configurations[SECOND], spacing=own)
+    full = dataclasses.replace(second, name=FULL, previous_stage=None)
+    plan = dataclasses.replace(plan, configurations={**plan.configurations, FULL: full, SECOND: second})
+    low = predict(save(tmp_path / "low.ckpt", plan, LOW))
+    onto = preprocess_case(image, geometry, None, plan, second).properties
+    made = PreviousStage({0: low.members[0]}, plan, LOW, {}, CPU, {}).segment(image, geometry, onto, None, 0.5)
+    written = low.segment(image, spacing).transpose(forward)[tuple(slice(*edge) for edge in onto.box)]
+    assert len(np.unique(written)) > 1
+    np.testing.assert_array_equal(made, written)
+
+
 def test_what_all_have_seen_is_refused() -> None:
     stage = stage_of(plain_plan())
     assert stage.made_by()["out_of_fold"] is False
@@ -111,7 +130,9 @@ def make_cascade(root: Path, plan: Plan, low_seed: int = 0, **changes: Any) -> P
     write_ensemble(low / FILE, [Group.of("nnunet", paths)], [], mirror=False, fitted_on=[], facts={})
     facts = PreviousFacts(
         configuration=LOW, training="0", mirror=False, trained_on={},
-        members=tuple(member_of(fold, path, [f"held_{fold}"], second) for fold, path in enumerate(paths)),
+        members=tuple(
+            member_of(fold, path, file_hash(path), [f"held_{fold}"], second) for fold, path in enumerate(paths)
+        ),
     )  # fmt: skip
     return save(second / "last.ckpt", plan, SECOND, seed=5, **{KEY: {**facts.to_plain(), **changes}})
 
