@@ -93,6 +93,15 @@ def test_classes_may_be_chosen_and_renamed(tmp_path: Path, sources) -> None:
     np.testing.assert_array_equal(label_of(module.dataset_dir, "B_case_0"), label_of(sources["B"], "case_0"))
 
 
+def test_what_is_left_out_may_be_called_alike(tmp_path: Path, sources) -> None:
+    edit(sources["B"], labels={"background": 0, "Kidney": 1, "liver": 2})
+    with pytest.raises(DatasetError, match=r"'kidney' \(A\) and 'Kidney' \(B\)"):
+        joint(tmp_path, sources, classes=["liver", "kidney"], missing="ignore").make_raw()
+    module = joint(tmp_path, sources, classes=["liver"])
+    module.make_raw()
+    assert RawDataset.open(module.dataset_dir).labels == {"background": 0, "liver": 1}
+
+
 def test_a_fold_holds_out_what_the_folds_of_each_hold_out(tmp_path: Path, sources) -> None:
     own = [{"train": [f"case_{i}" for i in range(6) if i != k], "val": [f"case_{k}"]} for k in range(5)]
     (sources["B"] / "splits_final.json").write_text(json.dumps(own))

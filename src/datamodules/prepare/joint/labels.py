@@ -60,7 +60,7 @@ def share_labels(sources: Mapping[str, DatasetDescription], wishes: LabelWishes)
     if any(source.regions for source in sources.values()):
         return _share_regions(sources, wishes)
     own = {name: _renamed(source, wishes.rename.get(name, {}), name) for name, source in sources.items()}
-    _refuse_alike(own)
+    _refuse_alike(own, wishes.classes)
     known = list(dict.fromkeys(shared for names in own.values() for shared in names.values()))
     classes = list(known if wishes.classes is None else wishes.classes)
     if unknown := [name for name in classes if name not in known]:
@@ -88,13 +88,14 @@ def share_labels(sources: Mapping[str, DatasetDescription], wishes: LabelWishes)
     )
 
 
-def refuse_names_alike(names: Mapping[str, str], what: str, remedy: str) -> None:
+def refuse_names_alike(names: Mapping[str, str], what: str, remedy: str, wanted: Sequence[str] | None = None) -> None:
     """See that no two names are the same but for upper case, blanks and marks.
 
     Args:
         names: Name -> where it is from.
         what: They name.
         remedy: What to do.
+        wanted: Names that are used, of which one must be concerned; None are all.
 
     Raises:
         DatasetError: Two are.
@@ -102,7 +103,10 @@ def refuse_names_alike(names: Mapping[str, str], what: str, remedy: str) -> None
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[re.sub(r"[\W_]+", "", name.casefold()) or name].append(name)
-    alike = [" and ".join(f"{name!r} ({names[name]})" for name in group) for group in groups.values() if len(group) > 1]
+    groups_alike = [
+        group for group in groups.values() if len(group) > 1 and (wanted is None or set(group) & set(wanted))
+    ]
+    alike = [" and ".join(f"{name!r} ({names[name]})" for name in group) for group in groups_alike]
     if alike:
         raise DatasetError(f"{what} that differ in their writing alone: {'; '.join(alike)}. {remedy}")
 
@@ -134,7 +138,7 @@ def _renamed(source: DatasetDescription, names: Mapping[str, str], where: str) -
     return {name: names.get(name, name) for name in own}
 
 
-def _refuse_alike(own: Mapping[str, Mapping[str, str]]) -> None:
+def _refuse_alike(own: Mapping[str, Mapping[str, str]], classes: Sequence[str] | None) -> None:
     where: dict[str, str] = {}
     for source, names in own.items():
         for shared in names.values():
@@ -144,6 +148,7 @@ def _refuse_alike(own: Mapping[str, Mapping[str, str]]) -> None:
         "There are labels",
         "Say that they are one class with data.rename={data set: {its name: the other's}}, or give them names of "
         "their own.",
+        classes,
     )
 
 
