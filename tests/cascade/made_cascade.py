@@ -60,7 +60,13 @@ def config_of(raw: Path, fold: int, name: str) -> dict[str, Any]:
 
 
 def make_low(
-    raw: Path, folder: Path, plan: Plan, folds: tuple[int, ...] = (0, 1), name: str = LOW, **extra: Any
+    raw: Path,
+    folder: Path,
+    plan: Plan,
+    folds: tuple[int, ...] = (0, 1),
+    name: str = LOW,
+    mirror: bool = False,
+    **extra: Any,
 ) -> dict[int, Path]:
     """The cross-validation of a first stage: fold -> checkpoint, and its ensemble.json."""
     paths = {}
@@ -73,7 +79,7 @@ def make_low(
         )  # fmt: skip
     facts = {"folds": [{"fold": fold, "cases": split_of(raw, fold)["val"]} for fold in folds]}
     write_ensemble(
-        folder / FILE, [Group.of("nnunet", list(paths.values()))], [], mirror=False, fitted_on=[], facts=facts
+        folder / FILE, [Group.of("nnunet", list(paths.values()))], [], mirror=mirror, fitted_on=[], facts=facts
     )
     return paths
 

@@ -111,6 +111,23 @@ def test_other_networks_have_maps_of_their_own(raw, plan, low, tmp_path) -> None
     assert folders[0] != folders[1] and all(len(list(one.glob("*.b2nd"))) == 5 for one in folders)
 
 
+def test_maps_are_mirrored_as_the_first_stage_was_scored(raw, plan, low, tmp_path) -> None:
+    """cross_validation.mirror of the first stage holds for what the second one is trained with."""
+    make_low(raw, tmp_path / "mirrored", plan, mirror=True)
+    run, datamodule = run_of(tmp_path, str(tmp_path / "mirrored")), planned(raw, plan)
+    maps_of(datamodule, run)
+    plain = planned(raw, plan)
+    maps_of(plain, run_of(tmp_path, str(low)))
+    assert run.metadata[KEY]["mirror"] is True and plain.store.previous.folder != datamodule.store.previous.folder
+    assert any(
+        (plain.store.case(name).previous[:] != datamodule.store.case(name).previous[:]).any()
+        for name in plain.store.identifiers
+    )
+    path = save(tmp_path / "run" / "checkpoints" / "last.ckpt", plan, SECOND, **{KEY: run.metadata[KEY]})
+    with pytest.raises(ResumeError, match="held out, or mirrored"):
+        find_previous(run_of(tmp_path, str(low), resume_from=path), plain)
+
+
 def test_batches_have_a_channel_for_each_label(raw, plan, low, tmp_path) -> None:
     datamodule = planned(raw, plan, augmentation=[], num_workers=0)
     maps_of(datamodule, run_of(tmp_path, str(low)))
