@@ -21,7 +21,6 @@ from umamba.models.layers import (
     CONV_TRANSPOSE,
     INSTANCE_NORM,
     LEAKY_SLOPE,
-    SHARED_OUT,
     AveragePool,
     Conv2d,
     Conv3d,
@@ -31,6 +30,8 @@ from umamba.models.layers import (
 )
 from umamba.models.mamba.kernels.eager import is_watched
 from umamba.models.topology import Size
+
+SHARED_OUT = 2**12  # positions of a map, above which several programs of a norm share it out
 
 Shortcut = Literal["pool", "conv"]
 Upsampling = Literal["transposed", "nearest"]

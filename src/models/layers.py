@@ -16,7 +16,6 @@ from umamba.models.kernels.convolution import convolve, convolve_planes
 from umamba.models.kernels.pooling import mean_of_boxes
 from umamba.models.topology import Size
 
-SHARED_OUT = 2**12  # positions of a map, above which several programs of a norm share it out
 LEAKY_SLOPE = 0.01  # nnU-Net's; also the `a` of the Kaiming initialisation
 CONV_TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 AVERAGE_POOL: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}

@@ -15,7 +15,7 @@ from norm_inputs import channels_last
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from umamba.models import blocks
+from umamba.models import blocks, layers
 from umamba.models.kernels import concatenation, formed
 from umamba.models.kernels.selfcheck import reference
 from umamba.models.umamba import UMamba
@@ -92,7 +92,7 @@ def fused_norm(monkeypatch):
         monkeypatch.setitem(sys.modules, norm_act.__name__, norm_act)
     for name, function in passes.items():
         monkeypatch.setattr(norm_act, name, function)
-    for module in (blocks, concatenation):
+    for module in (blocks, layers, concatenation):
         monkeypatch.setattr(module, "fused", lambda x: True)
     monkeypatch.setattr(blocks, "SHARED_OUT", 0)
     monkeypatch.setattr(formed, "SMALLEST", 0)
