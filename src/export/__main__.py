@@ -4,7 +4,8 @@
 
 format=bundle writes one file for predict.py, with weights, plan, configuration, post-processing rules, hashes and
 licence, at about a third of the checkpoint's size where the optimiser keeps one state for each weight.
-format=nnunet writes a model folder that nnU-Net's own tools predict with.
+format=torch_export (.pt2) and format=onnx (.onnx) write the network alone, as a graph whose outputs were compared with
+the network's; a .json beside it says what must go in. format=nnunet writes a model folder for nnU-Net's own tools.
 """
 
 from __future__ import annotations
@@ -25,17 +26,27 @@ from omegaconf import DictConfig, ListConfig
 from umamba.export.given import read_given
 from umamba.export.licence import read_licence
 from umamba.export.model_folder import write_model_folder
-from umamba.export.place import check_place
+from umamba.export.onnx_file import check_packages, write_onnx
+from umamba.export.place import SUFFIXES, check_place, check_suffix
+from umamba.export.traced import write_torch_export
 from umamba.files import amount
-from umamba.inference.bundle import Bundle, said_of, write_bundle
+from umamba.inference.bundle import said_of, write_bundle
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 from umamba.typed import check_switches
 
-FORMATS: dict[str, Callable[[Bundle, Path], Any]] = {"bundle": write_bundle, "nnunet": write_model_folder}
+FORMATS: dict[str, Callable[..., Any]] = {
+    "bundle": write_bundle,
+    "torch_export": write_torch_export,
+    "onnx": write_onnx,
+    "nnunet": write_model_folder,
+}
 # Options of some formats: their values that change nothing, and the formats
-OPTIONS: dict[str, tuple[object, tuple[str, ...]]] = {"postprocessing": (None, ("bundle",))}
+OPTIONS: dict[str, tuple[object, tuple[str, ...]]] = {
+    "postprocessing": (None, ("bundle",)),
+    "fixed_size": (False, tuple(SUFFIXES)),
+}
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +55,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """See the module."""
-    check_switches(cfg, ("overwrite",))
+    check_switches(cfg, ("overwrite", "fixed_size"))
     if cfg.format not in FORMATS:
         raise ValueError(f"format is {cfg.format!r}; known are {', '.join(FORMATS)}.")
     for name, (neutral, formats) in OPTIONS.items():
@@ -54,13 +65,17 @@ def main(cfg: DictConfig) -> None:
             )
     output, checkpoint = Path(cfg.output), _plain(cfg.checkpoint)
     check_place(output, checkpoint, folder=cfg.format == "nnunet", overwrite=cfg.overwrite)
+    if cfg.format in SUFFIXES:
+        check_suffix(output, SUFFIXES[cfg.format], overwrite=cfg.overwrite)
+    if cfg.format == "onnx":
+        check_packages()
     given = read_given(
         checkpoint,
         postprocessing=cfg.postprocessing,
         licence=read_licence(cfg.licence),
         trusted=_plain(cfg.trusted),
     )
-    FORMATS[cfg.format](given, output)
+    FORMATS[cfg.format](given, output, **({"fixed_size": cfg.fixed_size} if cfg.format in SUFFIXES else {}))
     size = sum(path.stat().st_size for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
     count = sum(map(len, given.groups.values()))
     log.info("%s: %s, %d network%s; %s.", output, amount(size), count, "s" * (count > 1), said_of(given.licence))

@@ -50,6 +50,25 @@ def check_place(output: Path, checkpoint: str | list[str], *, folder: bool, over
         raise PermissionError(f"output={output} cannot be written: there is no permission to write into {parent}.")
 
 
+def check_suffix(output: Path, suffix: str, *, overwrite: bool) -> None:
+    """See that a graph's file has the ending of its format, and that the facts beside it replace nothing.
+
+    Raises:
+        ValueError: It has not, or they would.
+    """
+    if output.suffix != suffix:
+        raise ValueError(f"output={output} does not end in {suffix}, by which this format is known. Add it.")
+    if facts_beside(output).exists() and not overwrite:
+        raise ValueError(
+            f"{facts_beside(output)} is there already. Give another name, or overwrite=true to replace it."
+        )
+
+
+def facts_beside(output: Path) -> Path:
+    """Of an exported graph the file with its facts."""
+    return output.with_name(f"{output.name}.json")
+
+
 def is_export(file: Path) -> bool:
     """Whether an export has written a file."""
     return file.suffix in SUFFIXES.values() or bundle_in(str(file)) is not None

@@ -66,6 +66,8 @@ class PaddedSwinUNETR(SwinUNETR):
     anyway.
     """
 
+    any_size_graph = False  # its windows and their masks keep torch.export's arithmetic of sizes busy without end
+
     def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
         pass
 

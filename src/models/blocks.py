@@ -76,8 +76,9 @@ def norms_in_one(x: torch.Tensor, stride: Size) -> bool:
 
     Not without gradients, where the search for a layer that is not finite looks at what each gives.
     """
-    large = x.shape[2:].numel() > SHARED_OUT * math.prod(stride)
-    return large and fused(x) and torch.is_grad_enabled() and not is_watched(x)
+    if not fused(x) or not torch.is_grad_enabled():  # first: torch.export of any size cannot compare sizes
+        return False
+    return x.shape[2:].numel() > SHARED_OUT * math.prod(stride) and not is_watched(x)
 
 
 class ResidualBlock(nn.Module):

@@ -127,7 +127,11 @@ class AveragePool(nn.Module):
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        whole = not any(size % s for size, s in zip(x.shape[2:], self.stride, strict=True))
-        if x.is_cuda and whole and is_channels_last(x):
+        # The sizes come last: torch.export of any size cannot know whether these divide them, and need not on the CPU
+        if (
+            x.is_cuda
+            and is_channels_last(x)
+            and not any(size % s for size, s in zip(x.shape[2:], self.stride, strict=True))
+        ):
             return mean_of_boxes(x, self.stride)  # torch's own pooling of volumes would turn the map to channels-first
         return AVERAGE_POOL[len(self.stride)](x, self.stride, self.stride)

@@ -96,7 +96,7 @@ class UNet(nn.Module):
         check_input(x, self.spatial_dims, self.in_channels, self.fixed_patch_size)
         spatial_shape = x.shape[2:]
         x = pad_to_multiple(x, self.required_divisor)
-        if x.shape[2:].numel() == math.prod(self.required_divisor):
+        if math.prod(x.shape[2:]) == math.prod(self.required_divisor):
             raise ValueError(
                 f"Input of spatial shape {tuple(spatial_shape)} leaves one position at the deepest stage, where "
                 f"instance norm is undefined; at least one axis must exceed {self.required_divisor}."

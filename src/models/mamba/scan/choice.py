@@ -8,7 +8,7 @@ import logging
 
 import torch
 
-BACKENDS = ("auto", "triton", "mamba_ssm", "torch", "reference")
+BACKENDS = ("auto", "triton", "mamba_ssm", "torch", "reference", "unrolled")
 
 log = logging.getLogger(__name__)
 

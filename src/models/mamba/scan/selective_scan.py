@@ -8,6 +8,7 @@ from torch import Tensor
 from umamba.models.mamba.scan.choice import choose_backend
 from umamba.models.mamba.scan.reference import reference_scan
 from umamba.models.mamba.scan.torch_scan import torch_scan
+from umamba.models.mamba.scan.unrolled import unrolled_scan
 
 MAX_STATE = 64
 
@@ -88,6 +89,7 @@ IMPLEMENTATIONS = {
     "mamba_ssm": _mamba_ssm_scan,
     "torch": torch_scan,
     "reference": reference_scan,
+    "unrolled": unrolled_scan,
 }
 
 
