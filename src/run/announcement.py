@@ -117,8 +117,9 @@ def _watching(folder: Path, trainer: L.Trainer) -> str:
     ways += [f"{' and '.join(drawn)} there"] if drawn else []
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         ways.append(f"tensorboard --logdir {shlex.quote(short(folder))}")
-    with_url = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and logger.experiment.url]
-    return "; ".join([*ways, *(logger.experiment.url for logger in with_url)])
+    wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    online = [run for run in wandb_runs if not getattr(run, "offline", False)]  # W&B warns of an offline run's address
+    return "; ".join([*ways, *(run.url for run in online if run.url)])
 
 
 def _lost(trainer: L.Trainer) -> Iterator[tuple[int, str]]:

@@ -7,10 +7,16 @@ import re
 import shlex
 from pathlib import Path
 
+import lightning as L
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from umamba.run.announcement import conclude
+from umamba.callbacks.cost import Cost
+from umamba.callbacks.finite_watch import FiniteWatch
+from umamba.callbacks.last_checkpoint import LastCheckpoint
+from umamba.callbacks.preview import Preview
+from umamba.callbacks.progress_picture import ProgressPicture
+from umamba.run.announcement import _lost, _watching, conclude
 
 
 @pytest.mark.parametrize("name", ["run", "my runs/seed=1,2", "läufe/it's (1)", "a$b"])
@@ -34,3 +40,26 @@ def test_below_the_present_folder_paths_are_short(tmp_path: Path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     conclude(tmp_path / "logs" / "a", [])
     assert re.search(r"run_dir=logs/a trainer", caplog.text) and "trusted" not in caplog.text
+
+
+def trainer_with(folder: Path, *callbacks: L.Callback, logger: bool = False, **options: object) -> L.Trainer:
+    keeps = any(isinstance(callback, LastCheckpoint) for callback in callbacks)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": keeps}
+    return L.Trainer(
+        accelerator="cpu", callbacks=[*callbacks], logger=logger, default_root_dir=folder, **quiet, **options
+    )
+
+
+def test_a_run_says_what_it_loses_and_names_no_picture_that_is_not_drawn(tmp_path: Path) -> None:
+    bare = trainer_with(tmp_path)
+    said = {text: level for level, text in _lost(bare)}
+    loud = [text for text, level in said.items() if level == logging.WARNING]
+    assert len(loud) == 2 and "no last.ckpt" in loud[0] and "NaN or Inf" in loud[1]
+    assert any("best.ckpt" in text and "cost.json" in text and "metrics.csv" in text for text in said)
+    assert "png" not in _watching(tmp_path, bare)
+    safe = trainer_with(tmp_path, LastCheckpoint(tmp_path), FiniteWatch(), Cost(tmp_path), Preview(tmp_path))
+    assert all(level == logging.INFO for level, _ in _lost(safe)) and "cost.json" not in str(list(_lost(safe)))
+    assert "; preview.png there" in _watching(tmp_path, safe)
+    drawn = trainer_with(tmp_path, ProgressPicture(tmp_path), Preview(tmp_path), logger=True)
+    assert "progress.png and preview.png there" in _watching(tmp_path, drawn)
+    assert not list(_lost(trainer_with(tmp_path, fast_dev_run=True)))

@@ -37,6 +37,8 @@ def test_tags_and_what_tables_need_lie_in_the_runs_folder(tmp_path: Path, monkey
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", "mine")
     logger = wandb_logger(project="p", save_dir=str(tmp_path / "a"), tags=["ablation", "s6"])
+    one = wandb_logger(project="p", save_dir=str(tmp_path / "one"), tags="ablation")
+    assert one._wandb_init["tags"] == ["ablation"]
     assert logger._wandb_init["tags"] == ["ablation", "s6"] and "anonymous" not in logger._wandb_init
     assert os.environ["WANDB_DATA_DIR"] == "mine"
     monkeypatch.delenv("WANDB_DATA_DIR")
