@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import default_collate
 
@@ -93,7 +92,7 @@ def measure(rule: dict, name: str, batches: int, device: torch.device) -> dict[s
     made = [pending_batch(dataset, number) for number in range(WARM_UP + batches)]
     found: dict[str, Any] = {"worker_ms": 1e3 * (time.process_time() - start) / len(made)}
     found |= compare(rule, name, device)
-    found["copied_mib"] = float(np.mean([pending.parcel.size for pending in made])) / 2**20
+    found["copied_mib"] = float(np.mean([pending.parcel.memory.nbytes for pending in made])) / 2**20
     if device.type != "cuda":
         start = time.perf_counter()
         for pending in made[WARM_UP:]:
@@ -119,8 +118,7 @@ def measure(rule: dict, name: str, batches: int, device: torch.device) -> dict[s
         for pending in made[WARM_UP:]:
             chain.apply(pending.to(device))
         torch.cuda.synchronize()
-    done = [e for e in profiler.key_averages() if e.device_type == DeviceType.CUDA and "Memcpy HtoD" not in e.key]
-    kernels = [(e.self_device_time_total / 1e3, e.count) for e in done]
+    kernels = [(e.self_device_time_total / 1e3, e.count) for e in profiler.key_averages() if "Memcpy HtoD" not in e.key]
     found |= {"kernel_ms": sum(ms for ms, _ in kernels) / batches, "launches": sum(n for _, n in kernels) / batches}
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,21 +13,16 @@ from torch.utils.data import DataLoader
 
 from umamba.datamodules.at_work import AtWork
 from umamba.datamodules.augmentation.device.chain import Collate, DeviceChain
-from umamba.datamodules.augmentation.device.ring import SPARE, Ring
 from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
 from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS, with_cascade_transforms
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler, share_of
-from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, has_room, validation_workers
+from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, validation_workers
 from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store
 from umamba.processes import become_worker
-
-log = logging.getLogger(__name__)
-
-DRAWS = 2**20  # bytes of a batch for what was drawn; where that is more, the batch takes torch's own way
 
 
 class PatchDataModule(L.LightningDataModule):
@@ -100,8 +93,10 @@ class PatchDataModule(L.LightningDataModule):
         Raises:
             MemoryError: As it says.
         """
-        enlarged = self.placement.choice != "cpu" and torch.cuda.is_available()
-        check_shared_memory(self._batch_bytes(enlarged=enlarged), self.num_workers)
+        on_device = self.placement.choice != "cpu" and torch.cuda.is_available() and self._chain.turns
+        enlarged = self._chain.stages[0].transform.input_size if on_device else ()
+        channels = self.plan.num_inputs(self.plan_configuration.name)
+        check_shared_memory(batch_bytes(self.plan_configuration, channels, enlarged), self.num_workers)
 
     def train_dataloader(self) -> DataLoader:
         """Augmented patches, `iterations_per_epoch` batches of them.
@@ -177,15 +172,14 @@ class PatchDataModule(L.LightningDataModule):
         sampler.set_epoch(epoch)
         workers = self.num_workers if training else validation_workers(self.num_workers)
         dataset.at_work = self.at_work[training] = AtWork(workers, dataset.case_of)
-        ring = self._make_ring(workers, rank, world_size) if training else None
         loader = WatchedLoader(
             dataset,
             sampler=sampler,
-            collate_fn=Collate(self._chain, ring),
+            collate_fn=Collate(self._chain),
             batch_size=share_of(self.plan_configuration.batch_size, rank, world_size),
             num_workers=workers,
             worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available() and ring is None,
+            pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers > 0 else None,
             generator=torch.Generator(),  # the loader seeds its workers: not from the generator that the network uses
@@ -194,22 +188,6 @@ class PatchDataModule(L.LightningDataModule):
         if training:
             self.placement.watch(loader, sampler, self.trainer)
         return loader
-
-    def _make_ring(self, workers: int, rank: int, world_size: int) -> Ring | None:
-        """For the batches of a training in which a GPU augments, or may come to it; None if it cannot be had."""
-        if self.trainer is None or not workers or self.placement.choice == "cpu" or self._device().type != "cuda":
-            return None
-        share = share_of(self.plan_configuration.batch_size, rank, world_size) / self.plan_configuration.batch_size
-        size = math.ceil(share * self._batch_bytes(enlarged=True)) + DRAWS
-        if not has_room(size * world_size, workers, SPARE):
-            log.info("/dev/shm is too small for the GPU to copy batches from there: they are copied once more.")
-            return None
-        ring = Ring(size, workers, PREFETCH)
-        return ring if ring.pin() else None
-
-    def _batch_bytes(self, *, enlarged: bool) -> int:
-        size = self._chain.stages[0].transform.input_size if enlarged and self._chain.turns else ()
-        return batch_bytes(self.plan_configuration, self.plan.num_inputs(self.plan_configuration.name), size)
 
     def _build(self, entry: Any) -> tio.Transform:
         if isinstance(entry, tio.Transform):

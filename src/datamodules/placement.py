@@ -166,9 +166,6 @@ class WatchedLoader(DataLoader):
 
     def __iter__(self) -> Any:
         """Begin an epoch."""
-        ring = getattr(self.collate_fn, "ring", None)
-        if ring is not None:
-            ring.settle()  # of an epoch that was not finished the workers have more batches, which are given up
         iterator = super().__iter__()  # at once, and not with the first batch: workers begin to draw
         if self.at_work is not None:
             self.at_work.processes = getattr(iterator, "_workers", ())

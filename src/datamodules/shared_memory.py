@@ -30,15 +30,9 @@ def validation_workers(workers: int) -> int:
     return (workers + 1) // 2
 
 
-def needed_bytes(batch_bytes: int, workers: int, spare: int = 0) -> int:
-    """What training and validation loaders together may have in store, one batch more and `spare` a worker in use."""
-    each = PREFETCH * (workers + validation_workers(workers)) + spare * workers + 1
-    return each * batch_bytes if workers else 0
-
-
-def has_room(batch_bytes: int, workers: int, spare: int) -> bool:
-    """Whether there is as much, with `spare` batches a worker; true where there is no /dev/shm."""
-    return not FOLDER.is_dir() or needed_bytes(batch_bytes, workers, spare) <= shutil.disk_usage(FOLDER).free
+def needed_bytes(batch_bytes: int, workers: int) -> int:
+    """What training and validation loaders together may have in store, one batch more being in use."""
+    return (PREFETCH * (workers + validation_workers(workers)) + 1) * batch_bytes if workers else 0
 
 
 def check_shared_memory(batch_bytes: int, workers: int) -> None:

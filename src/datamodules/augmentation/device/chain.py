@@ -12,9 +12,8 @@ from torch.utils.data import default_collate
 
 from umamba.datamodules.augmentation.device.intensity import Brightness, Contrast, Gamma, Noise
 from umamba.datamodules.augmentation.device.kernels.choice import MOST_CHANNELS, MOST_VOXELS, kernels_usable
-from umamba.datamodules.augmentation.device.packing import Packer, Parcel, Unpacker, new_memory
+from umamba.datamodules.augmentation.device.packing import Packer, Parcel, Unpacker
 from umamba.datamodules.augmentation.device.resolution import Blur, LowResolution
-from umamba.datamodules.augmentation.device.ring import Place, Ring
 from umamba.datamodules.augmentation.device.spatial import Mirror, RotationScaling, settle
 from umamba.datamodules.augmentation.device.stage import Batch, Stage
 from umamba.datamodules.augmentation.intensity import RandomBrightness, RandomContrast, RandomGammaWithStatistics
@@ -46,40 +45,20 @@ class PendingBatch:
     It is no dict, so that nothing on the way changes the type of a tensor in it.
 
     Args:
-        parcel: What goes to the device.
-        memory: Where it is, uint8.
+        parcel: All that goes to the device.
         steps: For each stage that changes something its number and what it has packed.
     """
 
-    def __init__(self, parcel: Parcel, memory: Tensor | Place, steps: list[tuple[int, Any]]) -> None:
-        self.parcel, self.memory, self.steps = parcel, memory, steps
+    def __init__(self, parcel: Parcel, steps: list[tuple[int, Any]]) -> None:
+        self.parcel, self.steps = parcel, steps
 
     def pin_memory(self) -> PendingBatch:
         """As the loader calls it, so that the copy to the device need not be waited for."""
-        return self if isinstance(self.memory, Place) else self._at(self.memory.pin_memory())
+        return PendingBatch(self.parcel.with_memory(self.parcel.memory.pin_memory()), self.steps)
 
     def to(self, device: torch.device) -> PendingBatch:
-        """On the device, without waiting for it.
-
-        Raises:
-            RuntimeError: The batch was kept for too long, see `umamba.datamodules.augmentation.device.ring`.
-        """
-        if isinstance(self.memory, Place):
-            return self._at(self.memory.fetch(device))
-        return self._at(self.memory.to(device, non_blocking=True))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name; of a batch that is in memory of its own.
-
-        Raises:
-            TypeError: It is in a ring, and must be moved first.
-        """
-        if isinstance(self.memory, Place):
-            raise TypeError("This batch lies in the loader's memory; move it to a device first.")
-        return self.parcel.tensors(self.memory)
-
-    def _at(self, memory: Tensor) -> PendingBatch:
-        return PendingBatch(self.parcel, memory, self.steps)
+        """On the device, without waiting for it."""
+        return PendingBatch(self.parcel.with_memory(self.parcel.memory.to(device, non_blocking=True)), self.steps)
 
 
 class DeviceChain:
@@ -106,7 +85,6 @@ class DeviceChain:
         self.in_worker = tuple(transforms[:first])
         self.stages = tuple(STAGES[type(transform)](transform) for transform in transforms[first:])
         self._kind = "2D" if len(patch_size) == 2 else "anisotropic" if is_anisotropic(patch_size) else "3D"
-        self._nothing = [None] * len(self.stages)
         self._variants = frozenset(stage.variant for stage in self.stages)
         self.turns = bool(self.stages) and isinstance(self.stages[0], RotationScaling)
 
@@ -128,25 +106,22 @@ class DeviceChain:
         label = centre_crop(label[None], self.patch_size, rotation.label_padding)[0]
         return centre_crop(image, self.patch_size, rotation.image_padding), label
 
-    def collate(self, samples: Sequence[dict[str, Any]], ring: Ring | None = None) -> dict[str, Any]:
-        """Make a batch of samples, in a worker.
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch of samples that have "draws", in a worker.
 
         Args:
-            samples: "image" (C, *patch) and "label" (*patch) of each, larger where it `is_turned`; "case"; "draws",
-                or none of a sample that is finished.
-            ring: Where there is room for it.
+            samples: "image" (C, *patch) and "label" (*patch) of each, larger where it `is_turned`; "case"; "draws".
 
         Returns:
             "pending": PendingBatch; "case": list of str.
         """
         packer, steps = Packer(), []
-        draws = [sample.get("draws", self._nothing) for sample in samples]
         for number, stage in enumerate(self.stages):
-            packed = stage.pack([drawn[number] for drawn in draws], self.patch_size, packer)
+            packed = stage.pack([sample["draws"][number] for sample in samples], self.patch_size, packer)
             if packed is not None:
                 steps.append((number, packed))
         drawn = packer.tensors()
-        turned = [self.is_turned(drawn) for drawn in draws]
+        turned = [self.is_turned(sample["draws"]) for sample in samples]
         shapes = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in drawn.items()}
         for name in ("image", "label"):
             given = [sample[name] for sample in samples]
@@ -157,17 +132,14 @@ class DeviceChain:
                 largest = next(tensor for tensor, t in zip(given, turned, strict=True) if t)
                 shapes[f"large_{name}"] = ((sum(turned), *largest.shape), largest.dtype)
         parcel = Parcel(shapes)
-        taken = None if ring is None else ring.take(parcel.size)
-        memory = new_memory(parcel.size) if taken is None else taken[1]
-        places = parcel.tensors(memory)
+        places = parcel.tensors()
         for kind, tensor in drawn.items():
             places[kind].copy_(tensor)
         for name in ("image", "label"):
             larger = iter(places.get(f"large_{name}", ()))
             for place, sample, t in zip(places[name], samples, turned, strict=True):
                 _fill(next(larger) if t else place, sample[name])
-        pending = PendingBatch(parcel, memory if taken is None else taken[0], steps)
-        return {"pending": pending, "case": [sample["case"] for sample in samples]}
+        return {"pending": PendingBatch(parcel, steps), "case": [sample["case"] for sample in samples]}
 
     def apply(self, pending: PendingBatch) -> dict[str, Tensor]:
         """Augment a batch where its tensors are. Nothing waits for the device.
@@ -175,7 +147,7 @@ class DeviceChain:
         Returns:
             "image" (B, C, *patch) float32 and "label" (B, *patch) int16, as the dataset makes them on the CPU.
         """
-        tensors = pending.tensors()
+        tensors = pending.parcel.tensors()
         batch = Batch(tensors["image"], tensors["label"], tensors.get("large_image"), tensors.get("large_label"))
         unpack = Unpacker({kind: tensors[kind] for kind in ("numbers", "indices")})
         if self._in_kernels(batch):
@@ -215,17 +187,10 @@ def _fill(place: Tensor, tensor: Tensor) -> None:
 
 
 class Collate:
-    """The loader's way from samples to a batch, finished or pending; an object, which a process can be sent.
+    """The loader's way from samples to a batch, finished or pending; an object, which a process can be sent."""
 
-    Args:
-        chain: What is pending.
-        ring: Through which all batches go, finished ones too; None for torch's own way.
-    """
-
-    def __init__(self, chain: DeviceChain, ring: Ring | None = None) -> None:
-        self.chain, self.ring = chain, ring
+    def __init__(self, chain: DeviceChain) -> None:
+        self.chain = chain
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        if self.ring is None and "draws" not in samples[0]:
-            return default_collate(samples)
-        return self.chain.collate(samples, self.ring)
+        return self.chain.collate(samples) if "draws" in samples[0] else default_collate(samples)
