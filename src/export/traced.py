@@ -19,6 +19,7 @@ from umamba.files import atomic_file, write_json
 from umamba.inference.bundle import Bundle
 from umamba.models.checkpoint import network_from_checkpoint
 from umamba.models.mamba.block import Mamba
+from umamba.models.mamba.ssd import SSD
 
 TOLERANCE = 1e-4  # of outputs, relative to the largest of them
 FACTS = "umamba.json"  # name of the facts inside a .pt2
@@ -42,7 +43,13 @@ def write_torch_export(given: Bundle, output: Path, *, fixed_size: bool = False)
 
     def write(path: Path, facts: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         torch.export.save(traced.program, path, extra_files={FACTS: json.dumps(facts)})
-        program: Any = torch.export.load(path).module()
+        try:
+            program: Any = torch.export.load(path).module()
+        except Exception as error:  # torch writes graphs that it cannot read, and raises whatever it meets
+            raise ValueError(
+                f"torch.export cannot read the graph that it has written ({error!s:.200}). Try fixed_size=true; a "
+                "bundle (format=bundle) takes any network."
+            ) from error
         return program
 
     traced.write(output, {"format": "torch.export", "torch": torch.__version__}, write)
@@ -76,9 +83,10 @@ class Traced:
         self.channels = len(plan.channel_names)
         self.divisor: tuple[int, ...] = tuple(getattr(self.network, "required_divisor", (1,) * len(self.patch)))
         network = copy.deepcopy(self.network)
-        mixers = [module for module in network.modules() if isinstance(module, Mamba)]
+        mixers = [module for module in network.modules() if isinstance(module, (Mamba, SSD))]  # cut by their length
         for mixer in mixers:
-            mixer.backend = "unrolled"
+            if isinstance(mixer, Mamba):
+                mixer.backend = "unrolled"
         inner = getattr(self.network, "network", self.network)
         bound = mixers or getattr(self.network, "fixed_patch_size", None) or not getattr(inner, "any_size_graph", True)
         self.any_size = not (fixed_size or bound)

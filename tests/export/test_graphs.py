@@ -33,6 +33,7 @@ ANY = [
 FIXED = [
     ("model=umamba_bot", "3d_fullres", None),
     ("model=umamba_enc model.network.variant=repo", "2d", None),
+    pytest.param("model=umamba_enc model.network.mixer=ssd", "2d", None, marks=pytest.mark.slow),
     pytest.param("model=umamba_enc model.network.order=tri_oriented", "2d", None, marks=pytest.mark.slow),
     pytest.param(
         "model=unetr +model.network.hidden_size=24 +model.network.mlp_dim=32", "2d", (32, 32), marks=pytest.mark.slow
@@ -89,6 +90,18 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path: Path, mon
     difference = Traced._difference
     monkeypatch.setattr(Traced, "_difference", lambda self, read, size: 2e-4 + difference(self, read, size))
     with pytest.raises(ValueError, match=r"differ from the network's by 2\.0e-04 of the largest, more than 0\.0001"):
+        write_torch_export(source, tmp_path / "net.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_graph_that_cannot_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = given(tmp_path / "last.ckpt", "model=nnunet", "2d", None)
+
+    def broken(*args: Any) -> None:
+        raise RuntimeError("We ran into an error")
+
+    monkeypatch.setattr(torch.export, "load", broken)
+    with pytest.raises(ValueError, match=r"cannot read the graph that it has written \(We ran.*fixed_size=true"):
         write_torch_export(source, tmp_path / "net.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
