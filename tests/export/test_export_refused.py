@@ -19,10 +19,12 @@ from umamba.files import UNFINISHED, atomic_folder
 def test_options_are_checked_first(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
-    asked = {"format": "bundle", "overwrite": False, "postprocessing": None, "checkpoint": "x", "output": "y"}
+    asked = {"format": "bundle", "overwrite": False, "fixed_size": False, "postprocessing": None}
+    asked |= {"checkpoint": "x", "output": "y"}
     for change, message in [
         ({"format": "tflite"}, r"format is 'tflite'; known are bundle, .*nnunet"),
         ({"overwrite": "yes please"}, r"overwrite=yes please: expected true or false"),
+        ({"fixed_size": True}, r"fixed_size=True does nothing with format=bundle; it is for torch_export, onnx"),
         ({"format": "nnunet", "postprocessing": "x.json"}, r"postprocessing=x\.json does nothing with format=nnunet"),
     ]:
         with pytest.raises((ValueError, SystemExit), match=message):
