@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
-from umamba.cross_validation.processes import Slot, run_folds
-from umamba.evidence.devices import CPU, find_devices, workers_per_run
 from umamba.inference.ensemble import FILE
+from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
 from umamba.run.folder import last_checkpoint
+from umamba.run.jobs import Job, run_jobs
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.sweep import command_of, follow_sweep
@@ -57,12 +57,11 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     refuse_links(folder)
     with locked_run(folder):
         runs = {fold: folder / f"fold_{fold}" for fold in folds}
-        commands = {fold: _command(script, fold, run, len(slots), extra) for fold, run in runs.items()}
-        failed = run_folds(commands, folder, slots)
+        failed = run_jobs([_job(script, fold, run, len(slots), extra) for fold, run in runs.items()], slots)
         if failed:
             others = "none is trained" if len(failed) == len(folds) else "the others are trained"
             raise RuntimeError(
-                f"Of {len(folds)} folds, fold {' and '.join(map(str, failed))} failed, as is said above; {others}. "
+                f"Of {len(folds)} folds, {' and '.join(failed).lower()} failed, as is said above; {others}. "
                 f"Mend what is said there and give the same command again: it goes on with what is left. Nothing was "
                 f"combined in {folder}."
             )
@@ -101,19 +100,17 @@ def _slots(options: DictConfig, devices: Any) -> list[Slot]:
                 "per_gpu share the GPUs among folds. Leave one of the two out."
             )
         return [Slot(name="all GPUs")]
-    found = find_devices(_plain(options.gpus))
-    if [device.name for device in found] == [CPU]:
-        return [Slot(name=CPU, environment=found[0].environment)] * options.per_gpu
-    return [Slot(name=f"GPU {d.name}", environment=d.environment) for d in found for _ in range(options.per_gpu)]
+    return slots_of(find_devices(_plain(options.gpus)), options.per_gpu)
 
 
-def _command(script: str | Path, fold: int, run: Path, at_a_time: int, extra: Sequence[str]) -> list[str]:
-    """train.py with the overrides of this call, for one fold."""
+def _job(script: str | Path, fold: int, run: Path, at_a_time: int, extra: Sequence[str]) -> Job:
+    """train.py with the overrides of this call, for one fold; where several run, each says what it says in a file."""
     task = HydraConfig.get().overrides.task
     workers: Sequence[str] = ()
     if at_a_time > 1 and not any(override.startswith("data.num_workers=") for override in task):
         workers = [f"data.num_workers={workers_per_run(at_a_time)}"]
-    return command_of(script, [*task, *workers, f"~{KEY}", f"fold={fold}", *extra], run)
+    command = command_of(script, HydraConfig.get(), [*task, *workers, f"~{KEY}", f"fold={fold}", *extra], run)
+    return Job(name=f"Fold {fold}", command=command, log=run.parent / f"fold_{fold}.log" if at_a_time > 1 else None)
 
 
 def _plain(value: Any) -> Any:

@@ -25,20 +25,19 @@ if __name__ == "__main__":
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from umamba.evidence.devices import find_devices, workers_per_run
-from umamba.evidence.entry import Condition, Entry, Finding, entries_of, survey
+from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
 from umamba.evidence.manifest import Wanted, read_manifest
 from umamba.evidence.sitting import Rules, estimates, run_all, seconds_of
 from umamba.locations import CONFIGS, ROOT
 from umamba.machine import usable_cpus
 from umamba.resolvers import register_resolvers
+from umamba.run.devices import find_devices, workers_per_run
 from umamba.run.errors import explained
+from umamba.run.job_state import Condition
 from umamba.run.provenance import code_hash, git_revision
+from umamba.run.state_table import show_states
 from umamba.run.stop import ends_on_signals
 from umamba.typed import check_switches
 
@@ -107,15 +106,15 @@ def _chosen(wanted: Sequence[Wanted], only: object) -> dict[str, int]:
 def show(findings: Sequence[Finding], chosen: Collection[str], takes: dict[str, float]) -> None:
     """Print one table: a line per run, and how many there are of each state."""
     shown = [finding for finding in findings if finding.entry.wanted.key in chosen]
-    counts = {state: sum(f.condition is state for f in shown) for state in Condition}
     left = sum(takes[f.entry.wanted.key] for f in shown if f.condition not in (Condition.FINISHED, Condition.REFUSED))
-    caption = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
-    table = Table("run", "state", "step", "about s", "why", box=SIMPLE_HEAD, pad_edge=False,
-                  caption=f"{caption}; about {left / 3600:.1f} h of runs to do.")  # fmt: skip
-    for finding in shown:
-        key, step = finding.entry.wanted.key, "" if finding.step is None else str(finding.step)
-        table.add_row(key, finding.condition.value, step, f"{takes[key]:.0f}", finding.detail)
-    Console().print(table)
+    rows = [
+        (f.condition, {
+            "run": f.entry.wanted.key, "state": f.condition.value, "step": "" if f.step is None else str(f.step),
+            "about s": f"{takes[f.entry.wanted.key]:.0f}", "why": f.detail,
+        })
+        for f in shown
+    ]  # fmt: skip
+    show_states(rows, f"; about {left / 3600:.1f} h of runs to do.")
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:

@@ -5,37 +5,17 @@ These are state.json and the run's folder while it is not done, and its record w
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
+from filelock import FileLock
 
 from umamba.evaluation.report.records import mixed, name_of, read_run
 from umamba.evidence.manifest import Wanted
 from umamba.files import write_json
-from umamba.processes import STOP_SIGNALS
-from umamba.run.folder import last_checkpoint
-
-STOPPED_CODES = (*(128 + number for number in STOP_SIGNALS), *(-number for number in STOP_SIGNALS), -9, 137)
-
-
-class Condition(Enum):
-    """How a wanted run stands."""
-
-    WANTED = "wanted"  # never started
-    RUNNING = "running"  # a runner has it now
-    STOPPED = "stopped"  # interrupted; it goes on from its checkpoint
-    FINISHED = "finished"
-    FAILED = "failed"  # ended by itself, with an error
-    REFUSED = "refused"  # what is there is of other settings or another version, and does not count
+from umamba.run.job_state import STOPPED_CODES, Condition, is_held, planned_steps, read_state, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,44 +49,24 @@ class Entry:
         Raises:
             ValueError: state.json is no such file.
         """
-        path = self.folder / "state.json"
-        if not path.is_file():
-            return {}
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(state["attempts"], list) or not {"overrides", "code"} <= set(state):
-                raise KeyError("attempts, overrides, code")
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no state of a run ({error!r}). Remove {self.folder} to begin anew.") from error
-        return state
+        return read_state(self.folder / "state.json", ("overrides", "code"), self.folder)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write state.json."""
         write_json(state, self.folder / "state.json")
 
     def steps(self) -> tuple[int | None, int | None]:
-        """Optimizer steps of the last checkpoint, and the highest that metrics.csv tells of; None where unknown."""
-        saved, reached = None, None
-        path = last_checkpoint(self.run_dir)
-        if path.is_file():
-            with suppress(Exception):  # torch has many; train.py says what is wrong with it
-                saved = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-        with suppress(OSError, ValueError, KeyError), open(self.run_dir / "metrics.csv", encoding="utf-8") as file:
-            reached = max(int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("step"))
-        return saved, reached
+        """See `umamba.run.job_state.steps_of`."""
+        return steps_of(self.run_dir)
 
     def share_left(self) -> float:
         """About how much of the run is still to do, 0 to 1."""
-        path, saved = self.run_dir / "config.yaml", self.steps()[0]
-        if saved is None or not path.is_file():
-            return 1.0
-        config = OmegaConf.load(path)
-        epochs, per_epoch = (OmegaConf.select(config, k) for k in ("trainer.max_epochs", "data.iterations_per_epoch"))
-        return max(0.0, 1 - saved / (epochs * per_epoch)) if epochs and per_epoch else 1.0
+        saved, planned = self.steps()[0], planned_steps(self.run_dir)
+        return 1.0 if saved is None or planned is None else max(0.0, 1 - saved / planned)
 
     def is_held(self) -> bool:
         """Whether a runner has it, or its training is still ending."""
-        return any(_is_held(folder / ".lock") for folder in (self.folder, self.run_dir))
+        return any(is_held(folder / ".lock") for folder in (self.folder, self.run_dir))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,17 +169,3 @@ def _apart(one: Sequence[str], other: Sequence[str]) -> str:
     parts = [f"then {', '.join(x for x in one if x not in other)}" if set(one) - set(other) else "",
              f"now {', '.join(x for x in other if x not in one)}" if set(other) - set(one) else ""]  # fmt: skip
     return "; ".join(filter(None, parts)) or "in another order"
-
-
-def _is_held(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except NotImplementedError:  # a file system without locks: nobody can tell
-        return False
-    lock.release()
-    return False

@@ -15,16 +15,16 @@ from typing import IO, Any
 from filelock import FileLock
 from omegaconf import OmegaConf
 
-from umamba.evidence.devices import CPU, Device, PowerMeter
-from umamba.evidence.entry import STOPPED_CODES, Entry
+from umamba.evidence.entry import Entry
+from umamba.evidence.power import PowerMeter
 from umamba.evidence.record import make_record
 from umamba.files import write_json
-from umamba.run.errors import environment_of_children
+from umamba.run.devices import CPU, Device
 from umamba.run.folder import last_checkpoint
-from umamba.run.sweep import quoted, tied
+from umamba.run.job_state import STOPPED_CODES, last_words
+from umamba.run.jobs import child_environment
+from umamba.run.sweep import quoted
 
-_LAST_LINES = 3  # of the output, as the reason of a failure
-_LONGEST_REASON = 600  # characters
 _ENERGY_SHARE = 0.9  # of the time in which power must have been known
 
 
@@ -141,7 +141,7 @@ class Job:
                 attempt["exit_code"] = 1
                 reason = f"It ended well, but cannot be recorded: {error}"
         elif code not in STOPPED_CODES:
-            reason = _last_words(self.entry.folder / "output.log") or f"It ended with code {code} and said nothing."
+            reason = last_words(self.entry.folder / "output.log") or f"ended with code {code} and said nothing"
         if reason is not None:
             attempt["reason"] = reason
         self.entry.save_state(self.state)
@@ -175,12 +175,6 @@ def _data_of(config: Path, moved: dict[str, Path | None]) -> list[str]:
 
 
 def _environment(device: Device, place: Place) -> dict[str, str]:
-    """Of a training; what a scheduler says to the runner's job is none of its business."""
-    kept = {key: value for key, value in environment_of_children().items() if not key.startswith("SLURM_")}
+    kept = child_environment()
     threads = {key: str(place.threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if key not in kept}
-    return {"PYTHONUNBUFFERED": "1", **kept, **threads, **device.environment, **tied()}
-
-
-def _last_words(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return " / ".join(lines[-_LAST_LINES:])[-_LONGEST_REASON:]
+    return {"PYTHONUNBUFFERED": "1", **kept, **threads, **device.environment}

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from statistics import mean
 
 from umamba.evaluation.report.records import read_run
-from umamba.evidence.devices import Device, PowerMeter
-from umamba.evidence.entry import Condition, Entry, Finding, survey
+from umamba.evidence.entry import Entry, Finding, survey
 from umamba.evidence.job import Job, Place
+from umamba.evidence.power import PowerMeter
+from umamba.run.devices import Device
+from umamba.run.job_state import Condition
 from umamba.run.stop import deferred, requested
 
 log = logging.getLogger(__name__)

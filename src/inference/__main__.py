@@ -123,7 +123,7 @@ def share(devices: list[str], part: str | None) -> None:
     if not devices or part is not None:
         raise ValueError(f"device={devices} makes a part of the cases for each device: name some, and leave part out.")
     given = [line for line in HydraConfig.get().overrides.task if not line.startswith(("device=", "part="))]
-    command = [sys.executable, "-m", "umamba.inference", *config_options(), *given]
+    command = [sys.executable, "-m", "umamba.inference", *config_options(HydraConfig.get()), *given]
     environment = {**environment_of_children(), **tied()}
     running = [
         subprocess.Popen([*command, f"device={device}", f"part={number}/{len(devices)}"], env=environment)

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
@@ -21,6 +21,7 @@ from umamba.run.hints import hint
 from umamba.run.lock import RunInUseError
 
 _WANDB = "WANDB_SERVICE"  # set by W&B for the process that it is started in, and so for its children
+REASON = "UMAMBA_REASON"  # in the environment of a job: the file in which it says why it failed, for those who ask
 _FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
 _LOGGED = "_umamba_logged"  # attribute of an error whose traceback was written
 _within: list[bool] = []  # one for each `explained` that the program is in
@@ -63,7 +64,9 @@ def explained() -> Iterator[None]:
     except Exception as error:
         log_traceback(error)
         if not is_for_the_user(error):
+            _say_reason(f"{type(error).__name__}: {error}")
             raise
+        _say_reason(message_of(error))
         sys.stderr.write(f"{message_of(error)}\n")
         raise SystemExit(1) from None
     finally:
@@ -75,18 +78,26 @@ def explained() -> Iterator[None]:
 def environment_of_children() -> dict[str, str]:
     """The environment for a program that this one starts: without what is of this process alone.
 
-    That is the switch that `explained` has set for itself, and the W&B process that serves this one: all programs would
-    hang on it, and end with it.
+    That is the switch that `explained` has set for itself, the file for its own failure, and the W&B process that
+    serves this one: all programs would hang on it, and end with it.
     """
-    own = {_WANDB, _FULL} if _within else {_WANDB}
+    own = {_WANDB, REASON, *({_FULL} if _within else ())}
     return {key: value for key, value in os.environ.items() if key not in own}
+
+
+def _say_reason(text: str) -> None:
+    """Tell the process that has started this one why it fails; what was said first is the reason."""
+    path = os.environ.get(REASON)
+    if path is not None:
+        with suppress(OSError), open(path, "x", encoding="utf-8") as file:
+            file.write(text)
 
 
 def is_for_the_user(error: BaseException) -> bool:
     """Whether an error says what was given wrongly, or what the machine lacks; not where the program failed."""
     if isinstance(error, (ResumeError, RunInUseError, HydraException, OmegaConfBaseException)):
         return True
-    if type(error).__name__ in _OF_LIBRARIES or _chooses_nothing(error):
+    if type(error).__name__ in _OF_LIBRARIES or _chooses_nothing(error) or _has_no_launcher(error):
         return True
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
         return True
@@ -111,7 +122,7 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))
     text = " ".join(parts)
-    of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
+    of_hydra = isinstance(error, (HydraException, OmegaConfBaseException)) or _has_no_launcher(error)
     if of_hydra and (further := hint(text)):
         parts.append(further)
     if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
@@ -122,6 +133,11 @@ def message_of(error: BaseException) -> str:
 def _chooses_nothing(error: BaseException) -> bool:
     """Whether it is Hydra's error for group=null."""
     return isinstance(error, ValueError) and str(error).startswith("Config group override must be a string or a list")
+
+
+def _has_no_launcher(error: BaseException) -> bool:
+    """Whether it is Hydra's error for a launcher of train.py that is given to another program."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Unknown plugin class : 'hydra_plugins.umamba.")
 
 
 def log_traceback(error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Jobs of a sweep, each a process of its own that ends with the sweep."""
+"""The command of a job of a sweep, which is a process of its own and ends with the one that has started it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
@@ -40,8 +41,10 @@ def run_in_own_process(script: str | Path) -> Path:
         Stopped: a signal ended the sweep; the job was given the signal too, and has ended.
     """
     hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
     log.info("Job %s: %s", hydra.job.num, " ".join(hydra.overrides.task))
-    job = subprocess.Popen(job_command(script), env={**environment_of_children(), **tied()})
+    command = command_of(script, hydra, hydra.overrides.task, folder)
+    job = subprocess.Popen(command, env={**environment_of_children(), **tied()})
     while True:
         try:
             code = job.wait()
@@ -53,42 +56,31 @@ def run_in_own_process(script: str | Path) -> Path:
             raise
     if code != 0:
         raise RuntimeError(f"Job {hydra.job.num} ({' '.join(hydra.overrides.task)}) ended with code {code}.")
-    return _job_folder()
+    return folder
 
 
-def job_command(script: str | Path) -> list[str]:
-    """The command of the present job of a sweep: its overrides, the sweep's config and where that was found."""
-    hydra = HydraConfig.get()
-    return command_of(script, hydra.overrides.task, _job_folder())
-
-
-def command_of(script: str | Path, overrides: Sequence[str], run_dir: Path) -> list[str]:
+def command_of(script: str | Path, hydra: HydraConf, overrides: Sequence[str], run_dir: Path) -> list[str]:
     """The command of a run with the config of this call, and where that was found.
 
     Args:
         script: To run.
+        hydra: Hydra's own configuration of this call.
         overrides: Of the run.
         run_dir: Its folder.
     """
-    settings = [line for line in HydraConfig.get().overrides.hydra if not line.startswith(_OF_THE_SWEEP)]
-    command = [sys.executable, str(script), *config_options()]
+    settings = [line for line in hydra.overrides.hydra if not line.lstrip("+~").startswith(_OF_THE_SWEEP)]
+    command = [sys.executable, str(script), *config_options(hydra)]
     return [*command, "hydra.mode=RUN", *settings, *overrides, f"run_dir={quoted(str(run_dir))}"]
 
 
-def config_options() -> list[str]:
+def config_options(hydra: HydraConf) -> list[str]:
     """What tells another call of the program the config of this one, and where that was found."""
-    hydra = HydraConfig.get()
     found = [f"--config-name={hydra.job.config_name}"]
     options = {"main": "--config-path", "command-line": "--config-dir"}  # by who provides the configs
     for source in hydra.runtime.config_sources:
         if source.provider in options and source.schema == "file":
             found.append(f"{options[source.provider]}={source.path}")
     return found
-
-
-def _job_folder() -> Path:
-    hydra = HydraConfig.get()
-    return Path(hydra.sweep.dir) / hydra.sweep.subdir
 
 
 def quoted(text: str) -> str:

@@ -77,4 +77,4 @@ def test_interrupted_gone_on_with_and_predicted_with(folder: Path) -> None:
     assert "holds scores and ensemble of these very checkpoints already" in run("train.py", *call, folder=folder)
     assert [path.stat().st_mtime for path in last] == times
     output = run("train.py", *call, "data.oversample=0.5", folder=folder, ok=False)
-    assert "was trained with other settings" in output and "fold 0 and 3 failed" in output
+    assert "was trained with other settings" in output and "fold 0 and fold 3 failed" in output

@@ -18,11 +18,11 @@ import torch
 
 from tests.evaluation import scored_runs
 from umamba.evaluation.record import digest_of
-from umamba.evidence.devices import Device
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
 from umamba.evidence.manifest import read_manifest
 from umamba.evidence.sitting import Rules, run_all
+from umamba.run.devices import Device
 from umamba.run.sweep import quoted
 
 HERE = Path(__file__).parent

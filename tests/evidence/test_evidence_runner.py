@@ -13,10 +13,10 @@ from collections import Counter
 import pytest
 
 from umamba.evidence.__main__ import command_line
-from umamba.evidence.devices import find_devices
-from umamba.evidence.entry import Condition
 from umamba.evidence.job import Place, command
 from umamba.evidence.sitting import estimates, seconds_of
+from umamba.run.devices import find_devices
+from umamba.run.job_state import Condition
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 KEYS = ["phantom/nnunet_1", "phantom/nnunet_2", "phantom/umamba_enc_1", "phantom/umamba_enc_2"]

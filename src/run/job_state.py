@@ -1,0 +1,105 @@
+"""How the runs of a list stand, by what they and those who started them have left in files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Collection
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from umamba.processes import STOP_SIGNALS
+from umamba.run.folder import last_checkpoint
+
+STOPPED_CODES = (*(128 + number for number in STOP_SIGNALS), *(-number for number in STOP_SIGNALS), -9, 137)
+_LAST_LINES = 3  # of the output, as the reason of a failure
+_LONGEST_REASON = 600  # characters
+
+
+class Condition(Enum):
+    """How a wanted run stands."""
+
+    WANTED = "wanted"  # never started
+    RUNNING = "running"  # a runner has it now
+    STOPPED = "stopped"  # interrupted; it goes on from its checkpoint
+    FINISHED = "finished"
+    FAILED = "failed"  # ended by itself, with an error
+    REFUSED = "refused"  # what is there is of other settings or another version, and does not count
+
+
+def read_state(path: Path, keys: Collection[str], remove: Path) -> dict[str, Any]:
+    """What is known of a run: its "attempts", a list of dictionaries, and further keys; empty without a file.
+
+    Args:
+        path: The file.
+        keys: That it must have besides.
+        remove: What to remove to begin anew, for the message.
+
+    Raises:
+        ValueError: The file is none of this kind.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(state["attempts"], list) or not set(keys) <= set(state):
+            raise KeyError("attempts", *keys)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no state of a run ({error!r}). Remove {remove} to begin anew.") from error
+    return state
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds this lock now."""
+    if not lock.is_file():
+        return False
+    mine = FileLock(lock)
+    try:
+        mine.acquire(timeout=0)
+    except Timeout:
+        return True
+    except NotImplementedError:  # a file system without locks: nobody can tell
+        return False
+    mine.release()
+    return False
+
+
+def steps_of(run_dir: Path) -> tuple[int | None, int | None]:
+    """Optimizer steps of a run's last checkpoint, and the highest that metrics.csv tells of; None where unknown."""
+    saved, reached = None, None
+    path = last_checkpoint(run_dir)
+    if path.is_file():
+        with suppress(Exception):  # torch has many; train.py says what is wrong with it
+            saved = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    with suppress(OSError, ValueError, KeyError), open(run_dir / "metrics.csv", encoding="utf-8") as file:
+        reached = max(int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("step"))
+    return saved, reached
+
+
+def planned_steps(run_dir: Path) -> int | None:
+    """How many optimizer steps a run is to take, by its config.yaml; None where that does not say it."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        return None
+    config = OmegaConf.load(path)
+    epochs, per_epoch = (OmegaConf.select(config, k) for k in ("trainer.max_epochs", "data.iterations_per_epoch"))
+    return epochs * per_epoch if epochs and per_epoch else None
+
+
+def last_words(output: Path | None) -> str:
+    """The end of what a process has said, in one line; empty if it said nothing."""
+    if output is None or not output.is_file():
+        return ""
+    lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return " / ".join([line for line in lines if line][-_LAST_LINES:])[-_LONGEST_REASON:]
+
+
+def in_one_line(text: str) -> str:
+    """A message for a table."""
+    return " ".join(text.split())[:_LONGEST_REASON]
