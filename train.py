@@ -45,15 +45,17 @@ from umamba.run.folder import Run, open_run
 from umamba.run.habits import in_own_words, with_essentials
 from umamba.run.named_dataset import name_dataset
 from umamba.run.quiet import short_warnings
-from umamba.run.score import check_metric, score_of
+from umamba.run.score import check_metric
 from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.stop_on_signal import StopOnSignal
-from umamba.run.sweep import is_sweep_job, run_in_own_process
+from umamba.run.sweep import is_sweep_job
+from umamba.sweep.launcher import refuse_other_launchers, register_launchers
 from umamba.targets import check_config
 from umamba.trainer import check_last_checkpoint, check_precision, entries, fit, make_module, make_trainer
 
 log = logging.getLogger(__name__)
 register_resolvers()
+register_launchers()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -61,8 +63,8 @@ def main(cfg: DictConfig) -> float | None:
     with explained():
         check_metric(cfg.optimized_metric, test=cfg.test)
     if is_sweep_job():
-        folder = run_in_own_process(__file__)
-        return score_of(folder, cfg.optimized_metric) if cfg.optimized_metric else None
+        with explained():
+            refuse_other_launchers()
     short_warnings()
     if cfg.get("cascade"):
         with explained():

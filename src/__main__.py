@@ -21,6 +21,7 @@ COMMANDS = {  # name -> module with the command's main, its config, what it does
     "doctor": ("umamba.datamodules.doctor.__main__", "doctor", "find what is wrong with a raw data set"),
     "report": ("umamba.evaluation.report.__main__", "report", "tables, tests, ranks and figures of all runs"),
     "best": ("umamba.cross_validation.__main__", "best", "the best of several cross-validations, and of pairs of them"),
+    "sweep": ("umamba.sweep.__main__", "sweep", "how the jobs of a sweep stand"),
     "benchmark": ("umamba.benchmark.__main__", "epochs", "time training epochs and say what bounds them"),
     "export": ("umamba.export.__main__", "export", "a network for others: one file, ONNX, nnU-Net's folder"),
 }

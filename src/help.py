@@ -21,6 +21,7 @@ SHOWN_FILES = {
     "trainer": ("trainer/default.yaml",),
     "paths": ("paths/default.yaml",),
 }
+_OF_SWEEPS = {"train": ("hydra/launcher", "serial", ("hydra/launcher/gpus.yaml", "hydra/launcher/slurm.yaml"))}
 _KEYS_OF_GROUPS = ("train", "epochs")  # commands that use all of a group's keys
 _END = "All keys that this would use: the same command with --cfg job. Hydra's own flags: --hydra-help."
 
@@ -50,6 +51,11 @@ def help_text(description: str | None, config: str) -> str:
     lines = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").splitlines()
     groups = [(match[1], match[2]) for match in map(_GROUP.match, lines) if match and (CONFIGS / match[1]).is_dir()]
     groups = [(name, default) for name, default in groups if name != "hydra"]
+    shown: dict[str, tuple[str, ...]] = {**SHOWN_FILES} if config in _KEYS_OF_GROUPS else {}
+    if config in _OF_SWEEPS:
+        group, default, of_launchers = _OF_SWEEPS[config]
+        groups.append((group, default))
+        shown[group.replace("/", ".")] = of_launchers
     parts = [(description or "").strip(), *_examples(lines, description or "")]
     parts += ["", "Keys, given as key=value:", "", *(f"  {line}" for line in _keys(lines))]
     if groups:
@@ -57,7 +63,7 @@ def help_text(description: str | None, config: str) -> str:
         for name, default in groups:
             choices = f"{name} ({default}): {', '.join(_choices(name))}"
             parts += textwrap.wrap(choices, _WIDTH, initial_indent="  ", subsequent_indent="      ")
-    for name, files in SHOWN_FILES.items() if config in _KEYS_OF_GROUPS else ():
+    for name, files in shown.items():
         parts += ["", f"Keys of {name}, given as {name}.key=value:", ""]
         for file in files:
             parts += [f"  {line}" for line in _keys((CONFIGS / file).read_text(encoding="utf-8").splitlines())]

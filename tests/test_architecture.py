@@ -34,7 +34,7 @@ FLOORS = [
     ["datamodules"],
     ["evaluation"],
     ["trainer", "run"],
-    ["benchmark", "cross_validation", "evidence", "export"],
+    ["benchmark", "cross_validation", "evidence", "export", "sweep"],
     ["cascade"],
     ["__main__", "__init__"],
 ]

@@ -16,7 +16,7 @@ PROGRAMS = {
     "train.py": "train", "eval.py": "eval", "predict.py": "predict", "umamba.planning": "planning",
     "umamba.datamodules.doctor": "doctor", "umamba.datamodules.prepare": "prepare",
     "umamba.evaluation.report": "report", "umamba.evidence": "evidence", "umamba.export": "export",
-    "umamba.models.import_weights": None, "umamba.benchmark": "epochs",
+    "umamba.models.import_weights": None, "umamba.benchmark": "epochs", "umamba.sweep": "sweep",
 }  # fmt: skip
 HEAVY = ("torch", "lightning", "hydra", "matplotlib", "pandas")
 

@@ -18,10 +18,20 @@ _ELSEWHERE = {
     "extras": "What is asked or printed beside a run has no options here.",
     "task": "data=custom has data.task: semantic or instances.",
 }
+_PLUGINS = {
+    "Could not find 'hydra/sweeper/optuna'": 'pip install hydra-optuna-sweeper "optuna<3"',
+    "Could not find 'hydra/launcher/submitit_": "hydra/launcher=slurm gives jobs to SLURM, and needs no package.",
+    "Could not find 'hydra/launcher/joblib'": "hydra/launcher=gpus runs jobs at the same time, and needs no package.",
+    "hydra_plugins.umamba": "hydra/launcher=serial, gpus and slurm run sweeps of train.py. `python -m umamba.evidence` "
+    "deals its runs to GPUs itself (gpus=, per_gpu=), and as a whole runs in one job of SLURM.",
+}
 
 
 def hint(message: str) -> str:
-    """What to add to Hydra's message about a key that does not exist; empty where nothing is known."""
+    """What to add to Hydra's message about a key or plugin that does not exist; empty where nothing is known."""
+    for name, what in _PLUGINS.items():
+        if name in message:
+            return what
     found = _WRONG_KEY.search(message)
     if found is None:
         return ""

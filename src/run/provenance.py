@@ -46,6 +46,7 @@ def git_revision() -> str | None:
 _ELSEWHERE = (
     "benchmark/",
     "evidence/",
+    "sweep/",
     "evaluation/report/",
     "datamodules/doctor/",
     "datamodules/prepare/",

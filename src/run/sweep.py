@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +14,6 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 
 from umamba.processes import follow
-from umamba.run.errors import environment_of_children
-from umamba.run.stop import Stopped
-
-log = logging.getLogger(__name__)
 
 _PARENT = "UMAMBA_SWEEP_PROCESS"  # in the environment of a job: the id of the process that runs the sweep
 _OF_THE_SWEEP = ("hydra.mode=", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.run.dir=")
@@ -28,35 +22,6 @@ _OF_THE_SWEEP = ("hydra.mode=", "hydra.sweep", "hydra/sweeper", "hydra.launcher"
 def is_sweep_job() -> bool:
     """Whether this call is one job of ``--multirun``."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def run_in_own_process(script: str | Path) -> Path:
-    """Run one job of a sweep as ``python script overrides...``, so that nothing is left behind for the next job.
-
-    Returns:
-        The job's folder.
-
-    Raises:
-        RuntimeError: the job failed; its own output says why.
-        Stopped: a signal ended the sweep; the job was given the signal too, and has ended.
-    """
-    hydra = HydraConfig.get()
-    folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
-    log.info("Job %s: %s", hydra.job.num, " ".join(hydra.overrides.task))
-    command = command_of(script, hydra, hydra.overrides.task, folder)
-    job = subprocess.Popen(command, env={**environment_of_children(), **tied()})
-    while True:
-        try:
-            code = job.wait()
-            break
-        except Stopped as stopped:
-            log.info("Waiting for job %s to end.", hydra.job.num)
-            job.send_signal(stopped.signal)
-            job.wait()
-            raise
-    if code != 0:
-        raise RuntimeError(f"Job {hydra.job.num} ({' '.join(hydra.overrides.task)}) ended with code {code}.")
-    return folder
 
 
 def command_of(script: str | Path, hydra: HydraConf, overrides: Sequence[str], run_dir: Path) -> list[str]:

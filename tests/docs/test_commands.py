@@ -64,6 +64,8 @@ def compose_as_the_program_would(source: Path, words: list[str], extra: Path) ->
     name = names[0] if names else CONFIG_NAME.search(source.read_text(encoding="utf-8"))[1]
     values = [w for w in words if (w not in flags and "=" in w) or w.startswith("~")]
     stray = [w for w in words if w not in flags and w not in values and w not in ("job", "hydra", "all", "status")]
+    if name == "sweep":  # takes its folder as it is
+        stray = stray[1:]
     assert not stray, f"not an override: {stray}"
     values = [w for w in values if w.partition("=")[2] not in ("...", "somewhere") or "=" not in w]
     values = [w for w in values if not w.startswith("hparams_search=")]  # its sweeper need not be installed
@@ -116,6 +118,7 @@ PROGRAMS = (
     "report",
     "evidence",
     "export",
+    "sweep",
 )
 
 
@@ -126,7 +129,8 @@ def composed() -> list[DictConfig]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         data_sets = [compose("train", [f"data={name}"]) for name in ("custom", "decathlon", "joint")]
         others = [compose(name, ["data=phantom"] if name in ("prepare", "doctor") else []) for name in PROGRAMS]
-    return data_sets + others
+        launchers = [compose("train", [f"hydra/launcher={n}"], return_hydra_config=True) for n in ("gpus", "slurm")]
+    return data_sets + others + launchers
 
 
 def knows(config: DictConfig, key: str) -> bool:

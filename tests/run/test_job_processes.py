@@ -58,15 +58,20 @@ def test_as_many_run_at_a_time_as_there_are_places_each_with_its_own_device(tmp_
     assert sorted((tmp_path / "done").read_text().split()) == ["a", "a", "b", "b"]
 
 
-def test_two_jobs_on_two_gpus_of_two_places_have_one_each(tmp_path: Path) -> None:
+def test_two_jobs_on_two_gpus_of_two_places_have_one_each() -> None:
     slots = slots_of([Device("3"), Device("5")], 2)
     assert [slot.name for slot in slots] == ["GPU 3", "GPU 5", "GPU 3", "GPU 5"]
     assert slots_of([Device(CPU)], 2)[1].environment["CUDA_VISIBLE_DEVICES"] == ""
-    text = "import os, time; open({!r}, 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '); time.sleep({})"
-    path = str(tmp_path / "seen")
-    jobs = [job(str(n), text.format(path, seconds)) for n, seconds in enumerate((1.5, 0, 3, 0, 0))]
-    assert run_jobs(jobs, slots) == {}
-    assert sorted((tmp_path / "seen").read_text().split()[:2]) == ["3", "5"]
+    seen: list[str] = []
+
+    class Noted(Job):
+        def begin(self, slot: Slot) -> bool:
+            seen.append(slot.environment["CUDA_VISIBLE_DEVICES"])
+            return True
+
+    sleeping = [sys.executable, "-c", "import time; time.sleep(1)"]
+    assert run_jobs([Noted(name=str(n), command=sleeping) for n in range(4)], slots) == {}
+    assert seen == ["3", "5", "3", "5"]
 
 
 def test_a_job_that_does_not_begin_leaves_its_place_to_the_next(tmp_path: Path) -> None:
