@@ -70,7 +70,7 @@ def test_hydras_own_switch_shows_everything(monkeypatch) -> None:
         ("max_epochs=3", r"There is trainer\.max_epochs\."),
         ("data.lr=3", r"There is model\.optimizer\.lr\."),
         ("trainer.iterations_per_epoch=3", r"There is data\.iterations_per_epoch\."),
-        ("checkpoint=last.ckpt", "train.py and eval.py ckpt_path=<file>"),
+        ("checkpoint=last.ckpt", "train.py and eval.py take ckpt_path=<file>"),
     ],
 )
 def test_a_wrong_key_is_explained(override: str, message: str, capsys) -> None:
