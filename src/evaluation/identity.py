@@ -16,7 +16,7 @@ from umamba.files import content_hash
 # the fold, the data set by its cases).
 _OUTSIDE = {
     "": ("augmentation", "callbacks", "compile", "data_name", "debug", "experiment", "fold", "hydra", "logger",
-         "model_name", "optimizer", "paths", "previous_stage", "resume", "run_dir", "seed", "task_name", "test",
+         "model_name", "optimizer", "paths", "previous_stage", "resume", "run_dir", "seed", "tags", "task_name", "test",
          "train", "trusted"),
     "model": ("optimizer", "precision", "patch_multiple"),
     "data": ("_target_", "augment_on", "batch_size", "configuration", "dataset_dir", "decathlon_task", "fold",
@@ -41,7 +41,7 @@ _OF_PLAN = ("channel_names", "intensities", "regions", "transpose_forward")
 _EPOCHS = "epochs"  # trained; left out where it is all that the trainer was to train
 # Facts that no entry of a configuration may hide, which may be called anything: it is then told as config.<name>.
 _TAKEN = ("configuration", "grow", "labels", "members", "mirror", "network", "plan", "rules")
-_FIRST = ("configuration", "model.network", "model", "optimizer", "data", "trainer", "", "plan")  # in names
+_FIRST = ("configuration", "imported", "model.network", "model", "optimizer", "data", "trainer", "", "plan")  # in names
 
 
 def training_of(member: Member) -> dict[str, Any]:
@@ -109,22 +109,34 @@ def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
     return facts | dict(_flat(others))
 
 
-def name_apart(variants: Sequence[Mapping[str, Any]]) -> list[str]:
+def name_apart(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:
     """For things of one name and different facts, what to put behind the name of each: " (variant=repo)".
 
     As few facts as tell all of them apart, those of the network first; "" if there is one.
+
+    Args:
+        variants: The facts of each.
+        told: Keys of facts that every name says, also that of a single one.
     """
-    if len(variants) < 2:
+    chosen = telling_apart(variants, told)
+    if not chosen:
         return ["" for _ in variants]
-    chosen: list[str] = []
+    labels = _labels(chosen)
+    return [" (" + ", ".join(f"{labels[key]}={_text(key, one.get(key))}" for key in chosen) + ")" for one in variants]
+
+
+def telling_apart(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:
+    """As few keys as tell apart all facts that differ, beside those told anyway; those of the network first."""
+    chosen = list(told)
     for key in differing(variants):
         if len({_values(one, [*chosen, key]) for one in variants}) > len({_values(one, chosen) for one in variants}):
             chosen.append(key)
-    short = {key: _short(key) for key in chosen}
-    labels = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
-    if _EPOCHS in labels:
-        labels[_EPOCHS] = "checkpoint"
-    return [" (" + ", ".join(f"{labels[key]}={_text(key, one.get(key))}" for key in chosen) + ")" for one in variants]
+    return sorted(chosen, key=_place)
+
+
+def names_of(keys: Sequence[str]) -> list[str]:
+    """What names call these facts."""
+    return list(_labels(keys).values())
 
 
 def differing(variants: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -156,6 +168,12 @@ def _values(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
 def _place(key: str) -> tuple[int, str]:
     places = [i for i, start in enumerate(_FIRST) if start and (key == start or key.startswith(f"{start}."))]
     return (places[0] if places else _FIRST.index(""), key)
+
+
+def _labels(keys: Sequence[str]) -> dict[str, str]:
+    short = {key: _short(key) for key in keys}
+    labels = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
+    return labels | ({_EPOCHS: "checkpoint"} if _EPOCHS in labels else {})
 
 
 def _short(key: str) -> str:

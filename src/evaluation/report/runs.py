@@ -17,6 +17,7 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
 from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
+from umamba.evaluation.report.conditions import in_names
 from umamba.evaluation.report.left_out import Faults, check_any, left_out
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs, scores_of
 from umamba.evaluation.tables import metrics_of
@@ -36,7 +37,7 @@ class ScoredRun:
         scores: A row per case and class, see `umamba.evaluation.evaluate.evaluate`.
         processed: Whether the scores are those after post-processing.
         modified: When run.json was written, in seconds.
-        suffix: What tells the network apart from others of its name, see `name_apart`.
+        suffix: What tells the network apart from others of its name or data set, see `name_apart`.
         setting: Name of the data set in the list of runs that it was made from; None of a single run.
     """
 
@@ -241,12 +242,17 @@ def _same_scores(run: ScoredRun, other: ScoredRun) -> bool:
 def _name(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """The runs with suffixes where networks of one name differ.
 
-    They are told apart first by their training, whatever was done beyond the plain prediction, then by the rest.
+    They are told apart first by their training, whatever was done beyond the plain prediction, then by the rest. Where
+    runs of a data set differ in more than their networks, all of its names say in what.
     """
     runs = _by_training_set(runs)
+    told = {}
+    for dataset in {run.dataset for run in runs}:
+        some = [run for run in runs if run.dataset == dataset]
+        told[dataset] = in_names([run.record["network"] for run in some], [run.facts for run in some])
     beyond = ("mirror", "members", "rules")
-    runs = _suffix(runs, [(run.dataset, run.record["network"] + run.suffix) for run in runs], beyond)
-    return _suffix(runs, [(run.dataset, run.network) for run in runs], ())
+    runs = _suffix(runs, [(run.dataset, run.record["network"] + run.suffix) for run in runs], beyond, told)
+    return _suffix(runs, [(run.dataset, run.network) for run in runs], (), {})
 
 
 def _by_training_set(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
@@ -261,13 +267,19 @@ def _by_training_set(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     return [named[index] for index in range(len(runs))]
 
 
-def _suffix(runs: Sequence[ScoredRun], names: Sequence[tuple[str, str]], leave_out: Sequence[str]) -> list[ScoredRun]:
+def _suffix(
+    runs: Sequence[ScoredRun],
+    names: Sequence[tuple[str, str]],
+    leave_out: Sequence[str],
+    told: Mapping[str, Sequence[str]],
+) -> list[ScoredRun]:
     facts = [{key: value for key, value in run.facts.items() if key not in leave_out} for run in runs]
     keys = [repr(sorted(one.items())) for one in facts]
     apart: dict[tuple[str, str, str], str] = {}
     for name in set(names):
         distinct = {key: one for key, one, other in zip(keys, facts, names, strict=True) if other == name}
-        for key, suffix in zip(distinct, name_apart(list(distinct.values())), strict=True):
+        suffixes = name_apart(list(distinct.values()), told.get(name[0], ()))
+        for key, suffix in zip(distinct, suffixes, strict=True):
             apart[*name, key] = suffix
     return [
         replace(run, suffix=run.suffix + apart[*name, key]) for run, name, key in zip(runs, names, keys, strict=True)

@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 
 from umamba.drawing.figure import page_svg, save_figure
 from umamba.evaluation.csv_cells import to_csv
+from umamba.evaluation.identity import names_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report import tables as report_tables
+from umamba.evaluation.report.conditions import beyond_networks, in_names
 from umamba.evaluation.report.costs import cost_table, devices, format_costs
 from umamba.evaluation.report.figures import box_figure, cost_figure, effect_figure, learning_figure, rank_figure
 from umamba.evaluation.report.networks import (
@@ -46,6 +48,7 @@ OF_METRIC = {
     "lower_is_better": "Lower is better: a negative difference is in favour of the first.",
     "infinite": "Compared on the classes of each case that both networks have found; ranks on those that all have.",
 }
+SETTINGS_HEADING = "What differs between runs of one name, or beyond their networks"
 SETTINGS = "All settings in which they differ; the names hold as few as tell them apart."
 REPLICATES = "SD of runs: over folds and seeds. 95 %: bootstrap interval of the mean over cases."
 
@@ -69,9 +72,10 @@ def dataset_section(
     scored = report_tables.main_metrics(scores)
     compared = {metric: _compare(scores, metric) for metric in scored}
     machines = f"Measured on: {', '.join(devices(runs)) or 'not recorded'}. Means over runs."
-    settings = report_tables.settings_table(runs)
+    networks, facts = [run.record["network"] for run in runs], [run.facts for run in runs]
+    settings = report_tables.settings_table(runs, beyond_networks(networks, facts))
     if len(settings):
-        parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, "What differs between runs of one name"))
+        parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, SETTINGS_HEADING))
     parts.append(_keep(format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
     for metric in scored:
         parts += _metric_parts(scores, metric, compared[metric], f"{stem}_{metric}", output)
@@ -81,7 +85,8 @@ def dataset_section(
     parts.append(_draw(lambda: learning_figure(runs), figures / f"{stem}_learning.png", "Learning curves"))
     parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
     parts.append(_keep(report_tables.runs_table(runs), output, f"{stem}_runs", "", "The runs"))
-    return verdict(scores, costs, scored[0], compared[scored[0]]), "\n".join(parts)
+    words = verdict(scores, costs, scored[0], compared[scored[0]], names_of(in_names(networks, facts)))
+    return words, "\n".join(parts)
 
 
 def _compare(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

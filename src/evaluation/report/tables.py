@@ -107,17 +107,31 @@ def rank_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame({"network": list(map(title_of, ranks.index)), "mean rank": text})
 
 
-def settings_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
-    """Every setting in which networks of one name differ, one column per network; empty if their names do."""
+def settings_table(runs: Sequence[ScoredRun], beyond: Sequence[str]) -> pd.DataFrame:
+    """Every setting in which networks of one name differ, or all beyond their networks; one column per network.
+
+    Args:
+        runs: Of one data set.
+        beyond: Of `beyond_networks`.
+
+    Returns:
+        Text; empty if nothing differs.
+    """
+    named = {run.network: run.facts for run in runs}
+    compared = [(named, list(beyond))]
     by_base: dict[str, dict[str, dict[str, Any]]] = {}
     for run in runs:
         if run.suffix:
             by_base.setdefault(run.record["network"] + run.extras, {})[run.network] = run.facts
-    rows = []
-    for variants in by_base.values():
-        for key in differing(list(variants.values())):
-            values = {title_of(name): str(facts.get(key, MISSING)) for name, facts in variants.items()}
-            rows.append({"setting": key} | values)
+    compared += [
+        (variants, [key for key in differing(list(variants.values())) if key not in beyond])
+        for variants in by_base.values()
+    ]
+    rows = [
+        {"setting": key, **{title_of(name): str(facts.get(key, MISSING)) for name, facts in variants.items()}}
+        for variants, keys in compared
+        for key in keys
+    ]
     return pd.DataFrame(rows).fillna("")
 
 

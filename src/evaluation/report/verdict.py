@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -23,7 +24,9 @@ def reference_of(networks: list[str]) -> str | None:
     return None
 
 
-def verdict(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, compared: pd.DataFrame) -> list[str]:
+def verdict(
+    scores: pd.DataFrame, costs: pd.DataFrame, metric: str, compared: pd.DataFrame, beyond: Sequence[str] = ()
+) -> list[str]:
     """Sentences about one data set.
 
     Args:
@@ -31,6 +34,7 @@ def verdict(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, compared: pd
         costs: What each network costs, from `cost_table`.
         metric: What networks are compared by.
         compared: Of `compare_networks`, all pairs.
+        beyond: What the runs differ in beyond their networks, as the names of the networks call it.
     """
     means = network_means(scores)[metric].dropna().sort_values(ascending=METRICS[metric].lower_is_better)
     cases, title = len(by_case(scores, metric)), METRICS[metric].title
@@ -42,6 +46,7 @@ def verdict(scores: pd.DataFrame, costs: pd.DataFrame, metric: str, compared: pd
         return [f"{title_of(best)} alone was scored, on {counted}: mean {title} {_number(metric, means.iloc[0])}.",
                 *_seeds(scores)]  # fmt: skip
     sentences = [_first(means, metric, counted, compared), *_against(list(means.index), metric, compared)]
+    sentences += _unlike(beyond)
     sentences += _cost(costs, best)
     return [*sentences, *_doubts(scores, metric, len(means)), *_seeds(scores)]
 
@@ -72,6 +77,15 @@ def _against(ranked: list[str], metric: str, compared: pd.DataFrame) -> list[str
         significant = "significant" if row["p_holm"] < statistics.SIGNIFICANT else "not significant"
         sentences.append(f"{title_of(name)} against {title_of(reference)}: {difference}{interval}, {significant}.")
     return sentences
+
+
+def _unlike(beyond: Sequence[str]) -> list[str]:
+    if not beyond:
+        return []
+    return [
+        f"The runs differ in more than their networks, in {', '.join(beyond)} (see the table of settings): "
+        "a difference between runs that do is not one of the networks alone."
+    ]
 
 
 def _cost(costs: pd.DataFrame, best: str) -> list[str]:
