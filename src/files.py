@@ -167,7 +167,7 @@ def _share(folder: Path) -> int:
     """Descriptor of a folder's file of writers, locked together with others; the kernel gives it back at the end."""
     while True:
         descriptor = os.open(folder / _WRITERS, os.O_RDWR | os.O_CREAT, 0o666)
-        if _is_alone(descriptor) and os.fstat(descriptor).st_nlink:
+        if is_alone(descriptor) and os.fstat(descriptor).st_nlink:
             for part in OUTPUT_FOLDERS:
                 remove_unfinished(folder / part)
         with suppress(OSError):
@@ -177,7 +177,7 @@ def _share(folder: Path) -> int:
         os.close(descriptor)  # its last holder has just removed it
 
 
-def _is_alone(descriptor: int) -> bool:
+def is_alone(descriptor: int) -> bool:
     """Whether nobody else holds a file; workers of a killed program end within the seconds that this waits."""
     for _ in range(_TRIES):
         try:

@@ -1,4 +1,4 @@
-"""Processes that belong to another: they end with it, and leave its signals to it."""
+"""Processes that belong to another end with it and leave its signals to it; and which process holds something."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -51,6 +54,20 @@ def follow(parent: int, gone: Callable[[], None]) -> None:
         gone()
 
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()
+
+
+def this_process() -> dict[str, Any]:
+    """What a file says of the process that holds something, for those who find it held."""
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+
+
+def describe_process(content: Mapping[str, Any]) -> str:
+    """The same in words, of what was read from the file."""
+    try:
+        return f"process {content['pid']} on {content['host']} since {content['since']}"
+    except KeyError:
+        return "it has not said yet which process it is"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
 from umamba.evaluation.wandb_table import log_predictions
 from umamba.files import read_json, writing_into
+from umamba.inference.claim import claimed
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,15 @@ def predict_and_score(
 
     Raises:
         ValueError, FileNotFoundError, ImportError: See `prepare`, which refuses before a case is predicted; `evaluate`.
+        PredictionInUseError: Another call predicts or scores there, see `claimed`.
         CasesFailedError: Cases could not be predicted; the others were, but nothing was scored.
     """
     options = options or RunOptions()
     prepared = prepare(checkpoints, datamodule, folder, options)
     dataset, run_dir = dataset_name(prepared.members[0], datamodule.dataset_dir), Path(checkpoints[0]).parent.parent
-    with writing_into(folder):
+    predictions = folder / "predictions"
+    predictions.mkdir(parents=True, exist_ok=True)
+    with writing_into(folder), claimed(predictions, "scores", prepared.predictor.made_by()):  # until they are scored
         return _predict_and_score(prepared, dataset, run_dir, folder, loggers, options)
 
 

@@ -36,7 +36,7 @@ def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
         return
     (first, one), *others = known.items()
     for path, other in others:
-        apart = _apart(one["made_by"], other["made_by"])
+        apart = differences(one["made_by"], other["made_by"])
         if apart:
             raise ValueError(
                 f"{first} and {path.name} are of two predictions, which differ in {', '.join(apart)}: the label maps "
@@ -72,7 +72,7 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
     left = {path.name for path in files.values()}
     ending = next((path.name.removeprefix(name) for name, path in files.items()), "")
     for path, known in _records(folder).items():
-        same = _says_all(known) and not _apart(known["made_by"], made_by)
+        same = _says_all(known) and not differences(known["made_by"], made_by)
         mine = {name: folder / f"{name}{ending}" for name in known["images"]} if same else {}
         kept = {name: file for name, file in mine.items() if name not in files and _is_of(name, file, known)}
         left |= {file.name for file in kept.values()}
@@ -105,7 +105,8 @@ def _is_of(name: str, path: Path, record: Mapping[str, Any]) -> bool:
     return name in record["images"] and name not in record["failed"] and bool(there) and there[0] not in lay_there
 
 
-def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In what the `made_by` of two predictions differ, beside what changes no label map."""
     return sorted(key for key in {*one, *other} - {*_OF_OTHER_FILES} if one.get(key) != other.get(key))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from umamba.files import read_json, writing_into
+from umamba.inference.claim import claimed
 from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
@@ -175,6 +176,7 @@ class Predictor(CasePredictor):
                 memory, or were `refused`; raised when the others are written.
             ValueError: A label map would replace one of the images; there are no such labels; see `finished_cases` and
                 `check_kept`.
+            PredictionInUseError: Another prediction is being written there, see `claimed`.
             OSError: The disk is full.
         """
         check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
@@ -185,53 +187,54 @@ class Predictor(CasePredictor):
         output_dir.mkdir(parents=True, exist_ok=True)
         files = {name: [path, *kept_files(path, name, keep, nifti=nifti)] for name, path in paths.items()}
         path, done = record_path(output_dir, part), set[str]()
-        before = read_json(path) if resume else {}
-        others = {} if resume else begin(output_dir, path, made_by, paths)
-        if resume:
-            done = finished_cases(output_dir, cases, files, made_by)
-            log.info("%d of %s are there already.", len(done), count(len(cases), "case"))
-        to_do = [case for case in cases if case.identifier not in done]
-        failures = dict(refused or {})
-        record = Record(
-            path=path,
-            device=self.device,
-            meaning=meaning_of(self.plan, labels),
-            made_by=made_by,
-            images=others
-            | {name: known for name, known in before.get("images", {}).items() if name in done}
-            | {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in to_do},
-            replaced={case.identifier: stamps_of(files[case.identifier]) for case in to_do},
-            seconds={name: spent for name, spent in before.get("seconds", {}).items() if name in done},
-            failed=failures,
-        )
-        record.save()
-        doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
+        with claimed(output_dir, path.name, made_by):
+            before = read_json(path) if resume else {}
+            others = {} if resume else begin(output_dir, path, made_by, paths)
+            if resume:
+                done = finished_cases(output_dir, cases, files, made_by)
+                log.info("%d of %s are there already.", len(done), count(len(cases), "case"))
+            to_do = [case for case in cases if case.identifier not in done]
+            failures = dict(refused or {})
+            record = Record(
+                path=path,
+                device=self.device,
+                meaning=meaning_of(self.plan, labels),
+                made_by=made_by,
+                images=others
+                | {name: known for name, known in before.get("images", {}).items() if name in done}
+                | {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in to_do},
+                replaced={case.identifier: stamps_of(files[case.identifier]) for case in to_do},
+                seconds={name: spent for name, spent in before.get("seconds", {}).items() if name in done},
+                failed=failures,
+            )
+            record.save()
+            doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
 
-        def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
-            record.images[case.identifier] = identities_of(case.images)
-            return *self._read(case.images, doubts[case.identifier]), case.identifier
+            def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
+                record.images[case.identifier] = identities_of(case.images)
+                return *self._read(case.images, doubts[case.identifier]), case.identifier
 
-        record.seconds |= each_case(
-            to_do,
-            read=read,
-            preprocess=self._preprocess,
-            segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
-            write=lambda case, made: self._write(made, files[case.identifier], labels),
-            failures=failures,
-        )
-        record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
-        record.save()
-        for kind in sorted({kind for messages in doubts.values() for kind in messages}):
-            said = [messages[kind] for messages in doubts.values() if kind in messages]
-            log_doubts(kind, len(said), said[0])
-        new = sum(case.identifier not in failures for case in to_do)
-        there = f"; {len(done)} were there already" if resume else ""
-        log.info("Wrote %s to %s%s.", count(new, "label map"), output_dir, there)
-        written = [path for name, path in paths.items() if name not in failures]
-        if failures:
-            failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
-            raise CasesFailedError(failures, written, [path for path in failed if path.exists()])
-        return written
+            record.seconds |= each_case(
+                to_do,
+                read=read,
+                preprocess=self._preprocess,
+                segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
+                write=lambda case, made: self._write(made, files[case.identifier], labels),
+                failures=failures,
+            )
+            record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
+            record.save()
+            for kind in sorted({kind for messages in doubts.values() for kind in messages}):
+                said = [messages[kind] for messages in doubts.values() if kind in messages]
+                log_doubts(kind, len(said), said[0])
+            new = sum(case.identifier not in failures for case in to_do)
+            there = f"; {len(done)} were there already" if resume else ""
+            log.info("Wrote %s to %s%s.", count(new, "label map"), output_dir, there)
+            written = [path for name, path in paths.items() if name not in failures]
+            if failures:
+                failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
+                raise CasesFailedError(failures, written, [path for path in failed if path.exists()])
+            return written
 
     def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
         """What tells its outputs from those of others, as plain data; arguments as of `predict_cases`."""

@@ -18,6 +18,7 @@ from umamba.evaluation.members import Member
 from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.score_run import predict_and_score
 from umamba.files import file_hash, read_json
+from umamba.inference.claim import PredictionInUseError, claimed
 from umamba.inference.previous_facts import KEY, PreviousFacts, member_of
 
 VALIDATION = RunOptions(cases="validation", device="cpu", workers=1)
@@ -58,6 +59,11 @@ def test_validation_cases_are_new_to_both_stages(tmp_path) -> None:
     assert made_by[KEY]["out_of_fold"] is True
     record = read_json(tmp_path / "scores" / "tables" / "run.json")
     assert record["members"][0]["training"][KEY] == "as it was" and record["cost"]["gflops"] > 0
+    for other in ("networks of another call", made_by["networks"]):  # which predicts, or scores, there
+        in_use = claimed(tmp_path / "scores" / "predictions", "scores", {**made_by, "networks": other})
+        with in_use, pytest.raises(PredictionInUseError, match="in use by"):
+            predict_and_score([checkpoint], datamodule, tmp_path / "scores", options=VALIDATION)
+    assert read_json(tmp_path / "scores" / "tables" / "run.json") == record  # refused before it was removed
 
 
 def test_a_case_that_the_whole_first_stage_has_seen_is_not_scored(tmp_path) -> None:
