@@ -42,6 +42,25 @@ def left_out(faults: Faults | None, path: Path) -> Iterator[None]:
         log.error("Left out: %s", error)
 
 
+def leave_out_unknown(folder: Path, faults: Faults | None) -> None:
+    """Leave out the scores below a folder that has no run.json.
+
+    Raises:
+        FileNotFoundError: There are no scores either.
+        ValueError: Without `faults`.
+    """
+    tables = sorted(folder.rglob("scores.csv"))
+    if not tables:
+        raise FileNotFoundError(f"There is no run.json below {folder}; train.py and eval.py write them to tables/.")
+    for table in tables:
+        with left_out(faults, table):
+            raise ValueError(
+                f"{table} has no run.json beside it, so nothing says which network and training made these scores. "
+                "Those of stored predictions (eval.py predictions=...) cannot enter a report; score the checkpoint "
+                "that made them with eval.py checkpoint=..."
+            )
+
+
 def check_any(runs: object, faults: Faults) -> None:
     """Raises ValueError if no run is left."""
     if faults and not runs:

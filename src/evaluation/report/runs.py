@@ -18,7 +18,7 @@ from umamba.evaluation.postprocessing import POSTPROCESSED, POSTPROCESSED_RUN
 from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.report.conditions import in_names
-from umamba.evaluation.report.left_out import Faults, check_any, left_out
+from umamba.evaluation.report.left_out import Faults, check_any, leave_out_unknown, left_out
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs, scores_of
 from umamba.evaluation.tables import metrics_of
 from umamba.evaluation.training_data import sets_apart
@@ -90,12 +90,14 @@ class ScoredRun:
         return pairs
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """Commit, time and versions of the training, as train.py left them beside the tables; empty if it did not."""
-        try:
-            return read_json(self.folder.parent / "provenance.json")
-        except OSError:  # no reason to be without a report
-            return {}
+    def provenance(self) -> list[dict[str, Any]]:
+        """Commit, time and versions of the trainings, as train.py left them beside tables or checkpoints.
+
+        Empty where there is none.
+        """
+        checkpoints = [Path(path) for path in self.record.get("checkpoints", ())]
+        beside = _provenance(self.folder.parent)
+        return [beside] if beside else [_provenance(checkpoint.parent.parent) for checkpoint in checkpoints]
 
     @property
     def folds(self) -> tuple[str, ...]:
@@ -123,6 +125,13 @@ class ScoredRun:
         return ", ".join(f"{name}{'s' * (len(v) > 1 and name != 'weights')} {' + '.join(v)}" for name, v in parts if v)
 
 
+def _provenance(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "provenance.json")
+    except OSError:  # no reason to be without a report
+        return {}
+
+
 def gather(folders: Sequence[Path | str], faults: Faults | None = None) -> list[ScoredRun]:
     """Find all scored runs below some folders, and name what is different; or those of the records of a benchmark.
 
@@ -135,7 +144,7 @@ def gather(folders: Sequence[Path | str], faults: Faults | None = None) -> list[
             refuses the first.
 
     Raises:
-        FileNotFoundError: A folder does not exist, or there is no run.json below it.
+        FileNotFoundError: A folder does not exist, or there are neither run.json nor scores.csv below it.
         ValueError: Runs were scored with different protocols, or runs of one data set cannot be compared (see
             `check_comparable`); none can be read, or without `faults` one cannot.
     """
@@ -156,7 +165,7 @@ def gather(folders: Sequence[Path | str], faults: Faults | None = None) -> list[
 def _read_below(folder: Path, faults: Faults | None) -> Iterator[ScoredRun]:
     paths, records = sorted(folder.rglob("run.json")), find_runs(folder)
     if not paths and not records:
-        raise FileNotFoundError(f"There is no run.json below {folder}; train.py and eval.py write them to tables/.")
+        leave_out_unknown(folder, faults)
     yield from of_records(read_runs(records, faults), folder)
     for path in paths:
         with left_out(faults, path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,10 +144,19 @@ def runs_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
         made, epochs = run.provenance, sorted({member["epochs"] for member in run.record["members"]})
         rows.append({
             "network": title_of(run.network), "fold, seed": run.replicate or MISSING,
-            "epochs": ", ".join(map(str, epochs)) or MISSING, "commit": made.get("git_revision") or MISSING,
-            "date": str(made.get("started") or MISSING)[:10], "folder": str(run.folder),
+            "epochs": ", ".join(map(str, epochs)) or MISSING,
+            "commit": _of_all(one.get("git_revision") for one in made),
+            "date": _of_all(str(one.get("started") or "")[:10] for one in made), "folder": str(run.folder),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _of_all(values: Iterable[str | None]) -> str:
+    """What all trainings of a run have in common; a dash where one of them is unknown."""
+    known = set(values)
+    if not known or not all(known):
+        return MISSING
+    return str(known.pop()) if len(known) == 1 else "several"
 
 
 def class_names(scores: pd.DataFrame) -> list[str]:
