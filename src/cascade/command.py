@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from umamba.cross_validation.cross_validate import cross_validate
+from umamba.cascade.previous_folds import folds_holding_out, split_of
+from umamba.cross_validation.cross_validate import KEY as FOLDS
+from umamba.cross_validation.cross_validate import check_folds_go_on, cross_validate, folds_of
 from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS
+from umamba.datamodules.base import SegmentationDataModule
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.planning.cascade import previous_stage
 from umamba.run.sweep import quoted
@@ -35,7 +39,9 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
         The ensemble.json of the second stage.
 
     Raises:
-        ValueError: The plan has no such cascade, or an option is the command's to choose; see `cross_validate`.
+        ValueError: The plan has no such cascade, the folds asked for are none of one, or an option is the command's
+            to choose; see `cross_validate`.
+        ResumeError: A fold of either stage has other settings than are asked for; none was trained.
         RuntimeError, RunInUseError, Stopped: See `cross_validate`.
     """
     _refuse_chosen()
@@ -43,16 +49,19 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
     first = _first_stage(cfg, second)
     folder = Path(os.path.abspath(cfg.run_dir))
     places = {first: folder / first, second: folder / second}
-    extra = {
+    own = {
         first: [f"~augmentation.{name}" for name in _of_a_cascade(cfg)],
         second: [f"{PREVIOUS}={quoted(str(places[first]))}"],
     }
+    extra = {stage: [f"~{KEY}", f"data.configuration={quoted(stage)}", *own[stage]] for stage in places}
+    for stage, place in places.items():
+        check_folds_go_on(place, extra[stage])
     made = folder
     for number, (stage, place) in enumerate(places.items(), start=1):
         log.info("Stage %d of the cascade, %s: %s", number, stage, place)
         stage_cfg = cfg.copy()
         stage_cfg.run_dir = str(place)
-        made = cross_validate(stage_cfg, script, [f"~{KEY}", f"data.configuration={quoted(stage)}", *extra[stage]])
+        made = cross_validate(stage_cfg, script, extra[stage])
     return made
 
 
@@ -68,6 +77,7 @@ def _refuse_chosen() -> None:
 
 def _first_stage(cfg: DictConfig, second: str) -> str:
     """What the plan calls the first stage; the plan is made if there is none."""
+    folds = folds_of(cfg[FOLDS].folds)
     check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
     datamodule = instantiate(cfg.data, configuration=second, augmentation=None)
     datamodule.make_plan()
@@ -77,7 +87,26 @@ def _first_stage(cfg: DictConfig, second: str) -> str:
             f"{KEY}.configuration={second} is no second stage: the plan gives it no previous_stage. Train it with "
             f"--config-name=cross_validation data.configuration={second}."
         )
+    _check_folds(datamodule, folds, stage.name, second)
     return stage.name
+
+
+def _check_folds(datamodule: SegmentationDataModule, folds: Sequence[int], first: str, second: str) -> None:
+    """Refuse folds that leave cases of the second stage without a network of the first that did not see them."""
+    splits = [split_of(datamodule, fold) for fold in folds]
+    missing = {case for split in splits for case in split.train} - {case for split in splits for case in split.val}
+    if not missing:
+        return
+    lacking = folds_holding_out(datamodule, missing, besides=folds)
+    cause = "" if lacking else " (in splits_final.json no fold holds them out: correct that)"
+    whole = f"{FOLDS}.folds=[{','.join(map(str, sorted({*folds, *lacking})))}]"
+    raise ValueError(
+        f"{FOLDS}.folds=[{','.join(map(str, folds))}] is given to a cascade, and {len(missing)} case(s) that its "
+        f"second stage trains on are held out by none of these folds, such as {min(missing)}: no network of {first} "
+        f"would segment them without having seen them. Give all folds, {whole}{cause}. For fewer folds of {second} "
+        f"train all of {first} first, --config-name=cross_validation data.configuration={first} run_dir=<folder>, "
+        f"then data.configuration={second} previous_stage=<folder> with the folds you want."
+    )
 
 
 def _of_a_cascade(cfg: DictConfig) -> list[str]:

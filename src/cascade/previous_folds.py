@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping
+from itertools import count
 from pathlib import Path
 
 from umamba.cross_validation.belong import check_folds
 from umamba.datamodules.base import SegmentationDataModule
-from umamba.datamodules.splits import NUM_FOLDS, select_split
+from umamba.datamodules.splits import Split, select_split
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import plan_of, training_of
 from umamba.evaluation.members import Member
@@ -23,7 +23,9 @@ from umamba.planning.plan import Plan
 from umamba.run.sweep import quoted
 
 _SHOWN = 5
-_OF_ONE_FOLD = re.compile(r"~|fold=|data\.fold=|run_dir=|data\.num_workers=")  # overrides that other folds have not
+_OF_ONE_FOLD = re.compile(  # overrides that a cross-validation has not
+    r"~cross_validation$|~cascade$|fold=|data\.fold=|run_dir=|data\.num_workers="
+)
 
 
 def open_folds(folder: str | Path) -> Ensemble:
@@ -98,17 +100,54 @@ def read_previous(
     return facts, paths
 
 
-def command_of_folds(folder: Path, stage: str) -> str:
-    """The command that trains what is missing of a cross-validation, with the overrides of one of its folds."""
-    overrides = [f"data.configuration={stage}"]
+def command_of_folds(folder: Path, stage: str, folds: Iterable[int] = ()) -> str:
+    """The command that trains what is missing of a cross-validation, with the overrides of one of its folds.
+
+    Args:
+        folder: Of the cross-validation.
+        stage: Its configuration, where no fold says it.
+        folds: To ask for; none asks for those that were asked for.
+    """
+    overrides = ["data=...", "model=...", f"data.configuration={stage}"]
     for path in sorted(folder.glob("fold_*/overrides.txt")):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
         overrides = [line for line in lines if not _OF_ONE_FOLD.match(line)]
         break
-    else:
-        overrides = ["data=...", "model=...", *overrides]
+    if asked := ",".join(map(str, folds)):
+        overrides = [line for line in overrides if not line.startswith("cross_validation.folds=")]
+        overrides.append(f"cross_validation.folds=[{asked}]")
     words = ["python", "train.py", "--config-name=cross_validation", *overrides, f"run_dir={quoted(str(folder))}"]
-    return shlex.join(words).replace("'data=...' 'model=...'", "data=... model=...")
+    return " ".join(map(_word, words))
+
+
+def split_of(datamodule: SegmentationDataModule, fold: int) -> Split:
+    """The cases of a fold, be it the datamodule's own or another.
+
+    Raises:
+        ValueError: There is no such fold.
+    """
+    identifiers = [case.identifier for case in datamodule.raw.training_cases]
+    places = (datamodule.prepared_dir, datamodule.dataset_dir)  # splits_final.json may lie there
+    return select_split(identifiers, fold, places, datamodule.split_by)
+
+
+def folds_holding_out(datamodule: SegmentationDataModule, cases: Iterable[str], besides: Collection[int]) -> list[int]:
+    """Folds, except those of `besides`, that hold out any of these cases."""
+    wanted = set(cases)
+    found: list[int] = []
+    for fold in count():
+        try:
+            split = split_of(datamodule, fold)
+        except ValueError:  # the last one was before it
+            return found
+        if fold not in besides and wanted & set(split.val):
+            found.append(fold)
+    return found
+
+
+def _word(text: str) -> str:
+    """For the shell: in double quotes what holds the single ones of Hydra, where that means the same."""
+    return f'"{text}"' if "'" in text and not re.search(r'["$`\\!]', text) else shlex.quote(text)
 
 
 def _check_complete(
@@ -119,13 +158,7 @@ def _check_complete(
     missing = sorted(needed - known)
     if not missing:
         return
-    identifiers = [case.identifier for case in datamodule.raw.training_cases]
-    places = (datamodule.prepared_dir, datamodule.dataset_dir)
-    lacking = []
-    for fold in set(range(NUM_FOLDS)) - held_out.keys():
-        with suppress(ValueError):  # splits_final.json may have fewer
-            if set(missing) & set(select_split(identifiers, fold, places, datamodule.split_by).val):
-                lacking.append(fold)
+    lacking = folds_holding_out(datamodule, missing, besides=held_out.keys())
     which = (
         f"fold {', '.join(map(str, lacking))} of {stage} is missing" if lacking else f"no fold of {stage} held them out"
     )
@@ -133,6 +166,5 @@ def _check_complete(
     raise ValueError(
         f"previous_stage={folder}: {len(missing)} case(s) to train on or to validate with have no segmentation by a "
         f"network that did not see them ({', '.join(missing[:_SHOWN])}{more}): {which}. Train all folds, which goes on "
-        f"with those that are there: {command_of_folds(folder, stage)} "
-        f"cross_validation.folds=[{','.join(map(str, sorted({*held_out, *lacking})))}]"
+        f"with those that are there: {command_of_folds(folder, stage, sorted({*held_out, *lacking}))}"
     )

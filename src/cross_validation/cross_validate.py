@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -16,11 +17,13 @@ from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.inference.ensemble import FILE
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
-from umamba.run.folder import last_checkpoint
+from umamba.run.folder import check_goes_on, last_checkpoint
+from umamba.run.habits import with_essentials
 from umamba.run.jobs import Job, run_jobs
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
-from umamba.run.sweep import command_of, follow_sweep
+from umamba.run.named_dataset import name_dataset
+from umamba.run.sweep import command_of, follow_sweep, quoted
 from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
@@ -41,13 +44,14 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
 
     Raises:
         ValueError: The options are wrong, or the folds do not belong together, see `pool`.
+        ResumeError: A fold that is there has other settings than are asked for; none was trained.
         RuntimeError: Folds failed; the others have been trained.
         RunInUseError: Another process is at work in the folder.
         Stopped: A signal ended it; the folds have ended too, with their checkpoints.
     """
     options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
     check_switches(options, ("mirror",))
-    folds = _folds(options.folds)
+    folds = folds_of(options.folds)
     if cfg.trainer.fast_dev_run or not cfg.train:
         raise ValueError(
             "A cross-validation trains: trainer.fast_dev_run and train=false are for single folds (train.py fold=0)."
@@ -56,6 +60,7 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     follow_sweep()
     refuse_links(folder)
     with locked_run(folder):
+        check_folds_go_on(folder, extra)
         runs = {fold: folder / f"fold_{fold}" for fold in folds}
         failed = run_jobs([_job(script, fold, run, len(slots), extra) for fold, run in runs.items()], slots)
         if failed:
@@ -70,7 +75,33 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     return folder / FILE
 
 
-def _folds(wanted: Any) -> list[int]:
+def check_folds_go_on(folder: Path, extra: Sequence[str] = ()) -> None:
+    """See that every fold in a folder, asked for or not, was trained with the settings of this call.
+
+    A fold that is trained would otherwise lie, with other settings, beside those that are refused.
+
+    Args:
+        folder: Of the cross-validation, absolute; it need not be there.
+        extra: Overrides of the folds beside those of this call.
+
+    Raises:
+        ResumeError: One was not, or cannot be gone on with; says what differs.
+    """
+    hydra = HydraConfig.get()
+    for run in sorted(folder.glob("fold_*")):
+        number = run.name.removeprefix("fold_")
+        if run.is_dir() and number.isdecimal():
+            own = [*_overrides(int(number), extra), f"run_dir={quoted(str(run))}"]
+            cfg = compose(hydra.job.config_name, [*hydra.overrides.hydra, *own])  # Hydra's: where configs are found
+            check_goes_on(with_essentials(name_dataset(cfg)))
+
+
+def folds_of(wanted: Any) -> list[int]:
+    """The numbers in ``cross_validation.folds``.
+
+    Raises:
+        ValueError: They are no two or more different folds, or a fold is given to the call as well.
+    """
     folds = _plain(wanted)
     folds = folds if isinstance(folds, list) else [folds]
     if not folds or any(isinstance(fold, bool) or not isinstance(fold, int) or fold < 0 for fold in folds):
@@ -105,12 +136,16 @@ def _slots(options: DictConfig, devices: Any) -> list[Slot]:
 
 def _job(script: str | Path, fold: int, run: Path, at_a_time: int, extra: Sequence[str]) -> Job:
     """train.py with the overrides of this call, for one fold; where several run, each says what it says in a file."""
-    task = HydraConfig.get().overrides.task
+    hydra = HydraConfig.get()
     workers: Sequence[str] = ()
-    if at_a_time > 1 and not any(override.startswith("data.num_workers=") for override in task):
+    if at_a_time > 1 and not any(override.startswith("data.num_workers=") for override in hydra.overrides.task):
         workers = [f"data.num_workers={workers_per_run(at_a_time)}"]
-    command = command_of(script, HydraConfig.get(), [*task, *workers, f"~{KEY}", f"fold={fold}", *extra], run)
+    command = command_of(script, hydra, [*_overrides(fold, extra), *workers], run)
     return Job(name=f"Fold {fold}", command=command, log=run.parent / f"fold_{fold}.log" if at_a_time > 1 else None)
+
+
+def _overrides(fold: int, extra: Sequence[str]) -> list[str]:
+    return [*HydraConfig.get().overrides.task, f"~{KEY}", f"fold={fold}", *extra]
 
 
 def _plain(value: Any) -> Any:

@@ -97,6 +97,17 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
+def check_goes_on(cfg: DictConfig) -> None:
+    """See that `open_run` would go on with a folder as asked; nothing is written.
+
+    Raises:
+        ResumeError: the run cannot go on as asked.
+    """
+    _check_switches(cfg)
+    cfg.run_dir = os.path.abspath(cfg.run_dir)
+    _choose(cfg)
+
+
 @contextmanager
 def open_run(cfg: DictConfig) -> Iterator[Run]:
     """Open a new run's folder, or that of one to go on with; the run's first process holds it until the end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -192,16 +193,22 @@ def test_its_augmentation_is_of_a_cascade_alone(raw, plan) -> None:
 def test_a_missing_fold_is_named_with_the_command(raw, plan, low, tmp_path) -> None:
     folder = tmp_path / "3d_lowres"
     make_low(raw, folder, plan, folds=(0,))
-    lines = ["data=custom", "data.dataset_dir=here", "~cross_validation", "fold=0", "data.configuration=3d_lowres"]
+    lines = ["data=custom", "data.dataset_dir=here", "cross_validation.folds=[0]", "~cross_validation", "fold=0",
+             "~cascade", "data.configuration='3d_lowres'", "~augmentation.mine", "tags=['a $b']"]  # fmt: skip
     (folder / "fold_0" / "overrides.txt").write_text("\n".join(lines) + "\n")
     datamodule = planned(raw, plan)
     with pytest.raises(
         ValueError, match=r"3 case\(s\).*case_0, case_1, case_2.*fold 1 of 3d_lowres is missing"
     ) as caught:
         find_previous(run_of(tmp_path, str(folder)), datamodule)
-    command = "python train.py --config-name=cross_validation data=custom data.dataset_dir=here data.configuration="
-    assert command in str(caught.value) and "cross_validation.folds=[0,1]" in str(caught.value)
-    assert "fold=0" not in str(caught.value)
+    said = str(caught.value)
+    command = said[said.index("python train.py") :]
+    assert "\"data.configuration='3d_lowres'\"" in command  # readable
+    assert shlex.split(command) == [
+        "python", "train.py", "--config-name=cross_validation", "data=custom", "data.dataset_dir=here",
+        "data.configuration='3d_lowres'", "~augmentation.mine", "tags=['a $b']", "cross_validation.folds=[0,1]",
+        f"run_dir='{folder}'",
+    ]  # fmt: skip
 
 
 def test_an_unfinished_fold_is_named_with_the_command(raw, plan, tmp_path) -> None:

@@ -76,5 +76,7 @@ def test_interrupted_gone_on_with_and_predicted_with(folder: Path) -> None:
     times = [path.stat().st_mtime for path in last]
     assert "holds scores and ensemble of these very checkpoints already" in run("train.py", *call, folder=folder)
     assert [path.stat().st_mtime for path in last] == times
-    output = run("train.py", *call, "data.oversample=0.5", folder=folder, ok=False)
-    assert "was trained with other settings" in output and "fold 0 and fold 3 failed" in output
+    more = [*COMMAND, "cross_validation.folds=[0,1,3]", "run_dir=cv", "data.oversample=0.5"]
+    output = run("train.py", *more, folder=folder, ok=False)
+    assert "fold_0 was trained with other settings" in output and "data.oversample: " in output
+    assert not (folder / "cv" / "fold_1").exists() and "Traceback" not in output

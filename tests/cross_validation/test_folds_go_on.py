@@ -1,0 +1,171 @@
+"""A cross-validation or cascade asked for again with other settings: refused before the first fold is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tests.cascade.made_cascade import LOW, SECOND, split_in_two, two_stages
+from tests.miniatures import make_volumes
+from umamba.cascade import command as cascade
+from umamba.cross_validation import cross_validate as folds
+from umamba.cross_validation.cross_validate import cross_validate
+from umamba.locations import ROOT
+from umamba.plain import to_plain
+from umamba.resolvers import register_resolvers
+from umamba.run.compare import ResumeError
+from umamba.run.jobs import Job
+
+COMMON = ["data=custom", "data.dataset_dir=here", "model=nnunet", "trainer=cpu"]
+OTHER = "data.patch_size=[16,16,16]"
+
+
+class Began(Exception):
+    """A fold would have been trained."""
+
+
+@pytest.fixture(autouse=True)
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What would have been trained."""
+    begun: list[Job] = []
+
+    def run_jobs(jobs: list[Job], slots: object) -> None:
+        begun.extend(jobs)
+        raise Began
+
+    monkeypatch.setattr(folds, "run_jobs", run_jobs)
+    return begun
+
+
+@contextmanager
+def called(config: str, *overrides: str) -> Iterator[DictConfig]:
+    """The configuration of a call of train.py, within it."""
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose(config, list(overrides), return_hydra_config=True)
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        try:
+            yield cfg
+        finally:
+            HydraConfig.instance().cfg = before
+
+
+def left_by(job: list[str], config: str, *, trained: bool = True) -> Path:
+    """The folder that a fold's process leaves, made by composing its command; without weights."""
+    overrides = [word for word in job if not word.startswith(("hydra", "--"))]
+    with called(config, *overrides) as cfg:
+        content = to_plain(cfg)
+    folder = Path(content["run_dir"])
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
+    if trained:
+        checkpoint = {"config": content, "plan": {}, "configuration": content["data"]["configuration"]}
+        torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def train(tmp_path: Path, *overrides: str) -> None:
+    with called("cross_validation", *COMMON, f"run_dir={tmp_path}/cv", *overrides) as cfg:
+        cross_validate(cfg, "train.py")
+
+
+@pytest.fixture
+def two(tmp_path: Path, jobs: list[Job]) -> Path:
+    """Folds 0 and 1 of a cross-validation, as its own commands leave them."""
+    with pytest.raises(Began):
+        train(tmp_path, "cross_validation.folds=[0,1]")
+    for job in jobs:
+        left_by(job.command[2:], "cross_validation")
+    jobs.clear()
+    return tmp_path / "cv"
+
+
+@pytest.mark.parametrize("asked", ["[0,1,2,3,4]", "[2,3,4]", "[1,2]"])
+def test_other_settings_are_refused_before_a_missing_fold_is_trained(two, jobs, tmp_path, asked) -> None:
+    files = {path: path.read_bytes() for path in two.rglob("*") if path.is_file()}
+    with pytest.raises(ResumeError, match=r"fold_[01] was trained.*\n  data.patch_size: None -> \[16, 16, 16\]"):
+        train(tmp_path, OTHER, f"cross_validation.folds={asked}")
+    assert not jobs
+    assert files == {path: path.read_bytes() for path in two.rglob("*") if path.is_file() and path in files}
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["trainer.max_epochs=7"], ["data.num_workers=1"], ["cross_validation.mirror=true"]]
+)
+def test_the_same_settings_go_on(two, jobs, tmp_path, overrides) -> None:
+    with pytest.raises(Began):
+        train(tmp_path, *overrides)
+    assert [job.name for job in jobs] == [f"Fold {fold}" for fold in range(5)]
+
+
+def test_a_fold_without_a_checkpoint_may_change(two, jobs, tmp_path) -> None:
+    for path in two.rglob("last.ckpt"):
+        path.unlink()
+    with pytest.raises(Began):
+        train(tmp_path, OTHER)
+    assert len(jobs) == 5
+
+
+def test_one_differing_fold_among_others_is_found(two, jobs, tmp_path) -> None:
+    with pytest.raises(Began):
+        train(tmp_path)
+    left_by([*jobs[4].command[2:], OTHER], "cross_validation")
+    jobs.clear()
+    with pytest.raises(ResumeError, match=r"fold_4 was trained.*\n  data.patch_size: \[16, 16, 16\] -> None"):
+        train(tmp_path)
+    assert not jobs
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A data set of two folds, and the file of a plan that gives it a cascade."""
+    folder = make_volumes(tmp_path / "Dataset961_Two", labels=("liver", "tumour"))
+    split_in_two(folder)
+    two_stages().save(tmp_path / "plan.json")
+    return folder
+
+
+def train_both(raw: Path, *overrides: str) -> None:
+    places = [f"data.dataset_dir={raw}", f"data.prepared_dir={raw.parent}/prepared",
+              f"data.planning.plans={raw.parent}/plan.json", f"run_dir={raw.parent}/casc"]  # fmt: skip
+    with called("cascade", "data=custom", "model=nnunet", "trainer=cpu", *places, *overrides) as cfg:
+        cascade.run_cascade(cfg, "train.py")
+
+
+@pytest.mark.parametrize("stage", [LOW, SECOND])
+def test_both_stages_are_compared_before_the_first_is_trained(raw, jobs, monkeypatch, stage) -> None:
+    commands: list[list[str]] = []
+    with monkeypatch.context() as patched:  # what each stage would train
+        patched.setattr(folds, "run_jobs", lambda jobs, slots: commands.extend(job.command for job in jobs) or {})
+        patched.setattr(folds, "pool", lambda *_: None)
+        train_both(raw, "cross_validation.folds=[0,1]")
+    of_stage = [command for command in commands if f"data.configuration='{stage}'" in command]
+    assert len(commands) == 4 and len(of_stage) == 2
+    left_by(of_stage[0][2:], "cascade")
+    with pytest.raises(Began):
+        train_both(raw, "cross_validation.folds=[0,1]")
+    assert len(jobs) == 2
+    jobs.clear()
+    with pytest.raises(ResumeError, match=rf"{stage}/fold_0 was trained.*\n  data.patch_size"):
+        train_both(raw, "cross_validation.folds=[0,1]", OTHER)
+    assert not jobs
+
+
+def test_folds_of_a_cascade_that_do_not_hold_out_every_case_are_refused(raw, jobs) -> None:
+    (raw / "splits_final.json").unlink()
+    said = r"folds=\[0,1\] is given to a cascade, and 3 case.*folds=\[0,1,2,3,4\]"
+    with pytest.raises(ValueError, match=said) as caught:
+        train_both(raw, "cross_validation.folds=[0,1]")
+    assert f"data.configuration={SECOND} previous_stage=" in str(caught.value) and not jobs
+    with pytest.raises(Began):
+        train_both(raw)
