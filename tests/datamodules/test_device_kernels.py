@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from packaging.version import Version
+from triton_interpreter import run_interpreted
 
 from umamba.datamodules.augmentation.device.kernels import choice
 
@@ -19,15 +16,7 @@ KIND = ("3D", frozenset({("Mirror", None, None)}))
 
 @pytest.mark.slow
 def test_the_kernels_in_tritons_interpreter():
-    pytest.importorskip("triton", reason="Triton, which CUDA builds of torch bring, is not installed")
-    from importlib.metadata import version
-
-    if Version(version("numpy")) >= Version("2.4") and Version(version("triton")) < Version("3.9"):
-        pytest.skip("the interpreter of this Triton turns arrays of one element to numbers, which NumPy 2.4 refuses")
-    tests = Path(__file__).with_name("test_device_kernels_interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
-    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0 and "skipped" not in run.stdout, run.stdout
+    run_interpreted(Path(__file__).with_name("test_device_kernels_interpreted.py"))
 
 
 def test_a_failed_check_is_said_once_and_torch_runs(monkeypatch, caplog):
