@@ -102,7 +102,7 @@ def _gradients(
     settings: Settings,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Of input, weight and bias; `maps` holds the input, and is empty afterwards."""
+    """Gradients of input, weight and bias; `maps` holds the input, and is empty afterwards."""
     wants_x, *wanted = needed[:3]
     x = maps.pop()
     call = weight, bias_sizes, *settings
