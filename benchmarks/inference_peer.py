@@ -14,7 +14,6 @@ anew.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import resource
 import shutil
@@ -23,7 +22,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 RELEASE = "2.8.1"
 INSTALL = (
@@ -177,20 +175,13 @@ def write_small(images: Path, folder: Path, ending: str) -> None:
 
 
 def predict_float32(folder: Path, images: Path, output: Path, device: str) -> None:
-    """The same, but sums and weights of the windows are float32, as they are here."""
-    import torch
-    from nnunetv2.inference import predict_from_raw_data as module
+    """The same, but weights, sums and logits of the windows are float32, as they are here."""
+    from agreement_peer import float32_sums
 
     predictor = predictor_of(folder, device)
-    original = module.compute_gaussian
-
-    @functools.lru_cache(maxsize=2)
-    def weights(*arguments: Any, **options: Any) -> torch.Tensor:
-        return original(*arguments, **options | {"dtype": torch.float32})
-
     target = float32_of(output)
     shutil.rmtree(target, ignore_errors=True)
-    with mock.patch.object(module, "compute_gaussian", weights), mock.patch.object(torch, "half", torch.float32):
+    with float32_sums(predictor):
         predictor.predict_from_files(str(images), str(target))
 
 

@@ -1,0 +1,97 @@
+"""The tables of benchmarks/agreement.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from umamba.files import write_json, write_text
+
+HEAD = """# Label maps beside nnunetv2's
+
+`python benchmarks/agreement.py`; the head of the script says how. A trained network, the same weights on both sides,
+and cases that the training did not see. nnunetv2 2.8.1 runs networks in float16 on a GPU, and weighs, sums and exports
+logits in float16; here sums are float32. DSC between two label maps is of all cases taken together, in brackets of the
+class and case where it is lowest. A gap is that between the two largest probabilities, in float32 and without
+mirroring, where both label maps differ: 0 is a tie.
+"""
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    lines = [HEAD]
+    for row in rows:
+        trained = "Mirroring is of the axes that the training mirrored."
+        forced = "Mirroring is of all axes, though the training mirrored none: it shows the arithmetic, not a use."
+        lines += [
+            f"## {row['row']}",
+            "",
+            f"{row['network']}, trained for {row['steps']} steps; {row['cases']} cases.",
+            *_pairs(row),
+            *_classes(row),
+            *_references(row),
+            "",
+            trained if row["trained_with_mirroring"] else forced,
+            "",
+            f"{row['about']}.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _pairs(row: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
+        "| one | other | mirroring | voxels that differ | of a million | lowest DSC of a class | median gap | "
+        "largest gap |",
+        "|" + "---|" * 8,
+    ]
+    gaps = {tuple(gap["of"]): gap for gap in row["gaps"]}
+    for run in row["runs"]:
+        for pair in run["pairs"]:
+            name = min(pair["dice"], key=pair["dice"].get)
+            gap = None if run["mirror"] else gaps.get(tuple(pair["of"]))
+            cells = [
+                *pair["of"],
+                "on" if run["mirror"] else "off",
+                f"{pair['differ']:,}",
+                f"{1e6 * pair['differ'] / pair['voxels']:.3g}",
+                f"{pair['dice'][name]:.6f}, {name} ({pair['lowest_in_a_case']:.6f})",
+                *([f"{gap['median']:.2g}", f"{gap['largest']:.2g}"] if gap else ["", ""]),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _classes(row: dict[str, Any]) -> list[str]:
+    """DSC of each class between label maps, without mirroring."""
+    (run,) = (run for run in row["runs"] if not run["mirror"])
+    names = [" / ".join(pair["of"]) for pair in run["pairs"]]
+    lines = ["", "Without mirroring, DSC of each class:", "", f"| class | {' | '.join(names)} |"]
+    lines.append("|" + "---|" * (len(names) + 1))
+    for name in run["pairs"][0]["dice"]:
+        values = [pair["dice"].get(name) for pair in run["pairs"]]
+        lines.append(f"| {name} | " + " | ".join("-" if v is None else f"{v:.6f}" for v in values) + " |")
+    return lines
+
+
+def _references(row: dict[str, Any]) -> list[str]:
+    """Mean DSC against the references."""
+    lines: list[str] = []
+    for run in row["runs"]:
+        if run["references"]:
+            parties = list(run["references"])
+            title = f"Mirroring {'on' if run['mirror'] else 'off'}, mean DSC of the cases against the references:"
+            lines += ["", title, "", f"| class | {' | '.join(parties)} |", "|" + "---|" * (len(parties) + 1)]
+            for name in run["references"][parties[0]]:
+                values = [run["references"][party][name] for party in parties]
+                lines.append(f"| {name} | " + " | ".join(f"{value:.6f}" for value in values) + " |")
+            means = [mean(run["references"][party].values()) for party in parties]
+            lines.append("| mean | " + " | ".join(f"{value:.6f}" for value in means) + " |")
+    return lines
+
+
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(rows, folder / "agreement.json")
+    write_text(folder / "agreement.md", report(rows))
