@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from umamba.datamodules.at_work import AtWork
 from umamba.datamodules.augmentation.device.chain import Collate, DeviceChain
 from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
 from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS, with_cascade_transforms
+from umamba.datamodules.open_cases import room_for_cases
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler, share_of
@@ -23,6 +25,8 @@ from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store
 from umamba.processes import become_worker
+
+log = logging.getLogger(__name__)
 
 
 class PatchDataModule(L.LightningDataModule):
@@ -159,6 +163,7 @@ class PatchDataModule(L.LightningDataModule):
             seed=2 * self.seed + (not training),  # validation draws other numbers than training
             chain=self._chain if training else None,
             first_on_device=self.placement.first if training else None,
+            room_for_cases=self._room_for_cases(world_size, training=training),
         )
         sampler = EpochSampler(
             num_batches=num_batches,
@@ -188,6 +193,13 @@ class PatchDataModule(L.LightningDataModule):
         if training:
             self.placement.watch(loader, sampler, self.trainer)
         return loader
+
+    def _room_for_cases(self, world_size: int, *, training: bool) -> int:
+        processes = (self.num_workers + validation_workers(self.num_workers) or 1) * world_size
+        room = room_for_cases(processes)
+        if training:
+            log.info("Small cases stay decoded, up to %.1f GiB in each of %d processes.", room / 2**30, processes)
+        return room
 
     def _build(self, entry: Any) -> tio.Transform:
         if isinstance(entry, tio.Transform):

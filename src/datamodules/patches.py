@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,12 +14,11 @@ from torch.utils.data import Dataset
 from umamba.datamodules.at_work import AtWork, SampleError
 from umamba.datamodules.augmentation.device.chain import DeviceChain
 from umamba.datamodules.augmentation.previous_stage import PREVIOUS
+from umamba.datamodules.open_cases import OpenCases
 from umamba.datamodules.sampling import DATA_PADDING, LABEL_PADDING, draw_start, is_forced, read_block
 from umamba.planning.configuration import Configuration
 from umamba.planning.previous_maps import one_hot
 from umamba.planning.store import Store, StoredCase
-
-_MOST_OPEN = 200  # cases, of three open files each; a process may commonly have 1024
 
 
 class PatchDataset(Dataset):
@@ -43,6 +41,7 @@ class PatchDataset(Dataset):
         chain: The transforms as they are shared out between worker and device; needed if a sample is for the device.
         first_on_device: Number of the first sample that is handed over for the device to augment, () int64, read
             anew for every sample; None for none.
+        room_for_cases: Bytes of small cases that each process may keep decoded.
     """
 
     def __init__(
@@ -57,9 +56,10 @@ class PatchDataset(Dataset):
         seed: int = 0,
         chain: DeviceChain | None = None,
         first_on_device: torch.Tensor | None = None,
+        room_for_cases: int = 0,
     ) -> None:
         self.store = store
-        self._opened = _OpenCases(store)
+        self._opened = OpenCases(store, room_for_cases)
         self.at_work: AtWork | None = None  # where workers note what they begin
         self.chain = chain
         self.first_on_device = first_on_device
@@ -211,30 +211,6 @@ class PatchDataset(Dataset):
                     f"the augmentation must give patches of {self.patch_size}, it gave {name} of {tuple(shape)}; "
                     "remove the transform under `augmentation` that changes the shape"
                 )
-
-
-class _OpenCases:
-    """Keeps the cases that were used last open: opening one takes as long as reading a small patch of it.
-
-    Each process opens its own.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._process = 0
-        self._cases: dict[str, StoredCase] = {}
-
-    def __call__(self, identifier: str) -> StoredCase:
-        if self._process != os.getpid():
-            self._process, self._cases = os.getpid(), {}
-        case = self._cases.pop(identifier, None) or self.store.case(identifier)
-        self._cases[identifier] = case  # at the end: the first is the one that was not used for longest
-        if len(self._cases) > _MOST_OPEN:
-            del self._cases[next(iter(self._cases))]
-        return case
-
-    def __reduce__(self) -> tuple[type[_OpenCases], tuple[Store]]:
-        return _OpenCases, (self.store,)  # for a process that is sent one: open files cannot be
 
 
 @contextmanager
