@@ -92,7 +92,7 @@ def measure(rule: dict, name: str, batches: int, device: torch.device) -> dict[s
     made = [pending_batch(dataset, number) for number in range(WARM_UP + batches)]
     found: dict[str, Any] = {"worker_ms": 1e3 * (time.process_time() - start) / len(made)}
     found |= compare(rule, name, device)
-    found["copied_mib"] = float(np.mean([pending.parcel.memory.nbytes for pending in made])) / 2**20
+    found["copied_mib"] = float(np.mean([pending.parcel.size for pending in made])) / 2**20
     if device.type != "cuda":
         start = time.perf_counter()
         for pending in made[WARM_UP:]:

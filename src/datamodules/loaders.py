@@ -14,19 +14,22 @@ from torch.utils.data import DataLoader
 
 from umamba.datamodules.at_work import AtWork
 from umamba.datamodules.augmentation.device.chain import Collate, DeviceChain
+from umamba.datamodules.augmentation.device.ring import Ring
 from umamba.datamodules.augmentation.device.stream import DeviceAugmenter
 from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS, with_cascade_transforms
 from umamba.datamodules.open_cases import room_for_cases
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import Placement, WatchedLoader
 from umamba.datamodules.sampling import EpochSampler, share_of
-from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, validation_workers
+from umamba.datamodules.shared_memory import PREFETCH, batch_bytes, check_shared_memory, make_ring, validation_workers
 from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store
 from umamba.processes import become_worker
 
 log = logging.getLogger(__name__)
+
+_DRAWS = 1 << 16  # bytes, the most that a sample's draws take but for very long patches, whose batches go torch's way
 
 
 class PatchDataModule(L.LightningDataModule):
@@ -97,10 +100,8 @@ class PatchDataModule(L.LightningDataModule):
         Raises:
             MemoryError: As it says.
         """
-        on_device = self.placement.choice != "cpu" and torch.cuda.is_available() and self._chain.turns
-        enlarged = self._chain.stages[0].transform.input_size if on_device else ()
-        channels = self.plan.num_inputs(self.plan_configuration.name)
-        check_shared_memory(batch_bytes(self.plan_configuration, channels, enlarged), self.num_workers)
+        enlarged = self.placement.choice != "cpu" and torch.cuda.is_available()
+        check_shared_memory(self._batch_bytes(enlarged=enlarged), self.num_workers)
 
     def train_dataloader(self) -> DataLoader:
         """Augmented patches, `iterations_per_epoch` batches of them.
@@ -177,14 +178,15 @@ class PatchDataModule(L.LightningDataModule):
         sampler.set_epoch(epoch)
         workers = self.num_workers if training else validation_workers(self.num_workers)
         dataset.at_work = self.at_work[training] = AtWork(workers, dataset.case_of)
+        ring = self._make_ring(workers, rank, world_size, training=training)
         loader = WatchedLoader(
             dataset,
             sampler=sampler,
-            collate_fn=Collate(self._chain),
+            collate_fn=Collate(self._chain, ring),
             batch_size=share_of(self.plan_configuration.batch_size, rank, world_size),
             num_workers=workers,
             worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and ring is None,
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers > 0 else None,
             generator=torch.Generator(),  # the loader seeds its workers: not from the generator that the network uses
@@ -193,6 +195,18 @@ class PatchDataModule(L.LightningDataModule):
         if training:
             self.placement.watch(loader, sampler, self.trainer)
         return loader
+
+    def _make_ring(self, workers: int, rank: int, world_size: int, *, training: bool) -> Ring | None:
+        """Memory in which batches travel to a GPU; None without one, without workers, and where there is no room."""
+        if self.trainer is None or not workers or self._device().type != "cuda":
+            return None
+        batch_size = self.plan_configuration.batch_size
+        each = self._batch_bytes(enlarged=training and self.placement.choice != "cpu") // batch_size + _DRAWS
+        return make_ring(each * share_of(batch_size, rank, world_size), workers, world_size)
+
+    def _batch_bytes(self, *, enlarged: bool) -> int:
+        size = self._chain.stages[0].transform.input_size if enlarged and self._chain.turns else ()
+        return batch_bytes(self.plan_configuration, self.plan.num_inputs(self.plan_configuration.name), size)
 
     def _room_for_cases(self, world_size: int, *, training: bool) -> int:
         processes = (self.num_workers + validation_workers(self.num_workers) or 1) * world_size

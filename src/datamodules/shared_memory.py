@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from umamba.datamodules.augmentation.device.ring import SPARE, Ring, whole_pages
+from umamba.machine import free_memory
 from umamba.planning.configuration import Configuration
 
 FOLDER = Path("/dev/shm")
 PREFETCH = 3  # batches that each worker makes ahead
+_RING_SHARE = 0.25  # of /dev/shm and of the free memory; a training has two loaders, and half is left for others
+
+log = logging.getLogger(__name__)
 
 
 def batch_bytes(configuration: Configuration, channels: int, enlarged: Sequence[int] = ()) -> int:
@@ -33,6 +39,28 @@ def validation_workers(workers: int) -> int:
 def needed_bytes(batch_bytes: int, workers: int) -> int:
     """What training and validation loaders together may have in store, one batch more being in use."""
     return (PREFETCH * (workers + validation_workers(workers)) + 1) * batch_bytes if workers else 0
+
+
+def make_ring(batch_bytes: int, workers: int, processes: int) -> Ring | None:
+    """Memory that the workers of a loader share with the GPU.
+
+    Args:
+        batch_bytes: Size of the largest batch.
+        workers: Of the loader.
+        processes: Of a distributed run, each of which has as much.
+
+    Returns:
+        None where it would take more than its share of /dev/shm or of the free memory: batches go torch's way then.
+    """
+    places = workers * (PREFETCH + SPARE)
+    needed = places * whole_pages(batch_bytes) * processes
+    if needed > _RING_SHARE * min(shutil.disk_usage(FOLDER).free, free_memory()):
+        log.info(
+            "Batches are copied once more on their way to the GPU: memory shared with it would take %s, and %s has %s "
+            "free.", _size(needed), FOLDER, _size(shutil.disk_usage(FOLDER).free),
+        )  # fmt: skip
+        return None
+    return Ring(batch_bytes, workers, PREFETCH)
 
 
 def check_shared_memory(batch_bytes: int, workers: int) -> None:

@@ -12,8 +12,9 @@ from torch.utils.data import default_collate
 
 from umamba.datamodules.augmentation.device.intensity import Brightness, Contrast, Gamma, Noise
 from umamba.datamodules.augmentation.device.kernels.choice import MOST_CHANNELS, MOST_VOXELS, kernels_usable
-from umamba.datamodules.augmentation.device.packing import Packer, Parcel, Unpacker
+from umamba.datamodules.augmentation.device.packing import Packer, Parcel, Unpacker, new_memory
 from umamba.datamodules.augmentation.device.resolution import Blur, LowResolution
+from umamba.datamodules.augmentation.device.ring import Place, Ring
 from umamba.datamodules.augmentation.device.spatial import Mirror, RotationScaling, settle
 from umamba.datamodules.augmentation.device.stage import Batch, Stage
 from umamba.datamodules.augmentation.intensity import RandomBrightness, RandomContrast, RandomGammaWithStatistics
@@ -46,19 +47,35 @@ class PendingBatch:
 
     Args:
         parcel: All that goes to the device.
-        steps: For each stage that changes something its number and what it has packed.
+        memory: Where that is, uint8; or its place in memory that workers share with the GPU.
+        steps: For each stage that changes something its number and what it has packed; None of a finished batch.
     """
 
-    def __init__(self, parcel: Parcel, steps: list[tuple[int, Any]]) -> None:
-        self.parcel, self.steps = parcel, steps
+    def __init__(self, parcel: Parcel, memory: Tensor | Place, steps: list[tuple[int, Any]] | None) -> None:
+        self.parcel, self.memory, self.steps = parcel, memory, steps
 
     def pin_memory(self) -> PendingBatch:
         """As the loader calls it, so that the copy to the device need not be waited for."""
-        return PendingBatch(self.parcel.with_memory(self.parcel.memory.pin_memory()), self.steps)
+        return self if isinstance(self.memory, Place) else self._at(self.memory.pin_memory())
 
     def to(self, device: torch.device) -> PendingBatch:
         """On the device, without waiting for it."""
-        return PendingBatch(self.parcel.with_memory(self.parcel.memory.to(device, non_blocking=True)), self.steps)
+        if isinstance(self.memory, Place):
+            return self._at(self.memory.fetch(device))
+        return self._at(self.memory.to(device, non_blocking=True))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, by name.
+
+        Raises:
+            TypeError: It lies in memory that workers share with the GPU, and must be moved to a device first.
+        """
+        if isinstance(self.memory, Place):
+            raise TypeError("This batch lies in the loader's memory; move it to a device first.")
+        return self.parcel.tensors(self.memory)
+
+    def _at(self, memory: Tensor) -> PendingBatch:
+        return PendingBatch(self.parcel, memory, self.steps)
 
 
 class DeviceChain:
@@ -106,22 +123,20 @@ class DeviceChain:
         label = centre_crop(label[None], self.patch_size, rotation.label_padding)[0]
         return centre_crop(image, self.patch_size, rotation.image_padding), label
 
-    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Make a batch of samples that have "draws", in a worker.
+    def collate(self, samples: Sequence[dict[str, Any]], ring: Ring | None = None) -> dict[str, Any]:
+        """Make a batch of samples, in a worker.
 
         Args:
-            samples: "image" (C, *patch) and "label" (*patch) of each, larger where it `is_turned`; "case"; "draws".
+            samples: "image" (C, *patch) and "label" (*patch) of each, larger where it `is_turned`; "case"; "draws",
+                of all or, if they are finished, of none.
+            ring: Memory for it, where there is room.
 
         Returns:
             "pending": PendingBatch; "case": list of str.
         """
-        packer, steps = Packer(), []
-        for number, stage in enumerate(self.stages):
-            packed = stage.pack([sample["draws"][number] for sample in samples], self.patch_size, packer)
-            if packed is not None:
-                steps.append((number, packed))
-        drawn = packer.tensors()
-        turned = [self.is_turned(sample["draws"]) for sample in samples]
+        finished = "draws" not in samples[0]
+        drawn, steps = ({}, None) if finished else self._packed([sample["draws"] for sample in samples])
+        turned = [not finished and self.is_turned(sample["draws"]) for sample in samples]
         shapes = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in drawn.items()}
         for name in ("image", "label"):
             given = [sample[name] for sample in samples]
@@ -132,14 +147,25 @@ class DeviceChain:
                 largest = next(tensor for tensor, t in zip(given, turned, strict=True) if t)
                 shapes[f"large_{name}"] = ((sum(turned), *largest.shape), largest.dtype)
         parcel = Parcel(shapes)
-        places = parcel.tensors()
+        place, memory = (ring and ring.take(parcel.size)) or (None, new_memory(parcel.size))
+        places = parcel.tensors(memory)
         for kind, tensor in drawn.items():
             places[kind].copy_(tensor)
         for name in ("image", "label"):
             larger = iter(places.get(f"large_{name}", ()))
-            for place, sample, t in zip(places[name], samples, turned, strict=True):
-                _fill(next(larger) if t else place, sample[name])
-        return {"pending": PendingBatch(parcel, steps), "case": [sample["case"] for sample in samples]}
+            for target, sample, t in zip(places[name], samples, turned, strict=True):
+                _fill(next(larger) if t else target, sample[name])
+        pending = PendingBatch(parcel, memory if place is None else place, steps)
+        return {"pending": pending, "case": [sample["case"] for sample in samples]}
+
+    def _packed(self, draws: Sequence[Sequence[Any]]) -> tuple[dict[str, Tensor], list[tuple[int, Any]]]:
+        """The draws of a batch as tensors, and what is to be done with them."""
+        packer, steps = Packer(), []
+        for number, stage in enumerate(self.stages):
+            packed = stage.pack([drawn[number] for drawn in draws], self.patch_size, packer)
+            if packed is not None:
+                steps.append((number, packed))
+        return packer.tensors(), steps
 
     def apply(self, pending: PendingBatch) -> dict[str, Tensor]:
         """Augment a batch where its tensors are. Nothing waits for the device.
@@ -147,7 +173,9 @@ class DeviceChain:
         Returns:
             "image" (B, C, *patch) float32 and "label" (B, *patch) int16, as the dataset makes them on the CPU.
         """
-        tensors = pending.parcel.tensors()
+        tensors = pending.tensors()
+        if pending.steps is None:
+            return {"image": tensors["image"], "label": tensors["label"]}
         batch = Batch(tensors["image"], tensors["label"], tensors.get("large_image"), tensors.get("large_label"))
         unpack = Unpacker({kind: tensors[kind] for kind in ("numbers", "indices")})
         if self._in_kernels(batch):
@@ -187,10 +215,17 @@ def _fill(place: Tensor, tensor: Tensor) -> None:
 
 
 class Collate:
-    """The loader's way from samples to a batch, finished or pending; an object, which a process can be sent."""
+    """The loader's way from samples to a batch, finished or pending; an object, which a process can be sent.
 
-    def __init__(self, chain: DeviceChain) -> None:
-        self.chain = chain
+    Args:
+        chain: What is pending.
+        ring: Memory in which all batches travel, finished ones too; None for torch's own way.
+    """
+
+    def __init__(self, chain: DeviceChain, ring: Ring | None = None) -> None:
+        self.chain, self.ring = chain, ring
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        return self.chain.collate(samples) if "draws" in samples[0] else default_collate(samples)
+        if self.ring is None and "draws" not in samples[0]:
+            return default_collate(samples)
+        return self.chain.collate(samples, self.ring)

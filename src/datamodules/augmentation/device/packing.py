@@ -103,32 +103,31 @@ class Parcel:
 
     Args:
         shapes: By name, shape and type of each.
-        memory: uint8 tensor of all, on any device; None for a new one, which a worker shares with the main process.
+
+    Attributes:
+        size: Bytes of all.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], memory: Tensor | None = None) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
         self.shapes = dict(shapes)
         self._starts, size = {}, 0
         for name, (shape, dtype) in self.shapes.items():
             self._starts[name] = size
             size += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self.memory = _new_memory(size) if memory is None else memory
+        self.size = size
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Views, by name."""
-        found, storage, device = {}, self.memory.untyped_storage(), self.memory.device
-        first = self.memory.storage_offset()
+    def tensors(self, memory: Tensor) -> dict[str, Tensor]:
+        """Views, by name, of the memory of all, uint8 (size,) on any device."""
+        found, storage, device = {}, memory.untyped_storage(), memory.device
+        first = memory.storage_offset()
         for name, (shape, dtype) in self.shapes.items():
             view = torch.empty(0, dtype=dtype, device=device)
             found[name] = view.set_(storage, (first + self._starts[name]) // dtype.itemsize, shape)  # type: ignore[call-overload]
         return found
 
-    def with_memory(self, memory: Tensor) -> Parcel:
-        """The same tensors elsewhere."""
-        return Parcel(self.shapes, memory)
 
-
-def _new_memory(size: int) -> Tensor:
+def new_memory(size: int) -> Tensor:
+    """uint8 (size,), which a worker shares with the main process."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(size, device="cpu")  # as torch's own collation does
