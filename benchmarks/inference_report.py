@@ -37,14 +37,18 @@ def report(rows: list[dict[str, Any]]) -> str:
         lines += [
             "",
             "The way back alone, 14 classes to 128 x 256 x 256 voxels on the CPU: every class resampled and compared "
-            "(plain), and as it is done (ours); memory beyond the logits.",
+            "(plain), by nnunetv2's own function, and as it is done (ours); memory beyond the logits; voxels in which "
+            "ours differs from the others.",
             "",
-            "| from | plain, s | ours, s | plain, GiB | ours, GiB | voxels that differ |",
-            "|" + "---|" * 6,
+            "| from | plain, s | nnunetv2, s | ours, s | plain, GiB | nnunetv2, GiB | ours, GiB | from plain | "
+            "from nnunetv2 |",
+            "|" + "---|" * 9,
         ]
         for row in exports:
-            numbers = [row[key] for key in ("plain_s", "ours_s", "plain_gib", "ours_gib")]
-            cells = [row["row"], *(f"{n:.3g}" for n in numbers), str(row["voxels_that_differ"])]
+            times, memory = ([row.get(f"{who}_{what}") for who in ("plain", "peer", "ours")] for what in ("s", "gib"))
+            differ = [row["voxels_that_differ"], row.get("voxels_that_differ_from_peer")]
+            cells = [row["row"], *("-" if n is None else f"{n:.3g}" for n in (*times, *memory))]
+            cells += ["-" if n is None else f"{n:,}" for n in differ]
             lines.append("| " + " | ".join(cells) + " |")
     for about in dict.fromkeys(row["about"] for row in rows):
         lines += ["", f"{', '.join(row['row'] for row in rows if row['about'] == about)}: {about}."]
