@@ -58,17 +58,20 @@ class AveragedPredictor(Predictor):
         plans = {key: [part.get(key) for part in parts] for key in keys}
         return super().made_by(keep, labels) | plans
 
+    def _check_kept(self, keep: Sequence[str], *, nifti: bool) -> None:
+        super()._check_kept(keep, nifti=nifti)
+        if "logits" in keep:
+            raise ValueError(
+                "save_logits=true: networks of several plans are averaged as probabilities, there are no logits of all "
+                "of them. Keep the probabilities, or predict with each by itself."
+            )
+
     def _preprocess(self, image: np.ndarray, geometry: Geometry, name: str | None = None) -> tuple[Any, Any]:
         return image, (geometry, name)  # each part does it its own way
 
     def _segment(self, data: Any, properties: Any, **options: Any) -> Export:
         keep: Sequence[str] = options.get("keep", ())
         labels: Collection[str] | None = options.get("labels")
-        if "logits" in keep:
-            raise ValueError(
-                "save_logits=true: networks of several plans are averaged as probabilities, there are no logits of all "
-                "of them. Keep the probabilities, or predict with each by itself."
-            )
         voxels, classes = int(np.prod(data.shape[1:])), self.plan.num_classes
         require_memory(
             voxels * (2 * classes * (len(self.parts) + bool(keep)) + 1),

@@ -95,7 +95,7 @@ def _of_array(image: np.ndarray | torch.Tensor, sizes: tuple[float, ...]) -> tup
     if isinstance(image, np.ma.MaskedArray):
         raise TypeError("The image is a masked array, whose mask would be lost. Give image.filled(value).")
     if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
+        image = image.detach().cpu().resolve_neg()
         array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()  # NumPy has no bfloat16
     else:
         array = image
@@ -147,9 +147,11 @@ def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None)
             )
         if shift > ORIGIN_TOLERANCE:
             log.warning("The channels lie %.2f voxels apart; they are taken voxel by voxel as if they did not.", shift)
+        kind = image.GetPixelIDTypeAsString()
+        # Asked for the voxels of its label maps, SimpleITK ends the process
+        if kind.startswith(("label", "complex")):
+            raise ValueError(f"The image holds {kind}; expected numbers.")
         array = sitk.GetArrayViewFromImage(image)
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"The image holds {image.GetPixelIDTypeAsString()}; expected numbers.")
         several = image.GetNumberOfComponentsPerPixel() > 1
         channels.append(np.moveaxis(array, -1, 0) if several else array[None])
     array = np.concatenate(channels, dtype=np.float32, casting="unsafe")

@@ -179,7 +179,7 @@ class Predictor(CasePredictor):
             PredictionInUseError: Another prediction is being written there, see `claimed`.
             OSError: The disk is full.
         """
-        check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
+        self._check_kept(keep, nifti=nifti)
         cases = cases[part[0] :: part[1]]
         paths = self.outputs(cases, output_dir)
         self._check_labels(labels)
@@ -272,7 +272,7 @@ class Predictor(CasePredictor):
         cases = cases_in_folder(Path(images), ending, len(self.plan.channel_names), unnamed)
         self.outputs(cases, folder)  # refused before the folder is made
         self._check_labels(options.get("labels"))
-        check_kept(options.get("keep", ()), nifti=options.get("nifti", False), file_ending=self.plan.file_ending)
+        self._check_kept(options.get("keep", ()), nifti=options.get("nifti", False))
         with writing_into(folder):
             return self.predict_cases(cases, folder, refused=unnamed, **options)
 
@@ -281,6 +281,9 @@ class Predictor(CasePredictor):
         write_kept(made.kept, others, made.geometry)
         label = self._postprocessed(made.label, labels) if self.rules else made.label
         write_label(label, path, made.geometry)
+
+    def _check_kept(self, keep: Sequence[str], *, nifti: bool) -> None:
+        check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
 
     def _check_labels(self, labels: Sequence[str] | None) -> None:
         names = self.plan.foreground

@@ -26,7 +26,7 @@ from umamba.raw.readers import Geometry
 _FINEST = (
     50  # of its voxels lie in one of the plan's, on every axis: a whole image would be a few voxels, all background
 )
-_COARSEST = 100  # times a plan's voxel; slices of 10 mm are 20 times as thick as those of 0.5 mm
+_APART = 100  # times a plan's voxel, on any axis; slices of 10 mm are 20 times as thick as those of 0.5 mm
 
 _MIN_LOCATIONS = 10_000  # stored voxels per class, if it has that many
 _MIN_SHARE = 0.01  # and at least this share of its voxels
@@ -153,10 +153,10 @@ def crop_case(
         f"{_by(target)} mm. Correct the spacing in its header if it is wrong; else crop it, or work where there is "
         "more memory",
     )
-    if any(one > _COARSEST * other for one, other in zip(spacing, target, strict=True)):
+    if any(max(one, other) > _APART * min(one, other) for one, other in zip(spacing, target, strict=True)):
         raise DatasetError(
-            f"The image has voxels of {_by(spacing)} mm, on an axis more than {_COARSEST} times as long as the "
-            f"{_by(target)} mm that it would be resampled to: its header is wrong, or in another unit. Correct it."
+            f"The image has voxels of {_by(spacing)} mm, on an axis more than {_APART} times as long or as short as "
+            f"the {_by(target)} mm that it would be resampled to: its header is wrong, or in another unit. Correct it."
         )
     axes = range(3 - len(configuration.spacing), 3)  # those that are resampled
     if all(_FINEST * spacing[axis] < target[axis] for axis in axes):

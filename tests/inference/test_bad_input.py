@@ -39,9 +39,13 @@ BAD: dict[str, tuple[list[Patch], str]] = {
     "more_than_there_is": ([(40, "8h", [3, 11, 10, 90, 1, 1, 1, 1])], "cut off"),
     "no_such_type": ([(70, "2h", [999, 16])], "cannot be read"),
     "voxels_of_nothing": ([(76, "8f", [1, 0, 1, 1, 1, 1, 1, 1])], "voxel size .0.0, 1.0, 1.0"),
-    "voxels_of_a_micrometre": (
-        [(76, "8f", [1, 1e-3, 1e-3, 1e-3, 1, 1, 1, 1]), (252, "2h", [0, 0])],
+    "voxels_of_fifteen_micrometres": (
+        [(76, "8f", [1, 0.015, 0.015, 0.015, 1, 1, 1, 1]), (252, "2h", [0, 0])],
         "less than a 50th of",
+    ),
+    "slices_of_a_micrometre": (
+        [(76, "8f", [1, 1, 1, 1e-3, 1, 1, 1, 1]), (252, "2h", [0, 0])],
+        "100 times as long or as short",
     ),
     "voxels_of_a_kilometre": ([(76, "8f", [1, 1e6, 1, 1, 1, 1, 1, 1]), (252, "2h", [0, 0])], "its header is wrong"),
     "a_scale_beyond_float32": ([(112, "2f", [1e38, 0])], "too large for float32"),

@@ -93,7 +93,8 @@ def test_several_plans_are_averaged_as_probabilities_on_the_image(folder: Path, 
     record = json.loads((folder / "out" / "inference.json").read_text())
     assert len(record["made_by"]["networks"]) == 2 and len(record["made_by"]["plan"]) == 2
     with pytest.raises(ValueError, match="save_logits=true: networks of several plans"):
-        predictor.segment_files(folder / "images", folder / "logits", keep=["logits"])
+        predictor.segment_files(folder / "images", folder / "out", keep=["logits"])
+    assert json.loads((folder / "out" / "inference.json").read_text()) == record  # refused before it is replaced
 
 
 def test_the_order_of_groups_changes_nothing(folder: Path) -> None:

@@ -40,6 +40,11 @@ def turned(array: np.ndarray) -> sitk.Image:
     return image
 
 
+def objects() -> sitk.Image:
+    """SimpleITK's label map, run lengths whose voxels it cannot give."""
+    return sitk.LabelImageToLabelMap(sitk.Image(8, 8, 8, sitk.sitkUInt8))
+
+
 def test_every_kind_gives_the_label_map_of_the_file(volumes: Predictor, tmp_path: Path) -> None:
     array = noise(9, 12, 11)
     image = turned(array)
@@ -98,6 +103,7 @@ def test_pictures_and_several_channels(pictures: Predictor, tmp_path: Path) -> N
         (np.full((8, 8, 8), np.nan), SPACING, ValueError, "NaN or infinite"),
         (np.full((8, 8, 8), 1j), SPACING, ValueError, "holds complex128; expected numbers"),
         (turned(noise(8, 8, 8)), SPACING, ValueError, "has a spacing of its own"),
+        (objects(), None, ValueError, "holds label of 8-bit unsigned integer; expected numbers"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_of_the_network_is_refused(volumes, image, spacing, error, message) -> None:
@@ -142,6 +148,20 @@ def test_a_spacing_that_is_none_is_named(volumes: Predictor, spacing: object) ->
 def test_bfloat16_is_an_image_too(volumes: Predictor) -> None:
     array = torch.from_numpy(noise(9, 12, 11)).bfloat16()
     assert torch.equal(volumes.segment(array, SPACING), volumes.segment(array.float(), SPACING))
+
+
+def test_however_an_array_lies_in_memory_it_is_the_same_image(volumes: Predictor) -> None:
+    array = noise(9, 12, 11)
+    expected = volumes.segment(array, SPACING)
+    spread = np.zeros((18, 12, 33), np.float64)
+    spread[::2, :, ::-3] = array
+    for given in (np.asfortranarray(array), array[::-1].copy()[::-1], spread[::2, :, ::-3], array.astype(">f4")):
+        np.testing.assert_array_equal(volumes.segment(given, SPACING), expected)
+    tensor = torch.from_numpy(array)
+    minus = torch.complex(tensor, -tensor).conj().imag  # a view whose sign is a bit of the tensor
+    assert minus.is_neg()
+    for one in (tensor.flip(2).flip(2), tensor.permute(2, 0, 1).contiguous().permute(1, 2, 0), minus):
+        np.testing.assert_array_equal(volumes.segment(one, SPACING), expected)
 
 
 def test_what_would_be_lost_is_refused(volumes: Predictor) -> None:
