@@ -76,8 +76,9 @@ peer: install
 
 evidence: install
 	rm -rf build/evidence
-	$(RUN) -m umamba.evaluation.report runs=docs/evidence output=build/evidence
-	for part in README.md figures tables; do diff -r docs/evidence/$$part build/evidence/$$part || exit 1; done
+	for folder in evidence evidence/too_short; do \
+	  $(RUN) -m umamba.evaluation.report runs=docs/$$folder output=build/$$folder || exit 1; \
+	  for part in README.md figures tables; do diff -r docs/$$folder/$$part build/$$folder/$$part || exit 1; done; done
 
 # mypy looks for a package under its name; the link gives the folder that name.
 lint: $(LINTERS) types

@@ -296,8 +296,9 @@ def test_a_verdict_counts_either_direction():
 
 
 @pytest.mark.skipif(not find_runs(ROOT / "docs" / "evidence"), reason="the project has no records yet")
-def test_the_projects_own_page_is_that_of_its_records(tmp_path):
-    folder = ROOT / "docs" / "evidence"
+@pytest.mark.parametrize("name", ["evidence", "evidence/too_short"])
+def test_the_projects_own_page_is_that_of_its_records(tmp_path, name):
+    folder = ROOT / "docs" / name
     make_page(folder, tmp_path)
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), "run `make evidence`"
