@@ -19,6 +19,7 @@ from umamba.datamodules.dummy import DummyDataModule
 from umamba.datamodules.placement import NEVER, Placement
 from umamba.machine import processor_name, usable_cpus
 from umamba.run.provenance import git_revision
+from umamba.run.stop_on_signal import ask_nothing_else
 from umamba.trainer import entries, fit, make_module, make_trainer
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def measure(
     cost, times = Cost(None), StepTimes()
     watch = DeviceWatch(epochs, times)
     trainer = make_trainer(cfg.trainer, [], [*entries(cfg.get("callbacks")), cost, watch])
+    ask_nothing_else(trainer)  # as in a training
     trainer.profiler = times  # type: ignore[attr-defined]  # the Trainer is given it outside of its class
     data: SegmentationDataModule | DummyDataModule = datamodule
     if feed == "dummy":

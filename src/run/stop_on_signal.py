@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from umamba.callbacks.limits import validation_follows
 from umamba.run.stop import Stopped, listen, requested
@@ -19,8 +20,9 @@ class StopOnSignal(L.Callback):
     """Saves and stops at the first step after a signal, with any number of processes.
 
     Steps are those of training and of validation. A validation that was interrupted is done again from its beginning
-    when the training goes on. Lightning's own handler of SIGTERM is replaced: it saves nothing, ends with code 0, and
-    under DDP communicates in the middle of whatever the processes are at.
+    when the training goes on. Of several processes a training step asks all, and the next one gets the answer, so that
+    none waits for its device: they stop a step later. Lightning's own handler of SIGTERM is replaced: it saves nothing,
+    ends with code 0, and under DDP communicates in the middle of whatever the processes are at.
 
     Args:
         path: of the checkpoint to write.
@@ -29,9 +31,12 @@ class StopOnSignal(L.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._in_validation = False
+        self._asked: _Question | None = None
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         listen()  # Lightning has put its own handlers there by now
+        ask_nothing_else(trainer)
+        self._asked = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._told(trainer):  # on_train_epoch_end has saved, or nothing is trained yet
@@ -43,7 +48,7 @@ class StopOnSignal(L.Callback):
         loop = trainer.fit_loop.epoch_loop
         fetcher = trainer.fit_loop._data_fetcher
         last = loop.batch_progress.is_last_batch or (fetcher is not None and loop._should_check_val_fx(fetcher))
-        if loop._should_accumulate() or last or not self._told(trainer):
+        if loop._should_accumulate() or last or not self._told_before(trainer):
             return  # validation or the epoch's end come next and have their own place to stop
         trainer.save_checkpoint(self.path)
         self._stop(trainer)
@@ -68,6 +73,44 @@ class StopOnSignal(L.Callback):
         told = requested() is not None
         return trainer.strategy.reduce_boolean_decision(told, all=False) if trainer.world_size > 1 else told
 
+    def _told_before(self, trainer: L.Trainer) -> bool:
+        """The same, of several processes as it was one step ago."""
+        if trainer.world_size == 1:
+            return requested() is not None
+        earlier, self._asked = self._asked, _Question(requested() is not None, trainer.strategy.root_device)
+        return earlier is not None and earlier.answer()
+
     def _stop(self, trainer: L.Trainer) -> None:
         log.info("Epoch %d, step %d is in %s.", trainer.current_epoch, trainer.global_step, self.path)
         raise Stopped(requested() or signal.SIGTERM)
+
+
+class _Question:
+    """Whether any process says yes, which is asked now and known later. All of them ask at the same places.
+
+    Args:
+        yes: what this process says.
+        device: of the process group's tensors.
+    """
+
+    def __init__(self, yes: bool, device: torch.device) -> None:
+        asked = torch.full((), float(yes), device=device)  # filled there: a copy from here would be waited for
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        self._answer = torch.empty((), pin_memory=asked.is_cuda).copy_(asked, non_blocking=True)
+        self._arrived = torch.cuda.Event() if asked.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(device))
+
+    def answer(self) -> bool:
+        """Waits until the device has got as far as the question."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._answer)
+
+
+def ask_nothing_else(trainer: L.Trainer) -> None:
+    """Keep Lightning from asking, before each step of several processes, what only its own handler would have noted.
+
+    It waits for the answer, and so for the device, which then has nothing to do until the step is launched.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -19,7 +20,7 @@ from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.datamodules.sampling import EpochSampler
 from umamba.locations import ROOT
 from umamba.run import stop
-from umamba.run.stop_on_signal import StopOnSignal
+from umamba.run.stop_on_signal import StopOnSignal, ask_nothing_else
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 STEPS, EPOCHS = 4, 3
@@ -304,3 +305,22 @@ def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
     process.send_signal(signal.SIGHUP)
     process.communicate()
     assert process.returncode == 0 and "nothing came" in (tmp_path / "log").read_text()
+
+
+def test_of_several_processes_the_next_step_gets_the_answer(monkeypatch) -> None:
+    """Nobody waits for it; another one was told during the second step."""
+    answers = iter([0.0, 1.0, 1.0])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda asked, operation: asked.fill_(next(answers)))
+    monkeypatch.setattr("umamba.run.stop_on_signal.requested", lambda: None)
+    trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    callback = StopOnSignal(Path("last.ckpt"))
+    assert [callback._told_before(trainer) for _ in range(3)] == [False, False, True]
+
+
+def test_lightning_does_not_ask_besides() -> None:
+    """Or by another name: what is replaced is what this version of Lightning has, if it asks at all."""
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    asks = [name for name in vars(type(trainer.fit_loop.epoch_loop)) if "sigterm" in name]
+    assert asks in ([], ["_broadcast_sigterm_tensor"])
+    ask_nothing_else(trainer)
+    assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
