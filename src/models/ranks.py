@@ -6,14 +6,21 @@ gradients, which DistributedDataParallel takes, is its gradient. They do not alw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_alone = ContextVar("_alone", default=False)
+
 
 def count_ranks() -> int:
     """How many processes have a part of the batch."""
+    if _alone.get():
+        return 1
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
 
@@ -51,3 +58,32 @@ def rank_weight(label: Tensor, dtype: torch.dtype) -> Tensor | float:
         return 1.0
     samples = torch.full((), len(label), dtype=dtype, device=label.device)
     return samples * count_ranks() / sum_over_ranks(samples)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Meanwhile this process sums over nobody, so that it waits for nobody: for passes of which no number is kept."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
+
+
+def all_agree(answer: bool, device: torch.device) -> bool:
+    """Whether every rank says yes; `answer` itself where there is one. The host waits for it."""
+    if count_ranks() == 1:
+        return answer
+    answers = torch.tensor(float(answer), device=device)
+    torch.distributed.all_reduce(answers, op=torch.distributed.ReduceOp.MIN)
+    return bool(answers)
+
+
+def equal_on_all(numbers: Tensor) -> bool:
+    """Whether every rank has the same whole numbers, which are as many on each. The host waits for it."""
+    if count_ranks() == 1:
+        return True
+    extremes = torch.cat([numbers, -numbers])
+    torch.distributed.all_reduce(extremes, op=torch.distributed.ReduceOp.MIN)
+    lowest, highest = extremes.chunk(2)
+    return bool((lowest == -highest).all())

@@ -8,14 +8,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.models.build import build_network, check_planned_blocks
 from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
+from umamba.models.gradient_exchange import GradientExchange
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.pseudo_dice import PseudoDice
 from umamba.models.regions import DiceBCELoss
@@ -26,6 +28,7 @@ from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
+HARMLESS = ("gradient_as_bucket_view", "bucket_cap_mb", "broadcast_buffers")  # options of DDP that change no gradient
 EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.9 * old + 0.1 * epoch
 
 
@@ -113,8 +116,8 @@ class SegmentationModule(L.LightningModule):
         self.let_go_of_graphs()
         obstacle = self._obstacle_to_graphs()
         if obstacle is None:
-            required = self.cuda_graph is True
-            self._training_loss = GraphedLoss(self._loss_of, self.network.parameters(), required)
+            required, exchange = self.cuda_graph is True, self._exchange_over_ranks()
+            self._training_loss = GraphedLoss(self._loss_of, self.network.parameters(), required, exchange)
         elif self.cuda_graph is True:
             raise ValueError(f"cuda_graph=true is not possible: {obstacle}. Set cuda_graph=auto or false.")
         elif self.device.type == "cuda":
@@ -238,9 +241,9 @@ class SegmentationModule(L.LightningModule):
             return "cuda_graph=false"
         if self.device.type != "cuda":
             return f"the device is {self.device.type}"
-        if not isinstance(trainer.strategy, SingleDeviceStrategy):
-            strategy = type(trainer.strategy).__name__
-            return f"it takes a single device, where nothing is exchanged during the backward pass ({strategy})"
+        obstacle = _obstacle_of(trainer.strategy)
+        if obstacle is not None:
+            return obstacle
         if self.compiled:
             return "compile=true"
         if torch.is_anomaly_enabled():
@@ -250,6 +253,14 @@ class SegmentationModule(L.LightningModule):
             return f"{max(steps, 0):g} more steps do not pay for making them, which takes {WORTH}"
         return obstacle_to_graphs(self.network, self.loss)
 
+    def _exchange_over_ranks(self) -> Callable[[], GradientExchange] | None:
+        """Of a training with DistributedDataParallel: makes what takes its place where steps are replayed."""
+        wrapped = self.trainer.strategy.model
+        if not isinstance(wrapped, DistributedDataParallel):
+            return None
+        # Which is false while gradients of several batches add up
+        return lambda: GradientExchange(self.network, lambda: wrapped.require_backward_grad_sync)
+
     def _update_ema(self, dice: Tensor) -> None:
         loop = self.trainer.fit_loop
         done: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # not in the declared base class
@@ -258,3 +269,18 @@ class SegmentationModule(L.LightningModule):
         decay = EMA_DECAY**epochs
         self.dice_ema.copy_(dice if self.dice_ema.isnan() else decay * self.dice_ema + (1 - decay) * dice)
         self._last_validation = now
+
+
+def _obstacle_of(strategy: Strategy) -> str | None:
+    """Why graphs do not go with a strategy, or None."""
+    name = type(strategy).__name__
+    if type(strategy) is SingleDeviceStrategy:
+        return None
+    if type(strategy) is not DDPStrategy:
+        return f"it takes a single device, or trainer.strategy=ddp, and this is {name}"
+    changed = [key for key, value in strategy._ddp_kwargs.items() if key not in HARMLESS and value]
+    if strategy._ddp_comm_hook is not None:
+        changed.append("ddp_comm_hook")
+    if changed:
+        return f"gradients are exchanged after a replay, without what {name} is told by {', '.join(changed)}"
+    return None

@@ -8,8 +8,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from tiny_plan import tiny_plan
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.models.checkpoint import network_from_checkpoint
@@ -88,7 +89,10 @@ def test_a_graph_that_is_asked_for_and_not_possible_is_refused(plan: Plan, tmp_p
         ({"cuda_graph": True, "steps": 5}, None),  # asked for, however short
         ({"cuda_graph": False}, "cuda_graph=false"),
         ({"device": "cpu"}, "the device is cpu"),
-        ({"strategy": DDPStrategy()}, "a single device.*DDPStrategy"),
+        ({"strategy": DDPStrategy(bucket_cap_mb=50, find_unused_parameters=False)}, None),
+        ({"strategy": DDPStrategy(find_unused_parameters=True)}, "DDPStrategy is told by find_unused_parameters"),
+        ({"strategy": DDPStrategy(ddp_comm_hook=bf16_compress_hook)}, "is told by ddp_comm_hook"),
+        ({"strategy": FSDPStrategy()}, "a single device, or trainer.strategy=ddp, and this is FSDPStrategy"),
         ({"compile": True}, "compile=true"),
         ({"steps": 201}, "1 more steps do not pay"),  # of a run that goes on
         ({"steps": 299}, "99 more steps do not pay for making them, which takes 100"),

@@ -87,10 +87,14 @@ class Recorded:
 
     made: ClassVar[list[Recorded]] = []
 
-    def __init__(self, function, parameters, seen, image, label) -> None:
-        self.seen = seen
+    def __init__(self, function, parameters, seen, image, label, exchange) -> None:
+        self.seen, self.exchange = seen, exchange
         self.parameters = [p for p in parameters if p.requires_grad]
         self.made.append(self)
+
+    def warm_up(self) -> None: ...
+
+    def record(self) -> None: ...
 
     def fits(self, image, label) -> bool:
         return False

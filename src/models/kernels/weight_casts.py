@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from umamba.models.gradient_exchange import exchanged_as_they_come
 from umamba.models.kernels.choice import fused
 from umamba.models.mamba.kernels.eager import is_watched
 
@@ -50,14 +51,14 @@ class _Cast(torch.autograd.Function):
 def casts_at_once(x: Tensor) -> bool:
     """Whether a training step on this input casts weights at once: under autocast, where the fused kernels run.
 
-    Not where processes exchange gradients, which they do as the backward pass goes: these come all at its end.
+    Not where processes exchange gradients as the backward pass goes, for these come all at its end.
     """
     return (
         not is_watched(x)
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled(x.device.type)
         and fused(x)
-        and not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        and not exchanged_as_they_come()
     )
 
 

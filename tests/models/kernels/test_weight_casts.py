@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from umamba.models.gradient_exchange import GradientExchange
 from umamba.models.kernels import weight_casts
 from umamba.models.kernels.weight_casts import cast_all, casts_at_once
 from umamba.models.umamba import UMamba
@@ -97,6 +98,10 @@ def test_when(at_once, monkeypatch):
             assert not casts_at_once(x)
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         assert not casts_at_once(x)
+        layer = nn.Linear(1, 1)
+        with GradientExchange(layer, lambda: True).standing_in():
+            assert casts_at_once(x) and not isinstance(layer.weight, nn.Parameter)
+        assert not casts_at_once(x) and isinstance(layer.weight, nn.Parameter)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
