@@ -37,7 +37,7 @@ def test_it_is_the_training_of_single_launches(accelerator, tmp_path):
     for name in {name for name, _ in ranks[0]}:
         for ends in ranks:
             (plain, plain_metrics), (graphed, graphed_metrics) = ends[name, False], ends[name, True]
-            assert plain_metrics["train/skipped_steps"] == 1
+            assert plain_metrics["train/skipped_steps"] >= 1  # a gradient scaler may add its own
             torch.testing.assert_close(graphed, plain, **close)
             torch.testing.assert_close(graphed_metrics, plain_metrics, **close)
         torch.testing.assert_close(ranks[0][name, True][0], ranks[1][name, True][0], **exact)
