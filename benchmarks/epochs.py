@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--peer", metavar="PYTHON", help="also nnunetv2's benchmark, by an interpreter that has it")
     parser.add_argument("--again", action="store_true", help="also what has been measured on this machine")
     parser.add_argument("--output", type=Path, default=OUT, help="folder of epochs.{json,md,png}")
-    parser.add_argument("--cuda-graph", default="auto", choices=["auto", "true", "false"], help="of one device")
+    parser.add_argument("--cuda-graph", default="auto", choices=["auto", "true", "false"])
     parser.add_argument("--augment-on", default="auto", choices=["auto", "cuda", "cpu"])
     parser.add_argument("overrides", nargs="*", help="after --: for all calls; rows do not tell them apart")
     arguments = parser.parse_args()

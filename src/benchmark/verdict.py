@@ -62,7 +62,7 @@ def sentence(row: dict[str, Any]) -> str:
     if row["bound"] == "host":
         graphs = (
             "With cuda_graph=auto the host launches a step at once."
-            if row["cuda_graph"] is False and row["devices"] == 1
+            if row["cuda_graph"] is False
             else "A larger data.batch_size gives the device more to do for each launch."
         )
         return (

@@ -47,7 +47,7 @@ def row(**changes) -> dict:
         ({"loader_ms": 0.9}, "device", "More workers gain nothing"),
         ({"device_ms": 17.9}, "host", "cuda_graph=auto"),
         ({"device_ms": 17.9, "cuda_graph": "auto"}, "host", "A larger data.batch_size"),
-        ({"device_ms": 17.9, "devices": 2}, "host", "A larger data.batch_size"),
+        ({"device_ms": 17.9, "devices": 2}, "host", "cuda_graph=auto"),
         ({"loader_ms": 1.1, "device_ms": 5.0}, "loader", "1.1 of a step's 20 ms"),
         ({"device_ms": None}, None, "nobody can tell"),
         ({"device_ms": None, "host_ms": None, "peak_gib": None}, "device", "The processor bounds it"),
