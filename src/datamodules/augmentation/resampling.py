@@ -23,6 +23,8 @@ def centre_crop(data: torch.Tensor, size: Sequence[int], padding: float) -> torc
     Returns:
         Tensor (C, *size); a view of the data where no axis is padded.
     """
+    if data.shape[1:] == tuple(size):
+        return data
     for axis, wanted in enumerate(size, start=1):
         start = (data.shape[axis] - wanted) // 2
         if start > 0:

@@ -73,6 +73,7 @@ class Unpacker:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
         self._floats: Tensor | None = None
+        self._addresses = {kind: (t.dtype, t.data_ptr(), t.itemsize) for kind, t in tensors.items() if t.is_cuda}
 
     def __call__(self, slot: Slot) -> Tensor:
         """int64 indices, or numbers in float32, in which images are computed."""
@@ -88,10 +89,10 @@ class Unpacker:
 
     def pointer(self, slot: Slot) -> Any:
         """For a kernel: int64 indices, or numbers in float64; the interpreter takes tensors."""
-        tensor = self._tensors[slot.kind]
-        if not tensor.is_cuda:
+        if slot.kind not in self._addresses:
             return self.exactly(slot)
-        return Pointer(tensor.dtype, tensor.data_ptr() + tensor.itemsize * slot.start)
+        dtype, address, itemsize = self._addresses[slot.kind]
+        return Pointer(dtype, address + itemsize * slot.start)
 
 
 def _view(tensor: Tensor, slot: Slot) -> Tensor:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import torch
 
 from umamba.models.kernels.norm_act_launch import Direct
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Launch
@@ -14,19 +11,18 @@ from umamba.models.mamba.kernels.tiling import cdiv
 BLOCK, WARPS = 1024, 4  # voxels and warps of most programs
 
 
-@functools.lru_cache(maxsize=LAUNCHES_KEPT)
-def _launch(
-    kernel: Any,
-    device: int,
-    grid: tuple[int, int],
-    types: tuple[torch.dtype | None, ...],
-    fixed: tuple[tuple, tuple],
-    warps: int,
-) -> Any:
-    numbers, constants = fixed
+_launches: dict[tuple, Any] = {}
+
+
+def _launch(key: tuple, kernel: Any) -> Any:
+    _, device, grid, types, numbers, constants, warps = key
     made = Launch if device >= 0 else Direct
     # Contracted products would move coordinates by a bit, and so points into other cells than NumPy's
-    return made(kernel, device, grid, [*types], [*numbers], constants, num_warps=warps, enable_fp_fusion=False)
+    launch = made(kernel, device, grid, [*types], [*numbers], constants, num_warps=warps, enable_fp_fusion=False)
+    if len(_launches) >= LAUNCHES_KEPT:
+        del _launches[next(iter(_launches))]  # the one that was described first
+    _launches[key] = launch
+    return launch
 
 
 def run(
@@ -49,8 +45,9 @@ def run(
         constants: Of the parameters that are `tl.constexpr`.
         warps: A program.
     """
-    types = tuple(None if t is None else t.dtype for t in tensors)
-    launch = _launch(kernel, device, grid, types, (numbers, constants), warps)
+    types = tuple([None if t is None else t.dtype for t in tensors])  # this runs a dozen times a step: no generator
+    key = (id(kernel), device, grid, types, numbers, constants, warps)  # Triton's hash of a kernel takes as long
+    launch = _launches.get(key) or _launch(key, kernel)
     launch(*tensors) if device < 0 else launch(*[None if t is None else t.data_ptr() for t in tensors])
 
 
