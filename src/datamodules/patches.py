@@ -193,7 +193,10 @@ class PatchDataset(Dataset):
     def _augment(
         self, image: torch.Tensor, label: torch.Tensor, previous: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        image, label, previous = self._transformed(image, label, previous, self.transforms)
+        if self.transforms:
+            image, label, previous = self._transformed(image, label, previous, self.transforms)
+        elif self.configuration.spatial_dims == 2:
+            image, label = image[..., 0], label[..., 0]
         self._check_shapes(image, label)
         outside = label < 0
         for channel in self.masked_channels:

@@ -32,8 +32,11 @@ def batch_bytes(configuration: Configuration, channels: int, enlarged: Sequence[
 
 
 def validation_workers(workers: int) -> int:
-    """Without augmentation a validation batch costs a fraction of a training batch."""
-    return (workers + 1) // 2
+    """Half of them: without augmentation a validation batch costs a fraction of a training batch.
+
+    But two of two: where the GPU augments it costs as much, and a validation step takes a third of a training step.
+    """
+    return min(workers, max(2, (workers + 1) // 2))
 
 
 def needed_bytes(batch_bytes: int, workers: int) -> int:
@@ -50,8 +53,11 @@ def make_ring(batch_bytes: int, workers: int, processes: int) -> Ring | None:
         processes: Of a distributed run, each of which has as much.
 
     Returns:
-        None where it would take more than its share of /dev/shm or of the free memory: batches go torch's way then.
+        None where it would take more than its share of /dev/shm or of the free memory: batches go torch's way then, as
+        where there is no such folder.
     """
+    if not FOLDER.is_dir():
+        return None
     places = workers * (PREFETCH + SPARE)
     needed = places * whole_pages(batch_bytes) * processes
     if needed > _RING_SHARE * min(shutil.disk_usage(FOLDER).free, free_memory()):
