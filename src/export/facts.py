@@ -8,6 +8,8 @@ from typing import Any
 from umamba.inference.bundle import Bundle, Source
 from umamba.planning.plan import Plan
 
+PACKAGE = "umamba-lightning"  # which every file of an export names, by which it is known
+
 
 def facts_of(given: Bundle, source: Source) -> dict[str, Any]:
     """Facts that hold whatever the form of the file.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from umamba.export.facts import PACKAGE
 from umamba.files import content_hash, file_hash
 from umamba.inference.bundle import Bundle, Source, bundle_in, read_bundle, rules_as_plain
 from umamba.inference.ensemble import find_ensemble, read_ensemble
@@ -13,8 +14,6 @@ from umamba.inference.members import check_finite
 from umamba.inference.rules import KEY, load_rules
 from umamba.models.checkpoint import load_checkpoint, network_weights
 from umamba.planning.plan import Plan
-
-PACKAGE = "umamba-lightning"
 
 
 def read_given(

@@ -18,9 +18,10 @@ from umamba.files import atomic_folder
 from umamba.inference.bundle import Bundle, Source
 from umamba.inference.mirroring import trained_mirror_axes
 from umamba.inference.model_folder import read_model_folder
+from umamba.inference.precision import trained_precision
 from umamba.models.build import num_blocks
 from umamba.models.checkpoint import network_from_checkpoint, network_weights
-from umamba.models.nnunet_checkpoint import fold_number
+from umamba.models.nnunet_checkpoint import OURS, fold_number
 from umamba.models.nnunet_names import names_of_others, recognize
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet, UNet
@@ -90,6 +91,7 @@ def write_model_folder(given: Bundle, output: Path) -> None:
                 },
                 "trainer_name": trainer,
                 "inference_allowed_mirroring_axes": axes or None,
+                OURS: {"made_by": given.made_by, "precision": trained_precision(source.content["config"])},
             }  # fmt: skip
             torch.save(checkpoint, beside / f"fold_{fold}" / CHECKPOINT)
         _check(beside, folds)

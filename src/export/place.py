@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import shutil
 from pathlib import Path
 
+from umamba.export.facts import PACKAGE
 from umamba.inference.bundle import bundle_in
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}  # of the files that are no bundles
@@ -40,7 +42,7 @@ def check_place(output: Path, checkpoint: str | list[str], *, folder: bool, over
         raise ValueError(f"output={output} is none that an export has written, and is not replaced. Give another name.")
     if folder and output.exists() and (others := _others(output)):
         raise ValueError(
-            f"output={output} holds more than an export would have left there ({others[0]}), and is not replaced. Give "
+            f"output={output} holds what no export has left there ({others[0]}), and is not replaced. Give "
             "another name."
         )
     parent = next(one for one in output.absolute().parents if one.exists())
@@ -58,10 +60,11 @@ def check_suffix(output: Path, suffix: str, *, overwrite: bool) -> None:
     """
     if output.suffix != suffix:
         raise ValueError(f"output={output} does not end in {suffix}, by which this format is known. Add it.")
-    if facts_beside(output).exists() and not overwrite:
-        raise ValueError(
-            f"{facts_beside(output)} is there already. Give another name, or overwrite=true to replace it."
-        )
+    facts = facts_beside(output)
+    if facts.exists() and not overwrite:
+        raise ValueError(f"{facts} is there already. Give another name, or overwrite=true to replace it.")
+    if facts.exists() and not _names_us(facts):
+        raise ValueError(f"{facts} is none that an export has written, and is not replaced. Give another name.")
 
 
 def facts_beside(output: Path) -> Path:
@@ -70,8 +73,16 @@ def facts_beside(output: Path) -> Path:
 
 
 def is_export(file: Path) -> bool:
-    """Whether an export has written a file."""
-    return file.suffix in SUFFIXES.values() or bundle_in(str(file)) is not None
+    """Whether an export has written a file, which says so itself."""
+    return _names_us(file) if file.suffix in SUFFIXES.values() else bundle_in(str(file)) is not None
+
+
+def _names_us(file: Path) -> bool:
+    """Whether a file holds this program's name; no graph, facts or checkpoint of an export is compressed."""
+    if not file.is_file() or file.stat().st_size == 0:  # of which there is no map
+        return False
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(PACKAGE.encode()) >= 0
 
 
 def clear_folder(output: Path) -> None:
@@ -88,7 +99,12 @@ def clear_folder(output: Path) -> None:
 
 
 def _others(folder: Path) -> list[str]:
+    """Files that no export of a model folder has left there, as its checkpoints say."""
     names = [
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     ]
-    return [name for name in names if not _OF_A_MODEL_FOLDER.fullmatch(name)]
+    ours = {name for name in names if name.endswith(".pth") and _names_us(folder / name)}
+    others = [
+        name for name in names if name not in ours and (name.endswith(".pth") or not _OF_A_MODEL_FOLDER.fullmatch(name))
+    ]
+    return others or ([] if ours else names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,13 +148,15 @@ class Traced:
         facts["checked"] = {"tolerance": TOLERANCE, "relative_to": "the largest output", "sizes": self._check_sizes()}
         with atomic_file(output) as beside:
             read = write(beside, facts)
-            largest = max(self._difference(read, size) for size in self._check_sizes())
+            differences = [self._difference(read, size) for size in self._check_sizes()]
+            largest = max(differences, key=lambda each: (math.isnan(each), each))  # NaN is more than any number
             if not largest <= TOLERANCE:
                 raise ValueError(
                     f"{output.name}: outputs of the exported graph differ from the network's by {largest:.1e} of the "
                     f"largest, more than {TOLERANCE}. Nothing was written; please report this, with the configuration."
                 )
-            write_json({**facts, "checked": {**facts["checked"], "largest_difference": largest}}, facts_beside(output))
+            facts_beside(output).unlink(missing_ok=True)  # of an earlier file, which has its name no longer
+        write_json({**facts, "checked": {**facts["checked"], "largest_difference": largest}}, facts_beside(output))
         log.info(
             "%s takes %s; outputs differ from the network's by %.1e of the largest.",
             output.name,

@@ -25,6 +25,9 @@ VERSION = 1
 KEPT = ("state_dict", "plan", "configuration", "config", "provenance", "cases", "epoch", "global_step", "loops")
 _MEMBERS = "members"  # key of the networks' contents where there are several
 _MARK = "umamba bundle"
+# What says which configuration of the plan the network is of, and which cases it has seen
+_ORIGIN = ("configuration", "cases", "provenance", "epoch", "global_step")
+_SINCE_VERSION_1 = ("origin",)  # hashes that bundles of this version lack which were made before there were these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +188,10 @@ def _checked(content: Any, entry: Mapping[str, Any], path: Path, trusted: str | 
     given = {key: value for key, value in content.items() if key != BUNDLE} if isinstance(content, dict) else content
     checked = check_checkpoint(given, path, trusted)  # before hashes: a view can make one number look like many
     found = _hashes(checked)
-    if changed := [key for key, value in found.items() if entry[key] != value]:
-        raise ValueError(f"{', '.join(changed)} of {entry['checkpoint']} were changed after it was made")
+    compared = [key for key in found if key in entry or key not in _SINCE_VERSION_1]
+    if changed := [key for key in compared if entry[key] != found[key]]:
+        verb = "were" if len(changed) > 1 else "was"
+        raise ValueError(f"{', '.join(changed)} of {entry['checkpoint']} {verb} changed after it was made")
     return Source(name=str(entry["checkpoint"]), hash=str(entry["hash"]), content=checked)
 
 
@@ -195,6 +200,7 @@ def _hashes(content: Mapping[str, Any]) -> dict[str, str]:
         "weights_sha256": weights_hash(network_weights(content)),
         "plan": content_hash(content["plan"]),
         "config": content_hash(content["config"]),
+        "origin": content_hash({key: content[key] for key in _ORIGIN if key in content}),
     }
 
 

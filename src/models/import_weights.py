@@ -50,7 +50,7 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
-from umamba.models.nnunet_checkpoint import fold_number, mirrored_axes, read_checkpoint
+from umamba.models.nnunet_checkpoint import fold_number, mirrored_axes, precision_of, read_checkpoint
 from umamba.models.nnunet_names import recognize, rename_weights
 from umamba.models.unet import UNet
 from umamba.plain import to_plain
@@ -166,6 +166,7 @@ def converted_checkpoint(
         config.data.dataset_dir, config.data.prepared_dir = "", ""
     # What comes from the files is put in after the interpolations were resolved: none of theirs is.
     model, data_config = to_plain(config.model), to_plain(config.data)
+    model["precision"] = precision_of(source) or model["precision"]
     data_config |= {"configuration": configuration, "fold": fold_number(trained_with.get("fold", 0))}
     if data == "custom":
         data_config["dataset_dir"] = str(Path(dataset_json).absolute().parent)

@@ -114,7 +114,9 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint at init_from={path}.")
+        within = sorted(path.glob("**/*.ckpt")) + sorted(path.glob("**/*.pth")) if path.is_dir() else []
+        told = f": it is a folder. Name the checkpoint, such as {within[0]}" if within else ""
+        raise FileNotFoundError(f"There is no checkpoint at init_from={path}{told}.")
     content = load_plain(path, ALLOWED)
     found = _weights(content, network, path)
     expected = network.state_dict()

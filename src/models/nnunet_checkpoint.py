@@ -12,6 +12,7 @@ import torch
 from umamba.models.checkpoint import load_plain
 
 _SCALAR = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
+OURS = "umamba"  # key of what nnU-Net has no place for, in a checkpoint that this project has written in its form
 # What an nnU-Net checkpoint holds beside tensors, numbers, text and containers; for `load_plain`
 ALLOWED: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -59,6 +60,19 @@ def mirrored_axes(source: Mapping[str, Any]) -> tuple[int, ...]:
     if not isinstance(axes, (list, tuple)) or not all(type(axis) is int and axis in (0, 1, 2) for axis in axes):
         raise ValueError(f"inference_allowed_mirroring_axes must be among 0, 1 and 2, the checkpoint has {axes!r}.")
     return tuple(sorted(axes))
+
+
+def precision_of(source: Mapping[str, Any]) -> str | None:
+    """Lightning's name of the precision of the training, if this project has written the checkpoint; else None.
+
+    Raises:
+        ValueError: It is no name.
+    """
+    ours = source.get(OURS) or {}
+    precision = ours.get("precision") if isinstance(ours, dict) else ours
+    if precision is not None and not isinstance(precision, str):
+        raise ValueError(f"{OURS}.precision must be a name such as bf16-mixed, the checkpoint has {precision!r:.100}.")
+    return precision
 
 
 def fold_number(fold: object) -> int | str:

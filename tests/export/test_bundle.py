@@ -14,7 +14,7 @@ from tests.inference.small import write_image
 from tests.miniatures import run
 from umamba.export.given import read_given
 from umamba.export.licence import read_licence
-from umamba.files import write_json
+from umamba.files import content_hash, write_json
 from umamba.inference.averaged import predictor_of
 from umamba.inference.bundle import bundle_in, read_bundle, write_bundle
 from umamba.inference.bundled import predictor_of_bundle
@@ -105,6 +105,14 @@ def changed_plan(content: dict[str, Any]) -> None:
     content["plan"]["intensities"][0]["mean"] = 5.0
 
 
+def changed_cases(content: dict[str, Any]) -> None:
+    content["cases"] = {"trained_on": {}}
+
+
+def changed_epoch(content: dict[str, Any]) -> None:
+    content["epoch"] = 999
+
+
 def changed_rule(content: dict[str, Any]) -> None:
     content["bundle"][KEY] = []
 
@@ -120,8 +128,10 @@ def one_too_many(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed_weight, r"weights_sha256 of last\.ckpt were changed after it was made"),
-        (changed_plan, r"plan of last\.ckpt were changed"),
+        (changed_weight, r"weights_sha256 of last\.ckpt was changed after it was made"),
+        (changed_plan, r"plan of last\.ckpt was changed"),
+        (changed_cases, r"origin of last\.ckpt was changed"),
+        (changed_epoch, r"origin of last\.ckpt was changed"),
         (changed_rule, r"its record was changed"),
         (newer, r"its version is 2, this program reads 1"),
         (one_too_many, r"it lists 1 networks and holds 2"),
@@ -136,6 +146,15 @@ def test_a_bundle_that_was_changed_is_refused(tmp_path: Path, change: Any, messa
     torch.save(content, path)
     with pytest.raises(ValueError, match=message):
         read_bundle(path)
+
+
+def test_a_bundle_without_the_hash_of_its_origin_is_read(tmp_path: Path) -> None:
+    path = bundle(str(save(tmp_path / "last.ckpt", "model=nnunet")), tmp_path / "b.ckpt")
+    content = torch.load(path, weights_only=True)
+    record = content["bundle"]
+    del record["groups"][0]["members"][0]["origin"], record["hash"]  # as they were once written
+    torch.save({**content, "bundle": record | {"hash": content_hash(record)}}, path)
+    assert [len(sources) for sources in read_bundle(path).groups.values()] == [1]
 
 
 def test_only_a_bundle_is_taken_for_one(tmp_path: Path) -> None:

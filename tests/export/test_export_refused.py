@@ -11,8 +11,11 @@ import pytest
 from tests.export.made import save, save_folds
 from tests.models.tiny_plan import tiny_plan
 from umamba.export.__main__ import main
+from umamba.export.facts import PACKAGE
 from umamba.export.given import read_given
-from umamba.export.place import check_place, clear_folder
+from umamba.export.model_folder import write_model_folder
+from umamba.export.place import check_place, check_suffix, clear_folder
+from umamba.export.traced import write_torch_export
 from umamba.files import UNFINISHED, atomic_folder
 
 
@@ -49,14 +52,49 @@ def test_places_that_are_taken(tmp_path: Path) -> None:
             check_place(output, str(file), folder=of_folder, overwrite=overwrite)
     check_place(folder, str(file), folder=True, overwrite=False)  # an empty folder is nothing that could be lost
     (folder / "fold_0").mkdir()
-    (folder / "fold_0" / "checkpoint_final.pth").touch()
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(PACKAGE.encode())
     check_place(folder, str(file), folder=True, overwrite=True)
     (folder / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"holds more than an export would have left there \(notes\.txt\)"):
+    with pytest.raises(ValueError, match=r"holds what no export has left there \(notes\.txt\)"):
         check_place(folder, str(file), folder=True, overwrite=True)
     with pytest.raises(ValueError, match=r"holds notes\.txt"):
         clear_folder(folder)
     assert (folder / "fold_0" / "checkpoint_final.pth").exists()
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2"])
+def test_graphs_of_others_are_not_replaced(name: str, tmp_path: Path) -> None:
+    output = tmp_path / name
+    for content in (b"", b"a graph of somebody else's"):
+        output.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is none that an export has written, and is not replaced"):
+            check_place(output, "last.ckpt", folder=False, overwrite=True)
+    facts = tmp_path / f"{name}.json"
+    facts.write_text('{"made_by": "another program"}')
+    with pytest.raises(ValueError, match=r"net\.\w+\.json is none that an export has written"):
+        check_suffix(output, output.suffix, overwrite=True)
+
+
+def test_what_an_export_has_written_is_replaced(tmp_path: Path) -> None:
+    given = read_given(str(save(tmp_path / "last.ckpt", "model=nnunet", configuration="2d")))
+    graph, folder = tmp_path / "net.pt2", tmp_path / "folder"
+    write_torch_export(given, graph, fixed_size=True)
+    check_place(graph, "last.ckpt", folder=False, overwrite=True)
+    check_suffix(graph, ".pt2", overwrite=True)
+    write_model_folder(given, folder)
+    check_place(folder, "last.ckpt", folder=True, overwrite=True)
+    write_model_folder(given, folder)
+
+
+@pytest.mark.parametrize("names", [["dataset.json"], ["plans.json", "dataset.json", "fold_0/checkpoint_final.pth"]])
+def test_model_folders_of_nnunets_own_trainings_are_not_replaced(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("nnU-Net's")
+    with pytest.raises(ValueError, match=rf"holds what no export has left there \({names[-1]}\)"):
+        check_place(tmp_path, "last.ckpt", folder=True, overwrite=True)
+    with pytest.raises(ValueError, match=r"which no export has left there"):
+        clear_folder(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

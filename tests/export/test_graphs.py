@@ -13,7 +13,7 @@ import torch
 
 from tests.export.made import save, save_folds
 from tests.miniatures import run
-from umamba.export import onnx_file
+from umamba.export import onnx_file, traced
 from umamba.export.given import read_given
 from umamba.export.onnx_file import PACKAGES, check_packages, write_onnx
 from umamba.export.place import check_suffix
@@ -67,12 +67,12 @@ def test_of_any_size(overrides: str, configuration: str, patch: Any, tmp_path: P
 @pytest.mark.parametrize(("overrides", "configuration", "patch"), FIXED)
 def test_of_the_patch_alone(overrides: str, configuration: str, patch: Any, tmp_path: Path) -> None:
     source = given(tmp_path / "last.ckpt", overrides, configuration, patch)
-    traced = Traced(source)
-    assert not traced.any_size and traced.shapes == {"any_size": False, "size": list(traced.patch)}
-    assert not any("umamba" in str(node.target) for node in traced.program.graph.nodes)  # nothing of ours is needed
-    image = torch.randn(2, 2, *traced.patch)
+    made = Traced(source)
+    assert not made.any_size and made.shapes == {"any_size": False, "size": list(made.patch)}
+    assert not any("umamba" in str(node.target) for node in made.program.graph.nodes)  # nothing of ours is needed
+    image = torch.randn(2, 2, *made.patch)
     with torch.no_grad():
-        torch.testing.assert_close(traced.program.module()(image), traced.network(image), rtol=0, atol=1e-4)
+        torch.testing.assert_close(made.program.module()(image), made.network(image), rtol=0, atol=1e-4)
 
 
 def test_what_it_says_of_itself(tmp_path: Path) -> None:
@@ -92,6 +92,29 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path: Path, mon
     with pytest.raises(ValueError, match=r"differ from the network's by 2\.0e-04 of the largest, more than 0\.0001"):
         write_torch_export(source, tmp_path / "net.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("found", [[float("nan"), 0.0], [0.0, float("nan")]])
+def test_a_graph_that_gives_nan_for_one_size_is_not_written(found: list[float], tmp_path: Path, monkeypatch) -> None:
+    source, left = given(tmp_path / "last.ckpt", "model=nnunet", "2d", None), iter(found)
+    monkeypatch.setattr(Traced, "_difference", lambda self, read, size: next(left))
+    with pytest.raises(ValueError, match=r"differ from the network's by nan of the largest"):
+        write_torch_export(source, tmp_path / "net.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_graph_never_lies_beside_the_facts_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = given(tmp_path / "last.ckpt", "model=nnunet", "2d", None)
+    write_torch_export(source, tmp_path / "net.pt2", fixed_size=True)
+    earlier = (tmp_path / "net.pt2").read_bytes()
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(traced, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_torch_export(dataclasses.replace(source, licence={"identifier": "MIT"}), tmp_path / "net.pt2")
+    assert (tmp_path / "net.pt2").read_bytes() != earlier and not (tmp_path / "net.pt2.json").exists()
 
 
 def test_a_graph_that_cannot_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

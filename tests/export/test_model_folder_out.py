@@ -16,6 +16,7 @@ from tests.models.tiny_plan import tiny_plan
 from umamba.export.given import read_given
 from umamba.export.model_folder import write_model_folder
 from umamba.inference.model_folder import read_model_folder
+from umamba.inference.precision import trained_precision
 from umamba.inference.predictor import Predictor
 from umamba.models.checkpoint import network_from_checkpoint
 from umamba.planning.as_nnunet import Built, dataset_json_of, plans_of
@@ -61,6 +62,20 @@ def test_in_again_it_is_the_same_network(overrides: str, configuration: str, tmp
         "batch_dice",
     ):
         assert getattr(back.configuration(configuration), name) == getattr(plan.configuration(configuration), name)
+
+
+@pytest.mark.parametrize("trained", ["32-true", "16-mixed", None])
+def test_the_precision_of_the_training_goes_along(trained: str | None, tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "last.ckpt", "model=nnunet")
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["trainer"] = {"precision": trained}
+    torch.save(content, checkpoint)
+    ((path, read),) = read_model_folder(out(str(checkpoint), tmp_path / "folder")).items()
+    assert trained_precision(read["config"]) == trained_precision(content["config"]) == (trained or "bf16-mixed")
+    stored = torch.load(path, weights_only=True)
+    torch.save(stored | {"umamba": {"precision": 32}}, path)
+    with pytest.raises(ValueError, match=r"umamba\.precision must be a name such as bf16-mixed, the checkpoint has 32"):
+        read_model_folder(tmp_path / "folder")
 
 
 def test_folds_predict_as_their_ensemble_does(tmp_path: Path) -> None:

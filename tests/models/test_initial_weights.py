@@ -171,6 +171,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, messa
     torch.save(content, tmp_path / "x.ckpt")
     refused(tmp_path / "x.ckpt", network(), message)
     refused(tmp_path / "absent.ckpt", network(), r"There is no checkpoint at init_from=.*absent\.ckpt")
+    (tmp_path / "folder" / "fold_0").mkdir(parents=True)
+    refused(tmp_path / "folder", network(), r"There is no checkpoint at init_from=.*folder\.")
+    (tmp_path / "folder" / "fold_0" / "checkpoint_final.pth").touch()
+    refused(
+        tmp_path / "folder", network(), r"is a folder\. Name the checkpoint, such as .*fold_0/checkpoint_final\.pth"
+    )
 
 
 def test_frozen_weights_stay_bit_by_bit_while_the_others_learn() -> None:
