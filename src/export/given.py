@@ -10,7 +10,7 @@ from umamba.export.facts import PACKAGE
 from umamba.files import content_hash, file_hash
 from umamba.inference.bundle import Bundle, Source, bundle_in, read_bundle, rules_as_plain
 from umamba.inference.ensemble import find_ensemble, read_ensemble
-from umamba.inference.members import check_finite
+from umamba.inference.members import check_finite, check_named_once
 from umamba.inference.rules import KEY, load_rules
 from umamba.models.checkpoint import load_checkpoint, network_weights
 from umamba.planning.plan import Plan
@@ -32,9 +32,9 @@ def read_given(
         trusted: As of `load_checkpoint`.
 
     Raises:
-        FileNotFoundError, ValueError: See `load_checkpoint`, `find_ensemble`, `Ensemble.check_unchanged`, `read_bundle`
-            and `load_rules`; or checkpoints of a list have other plans or configurations, weights are not finite, or a
-            network is one of a cascade.
+        FileNotFoundError, ValueError: See `load_checkpoint`, `find_ensemble`, `Ensemble.check_unchanged`,
+            `read_bundle`, `check_named_once` and `load_rules`; or checkpoints of a list have other plans or
+            configurations, weights are not finite, or a network is one of a cascade.
     """
     groups, rules, mirror, bundle = dict[str, list[Source]](), None, None, bundle_in(checkpoint)
     ensemble = find_ensemble(checkpoint)
@@ -54,6 +54,7 @@ def read_given(
         paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
         if not paths:
             raise ValueError("There is no checkpoint to export: checkpoint=[] is an empty list.")
+        check_named_once(paths)
         sources = [_source(Path(path), trusted) for path in paths]
         groups = {sources[0].content["configuration"]: sources}
     if isinstance(postprocessing, bool):

@@ -89,6 +89,19 @@ def members_of(
     return members, plan, name
 
 
+def check_named_once(checkpoints: Sequence[str | Path]) -> None:
+    """See that no checkpoint of an ensemble is named twice: its network would count double in the mean.
+
+    Raises:
+        ValueError: One is, be it by a link.
+    """
+    files = [Path(path).resolve() for path in checkpoints]
+    if twice := sorted({str(file) for file in files if files.count(file) > 1}):
+        raise ValueError(
+            f"checkpoint names {', '.join(twice)} twice, whose logits would count double in the mean. Name each once."
+        )
+
+
 def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
     """See that a training has not diverged.
 

@@ -17,7 +17,7 @@ from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
 from umamba.inference.kept import check_kept, kept_files, write_kept
-from umamba.inference.members import members_of
+from umamba.inference.members import check_named_once, members_of
 from umamba.inference.mixture import begin
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.one_case import CasePredictor
@@ -64,13 +64,14 @@ class Predictor(CasePredictor):
 
         Raises:
             FileNotFoundError, ValueError: See `load_checkpoint` and `load_previous`.
-            ValueError: There is no checkpoint, or no such device; the checkpoints of an ensemble were trained with
-                different plans or configurations; one holds weights that are not finite, or was trained without
-                mirroring and ``mirror`` is set.
+            ValueError: There is no checkpoint, one is named twice, or no such device; the checkpoints of an ensemble
+                were trained with different plans or configurations; one holds weights that are not finite, or was
+                trained without mirroring and ``mirror`` is set.
         """
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         if not paths:
             raise ValueError("There is no checkpoint to predict with: checkpoint=[] is an empty list.")
+        check_named_once(paths)
         device = choose_device(device)
         loaded = [(one, load_checkpoint(one, trusted)) for one in paths]
         predictor = cls.of_contents(loaded, device, mirror)

@@ -17,6 +17,7 @@ from umamba.export.model_folder import write_model_folder
 from umamba.export.place import check_place, check_suffix, clear_folder
 from umamba.export.traced import write_torch_export
 from umamba.files import UNFINISHED, atomic_folder
+from umamba.inference.predictor import Predictor
 
 
 def test_options_are_checked_first(tmp_path: Path) -> None:
@@ -126,6 +127,11 @@ def test_no_checkpoint_and_no_ensemble(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"checkpoint=\[\] is an empty list"):
         read_given([])
     folder = save_folds(tmp_path / "cv", "model=nnunet")
+    checkpoint = folder / "fold_0" / "checkpoints" / "last.ckpt"
+    (tmp_path / "link.ckpt").symlink_to(checkpoint)
+    for ask in (read_given, Predictor.from_checkpoint):
+        with pytest.raises(ValueError, match=r"checkpoint names .*last\.ckpt twice, whose logits would count double"):
+            ask([str(checkpoint), str(tmp_path / "link.ckpt")])
     (folder / "ensemble.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no ensemble\.json.*last\.ckpt|holds no ensemble\.json"):
         read_given(str(folder))
