@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import time
@@ -42,6 +43,7 @@ class _Requests:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.all = set[int]()
         self.since = 0.0
         self.deferred = False
 
@@ -49,6 +51,7 @@ class _Requests:
         """Handler of the signals."""
         if number == _HANGUP:
             _leave_terminal()
+        self.all.add(number)
         again, self.signal = self.signal is not None, self.signal or number
         impatient = again and number == signal.SIGINT and time.monotonic() - self.since > _REPEAT_SECONDS
         self.since = time.monotonic()
@@ -105,8 +108,7 @@ def ends_on_signals() -> Iterator[None]:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         _handle_with(signal.SIG_IGN)  # the program is ending already
         log.warning(_STOPPED, signal.Signals(number).name)
-        if number == getattr(signal, "SIGUSR1", None):
-            _requeue()
+        _requeue(number)
         if ranks.is_started_from_first():
             raise SystemExit(0) from None  # Lightning would kill the first process for another code
         raise Stopped(number) from None
@@ -135,13 +137,30 @@ def _leave_terminal() -> None:
     os.close(nowhere)
 
 
-def _requeue() -> None:
-    """Ask SLURM to run this batch job again; only the first process of a job asks."""
+def _requeue(number: int) -> None:
+    """Ask SLURM to run this batch job again, if the signal means that; only the first process of a job asks.
+
+    SIGUSR1 does, also where SIGTERM came before it, as some clusters send them. SIGTERM by itself is sent to a job that
+    is cancelled, over its time, or preempted; the last is not run again by SLURM if it ends within its grace time.
+    """
     job = ranks.job_of_slurm()
     if job is None or not ranks.is_first():
+        return
+    if getattr(signal, "SIGUSR1", None) not in {number, *_requests.all} and not (
+        number == signal.SIGTERM and _is_preempted(job)
+    ):
         return
     try:
         subprocess.run(["scontrol", "requeue", job], check=True)
         log.info("SLURM was asked to run job %s again.", job)
     except (OSError, subprocess.CalledProcessError) as error:
-        log.warning("SLURM did not requeue job %s (%s); submit it again.", job, error)
+        log.warning("SLURM did not requeue job %s (%s); submit it again if squeue does not show it.", job, error)
+
+
+def _is_preempted(job: str) -> bool:
+    """Whether SLURM has chosen a job to make room for another, as scontrol says of it."""
+    try:
+        told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return re.search(r"\bPreemptTime=\d", told.stdout) is not None

@@ -30,7 +30,7 @@ from umamba.run.jobs import run_jobs
 from umamba.run.score import check_metric, score_of
 from umamba.run.sweep import command_of
 from umamba.sweep.entry import Entry, SweepJob
-from umamba.sweep.slurm import submit
+from umamba.sweep.slurm import check_options, submit
 
 log = logging.getLogger(__name__)
 
@@ -215,6 +215,7 @@ class SlurmLauncher(_SweepLauncher):
                 "trainer.devices gives several GPUs of that. Runs over several nodes are submitted with srun, each by "
                 "a script of its own."
             )
+        check_options(sbatch=self.sbatch, at_once=self.at_once, really=self.submit)
 
     def run(self, jobs: Sequence[SweepJob]) -> dict[str, str]:
         """Submit jobs; none has failed yet."""

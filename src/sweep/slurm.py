@@ -24,6 +24,8 @@ from umamba.sweep.entry import FOLDER, SweepJob
 log = logging.getLogger(__name__)
 
 _OURS = ("array", "output", "open-mode", "chdir", "wrap")
+# To the batch shell, with which a job is the same process, and one that ends a training with its checkpoint
+_SIGNAL = re.compile(r"(?:B|BR|RB):(?:SIG)?(?:USR1|TERM|INT)(?:@\d+)?", re.IGNORECASE)
 
 
 def submit(
@@ -39,18 +41,12 @@ def submit(
         really: False: write the script alone.
 
     Raises:
-        ValueError: An option is none, or one that the sweep sets itself.
-        FileNotFoundError: There is no sbatch here.
+        ValueError: See `check_options`.
         RuntimeError: sbatch refuses it.
     """
     text = batch_script(jobs, sbatch=sbatch, setup=setup, at_once=at_once)
     folder = jobs[0].entry.sweep / FOLDER
     path = folder / f"submit_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}.sh"
-    if really and shutil.which("sbatch") is None:
-        raise FileNotFoundError(
-            "hydra/launcher=slurm: there is no sbatch here. Call it where jobs are submitted, or write the batch "
-            "script alone with hydra.launcher.submit=false."
-        )
     write_text(path, text)
     if not really:
         log.info("%s is written; sbatch %s submits it.", path, shlex.quote(str(path)))
@@ -64,13 +60,20 @@ def submit(
     log.info("SLURM has %d job(s) as %s; squeue shows them, scancel %s ends them.", len(jobs), number[1], number[1])
 
 
-def batch_script(
-    jobs: Sequence[SweepJob], *, sbatch: Mapping[str, Any], setup: Sequence[str], at_once: int | None
-) -> str:
-    """The script of an array with a job for each of the sweep's.
+def check_options(*, sbatch: Mapping[str, Any], at_once: int | None, really: bool) -> dict[str, Any]:
+    """See that jobs can be submitted so, before anything is written.
+
+    Args:
+        sbatch: As of `submit`, and so are the others.
+        at_once: As of `submit`.
+        really: As of `submit`.
+
+    Returns:
+        The options by their long names, without those that are not said.
 
     Raises:
-        ValueError: See `submit`.
+        ValueError: An option is none, or one that the sweep sets itself, or a signal that no job would get.
+        FileNotFoundError: There is no sbatch here.
     """
     if at_once is not None and (not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1):
         raise ValueError(f"hydra.launcher.at_once={at_once}: expected a number of jobs, or null.")
@@ -81,10 +84,33 @@ def batch_script(
                 f"hydra.launcher.sbatch.{name}={value!r}: expected a long option of sbatch and its value; "
                 f"{', '.join(_OURS)} are set by the sweep."
             )
-    folder = jobs[0].entry.sweep / FOLDER
+    if "signal" in options and not _SIGNAL.fullmatch(str(options["signal"])):
+        raise ValueError(
+            f"hydra.launcher.sbatch.signal={options['signal']}: expected B:USR1@SECONDS, after which a job writes its "
+            "checkpoint and is run again, B:TERM@SECONDS, after which it only ends, or null. Without B: a signal goes "
+            "to what srun has started, which these jobs are not, and other signals kill them."
+        )
+    if really and shutil.which("sbatch") is None:
+        raise FileNotFoundError(
+            "hydra/launcher=slurm: there is no sbatch here. Call it where jobs are submitted, or write the batch "
+            "script alone with hydra.launcher.submit=false."
+        )
+    return options
+
+
+def batch_script(
+    jobs: Sequence[SweepJob], *, sbatch: Mapping[str, Any], setup: Sequence[str], at_once: int | None
+) -> str:
+    """The script of an array with a job for each of the sweep's.
+
+    Raises:
+        ValueError: See `check_options`.
+    """
+    options = check_options(sbatch=sbatch, at_once=at_once, really=False)
+    folder = str(jobs[0].entry.sweep / FOLDER).replace("%", "%%")  # of which sbatch makes numbers otherwise
     limit = f"%{at_once}" if at_once else ""
     options |= {
-        "array": f"0-{len(jobs) - 1}{limit}", "output": folder / "%A_%a.out", "open-mode": "append",
+        "array": f"0-{len(jobs) - 1}{limit}", "output": f"{folder}/%A_%a.out", "open-mode": "append",
         "chdir": Path.cwd(),
     }  # fmt: skip
     lines = ["#!/bin/bash"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from umamba.run import ranks, stop
@@ -17,6 +19,7 @@ from umamba.trainer import make_trainer
 BATCH = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
 ASKED = {**BATCH, "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}  # the script of sbatch --ntasks=4
 STEP = {**ASKED, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_NNODES": "2"}
+ELIGIBLE = "   PreemptEligibleTime=2026-01-02T03:00:00"
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "4",
             "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
 
@@ -90,35 +93,58 @@ def scontrol(tmp_path: Path, monkeypatch) -> Path:
     """A folder in which ``scontrol`` writes down what it was asked."""
     program, said = tmp_path / "bin" / "scontrol", tmp_path / "said"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >> "{said}"\n')
+    program.write_text(f'#!/bin/sh\n[ "$1" = show ] && echo "$SHOWN" && exit\necho "$@" >> "{said}"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     return said
 
 
+@pytest.fixture
+def handlers(monkeypatch) -> Iterator[None]:
+    """The signals' handlers are put back, and none has come yet."""
+    before = {each: signal.getsignal(each) for each in stop.STOP_SIGNALS}
+    monkeypatch.setattr(stop, "_requests", stop._Requests())
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # which a Trainer of another test has set
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     ("variables", "number", "asked"),
     [
         (BATCH, signal.SIGUSR1, "requeue 4711\n"),  # no number of tasks was asked for
         (ASKED, signal.SIGUSR1, "requeue 4711\n"),
         ({**BATCH, "SLURM_ARRAY_JOB_ID": "47", "SLURM_ARRAY_TASK_ID": "3"}, signal.SIGUSR1, "requeue 47_3\n"),
-        (BATCH, signal.SIGTERM, ""),  # SLURM itself ends the job, or runs it again
+        (BATCH, signal.SIGTERM, ""),  # SLURM itself ends the job
+        ({**BATCH, "SHOWN": "   PreemptTime=None SuspendTime=None SecsPreSuspend=0"}, signal.SIGTERM, ""),
+        ({**BATCH, "SHOWN": f"{ELIGIBLE} PreemptTime=None"}, signal.SIGTERM, ""),
+        ({**BATCH, "SHOWN": f"{ELIGIBLE} PreemptTime=2026-01-02T03:04:05"}, signal.SIGTERM, "requeue 4711\n"),
+        ({**BATCH, "SHOWN": f"{ELIGIBLE} PreemptTime=2026-01-02T03:04:05"}, signal.SIGINT, ""),
         ({**BATCH, "SLURM_JOB_NAME": "interactive"}, signal.SIGUSR1, ""),
         ({}, signal.SIGUSR1, ""),
     ],
 )
-def test_a_job_is_run_again_after_sigusr1(monkeypatch, scontrol: Path, variables, number: int, asked: str) -> None:
-    before = {each: signal.getsignal(each) for each in stop.STOP_SIGNALS}
-    monkeypatch.setattr(stop, "_requests", stop._Requests())
+def test_a_job_is_run_again_after_sigusr1_and_preemption(
+    monkeypatch, scontrol: Path, variables: dict[str, str], number: int, asked: str
+) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    try:
-        with pytest.raises(SystemExit) as ended, stop.ends_on_signals():
-            os.kill(os.getpid(), number)
-            signal.pause()
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with pytest.raises(SystemExit) as ended, stop.ends_on_signals():
+        os.kill(os.getpid(), number)
+        signal.pause()
     assert ended.value.code == 128 + number
     assert (scontrol.read_text() if scontrol.exists() else "") == asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+@pytest.mark.usefixtures("handlers")
+def test_a_job_is_run_again_where_sigterm_comes_before_sigusr1(monkeypatch, scontrol: Path) -> None:
+    for name, value in BATCH.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended, stop.ends_on_signals(), stop.deferred():
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+    assert ended.value.code == 128 + signal.SIGTERM and scontrol.read_text() == "requeue 4711\n"

@@ -87,12 +87,27 @@ def test_options_that_are_none_of_sbatch_or_the_sweeps_own(tmp_path: Path, optio
         batch_script([job(tmp_path)], sbatch=options, setup=[], at_once=None)
 
 
+@pytest.mark.parametrize("signal", ["USR1@120", "R:USR1@120", "B:USR2@120", "B:KILL", "B:", "B:USR1@soon"])
+def test_signals_that_no_job_would_get_or_outlive(signal: str) -> None:
+    with pytest.raises(ValueError, match=r"sbatch\.signal=.*expected B:USR1@SECONDS"):
+        SlurmLauncher({"signal": signal}, submit=False).check([config()])
+
+
+@pytest.mark.parametrize("signal", ["B:USR1@120", "B:SIGUSR1@300", "b:term@60", None])
+def test_signals_that_end_a_job_with_its_checkpoint(signal: str | None) -> None:
+    SlurmLauncher({"signal": signal}, submit=False).check([config()])
+
+
+def test_a_folder_with_a_percent_sign_is_where_the_output_goes(tmp_path: Path) -> None:
+    text = batch_script([job(tmp_path / "50%j")], sbatch={}, setup=[], at_once=None)
+    assert f"#SBATCH --output={tmp_path}/50%%j/jobs/%A_%a.out\n" in text
+
+
 def test_no_sbatch_and_one_that_refuses(tmp_path: Path, monkeypatch) -> None:
     arguments = {"sbatch": SBATCH, "setup": [], "at_once": None}
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no sbatch here.*submit=false"):
-        submit([job(tmp_path)], **arguments, really=True)
-    assert not list(tmp_path.rglob("*.sh"))
+        SlurmLauncher(SBATCH).check([config()])
     submit([job(tmp_path)], **arguments, really=False)
     assert len(list(tmp_path.rglob("submit_*.sh"))) == 1
     program = tmp_path / "sbatch"
@@ -178,7 +193,7 @@ def test_launchers_that_do_not_do_say_so_in_a_message(tmp_path: Path, program, a
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     said = ended.stderr + ended.stdout
     assert ended.returncode == 1 and message in said and "Traceback" not in said, said
-    assert not list(tmp_path.rglob("config.yaml"))
+    assert not list(tmp_path.rglob("config.yaml")) and not list(tmp_path.rglob("jobs"))  # nothing was begun
 
 
 def test_a_sweep_is_started_once(tmp_path: Path, monkeypatch) -> None:
