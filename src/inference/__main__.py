@@ -57,6 +57,8 @@ def main(cfg: DictConfig) -> None:
         raise ValueError("Give either checkpoint=... or model_folder=...")
     predictor = load(cfg)
     predictor.step = cfg.step
+    if cfg.precision is not None:
+        predictor.run_in(cfg.precision)
     try:
         predictor.segment_files(
             cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, nifti=kind == "nifti",

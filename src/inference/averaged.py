@@ -51,6 +51,12 @@ class AveragedPredictor(Predictor):
         if all(part.orientations for part in parts):
             self.orientations = frozenset.union(*(part.orientations for part in parts))
 
+    def run_in(self, precision: str) -> None:
+        """Compute all networks in a precision, see `Predictor.run_in`."""
+        super().run_in(precision)
+        for part in self.parts:
+            part.run_in(precision)
+
     def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
         """What tells its predictions from others, see `Predictor.made_by`; with the plan of each part."""
         parts = [part.made_by() for part in self.parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from umamba.inference.devices import place_for
 from umamba.inference.export import Export
 from umamba.inference.images import Image, as_case, like
 from umamba.inference.members import Member
+from umamba.inference.precision import chosen_dtype
 from umamba.inference.preprocess import preprocess_on
 from umamba.inference.rules import Rule, apply_rules
 from umamba.inference.sliding_window import STEP, ensemble, sliding_window, sum_bytes
@@ -44,6 +46,10 @@ class Preceding(Protocol):
 
     def made_by(self) -> dict[str, Any]:
         """What tells its segmentations from those of others, as plain data."""
+        raise NotImplementedError
+
+    def run_in(self, precision: str) -> None:
+        """Compute its networks in a precision, see `CasePredictor.run_in`."""
         raise NotImplementedError
 
     def only_unseen(self, names: Sequence[str]) -> None:
@@ -133,6 +139,20 @@ class CasePredictor:
         """
         done = self._segment(*self._preprocess(*self._read(images)))
         return self._postprocessed(done.label), done.geometry
+
+    def run_in(self, precision: str) -> None:
+        """Compute the networks, those of a previous stage too, in another precision than that of their trainings.
+
+        Args:
+            precision: A name of `umamba.inference.precision.CHOICES`. Sums of logits are float32 in any.
+
+        Raises:
+            ValueError: See `chosen_dtype`.
+        """
+        dtype = chosen_dtype(precision, self.device)
+        self.members = [replace(member, autocast=dtype) for member in self.members]
+        if self.previous is not None:
+            self.previous.run_in(precision)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The precision of a prediction: that of the training."""
+"""The precision of a prediction: that of the training, or another one that is asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ _APPROXIMATED = {
     "16-true": "in mixed float16, its weights and norms in float32",
     "bf16-true": "in mixed bfloat16, its weights and norms in float32",
 }
+
+CHOICES: dict[str, torch.dtype | None] = {
+    "32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16,
+}  # fmt: skip
 
 
 def trained_precision(config: Mapping[str, Any]) -> str:
@@ -66,4 +70,22 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         name = torch.cuda.get_device_name(device)
         log.warning("Trained with precision %s, but %s has no bfloat16: predicting in float32.", precision, name)
         return None
+    return dtype
+
+
+def chosen_dtype(precision: object, device: torch.device) -> torch.dtype | None:
+    """What the convolutions are computed in where somebody chooses it; None for float32.
+
+    Raises:
+        ValueError: It is none of `CHOICES`, or the device does not compute in it.
+    """
+    if not isinstance(precision, str) or precision not in CHOICES:
+        raise ValueError(
+            f"precision={precision}: expected one of {', '.join(CHOICES)}, or null for that of the training."
+        )
+    dtype = CHOICES[precision]
+    if dtype is not None and device.type != "cuda":
+        raise ValueError(f"precision={precision}: a CPU predicts in float32. Leave it out, or predict on a GPU.")
+    if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"precision={precision}: {torch.cuda.get_device_name(device)} has no bfloat16.")
     return dtype

@@ -138,6 +138,11 @@ class PreviousStage:
         """As `segment`; one-hot (K, Z, Y, X) float32 of the foreground labels."""
         return one_hot(self.segment(image, geometry, onto, name, step), self.labels)
 
+    def run_in(self, precision: str) -> None:
+        """Compute its networks in a precision, see `CasePredictor.run_in`."""
+        for predictor in (self._together, *self._alone.values()):
+            predictor.run_in(precision)
+
     def only_unseen(self, names: Sequence[str]) -> None:
         """Segment from now on each case by the network that did not see it.
 

@@ -251,6 +251,6 @@ def _where_not_finite(
     kind = "holds only finite values" if around.isfinite().all() else "is itself not finite"
     return (
         f"the network's logits are NaN or infinite, first for class {k} at voxel {voxel} (z, y, x of the preprocessed "
-        f"image, which {kind} within a patch of it). Look at the image's values there, or predict in float32 if the "
-        "network was trained in half precision"
+        f"image, which {kind} within a patch of it). Look at the image's values there, or predict with "
+        "precision=32-true if the network was trained in half precision"
     )

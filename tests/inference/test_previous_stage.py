@@ -176,6 +176,16 @@ def test_the_second_stage_sees_the_mean_of_the_first(plan, tmp_path) -> None:
     np.testing.assert_array_equal(data[1:].numpy(), np.stack([maps[1] == 1, maps[1] == 2]))
 
 
+def test_a_precision_is_that_of_both_stages(plan, tmp_path, monkeypatch) -> None:
+    predictor = predict(make_cascade(tmp_path, plan))
+    monkeypatch.setattr("umamba.inference.one_case.chosen_dtype", lambda name, device: torch.float16)  # as on a GPU
+    predictor.run_in("16-mixed")
+    made_by = predictor.made_by()
+    assert {one["precision"] for one in (*made_by["networks"], *made_by[KEY]["networks"])} == {"float16"}
+    predictor.previous.only_unseen(["held_1"])
+    assert {one.autocast for alone in predictor.previous._alone.values() for one in alone.members} == {torch.float16}
+
+
 def test_an_image_in_memory_is_segmented_too(plan, tmp_path) -> None:
     label = predict(make_cascade(tmp_path, plan)).segment(np.random.default_rng(0).random((9, 9, 9)), (1.0, 1.0, 1.0))
     assert label.shape == (9, 9, 9)
