@@ -83,11 +83,16 @@ def _references(row: dict[str, Any]) -> list[str]:
             parties = list(run["references"])
             title = f"Mirroring {'on' if run['mirror'] else 'off'}, mean DSC of the cases against the references:"
             lines += ["", title, "", f"| class | {' | '.join(parties)} |", "|" + "---|" * (len(parties) + 1)]
+            missed = []
             for name in run["references"][parties[0]]:
                 values = [run["references"][party][name] for party in parties]
-                lines.append(f"| {name} | " + " | ".join(f"{value:.6f}" for value in values) + " |")
+                if any(values):
+                    lines.append(f"| {name} | " + " | ".join(f"{value:.6f}" for value in values) + " |")
+                else:
+                    missed.append(name)
             means = [mean(run["references"][party].values()) for party in parties]
-            lines.append("| mean | " + " | ".join(f"{value:.6f}" for value in means) + " |")
+            lines.append("| mean of all | " + " | ".join(f"{value:.6f}" for value in means) + " |")
+            lines += ["", f"Found by nobody, so little was it trained: {', '.join(missed)}."] if missed else []
     return lines
 
 
