@@ -116,7 +116,7 @@ class GradientExchange:
             gradient.add_(before)
         if self.due() and count_ranks() > 1:
             for flat in self._flat.values():
-                flat.div_(count_ranks())
+                flat.mul_(1 / count_ranks())  # first, as DistributedDataParallel does
                 distributed.all_reduce(flat)
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient
