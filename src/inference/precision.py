@@ -38,8 +38,8 @@ CHOICES: dict[str, torch.dtype | None] = {
 def trained_precision(config: Mapping[str, Any]) -> str:
     """Lightning's name of the precision that a checkpoint was trained with.
 
-    An imported network has no trainer: it counts as trained in the mixed precision of its model here, bf16-mixed if
-    that names none.
+    An imported network has no trainer: its model names what it is predicted in, 16-mixed for nnU-Net's. One that names
+    none counts as trained in bf16-mixed.
     """
     trainer, model = config.get("trainer") or {}, config.get("model") or {}
     return str(trainer.get("precision") or model.get("precision") or "bf16-mixed")

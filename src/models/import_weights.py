@@ -61,6 +61,10 @@ from umamba.targets import MIRROR
 
 log = logging.getLogger(__name__)
 
+# nnunetv2 predicts in float16 with whatever it has trained. Not so for U-Mamba: its authors have a trainer without half
+# precision (nnUNetTrainerUMambaEncNoAMP), because Enc gave NaN with it.
+_PRECISION = dict.fromkeys(("model=nnunet", "model=resenc"), "16-mixed")
+
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor], network: UNet) -> dict[str, torch.Tensor]:
     """The authors' or nnU-Net's weights, renamed for `network`; nothing is loaded.
@@ -161,12 +165,13 @@ def converted_checkpoint(
             f"configuration is {configuration!r}; {plans} has {', '.join(plan.configurations)}. Name the one the "
             "network was trained on with configuration=."
         )
-    config = _compose(recognize(source["network_weights"]), data)
+    recognized = recognize(source["network_weights"])
+    config = _compose(recognized, data)
     if data == "custom":
         config.data.dataset_dir, config.data.prepared_dir = "", ""
     # What comes from the files is put in after the interpolations were resolved: none of theirs is.
     model, data_config = to_plain(config.model), to_plain(config.data)
-    model["precision"] = precision_of(source) or model["precision"]
+    model["precision"] = precision_of(source) or model["precision"] or _PRECISION.get(recognized[0])
     data_config |= {"configuration": configuration, "fold": fold_number(trained_with.get("fold", 0))}
     if data == "custom":
         data_config["dataset_dir"] = str(Path(dataset_json).absolute().parent)

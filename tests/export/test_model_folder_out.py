@@ -73,6 +73,9 @@ def test_the_precision_of_the_training_goes_along(trained: str | None, tmp_path:
     ((path, read),) = read_model_folder(out(str(checkpoint), tmp_path / "folder")).items()
     assert trained_precision(read["config"]) == trained_precision(content["config"]) == (trained or "bf16-mixed")
     stored = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in stored.items() if name != "umamba"}, path)  # as nnU-Net writes it
+    ((_, read),) = read_model_folder(tmp_path / "folder").items()
+    assert trained_precision(read["config"]) == "16-mixed"
     torch.save(stored | {"umamba": {"precision": 32}}, path)
     with pytest.raises(ValueError, match=r"umamba\.precision must be a name such as bf16-mixed, the checkpoint has 32"):
         read_model_folder(tmp_path / "folder")
