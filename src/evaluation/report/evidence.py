@@ -36,6 +36,7 @@ _COSTS = {  # title, factor, decimals
     "seconds_per_case": ("s per case", 1, 2),
     "gpu_hours": ("GPU hours", 1, 3),
     "energy_wh": ("Wh", 1, 1),
+    "runs_per_gpu": ("trainings on the GPU", 1, 1),
 }
 _SCORE_NOTE = (
     "Mean over cases [95 % bootstrap interval], seeds averaged by case; SD of seeds: of their means. DSC, NSD and F1 "
@@ -48,9 +49,9 @@ _DIFFERENCE_NOTE = (
     "is false (Claims Reloaded, arXiv 2505.04720)."
 )
 _COST_NOTE = (
-    "GPU hours and energy are a run's share where several ran on one GPU, and s per step was measured beside them: "
-    "where trainings wait for data, these say nothing of the networks; "
-    "parameters, FLOPs (a multiply-add is two) and memory do not depend on that."
+    "The last column says how many trainings shared the GPU. GPU hours and energy are a run's share of it, s per step "
+    "was measured beside the others: compare these where as many ran, and trainings did not wait for data. Parameters, "
+    "FLOPs (a multiply-add is two) and memory do not depend on that."
 )
 
 

@@ -26,6 +26,7 @@ COSTS = (
     "seconds_per_case",
     "gpu_hours",
     "energy_wh",
+    "runs_per_gpu",
 )
 
 
