@@ -220,7 +220,8 @@ class SegmentationModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         train_loss = self._train_loss.state_dict()
         if self.trainer.world_size > 1:  # one checkpoint for all: each goes on from the mean of what they had
-            total = torch.tensor(train_loss["total"], device=self.device)
+            # Not self.device, which is the CPU once the training has ended, where NCCL sums nothing
+            total = torch.tensor(train_loss["total"], device=self.trainer.strategy.root_device)
             train_loss["total"] = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
         progress = {"last_validation": self._last_validation, "train_loss": train_loss}
         checkpoint.update(self.metadata, plan=self.plan.to_dict(), configuration=self.configuration, progress=progress)
