@@ -7,21 +7,21 @@ told by the records, `umamba.inference.record`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from umamba.files import read_json
 from umamba.inference.record import find_records, stamps_of
+from umamba.inference.written import compare_written, kept_of, listed, say_untold
 
 log = logging.getLogger(__name__)
 
 _OF_OTHER_FILES = ("keep", "probabilities")  # of made_by: what is written beside label maps, and changes none
-_SHOWN = 10
 
 
 def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
-    """See that label maps which lie in one folder were made by one prediction, as far as records there say it.
+    """See that label maps which lie in one folder are what one prediction wrote, as far as records there say it.
 
     Args:
         folder: Of the label maps.
@@ -29,7 +29,7 @@ def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
 
     Raises:
         ValueError: Records are of different networks or options; or label maps are of none of them: they lay there
-            before, or the prediction failed. Names both records, or the cases.
+            before, or the prediction failed; or they were edited or exchanged since. Names both records, or the cases.
     """
     known = {path: record for path, record in _records(folder).items() if _says_all(record)}
     if not known:
@@ -47,10 +47,25 @@ def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
         raise ValueError(
             f"{len(strange)} label map(s) in {folder} are not of the prediction that "
             f"{', '.join(path.name for path in known)} there tells of, but lay there before, were put there, or are of "
-            f"cases that it failed in: {_list(strange)}. Scores would be of several networks. Predict them again, or "
+            f"cases that it failed in: {listed(strange)}. Scores would be of several networks. Predict them again, or "
             "remove them. If they do belong together, as parts that were copied into one folder, remove the record: "
             "nothing is compared then."
         )
+    found = compare_written(folder, {name: [path] for name, path in files.items()}, list(known.values()))
+    if found.changed:
+        raise ValueError(
+            f"{len(found.changed)} label map(s) in {folder} are not what the prediction wrote, but were edited, "
+            f"exchanged or damaged since: {listed(found.changed)}. Scores would be of other label maps than those of "
+            f"the networks that {', '.join(path.name for path in known)} there names. Remove these files and predict "
+            "again with continue=true; label maps that were changed on purpose are scored in a folder of their own, "
+            "without that record."
+        )
+    if found.unsaid:
+        raise ValueError(
+            f"The prediction in {folder} was cut off, or goes on: nothing says whether {len(found.unsaid)} label "
+            f"map(s) are what it wrote: {listed(found.unsaid)}. Let it end with continue=true, and score then."
+        )
+    say_untold(found, folder)
 
 
 def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
@@ -65,8 +80,8 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
         files: Case -> label map, of the cases to be predicted.
 
     Returns:
-        Of cases that the same prediction has made before and this call does not make, what its record says of their
-        images.
+        Of cases that the same prediction has made before and this call does not make, what its record says of them,
+        see `kept_of`.
     """
     before: dict[str, Any] = {}
     left = {path.name for path in files.values()}
@@ -77,14 +92,14 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
         kept = {name: file for name, file in mine.items() if name not in files and _is_of(name, file, known)}
         left |= {file.name for file in kept.values()}
         if path == record:
-            before = {name: known["images"][name] for name in kept}
+            before = kept_of(known, folder, {name: [file] for name, file in kept.items()})
         elif not same and "made_by" in known:
             path.unlink(missing_ok=True)
     others = sorted(path.name for path in folder.glob(f"*{ending}") if path.name not in left) if ending else []
     if others:
         log.warning(
             "%d label map(s) of other predictions lie in %s too, and are left: %s. Scores of the folder would mix them "
-            "with those of this one, and are refused.", len(others), folder, _list(others),
+            "with those of this one, and are refused.", len(others), folder, listed(others),
         )  # fmt: skip
     return before
 
@@ -108,7 +123,3 @@ def _is_of(name: str, path: Path, record: Mapping[str, Any]) -> bool:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """In what the `made_by` of two predictions differ, beside what changes no label map."""
     return sorted(key for key in {*one, *other} - {*_OF_OTHER_FILES} if one.get(key) != other.get(key))
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from umamba.files import read_json, writing_into
+from umamba.files import writing_into
 from umamba.inference.claim import claimed
 from umamba.inference.devices import choose_device
 from umamba.inference.export import Export
@@ -24,9 +24,10 @@ from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.inference.previous_stage import load_previous
-from umamba.inference.record import Part, Record, finished_cases, identities_of, meaning_of, record_path, stamps_of
+from umamba.inference.record import Part, Record, go_on, identities_of, meaning_of, record_path, stamps_of
 from umamba.inference.rules import KEY
 from umamba.inference.sliding_window import STEP
+from umamba.inference.written import KEY as WRITTEN
 from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_doubts
 from umamba.raw.dataset import RawCase
@@ -189,11 +190,11 @@ class Predictor(CasePredictor):
         files = {name: [path, *kept_files(path, name, keep, nifti=nifti)] for name, path in paths.items()}
         path, done = record_path(output_dir, part), set[str]()
         with claimed(output_dir, path.name, made_by):
-            before = read_json(path) if resume else {}
-            others = {} if resume else begin(output_dir, path, made_by, paths)
             if resume:
-                done = finished_cases(output_dir, cases, files, made_by)
+                done, before = go_on(path, cases, files, made_by)
                 log.info("%d of %s are there already.", len(done), count(len(cases), "case"))
+            else:
+                before = begin(output_dir, path, made_by, paths)
             to_do = [case for case in cases if case.identifier not in done]
             failures = dict(refused or {})
             record = Record(
@@ -201,28 +202,34 @@ class Predictor(CasePredictor):
                 device=self.device,
                 meaning=meaning_of(self.plan, labels),
                 made_by=made_by,
-                images=others
-                | {name: known for name, known in before.get("images", {}).items() if name in done}
+                images=before.get("images", {})
                 | {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in to_do},
                 replaced={case.identifier: stamps_of(files[case.identifier]) for case in to_do},
-                seconds={name: spent for name, spent in before.get("seconds", {}).items() if name in done},
+                seconds=before.get("seconds", {}),
                 failed=failures,
+                written=before.get(WRITTEN, {}),
             )
             record.save()
+
+            def write(case: RawCase, made: Export) -> None:
+                self._write(made, files[case.identifier], labels)
+                record.wrote(case.identifier, files[case.identifier])
+
             doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
 
             def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
                 record.images[case.identifier] = identities_of(case.images)
                 return *self._read(case.images, doubts[case.identifier]), case.identifier
 
-            record.seconds |= each_case(
-                to_do,
-                read=read,
-                preprocess=self._preprocess,
-                segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
-                write=lambda case, made: self._write(made, files[case.identifier], labels),
-                failures=failures,
-            )
+            with record.saved_when_stopped():
+                record.seconds |= each_case(
+                    to_do,
+                    read=read,
+                    preprocess=self._preprocess,
+                    segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
+                    write=write,
+                    failures=failures,
+                )
             record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
             record.save()
             for kind in sorted({kind for messages in doubts.values() for kind in messages}):

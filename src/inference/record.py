@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from umamba.files import read_json, write_json
+from umamba.inference.written import KEY, compare_written, identities_in, kept_of, listed, say_untold
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import are_same, file_stamp, identity_of
 
 log = logging.getLogger(__name__)
 
-_SHOWN = 10  # cases that a message names
+_SAVED_EVERY = 10.0  # s: the label maps of so long are made again after a kill
 _NAME = re.compile(r"inference(_\d+_of_\d+)?\.json")
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
@@ -61,7 +65,8 @@ def finished_cases(
         made_by: What a record of the same prediction says.
 
     Raises:
-        ValueError: There are files of other networks or options, or it is not known what made them.
+        ValueError: There are files of other networks or options, or it is not known what made them; or some are not
+            what was written, for whoever corrected them by hand would lose that.
     """
     there = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
     records = {path: read_json(path) for path in find_records(folder)}
@@ -82,21 +87,58 @@ def finished_cases(
         if there:  # an earlier version wrote them
             log.warning("%s does not say which images the label maps there are of: taken to be these.", folder)
         return there
+    found = compare_written(folder, {name: outputs[name] for name in sorted(there)}, list(records.values()))
+    if found.changed:
+        raise ValueError(
+            f"continue=true: {len(found.changed)} case(s) in {folder} have files that are not what the prediction "
+            f"wrote: they were edited, exchanged or damaged since: {listed(found.changed)}. Remove these files, and "
+            "they are made again; keep what was corrected by hand in another folder."
+        )
+    say_untold(found, folder)
     former = [stamp for record in records.values() for stamps in record["replaced"].values() for stamp in stamps]
     done = {
         case.identifier
         for case in cases
-        if case.identifier in there
+        if case.identifier in there.difference(found.unsaid)
         and (known := [r["images"][case.identifier] for r in records.values() if case.identifier in r["images"]])
         and all(are_same(case.images, identities) for identities in known)
         and not any(stamp in former for stamp in stamps_of(outputs[case.identifier]))
     }
     if there - done:
         log.warning(
-            "%d label map(s) in %s are of other images than there are now, or of an earlier prediction, and are "
-            "replaced: %s.", len(there - done), folder, ", ".join(sorted(there - done)[:_SHOWN]),
+            "%d label map(s) in %s are of other images than there are now, of an earlier prediction, or of one that "
+            "was cut off before it said what it wrote, and are replaced: %s.",
+            len(there - done), folder, listed(sorted(there - done)),
         )  # fmt: skip
     return done
+
+
+def go_on(
+    path: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
+) -> tuple[set[str], dict[str, dict[str, Any]]]:
+    """Where a prediction goes on.
+
+    Args:
+        path: Its record; it may be missing.
+        cases: As of `finished_cases`, and so are the others.
+        outputs: Case -> its files.
+        made_by: What a record of the same prediction says.
+
+    Returns:
+        The cases that are finished; and what the record says of them and of those of earlier calls, see `kept_of`.
+
+    Raises:
+        ValueError: See `finished_cases`.
+    """
+    done, record = finished_cases(path.parent, cases, outputs, made_by), read_json(path)
+    if record and not isinstance(record.get("images"), dict):  # an earlier version: taken to be these
+        record["images"] = {case.identifier: identities_of(case.images) for case in cases if case.identifier in done}
+    ending = next((paths[0].name.removeprefix(name) for name, paths in outputs.items()), "")
+    listed_there = record.get("images", {})
+    earlier = {name: [path.with_name(f"{name}{ending}")] for name in listed_there if name not in outputs}
+    left = {name: paths for name, paths in earlier.items() if paths[0].is_file()}
+    left |= {name: outputs[name] for name in done if name in listed_there}
+    return done, kept_of(record, path.parent, left)
 
 
 def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any]:
@@ -134,6 +176,7 @@ class Record:
         replaced: Case -> stamps of its files as they were before, until it has new ones.
         seconds: Case -> how long its prediction took.
         failed: Case -> what was wrong with it.
+        written: Case -> `identities_in` of its files, taken when they were written.
     """
 
     path: Path
@@ -144,19 +187,42 @@ class Record:
     replaced: dict[str, list[list[int]]]
     seconds: dict[str, float]
     failed: dict[str, str]
+    written: dict[str, dict[str, dict[str, Any]]]
+    _saved: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wrote(self, name: str, files: Sequence[Path]) -> None:
+        """Note the files of a case, which were written just now; threads may call it, and now and then it is saved."""
+        made = identities_in(self.path.parent, files)
+        with self._lock:
+            self.written[name] = made
+            if time.monotonic() - self._saved > _SAVED_EVERY:
+                self.save()
+
+    @contextmanager
+    def saved_when_stopped(self) -> Iterator[None]:
+        """Save it if the block is left by an error or a signal, so that what was written until then is known."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # that of the block is the one to be said
+                self.save()
+            raise
 
     def save(self) -> None:
         """Write it."""
+        self._saved = time.monotonic()
         cuda = self.device.type == "cuda"
         content = {
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "peak_vram_gib": torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else None,
             "seconds": self.seconds,
-            "failed": self.failed,
+            "failed": dict(self.failed),  # copied, for other threads go on filling them
             "meaning": self.meaning,
             "made_by": self.made_by,
-            "images": self.images,
+            "images": dict(self.images),
             "replaced": self.replaced,
+            KEY: dict(self.written),
         }
         write_json(content, self.path)
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from hydra import compose, initialize_config_dir
 
 from tests.inference.small import cut, make_plan, save_checkpoint
@@ -110,3 +111,128 @@ def test_without_a_record_nothing_is_compared(raw: Path, tmp_path: Path) -> None
     del record["images"]  # as an earlier version wrote it
     (out / "inference.json").write_text(json.dumps(record))
     score(raw, out)
+
+
+def exchange(folder: Path, one: str = "case_0", other: str = "case_1") -> None:
+    first, second = (folder / f"{name}.nii.gz" for name in (one, other))
+    content = first.read_bytes()
+    assert content != second.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def edit(folder: Path, name: str = "case_2") -> None:
+    """As a program for labelling does it."""
+    path = folder / f"{name}.nii.gz"
+    image = sitk.ReadImage(path)
+    array = sitk.GetArrayFromImage(image)
+    array[:2] = 1 - array[:2]
+    edited = sitk.GetImageFromArray(array)
+    edited.CopyInformation(image)
+    sitk.WriteImage(edited, path)
+
+
+def test_label_maps_that_others_changed_are_not_scored_as_the_networks(raw: Path, tmp_path: Path) -> None:
+    out, images = tmp_path / "predictions", images_of(raw, CASES)
+    one = predictor(tmp_path)
+    one.segment_files(images, out, keep=["probabilities"])
+    moved = tmp_path / "elsewhere"  # as to another machine: other stamps, the same content
+    shutil.copytree(out, moved)
+    score(raw, moved)
+    exchange(out)
+    edit(out)
+    with pytest.raises(ValueError, match=r"3 label map\(s\).*not what the prediction wrote.*case_0, case_1, case_2\."):
+        score(raw, out)
+    with pytest.raises(ValueError, match=r"continue=true: 3 case\(s\).*not what.*case_0, case_1, case_2\. Remove"):
+        one.segment_files(images, out, keep=["probabilities"], resume=True)
+    for case in CASES[:3]:
+        (out / f"{case}.nii.gz").unlink()
+    one.segment_files(images, out, keep=["probabilities"], resume=True)
+    score(raw, out)
+    for path in out.glob("*.nii.gz"):
+        assert path.read_bytes() == (moved / path.name).read_bytes()
+    shutil.copy(out / "case_0.npz", out / "case_1.npz")  # what is written beside counts where it is to be kept
+    score(raw, out)
+    with pytest.raises(ValueError, match=r"continue=true: 1 case.*case_1\."):
+        one.segment_files(images, out, keep=["probabilities"], resume=True)
+    (out / "inference.json").unlink()
+    edit(out)
+    score(raw, out)  # of nobody knows whom
+
+
+def test_changed_label_maps_are_seen_in_folders_of_several_calls_and_parts(raw: Path, tmp_path: Path) -> None:
+    out, images, one = tmp_path / "predictions", images_of(raw, CASES), predictor(tmp_path)
+    first, second = images_of(raw, CASES[:2], "first"), images_of(raw, CASES[2:], "second")
+    for resume in (False, True):
+        shutil.rmtree(out, ignore_errors=True)
+        one.segment_files(first, out)
+        one.segment_files(second, out, resume=resume)
+        score(raw, out)
+        exchange(out, "case_0", "case_2")
+        with pytest.raises(ValueError, match=r"2 label map.*not what.*case_0, case_2"):
+            score(raw, out)
+    shutil.rmtree(out)
+    for number in range(2):
+        one.segment_files(images, out, part=(number, 2))
+    score(raw, out)
+    one.segment_files(images, out)  # again as a whole: two records tell of each, which agree
+    score(raw, out)
+    exchange(out)
+    with pytest.raises(ValueError, match=r"2 label map.*not what.*case_0, case_1"):
+        score(raw, out)
+    with pytest.raises(ValueError, match=r"2 case.*case_0, case_1"):
+        one.segment_files(images, out, resume=True)
+
+
+def test_a_prediction_that_was_cut_off_makes_again_what_it_had_not_said(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, images, one = tmp_path / "predictions", images_of(raw, CASES), predictor(tmp_path)
+    one.segment_files(images, out)
+    record = json.loads((out / "inference.json").read_text())
+    assert sorted(record["written"]) == list(CASES)
+    del record["written"]["case_3"]  # killed between the label map and the record
+    (out / "inference.json").write_text(json.dumps(record))
+    edit(out, "case_3")
+    with pytest.raises(ValueError, match=r"cut off, or goes on.*1 label map\(s\).*case_3"):
+        score(raw, out)
+    one.segment_files(images, out, resume=True)
+    assert "1 label map(s)" in caplog.text and "cut off" in caplog.text and "case_3" in caplog.text
+    score(raw, out)
+
+    segment, done = one._segment, []
+
+    def stopped(*case: object, **options: object) -> object:
+        done.append(segment(*case, **options))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return done[-1]
+
+    shutil.rmtree(out)
+    monkeypatch.setattr(one, "_segment", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        one.segment_files(images, out)
+    monkeypatch.setattr(one, "_segment", segment)
+    made = json.loads((out / "inference.json").read_text())["written"]
+    assert sorted(made) == list(CASES[:2])  # one that is told to stop says all that it wrote
+    times = {name: (out / f"{name}.nii.gz").stat().st_mtime_ns for name in made}
+    one.segment_files(images, out, resume=True)
+    assert times == {name: (out / f"{name}.nii.gz").stat().st_mtime_ns for name in made}
+    score(raw, out)
+
+
+def test_a_record_that_does_not_say_what_was_written_goes_on_working(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, images, one = tmp_path / "predictions", images_of(raw, CASES), predictor(tmp_path)
+    one.segment_files(images, out)
+    record = json.loads((out / "inference.json").read_text())
+    del record["written"]
+    (out / "inference.json").write_text(json.dumps(record))
+    exchange(out)
+    score(raw, out)
+    assert "does not say what was written: 4 label map(s)" in caplog.text
+    one.segment_files(images, out, resume=True)  # from now on it is known
+    edit(out)
+    with pytest.raises(ValueError, match=r"1 label map.*not what.*case_2"):
+        score(raw, out)
