@@ -35,7 +35,7 @@ from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import check_parquet, describe, write_tables
 from umamba.files import read_json, writing_into
 from umamba.inference.mirroring import axes_to_mirror
-from umamba.inference.mixture import check_one_prediction
+from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.planning.plan import Plan
@@ -52,10 +52,19 @@ _OF_CHECKPOINTS: dict[str, object] = {"ensemble": False, "mirror": False, "cases
 _OF_CHECKPOINTS |= {"postprocessing": None, "device": "auto", "trusted": [], "data.dataset_dir": None}
 _OF_CHECKPOINTS |= {"data.prepared_dir": None, "previous_stage": None}
 _OF_FOLDERS: dict[str, object] = {"references": None, "dataset_json": None, "nsd_tolerance": None, "task": "semantic"}
-_OF_FOLDERS |= {"instance_predictions": False, "other_dataset": False}
+_OF_FOLDERS |= {"instance_predictions": False, "other_dataset": False, "seen_cases": False}
 
 
-SWITCHES = ("ensemble", "mirror", "fit_postprocessing", "instance_predictions", "other_dataset", "grow", "parquet")
+SWITCHES = (
+    "ensemble",
+    "mirror",
+    "fit_postprocessing",
+    "instance_predictions",
+    "other_dataset",
+    "seen_cases",
+    "grow",
+    "parquet",
+)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
@@ -160,11 +169,12 @@ def score_folders(cfg: DictConfig) -> None:
     sources = sources_of(read_json(dataset_json), dataset_json)
     pairs = pair_folders(predictions, references, scoring, sources)
     check_one_prediction(predictions, {pair.case: pair.prediction for pair in pairs})
+    remark = check_unseen(predictions, {pair.case for pair in pairs}, allowed=cfg.seen_cases)
     scores = evaluate(pairs, scoring, workers=cfg.workers)
     with writing_into(Path(cfg.output)):
-        text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet)
+        text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet, remark=remark)
         write_source_tables(scores, pairs, Path(cfg.output) / "tables")
-    show_table(text, describe(scores))
+    show_table(text, f"{describe(scores)} {remark}".strip())
 
 
 def _refuse(cfg: DictConfig, options: dict[str, object], way: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ from umamba.datamodules.splits import select_split
 from umamba.evaluation.members import Member
 from umamba.planning.raw_files import contents
 from umamba.raw.dataset import RawCase
-from umamba.raw.file_identity import voxel_file
+from umamba.raw.file_identity import fingerprint
 from umamba.raw.orientation import orientation
 from umamba.raw.readers import is_picture, read_geometry
 
 log = logging.getLogger(__name__)
 
-_SAMPLES, _SAMPLE_BYTES = 16, 8192  # of a file, evenly spaced, its first and last bytes among them
 _SHOWN = 10
 
 
@@ -95,22 +93,6 @@ def _other_files(case: RawCase, labels: Mapping[Path, str]) -> dict[str, str]:
     """
     channels = {f"channel_{index}": fingerprint(path) for index, path in enumerate(case.images[1:], start=1)}
     return channels if case.label is None else {**channels, "label": labels[case.label]}
-
-
-def fingerprint(path: Path) -> str:
-    """16 hexadecimal digits by which an image file is known again wherever it lies.
-
-    Its length and samples of it are hashed, for reading whole data sets would take minutes. Compressed files end in a
-    checksum of all they hold.
-    """
-    path = voxel_file(path)
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for index in range(_SAMPLES):
-            file.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def choose_cases(

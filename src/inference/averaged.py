@@ -15,6 +15,7 @@ from umamba.inference.ensemble import Ensemble, read_ensemble
 from umamba.inference.export import Export
 from umamba.inference.predictor import Predictor
 from umamba.inference.previous_facts import KEY as PREVIOUS
+from umamba.inference.seen import TrainingCases
 from umamba.machine import require_memory
 from umamba.models.checkpoint import load_plain
 from umamba.raw.description import DatasetError
@@ -48,6 +49,7 @@ class AveragedPredictor(Predictor):
         members = [member for part in parts for member in part.members]
         super().__init__(members, first.plan, first.configuration.name, first.config, first.device)
         self.parts = list(parts)
+        self.training_cases = TrainingCases.together(part.training_cases for part in parts)
         if all(part.orientations for part in parts):
             self.orientations = frozenset.union(*(part.orientations for part in parts))
 

@@ -7,12 +7,14 @@ told by the records, `umamba.inference.record`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from umamba.files import read_json
 from umamba.inference.record import find_records, stamps_of
+from umamba.inference.seen import BY_NAME, YES
+from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import compare_written, kept_of, listed, say_untold
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,41 @@ def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
             f"map(s) are what it wrote: {listed(found.unsaid)}. Let it end with continue=true, and score then."
         )
     say_untold(found, folder)
+
+
+def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
+    """See that stored label maps are of cases that the networks which made them were not trained on.
+
+    Args:
+        folder: Of the label maps.
+        cases: Those to be scored.
+        allowed: Score them all the same.
+
+    Returns:
+        What is to be said beside the scores; "" for nothing.
+
+    Raises:
+        ValueError: Some are, and it is not allowed; names them.
+    """
+    records = [record for record in _records(folder).values() if _says_all(record)]
+    answers = {name: answer for record in records for name, answer in (record.get(SEEN) or {}).items() if name in cases}
+    seen = sorted(name for name, answer in answers.items() if answer == YES)
+    named = sorted(name for name, answer in answers.items() if answer == BY_NAME)
+    if seen and not allowed:
+        raise ValueError(
+            f"The networks that made the label maps in {folder} were trained on {len(seen)} of the {len(cases)} cases "
+            f"to be scored: {listed(seen)}. Their scores would say nothing of new cases. Score others, or say "
+            "seen_cases=true to have them scored and the tables say so."
+        )
+    if named:
+        log.warning(
+            "%d case(s) are called like cases that the networks in %s were trained on, but were predicted from other "
+            "image files: %s. If they were only converted, their scores say nothing of new cases.",
+            len(named), folder, listed(named),
+        )  # fmt: skip
+    if records and not cases <= answers.keys():
+        log.info("%s does not say of all cases whether the networks were trained on them.", folder)
+    return f"{len(seen)} of {len(cases)} cases were trained on: no measure of new ones." if seen else ""
 
 
 def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:

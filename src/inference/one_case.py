@@ -21,6 +21,7 @@ from umamba.inference.members import Member
 from umamba.inference.precision import chosen_dtype
 from umamba.inference.preprocess import preprocess_on
 from umamba.inference.rules import Rule, apply_rules
+from umamba.inference.seen import TrainingCases
 from umamba.inference.sliding_window import STEP, ensemble, sliding_window, sum_bytes
 from umamba.machine import require_memory
 from umamba.planning.plan import Plan
@@ -37,6 +38,8 @@ _PATCH_VOXELS = 1 << 21  # of the windows that go through a network together, un
 
 class Preceding(Protocol):
     """The previous stage of a cascade, see `umamba.inference.previous_stage.PreviousStage`."""
+
+    out_of_fold: bool
 
     def channels(
         self, image: np.ndarray, geometry: Geometry, onto: CaseProperties, name: str | None, step: float
@@ -69,6 +72,7 @@ class CasePredictor:
     Attributes:
         rules: Rules of post-processing, applied to each label map in this order; none unless they are set.
         orientations: Of the training's images, see `umamba.raw.orientation`; none where it is not known.
+        training_cases: Of the networks, as far as they are known.
         step: Largest distance between windows, as a share of the patch; 0.5 as in nnU-Net unless it is set.
         previous: The previous stage of a cascade, whose segmentation the networks see beside the image; None of others.
     """
@@ -90,6 +94,7 @@ class CasePredictor:
         self.config = config
         self.rules: list[Rule] = []
         self.orientations: frozenset[str] = frozenset()
+        self.training_cases = TrainingCases()
         self.step = STEP
         self.previous: Preceding | None = None
 

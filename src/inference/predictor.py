@@ -26,6 +26,8 @@ from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.inference.previous_stage import load_previous
 from umamba.inference.record import Part, Record, go_on, identities_of, meaning_of, record_path, stamps_of
 from umamba.inference.rules import KEY
+from umamba.inference.seen import KEY as SEEN
+from umamba.inference.seen import TrainingCases, say_seen
 from umamba.inference.sliding_window import STEP
 from umamba.inference.written import KEY as WRITTEN
 from umamba.models.checkpoint import load_checkpoint
@@ -129,6 +131,7 @@ class Predictor(CasePredictor):
         known: list[Any] = [(content.get("cases") or {}).get("orientations") for _, content in checkpoints]
         if all(isinstance(one, list) for one in known):  # earlier ones do not keep them
             predictor.orientations = frozenset(str(name) for one in known for name in one)
+        predictor.training_cases = TrainingCases.of(checkpoints)
         return predictor
 
     def outputs(self, cases: Sequence[RawCase], output_dir: Path) -> dict[str, Path]:
@@ -208,6 +211,7 @@ class Predictor(CasePredictor):
                 seconds=before.get("seconds", {}),
                 failed=failures,
                 written=before.get(WRITTEN, {}),
+                trained_on=before.get(SEEN, {}),
             )
             record.save()
 
@@ -219,6 +223,8 @@ class Predictor(CasePredictor):
 
             def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
                 record.images[case.identifier] = identities_of(case.images)
+                answer = self._was_trained_on(case)
+                record.trained_on |= {} if answer is None else {case.identifier: answer}
                 return *self._read(case.images, doubts[case.identifier]), case.identifier
 
             with record.saved_when_stopped():
@@ -232,6 +238,7 @@ class Predictor(CasePredictor):
                 )
             record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
             record.save()
+            say_seen({case.identifier: record.trained_on.get(case.identifier, "") for case in to_do})
             for kind in sorted({kind for messages in doubts.values() for kind in messages}):
                 said = [messages[kind] for messages in doubts.values() if kind in messages]
                 log_doubts(kind, len(said), said[0])
@@ -292,6 +299,13 @@ class Predictor(CasePredictor):
 
     def _check_kept(self, keep: Sequence[str], *, nifti: bool) -> None:
         check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
+
+    def _was_trained_on(self, case: RawCase) -> str | None:
+        out_of_fold = self.previous is not None and self.previous.out_of_fold
+        try:
+            return self.training_cases.answer(case, out_of_fold=out_of_fold)
+        except OSError:  # said where the image is read
+            return None
 
     def _check_labels(self, labels: Sequence[str] | None) -> None:
         names = self.plan.foreground

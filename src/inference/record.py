@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from umamba.files import read_json, write_json
+from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import KEY, compare_written, identities_in, kept_of, listed, say_untold
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawCase
@@ -177,6 +178,7 @@ class Record:
         seconds: Case -> how long its prediction took.
         failed: Case -> what was wrong with it.
         written: Case -> `identities_in` of its files, taken when they were written.
+        trained_on: Case -> whether the networks were trained on it, see `umamba.inference.seen`.
     """
 
     path: Path
@@ -188,6 +190,7 @@ class Record:
     seconds: dict[str, float]
     failed: dict[str, str]
     written: dict[str, dict[str, dict[str, Any]]]
+    trained_on: dict[str, str]
     _saved: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -223,6 +226,7 @@ class Record:
             "images": dict(self.images),
             "replaced": self.replaced,
             KEY: dict(self.written),
+            SEEN: dict(self.trained_on),
         }
         write_json(content, self.path)
 

@@ -72,14 +72,14 @@ def kept_of(record: Mapping[str, Any], folder: Path, files: Mapping[str, Sequenc
         files: Case -> its files.
 
     Returns:
-        "images", "seconds" and "written" of these cases.
+        "images", "seconds", "trained_on" and "written" of these cases.
     """
     told = record.get(KEY)
     if not isinstance(told, dict):
         told = {
             name: identities_in(folder, [path for path in paths if path.is_file()]) for name, paths in files.items()
         }
-    parts = {"images": record.get("images"), "seconds": record.get("seconds"), KEY: told}
+    parts = {key: record.get(key) for key in ("images", "seconds", "trained_on")} | {KEY: told}
     return {key: {case: of for case, of in (part or {}).items() if case in files} for key, part in parts.items()}
 
 

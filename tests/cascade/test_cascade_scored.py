@@ -12,7 +12,6 @@ import torch
 from tests.cascade.made_cascade import LOW, SECOND, config_of, make_low, save, split_in_two, split_of, two_stages
 from tests.miniatures import make_volumes
 from umamba.datamodules.custom import CustomDataModule
-from umamba.evaluation.held_out import fingerprint
 from umamba.evaluation.identity import training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.prepared import RunOptions, prepare
@@ -20,6 +19,7 @@ from umamba.evaluation.score_run import predict_and_score
 from umamba.files import file_hash, read_json
 from umamba.inference.claim import PredictionInUseError, claimed
 from umamba.inference.previous_facts import KEY, PreviousFacts, member_of
+from umamba.raw.file_identity import fingerprint
 
 VALIDATION = RunOptions(cases="validation", device="cpu", workers=1)
 

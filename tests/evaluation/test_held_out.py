@@ -12,10 +12,11 @@ import SimpleITK as sitk
 import torch
 
 from umamba.datamodules.custom import CustomDataModule
-from umamba.evaluation.held_out import add_source, cases_of_training, choose_cases, fingerprint, source_of
+from umamba.evaluation.held_out import add_source, cases_of_training, choose_cases, source_of
 from umamba.evaluation.members import Member
 from umamba.planning import raw_files
 from umamba.planning.raw_files import RawFiles
+from umamba.raw.file_identity import fingerprint
 from umamba.run.compare import differences
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+import torch
 from hydra import compose, initialize_config_dir
 
 from tests.inference.small import cut, make_plan, save_checkpoint
@@ -16,6 +17,7 @@ from umamba.evaluation import __main__ as script
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS
+from umamba.raw.file_identity import fingerprint
 
 CASES = tuple(f"case_{number}" for number in range(4))
 
@@ -37,11 +39,11 @@ def predictor(folder: Path, seed: int = 0) -> Predictor:
     return Predictor.from_checkpoint(save_checkpoint(folder / f"{seed}.ckpt", make_plan(), seed=seed), "cpu")
 
 
-def score(raw: Path, predictions: Path) -> None:
+def score(raw: Path, predictions: Path, *more: str) -> None:
     overrides = [f"predictions={predictions}", f"references={raw / 'labelsTr'}", f"output={raw.parent / 'scores'}"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         script.score_folders(
-            compose("eval", [*overrides, "nsd_tolerance=1", "workers=0", "device=cpu", "other_dataset=true"])
+            compose("eval", [*overrides, "nsd_tolerance=1", "workers=0", "device=cpu", "other_dataset=true", *more])
         )
 
 
@@ -236,3 +238,25 @@ def test_a_record_that_does_not_say_what_was_written_goes_on_working(
     edit(out)
     with pytest.raises(ValueError, match=r"1 label map.*not what.*case_2"):
         score(raw, out)
+
+
+def test_cases_that_were_trained_on_are_not_scored_as_new_ones(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, out = images_of(raw, CASES), tmp_path / "predictions"
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan())
+    content = torch.load(path, weights_only=True)
+    seen = {"other": fingerprint(images / "case_1_0000.nii.gz"), "case_2": fingerprint(images / "case_0_0000.nii.gz")}
+    torch.save({**content, "cases": {"trained_on": seen}}, tmp_path / "known.ckpt")
+    one = Predictor.from_checkpoint([path, tmp_path / "known.ckpt"], "cpu")  # of one nothing is known
+    one.segment_files(images, out)
+    assert "2 case(s) are ones that the network was trained on" in caplog.text and "case_0, case_1." in caplog.text
+    with pytest.raises(ValueError, match=r"trained on 2 of the 4 cases to be scored: case_0, case_1\..*seen_cases"):
+        score(raw, out)
+    shutil.copytree(out, tmp_path / "copy")
+    one.segment_files(images, out, resume=True)  # what is left is known as it was
+    with pytest.raises(ValueError, match="trained on 2 of the 4"):
+        score(raw, out)
+    score(raw, tmp_path / "copy", "seen_cases=true")
+    assert "2 of 4 cases were trained on" in (raw.parent / "scores" / "tables" / "summary.md").read_text()
+    assert "called like cases" in caplog.text and "case_2." in caplog.text  # its image is another file

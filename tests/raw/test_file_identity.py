@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from umamba.evaluation.held_out import fingerprint
-from umamba.raw.file_identity import are_same, file_content, file_stamp, identity_of, parts_of, voxel_file
+from umamba.raw.file_identity import are_same, file_content, file_stamp, fingerprint, identity_of, parts_of, voxel_file
 
 
 def detached(folder: Path, name: str = "a", value: int = 0) -> Path:

@@ -1,0 +1,90 @@
+"""Which images the networks of a prediction were trained on: scores of these say nothing of new ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from umamba.inference.previous_facts import PreviousFacts
+from umamba.inference.written import listed
+from umamba.raw.dataset import RawCase
+from umamba.raw.file_identity import fingerprint
+
+log = logging.getLogger(__name__)
+
+KEY = "trained_on"  # of a record: case -> one of the answers; a case of which nothing is known is not there
+YES, NO, BY_NAME = "yes", "no", "another image of that name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCases:
+    """The training cases of one or more networks.
+
+    Attributes:
+        own: Fingerprints of their first images.
+        previous: Likewise of the networks of a cascade's previous stage.
+        names: What they are called.
+        complete: Whether those of all networks are known; imported ones and earlier versions do not say it.
+    """
+
+    own: frozenset[str] = frozenset()
+    previous: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    complete: bool = False
+
+    @classmethod
+    def of(cls, checkpoints: Sequence[tuple[Any, Mapping[str, Any]]]) -> Self:
+        """Those of checkpoints, given as files and their contents."""
+        told: list[dict[str, str] | None] = []
+        previous: set[str] = set()
+        for path, content in checkpoints:
+            cases = content.get("cases")
+            known = cases.get("trained_on") if isinstance(cases, dict) else None
+            told.append({str(n): str(mark) for n, mark in known.items()} if isinstance(known, dict) else None)
+            stage = PreviousFacts.of(content, path)
+            previous |= set() if stage is None else set(stage.trained_on.values())
+        found = [one for one in told if one is not None]
+        return cls(
+            own=frozenset(mark for one in found for mark in one.values()),
+            previous=frozenset(previous),
+            names=frozenset(name for one in found for name in one),
+            complete=len(found) == len(told) > 0,
+        )
+
+    @classmethod
+    def together(cls, parts: Iterable[Self]) -> Self:
+        """Those of several predictors that are averaged."""
+        parts = list(parts)
+        return cls(
+            own=frozenset[str]().union(*(part.own for part in parts)),
+            previous=frozenset[str]().union(*(part.previous for part in parts)),
+            names=frozenset[str]().union(*(part.names for part in parts)),
+            complete=all(part.complete for part in parts),
+        )
+
+    def answer(self, case: RawCase, *, out_of_fold: bool = False) -> str | None:
+        """Whether a case is one of them, told by its first image; None if nobody knows.
+
+        Args:
+            case: With its images.
+            out_of_fold: The previous stage segments it by a network that did not see it.
+
+        Raises:
+            OSError: The image cannot be read.
+        """
+        if fingerprint(case.images[0]) in (self.own if out_of_fold else self.own | self.previous):
+            return YES
+        if case.identifier in self.names:
+            return BY_NAME
+        return NO if self.complete else None
+
+
+def say_seen(answers: Mapping[str, str]) -> None:
+    """Say of which cases that were predicted the networks have been trained on."""
+    if seen := sorted(name for name, answer in answers.items() if answer == YES):
+        log.warning(
+            "%d case(s) are ones that the network was trained on: scores of them would say nothing of new ones: %s.",
+            len(seen), listed(seen),
+        )  # fmt: skip
