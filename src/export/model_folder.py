@@ -18,7 +18,7 @@ from umamba.files import atomic_folder
 from umamba.inference.bundle import Bundle, Source
 from umamba.inference.mirroring import trained_mirror_axes
 from umamba.inference.model_folder import read_model_folder
-from umamba.inference.precision import trained_precision
+from umamba.inference.precision import ASSUMED, trained_precision
 from umamba.models.build import num_blocks
 from umamba.models.checkpoint import network_from_checkpoint, network_weights
 from umamba.models.nnunet_checkpoint import OURS, fold_number
@@ -91,7 +91,11 @@ def write_model_folder(given: Bundle, output: Path) -> None:
                 },
                 "trainer_name": trainer,
                 "inference_allowed_mirroring_axes": axes or None,
-                OURS: {"made_by": given.made_by, "precision": trained_precision(source.content["config"])},
+                OURS: {
+                    "made_by": given.made_by,
+                    "precision": trained_precision(source.content["config"]) or ASSUMED,
+                    "cases": source.content.get("cases"),
+                },
             }  # fmt: skip
             torch.save(checkpoint, beside / f"fold_{fold}" / CHECKPOINT)
         _check(beside, folds)

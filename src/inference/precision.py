@@ -23,6 +23,7 @@ _AUTOCAST = {
     "bf16": torch.bfloat16,
     "bf16-true": torch.bfloat16,
 }
+ASSUMED = "bf16-mixed"  # where nothing says it
 _APPROXIMATED = {
     "64-true": "in float32",
     "64": "in float32",
@@ -35,18 +36,22 @@ CHOICES: dict[str, torch.dtype | None] = {
 }  # fmt: skip
 
 
-def trained_precision(config: Mapping[str, Any]) -> str:
-    """Lightning's name of the precision that a checkpoint was trained with.
+def trained_precision(config: Mapping[str, Any]) -> str | None:
+    """Lightning's name of the precision that a checkpoint was trained with; None if nothing says it.
 
-    An imported network has no trainer: its model names what it is predicted in, 16-mixed for nnU-Net's. One that names
-    none counts as trained in bf16-mixed.
+    An imported network has no trainer, unless this project has exported it: its model names what it is predicted in,
+    16-mixed for nnU-Net's, if anything.
     """
     trainer, model = config.get("trainer") or {}, config.get("model") or {}
-    return str(trainer.get("precision") or model.get("precision") or "bf16-mixed")
+    found = trainer.get("precision") or model.get("precision")
+    return None if found is None else str(found)
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(precision: str | None, device: torch.device) -> torch.dtype | None:
     """What the convolutions of a network of this training are computed in; None for float32.
+
+    Where the training's precision is not known, as of U-Mamba's checkpoints, it is taken for bf16-mixed: half precision
+    without the overflows of float16. This is said.
 
     A CPU always predicts in float32, for half precision is slow there. A GPU without bfloat16 arithmetic does so too,
     with a warning: float16 could overflow where the training did not.
@@ -54,6 +59,14 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     Raises:
         ValueError: A precision that a prediction cannot follow.
     """
+    if precision is None:
+        precision = ASSUMED
+        log.warning(
+            "Nothing says in which precision the network was trained; predicting %s.",
+            "in mixed bfloat16" if device.type == "cuda" else "on the CPU in float32",
+        )
+        if device.type != "cuda":
+            return None
     if precision not in _AUTOCAST:
         raise ValueError(
             f"The network was trained with trainer.precision={precision}; a prediction can follow "

@@ -50,7 +50,7 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
-from umamba.models.nnunet_checkpoint import fold_number, mirrored_axes, precision_of, read_checkpoint
+from umamba.models.nnunet_checkpoint import cases_of, fold_number, mirrored_axes, precision_of, read_checkpoint
 from umamba.models.nnunet_names import recognize, rename_weights
 from umamba.models.unet import UNet
 from umamba.plain import to_plain
@@ -191,6 +191,7 @@ def converted_checkpoint(
         "plan": plan.to_dict(),
         "configuration": configuration,
         "config": {"model": model, "data": data_config, "data_name": data},
+        "cases": cases_of(source),
         "provenance": {
             "imported_from": Path(checkpoint).name,
             "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),

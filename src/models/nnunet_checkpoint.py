@@ -75,6 +75,19 @@ def precision_of(source: Mapping[str, Any]) -> str | None:
     return precision
 
 
+def cases_of(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Which cases the training saw, if this project has written the checkpoint and knew it; else nothing.
+
+    Raises:
+        ValueError: They are no dictionary.
+    """
+    ours = source.get(OURS) or {}
+    cases = ours.get("cases") or {} if isinstance(ours, dict) else {}
+    if not isinstance(cases, dict):
+        raise ValueError(f"{OURS}.cases must be a dictionary, the checkpoint has {cases!r:.100}.")
+    return cases
+
+
 def fold_number(fold: object) -> int | str:
     """A fold as nnU-Net records it: a number, also as text, or "all".
 

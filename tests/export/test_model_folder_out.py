@@ -13,12 +13,16 @@ import torch
 
 from tests.export.made import save, save_folds
 from tests.models.tiny_plan import tiny_plan
+from umamba.evaluation.members import Member
 from umamba.export.given import read_given
 from umamba.export.model_folder import write_model_folder
+from umamba.inference.members import members_of
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.precision import trained_precision
 from umamba.inference.predictor import Predictor
-from umamba.models.checkpoint import network_from_checkpoint
+from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
+from umamba.models.import_weights import import_checkpoint
+from umamba.models.nnunet_checkpoint import OURS
 from umamba.planning.as_nnunet import Built, dataset_json_of, plans_of
 from umamba.planning.nnunet_plans import plan_from_nnunet
 from umamba.planning.plan import Plan
@@ -71,7 +75,7 @@ def test_the_precision_of_the_training_goes_along(trained: str | None, tmp_path:
     content["config"]["trainer"] = {"precision": trained}
     torch.save(content, checkpoint)
     ((path, read),) = read_model_folder(out(str(checkpoint), tmp_path / "folder")).items()
-    assert trained_precision(read["config"]) == trained_precision(content["config"]) == (trained or "bf16-mixed")
+    assert trained_precision(read["config"]) == (trained_precision(content["config"]) or "bf16-mixed")
     stored = torch.load(path, weights_only=True)
     torch.save({name: value for name, value in stored.items() if name != "umamba"}, path)  # as nnU-Net writes it
     ((_, read),) = read_model_folder(tmp_path / "folder").items()
@@ -163,3 +167,36 @@ def test_folds_and_names_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trained with other plans or configurations .*3d_fullres.*2d"):
         out([str(one), str(flat)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", None])
+def test_precision_and_cases_of_the_training_come_back(
+    precision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = save(tmp_path / "last.ckpt", "model=nnunet")
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["trainer"] = {"precision": precision}
+    content["cases"] = {"trained_on": {"case_1": "0123456789abcdef"}, "validated_with": ["case_2"]}
+    torch.save(content, checkpoint)
+    folder = out(str(checkpoint), tmp_path / "out")
+    ((file, read),) = read_model_folder(folder).items()
+    assert trained_precision(read["config"]) == (precision or "bf16-mixed")
+    assert read["cases"] == content["cases"]
+    imported = import_checkpoint(
+        folder / "fold_0" / "checkpoint_final.pth", folder / "plans.json", folder / "dataset.json", tmp_path / "in.ckpt"
+    )
+    assert trained_precision(load_checkpoint(imported)["config"]) == (precision or "bf16-mixed")
+    assert Member.read(imported).trained_on == content["cases"]["trained_on"]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    expected = {"32-true": None, "16-mixed": torch.float16, None: torch.bfloat16}[precision]
+    (member,), _, _ = members_of([(file, read)], torch.device("cuda"), mirror=False)
+    assert member.autocast == expected
+
+
+@pytest.mark.parametrize("added", [{"precision": 32}, {"cases": ["a"]}])
+def test_what_is_added_is_checked(added: Any, tmp_path: Path) -> None:
+    folder = out(str(save(tmp_path / "last.ckpt", "model=nnunet")), tmp_path / "out")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(path, weights_only=True), OURS: added}, path)
+    with pytest.raises(ValueError, match=rf"{OURS}\.(precision must be a name|cases must be a dictionary)"):
+        read_model_folder(folder)

@@ -23,7 +23,7 @@ GPU, CPU = torch.device("cuda"), torch.device("cpu")
         ({"trainer": {"precision": "16-mixed"}, "model": {"precision": "32-true"}}, "16-mixed"),
         ({"trainer": {"precision": 32}, "model": {}}, "32"),
         ({"model": {"precision": "32-true"}}, "32-true"),
-        ({"model": {"precision": None}}, "bf16-mixed"),
+        ({"model": {"precision": None}}, None),
     ],
 )
 def test_the_trainer_decides_and_then_the_model(config, precision) -> None:
@@ -54,6 +54,14 @@ def test_a_card_without_bfloat16_predicts_in_float32_and_says_so(monkeypatch, ca
     with caplog.at_level(logging.WARNING, module.__name__):
         assert autocast_dtype("bf16-mixed", GPU) is None
     assert "Tesla V100 has no bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize(("device", "dtype", "said"), [(GPU, torch.bfloat16, "mixed bfloat16"), (CPU, None, "float32")])
+def test_what_nobody_knows_is_said(modern, caplog, device, dtype, said) -> None:
+    with caplog.at_level(logging.INFO, module.__name__):
+        assert autocast_dtype(None, device) == dtype
+    assert "Nothing says in which precision" in caplog.text and said in caplog.text
+    assert "Trained with" not in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
