@@ -21,6 +21,7 @@ from umamba.run import ranks
 from umamba.run.compare import Differences, ResumeError, listed
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
+from umamba.run.overrides import merged_overrides
 from umamba.run.provenance import provenance
 from umamba.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
 from umamba.run.stored import check_stored, refuse_interpolations
@@ -75,11 +76,11 @@ class Run:
                 self.record()
 
     def record(self) -> None:
-        """Write config.yaml, overrides.txt and provenance.json; a call that goes on is appended to the last."""
+        """Write config.yaml, overrides.txt and provenance.json as they are now; the last keeps what each call gave."""
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         call, path = provenance(overrides), self.folder / "provenance.json"
+        kept = self.folder / "overrides.txt"
         if self.changes is None or not self.last.is_file() or not path.is_file():
-            write_text(self.folder / "overrides.txt", "\n".join(overrides) + "\n")
             record = call
         else:
             except_for = f", except{listed(self.changes)}" if self.changes else "."
@@ -87,6 +88,9 @@ class Run:
             first = json.loads(path.read_text(encoding="utf-8"))
             call["changes"] = {key: list(values) for key, values in self.changes.items()}
             record = {**first, "resumes": [*first.get("resumes", []), call]}
+            if kept.is_file() and HydraConfig.initialized():
+                overrides = merged_overrides(kept.read_text(encoding="utf-8").splitlines(), self.config)
+        write_text(kept, "\n".join(overrides) + "\n")
         self.metadata["provenance"] = record
         write_json(record, path)
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))

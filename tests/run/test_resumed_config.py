@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,46 @@ def test_what_may_change_is_changed_and_recorded(tmp_path: Path) -> None:
     assert provenance["resumes"][0]["changes"]["trainer.max_epochs"] == [7, 9]
     with called(tmp_path) as run:  # and the next one goes on from there
         assert run.config.trainer.max_epochs == 9 and "tensorboard" in run.config.logger
+
+
+def test_the_overrides_that_are_kept_make_the_configuration_in_use(tmp_path: Path) -> None:
+    first = ["model=umamba_enc", "trainer.max_epochs=7", "fold=2", "test=false", "callbacks.finite.patience=3"]
+    trained(tmp_path, "trainer.max_epochs=5", *first)  # of one that is given twice, the last holds
+
+    def gone_on_with(*overrides: str, config: str = "train") -> list[str]:
+        with called(tmp_path, *overrides, config=config) as run:
+            run.record()
+        lines = (tmp_path / "overrides.txt").read_text().splitlines()
+        stored, again = OmegaConf.load(tmp_path / "config.yaml"), tmp_path / "again"
+        with called(again, *(line for line in lines if not line.startswith("run_dir=")), config=config) as run:
+            made = OmegaConf.create(OmegaConf.to_yaml(run.config).replace(str(again), str(tmp_path)))
+        shutil.rmtree(again)
+        for key in ("train", "test"):  # of the call
+            del made[key], stored[key]
+        assert made == stored
+        return [line for line in lines if not line.startswith("run_dir=")]
+
+    assert gone_on_with() == first
+    own = [first[0], *first[2:]]
+    assert gone_on_with("trainer.max_epochs=9", "train=false") == [*own, "trainer.max_epochs=9"]
+    lines = gone_on_with("trainer=cpu", "logger=tensorboard", "~callbacks.progress")
+    assert lines == [
+        *own, "trainer.max_epochs=9", "trainer=cpu", "logger=tensorboard", "~callbacks.progress",
+    ]  # fmt: skip
+    lines = gone_on_with("callbacks=default")
+    assert "callbacks=default" in lines and not any("callbacks." in line for line in lines)
+    gone_on_with("model=umamba_enc", "fold=2", "trainer.max_epochs=11")
+    given = [call["overrides"] for call in json.loads((tmp_path / "provenance.json").read_text())["resumes"]]
+    assert [sum(f"trainer.max_epochs={number}" in call for call in given) for number in (9, 11)] == [2, 1]  # history
+
+
+def test_a_call_that_describes_the_whole_run_is_kept_as_a_whole(tmp_path: Path) -> None:
+    trained(tmp_path, "experiment=demo", "trainer.max_epochs=7", "trainer.check_val_every_n_epoch=2", "test=false")
+    with called(tmp_path, "experiment=demo", "trainer.max_epochs=9") as run:
+        assert run.config.trainer.check_val_every_n_epoch == 4
+        run.record()
+    lines = (tmp_path / "overrides.txt").read_text().splitlines()
+    assert lines[1:] == ["experiment=demo", "trainer.max_epochs=9", "test=false"]
 
 
 def test_a_run_of_an_earlier_version_goes_on_without_a_newer_setting(tmp_path: Path) -> None:
