@@ -100,6 +100,7 @@ def train(run: Run) -> None:
         if not finished:
             check_asked(cfg)
     check_preset(model.network, datamodule.planning)
+    datamodule.check_places()
     datamodule.open_raw()
     if cfg.test:
         check_test(datamodule)

@@ -126,6 +126,36 @@ def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], ke
             raise ValueError(f"{key}={output} would replace {name}={path}. Give another {key}.")
 
 
+def check_takes_files(folder: Path | str, key: str) -> None:
+    """See that a folder can be made, or is there and can be written to; nothing is left.
+
+    A full disk is none of the faults: there may be room by the time that something is written.
+
+    Args:
+        folder: The folder.
+        key: What the user calls it.
+
+    Raises:
+        ValueError: It cannot, and why.
+    """
+    folder = Path(os.path.abspath(folder))
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    reason = f"{there} is no folder"
+    if there.is_symlink() and not there.exists():
+        reason = f"{there} is a link to nothing"
+    elif there.is_dir():
+        probe = there / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+            return
+        except OSError as error:
+            if error.errno in FULL:
+                return
+            reason = f"nothing can be made in {there} ({os.strerror(error.errno or 0)})"
+    raise ValueError(f"{key}={folder} cannot be written to: {reason}. Give another place.")
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes were writing into a folder; only for one who holds the folder's lock."""
     for beside in folder.glob(f"{UNFINISHED}*"):

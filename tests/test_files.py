@@ -17,6 +17,7 @@ from umamba.files import (
     UNFINISHED,
     amount,
     atomic_file,
+    check_takes_files,
     content_hash,
     remove_unfinished,
     write_json,
@@ -120,3 +121,31 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next_alone(tmp_path: Path) 
     with writing_into(tmp_path), writing_into(tmp_path / "." / ""):
         assert left_in(tmp_path) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+def test_folders_that_cannot_be_written_to_are_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for place in ("folder", "link", "new", "link/a/b"):
+        check_takes_files(tmp_path / place, "output")
+    for place, reason in [
+        ("file", "file is no folder"), ("file/a/b", "file is no folder"), ("nowhere", "nowhere is a link to nothing"),
+        ("nowhere/a", "nowhere is a link to nothing"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=rf"output=.*{place} cannot be written to: .*{reason}"):
+            check_takes_files(tmp_path / place, "output")
+    if Path("/proc").is_dir():
+        with pytest.raises(ValueError, match="nothing can be made in /proc"):
+            check_takes_files("/proc/no/such", "output")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "link", "nowhere"]
+    assert not any((tmp_path / "folder").iterdir())
+
+
+def test_a_full_disk_is_for_whoever_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    check_takes_files(tmp_path / "new", "output")

@@ -11,6 +11,7 @@ from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.loaders import PatchDataModule
 from umamba.datamodules.occurrence import say_absent_classes
 from umamba.datamodules.splits import select_split
+from umamba.files import check_takes_files
 from umamba.planning.cascade import previous_stage
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
@@ -123,6 +124,17 @@ class SegmentationDataModule(PatchDataModule):
             f"There is no raw data set at {self.dataset_dir} (no dataset.json). Put one in nnU-Net's layout there, or "
             "point data.dataset_dir at it."
         )
+
+    def check_places(self) -> None:
+        """See that what is missing can be written where it belongs, before anything is made.
+
+        Raises:
+            ValueError: The folder of the raw data, which are to be made, or that of the preparation cannot be written.
+        """
+        if not (self.dataset_dir / "dataset.json").is_file():
+            check_takes_files(self.dataset_dir, "data.dataset_dir")
+        if not self.prepared_dir.is_dir():  # what is prepared already may be read only
+            check_takes_files(self.prepared_dir, "data.prepared_dir")
 
     def make_plan(self) -> None:
         """Make what is missing or stale of raw data and plan, and open both; once. No case is preprocessed.

@@ -33,7 +33,7 @@ from umamba.evaluation.scoring import Scoring, check_tolerance_names
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import check_parquet, describe, write_tables
-from umamba.files import read_json, writing_into
+from umamba.files import check_takes_files, read_json, writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.locations import CONFIGS
@@ -73,6 +73,7 @@ def main(cfg: DictConfig) -> None:
     check_switches(cfg, SWITCHES)
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
         raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
+    check_takes_files(cfg.output, "output")
     if cfg.predictions is not None:
         _refuse(cfg, _OF_CHECKPOINTS, "predictions=..., which are scored as they are, once")
         score_folders(cfg)

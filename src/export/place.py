@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import os
 import re
 import shutil
 from pathlib import Path
 
 from umamba.export.facts import PACKAGE
+from umamba.files import check_takes_files
 from umamba.inference.bundle import bundle_in
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}  # of the files that are no bundles
@@ -27,8 +27,8 @@ def check_place(output: Path, checkpoint: str | list[str], *, folder: bool, over
         overwrite: Replace what an earlier export has left there.
 
     Raises:
-        ValueError: It is what is read, is there already, is of the other kind, or is no export's.
-        OSError: The folder that it goes into cannot be written to.
+        ValueError: It is what is read, is there already, is of the other kind, or is no export's; or the folder that it
+            goes into cannot be written to.
     """
     for one in [checkpoint] if isinstance(checkpoint, str) else checkpoint:
         if output.resolve() == Path(one).resolve():
@@ -45,11 +45,7 @@ def check_place(output: Path, checkpoint: str | list[str], *, folder: bool, over
             f"output={output} holds what no export has left there ({others[0]}), and is not replaced. Give "
             "another name."
         )
-    parent = next(one for one in output.absolute().parents if one.exists())
-    if not parent.is_dir():
-        raise NotADirectoryError(f"output={output} cannot be written: {parent} is a file, not a folder.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"output={output} cannot be written: there is no permission to write into {parent}.")
+    check_takes_files(output.absolute().parent, "the folder of output")
 
 
 def check_suffix(output: Path, suffix: str, *, overwrite: bool) -> None:

@@ -20,6 +20,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
+from umamba.files import check_takes_files
 from umamba.inference.averaged import predictor_of
 from umamba.inference.bundle import bundle_in
 from umamba.inference.bundled import predictor_of_bundle
@@ -48,6 +49,7 @@ def main(cfg: DictConfig) -> None:
     kind = parse_probabilities(cfg.probabilities)
     check_step(cfg.step)
     check_apart(Path(cfg.input), Path(cfg.output))
+    check_takes_files(cfg.output, "output")
     if isinstance(cfg.device, ListConfig):
         share(list(cfg.device), cfg.part)
         return

@@ -31,6 +31,7 @@ _OF_THE_MACHINE = (  # errors of files that no program can put right
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
+_MAKES_FOLDERS = (("mkdir", "pathlib.py"), ("mkdir", "__init__.py"), ("makedirs", "<frozen os>"), ("makedirs", "os.py"))
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _IN_A_TARGET = re.compile(r"\AError in call to target .*^full_key: (\S+)", re.DOTALL | re.MULTILINE)
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
@@ -101,6 +102,8 @@ def is_for_the_user(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
         return True
+    if _makes_no_folder(error):
+        return True
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError) and error.name is None:  # said by hand, not by an import statement
         return True
@@ -118,6 +121,8 @@ def message_of(error: BaseException) -> str:
     if (built := _IN_A_TARGET.search(str(error))) and isinstance(error, InstantiationException) and error.__cause__:
         said = message_of(error.__cause__)  # which Hydra quotes behind the name of a class
         return said if is_for_the_user(error.__cause__) else f"{built[1]}: {said}"
+    if _makes_no_folder(error) and isinstance(error, OSError):
+        return f"The folder {error.filename} cannot be made ({error.strerror}). Give another place for what is written."
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))
@@ -128,6 +133,14 @@ def message_of(error: BaseException) -> str:
     if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
         parts.append(_OF_THE_MODEL)
     return "\n".join(parts)
+
+
+def _makes_no_folder(error: BaseException) -> bool:
+    """Whether it is of a folder that was to be made: below a file, in /proc, on a disk that is read only."""
+    if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename is None:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and (frames[-1].name, os.path.basename(frames[-1].filename)) in _MAKES_FOLDERS
 
 
 def _chooses_nothing(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ from umamba.evaluation.report.published import load_published, paper_table, publ
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import ScoredRun, gather
 from umamba.evaluation.report.sections import dataset_section, paper_section
-from umamba.files import write_text, writing_into
+from umamba.files import check_takes_files, write_text, writing_into
 from umamba.locations import CONFIGS
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
@@ -81,6 +81,7 @@ def make_report(
         LeftOutError: Some runs cannot be read; raised when the report of the others is made, which lists them.
     """
     faults: Faults = {}
+    check_takes_files(output, "output")
     runs = gather(folders, faults)
     with writing_into(output):
         path = _write_report(runs, output, title, cases, faults)
