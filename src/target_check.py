@@ -10,10 +10,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
 from hydra.utils import get_object
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_EXPECTED = "expected the name of a package, module, class or function."
 HYDRA = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
 # Nobody is advised to trust the whole of these
 _OF_OTHERS = {*sys.stdlib_module_names, "umamba", "torch", "lightning", "torchio", "monai", "numpy", "hydra"}
@@ -50,13 +52,37 @@ def trusted_names(trusted: str | Sequence[str] | None) -> tuple[str, ...]:
     """What the user gave as ``trusted=``, one name or a list, as a tuple.
 
     Raises:
-        ValueError: an entry is no dotted name.
+        ValueError: an entry is no dotted name, or Python finds nothing of that name.
     """
+    if not isinstance(trusted, (str, Sequence, type(None))):
+        raise ValueError(f"trusted={trusted!r}: {_EXPECTED}")
     names = (trusted,) if isinstance(trusted, str) else tuple(trusted or ())
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"trusted={name!r}: expected the name of a package, module, class or function.")
+            raise ValueError(f"trusted={name!r}: {_EXPECTED}")
+        _check_is_there(name)
     return names
+
+
+def _check_is_there(name: str) -> None:
+    """See that a trusted name is one of something: trust in nothing does nothing, and is a slip of the pen."""
+    root = name.partition(".")[0]
+    try:
+        if root not in sys.modules and find_spec(root) is None:
+            raise ValueError(
+                f"trusted={name}: Python finds no package or module {root}. Correct the name; if it lies in a folder "
+                "of your own, put that folder into PYTHONPATH."
+            )
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"trusted={name}: {error}. {_EXPECTED.capitalize()}") from error
+    try:
+        found, path = (import_module(root) if name != root else None), root
+        for part in name.split(".")[1:]:
+            path = f"{path}.{part}"
+            found = getattr(found, part) if hasattr(found, part) else import_module(path)
+    except Exception as error:  # the import runs the user's own code, which may raise anything
+        hint = f" The module of that file is {name.removesuffix('.py')}." if name.endswith(".py") else ""
+        raise ValueError(f"trusted={name} cannot be imported ({error}).{hint} {_EXPECTED.capitalize()}") from error
 
 
 class Check:

@@ -85,6 +85,11 @@ def load(cfg: DictConfig) -> Predictor:
                 "previous_stage=... is of our checkpoints; model_folder=... of a cascade is not predicted with. Import "
                 "both stages (python -m umamba.models.import_weights) and give checkpoint=... and previous_stage=..."
             )
+        if cfg.trusted:
+            raise ValueError(
+                f"trusted={_plain(cfg.trusted)} would do nothing: of model_folder=... only networks of nnU-Net and "
+                "U-Mamba are built. Leave it out."
+            )
         predictor = Predictor.from_model_folder(
             cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
         )

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from umamba.models.build import build_network
 from umamba.planning.plan import Plan
+from umamba.target_check import trusted_names
 from umamba.targets import NETWORKS, check_config, present_names, scoring_data
 
 REQUIRED_KEYS = {"state_dict": dict, "plan": dict, "configuration": str, "config": dict}
@@ -75,6 +76,7 @@ def check_checkpoint(content: Any, path: Path, trusted: str | Sequence[str] | No
     for key, kind in REQUIRED_KEYS.items():
         if not isinstance(content[key], kind):
             raise ValueError(f"{path}: {key} must be a {kind.__name__}, it is a {type(content[key]).__name__}.")
+    trusted = trusted_names(trusted)  # what is wrong with these is not the file's
     try:
         content["config"] = present_names(content["config"])
         check_config(content["config"], trusted)

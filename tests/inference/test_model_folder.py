@@ -100,6 +100,7 @@ def test_the_script_takes_it(folder: Path, tmp_path: Path) -> None:
     for wrong, message in [
         ((), "Give either checkpoint=... or model_folder=..."),
         (("checkpoint=a.ckpt", f"model_folder={folder}"), "Give either checkpoint=... or model_folder=..."),
+        ((f"model_folder={folder}", "trusted=[torch]"), "trusted=['torch'] would do nothing"),
         (("checkpoint=a.ckpt", "folds=[0]"), "folds=... chooses among those of model_folder"),
     ]:
         done = subprocess.run(

@@ -328,7 +328,7 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     sys.modules.pop("mymix")
 
 
-@pytest.mark.parametrize("trusted", [["mymix"], "mymix.Mixer", ["other", "mymix"]])
+@pytest.mark.parametrize("trusted", [["mymix"], "mymix.Mixer", ["torchio", "mymix"]])
 def test_code_of_the_users_own_is_built_where_the_user_says_so(own_code, load, trusted) -> None:
     with pytest.raises(ValueError, match=r"mixer._target_ is 'mymix.Mixer'.*trusted=\[mymix\].*predict.py and eval.py"):
         load(own_code)
@@ -343,10 +343,30 @@ def test_trust_in_a_package_is_not_trust_in_what_it_imports(own_code, load, targ
         load(own_code, trusted=["mymix"])
 
 
-@pytest.mark.parametrize("trusted", ["", "a b", ["mymix.*"], [3], "../x"])
+@pytest.mark.parametrize("trusted", ["", "a b", ["mymix.*"], [3], "../x", "./mymix.py", "a/b", True, 3, {"mymix": 1}])
 def test_trusted_that_is_no_name(content, load, trusted) -> None:
     with pytest.raises(ValueError, match="trusted=.*expected the name"):
         load(content, trusted=trusted)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "said"),
+    [
+        ("a_package_that_does_not_exist", r"finds no package or module a_package_that_does_not_exist"),
+        (["mymix", "mymxi"], r"finds no package or module mymxi\..*PYTHONPATH"),
+        ("mymix.Mxier", r"trusted=mymix\.Mxier cannot be imported"),
+        ("mymix.py", r"cannot be imported.* The module of that file is mymix\."),
+        ("broken.Mixer", r"trusted=broken\.Mixer cannot be imported \(.*division"),
+    ],
+)
+def test_trust_in_what_is_not_there_is_refused(own_code, load, tmp_path: Path, trusted, said) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    load(own_code, trusted=["mymix", "mymix.Mixer"])
+    with pytest.raises(ValueError, match=said):
+        load(own_code, trusted=trusted)
+    own_code["config"]["model"]["network"].pop("mixer")  # nor where the checkpoint would not need it
+    with pytest.raises(ValueError, match=said):
+        load(own_code, trusted=trusted)
 
 
 def test_trust_is_not_read_from_the_checkpoint(own_code, load) -> None:

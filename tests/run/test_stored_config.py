@@ -130,7 +130,10 @@ def test_a_folder_does_not_vouch_for_itself(tmp_path: Path) -> None:
 MINE = "+callbacks.mine={_target_: mycalls.Mine, level: 3}"
 
 
-def test_the_users_own_code_goes_on_with_the_same_command(tmp_path: Path) -> None:
+def test_the_users_own_code_goes_on_with_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mycalls.py").write_text("import lightning\n\n\nclass Mine(lightning.Callback):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "code")
     trained(tmp_path, MINE)
     with called(tmp_path, MINE) as run:
         assert run.config.callbacks.mine._target_ == "mycalls.Mine"
