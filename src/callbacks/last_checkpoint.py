@@ -30,7 +30,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if is_trial(trainer):
             return
-        _log_epoch(trainer)
+        log_epoch(trainer)
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -39,7 +39,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
-def _log_epoch(trainer: L.Trainer) -> None:
+def log_epoch(trainer: L.Trainer) -> None:
     """Write what was logged in this epoch now, as Lightning does after the hooks of the epoch's end."""
     connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
     connector.on_epoch_end()

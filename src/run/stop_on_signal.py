@@ -9,20 +9,26 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 
+from umamba.callbacks.last_checkpoint import LastCheckpoint, log_epoch
 from umamba.callbacks.limits import validation_follows
 from umamba.run.stop import Stopped, listen, requested
 
 log = logging.getLogger(__name__)
 
 
-class StopOnSignal(L.Callback):
+class StopOnSignal(Checkpoint):
     """Saves and stops at the first step after a signal, with any number of processes.
 
     Steps are those of training and of validation. A validation that was interrupted is done again from its beginning
     when the training goes on. Of several processes a training step asks all, and the next one gets the answer, so that
     none waits for its device: they stop a step later. Lightning's own handler of SIGTERM is replaced: it saves nothing,
     ends with code 0, and under DDP communicates in the middle of whatever the processes are at.
+
+    It counts as one of Lightning's Checkpoints, which come last at an epoch's end: what is saved there is the state
+    after the module's own hook, with the epoch's row in the metrics. Where `LastCheckpoint` saves that, it is not saved
+    twice.
 
     Args:
         path: of the checkpoint to write.
@@ -35,6 +41,7 @@ class StopOnSignal(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         listen()  # Lightning has put its own handlers there by now
+        trainer._signal_connector.received_sigterm = False  # what these have noted would end it without a checkpoint
         ask_nothing_else(trainer)
         self._asked = None
 
@@ -61,8 +68,10 @@ class StopOnSignal(L.Callback):
         self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self._told(trainer):
-            trainer.save_checkpoint(self.path)  # the stop itself waits until the epoch's metrics are written
+        # The stop itself waits for the next epoch's start
+        if not any(isinstance(one, LastCheckpoint) for one in trainer.callbacks) and self._told(trainer):
+            log_epoch(trainer)
+            trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._in_validation:
@@ -81,7 +90,10 @@ class StopOnSignal(L.Callback):
         return earlier is not None and earlier.answer()
 
     def _stop(self, trainer: L.Trainer) -> None:
-        log.info("Epoch %d, step %d is in %s.", trainer.current_epoch, trainer.global_step, self.path)
+        if self.path.is_file():
+            log.info("Epoch %d, step %d is in %s.", trainer.current_epoch, trainer.global_step, self.path)
+        else:
+            log.info("No step was trained, and there is no checkpoint.")
         raise Stopped(requested() or signal.SIGTERM)
 
 

@@ -77,10 +77,13 @@ class Data(L.LightningDataModule):
     def __init__(self, workers: int) -> None:
         super().__init__()
         self.workers = workers
+        self.number: int | None = None  # of a signal that comes while the loader is made
 
     def train_dataloader(self) -> DataLoader:
         from umamba.datamodules.loaders import progress
 
+        if self.number is not None:
+            os.kill(os.getpid(), self.number)
         epoch, done = progress(self.trainer)
         sampler = EpochSampler(num_batches=STEPS, batch_size=2, rank=0, world_size=1, advance=True, skip_batches=done)
         sampler.set_epoch(epoch)
@@ -111,7 +114,12 @@ class SignalAt(L.Callback):
 
 
 def fit(
-    folder: Path, *callbacks: L.Callback, workers: int = 0, module: Module | None = None, **settings: Any
+    folder: Path,
+    *callbacks: L.Callback,
+    workers: int = 0,
+    module: Module | None = None,
+    at_loader: int | None = None,
+    **settings: Any,
 ) -> Module:
     last = folder / "last.ckpt"
     module = module or Module()
@@ -119,11 +127,13 @@ def fit(
         accelerator="cpu", max_epochs=EPOCHS, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, num_sanity_val_steps=0, default_root_dir=folder,
         callbacks=[*callbacks, StopOnSignal(last)], plugins=[AtomicCheckpointIO()],
-        **{"logger": False, "enable_checkpointing": False, **settings},
+        **{"logger": False, **settings},
     )  # fmt: skip
     stop.listen()
     with stop.deferred():
-        trainer.fit(module, Data(workers), ckpt_path=last if last.exists() else None, weights_only=True)
+        data = Data(workers)
+        data.number = at_loader
+        trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
     return module
 
 
@@ -196,7 +206,6 @@ def test_a_stop_at_an_epochs_last_step_waits_for_the_epochs_end(tmp_path: Path, 
         return fit(
             folder, *callbacks, LastCheckpoint(folder), module=Logged(), check_val_every_n_epoch=interval,
             logger=ResumableCSVLogger(folder), log_every_n_steps=1, limit_train_batches=batches,
-            enable_checkpointing=True,
         )  # fmt: skip
 
     whole = logged(tmp_path / "whole")
@@ -220,6 +229,69 @@ def test_accumulated_gradients_and_validation_within_an_epoch_are_stepped_over(t
             fit(folder, SignalAt("on_train_batch_start", time, signal.SIGUSR1), **settings)
         stop._requests.signal = None
         assert torch.equal(fit(folder, **settings).layer.weight, whole.layer.weight), time
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that follows is done."""
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_kill_at_an_epochs_end_after_a_signal_leaves_no_gap(tmp_path: Path, last: bool) -> None:
+    """A scheduler's SIGKILL follows its SIGTERM: what is saved by then has the epoch's row in the metrics."""
+
+    def logged(folder: Path, *callbacks: L.Callback, module: Logged | None = None) -> Logged:
+        return fit(
+            folder, *callbacks, *([LastCheckpoint(folder)] if last else []), module=module or Logged(),
+            logger=ResumableCSVLogger(folder), log_every_n_steps=1,
+        )  # fmt: skip
+
+    class KilledAtTheEnd(Logged):
+        def on_train_epoch_end(self) -> None:
+            super().on_train_epoch_end()
+            if stop.requested() is not None:
+                raise Killed
+
+    logged(tmp_path / "whole")
+    for hook, time in (("on_validation_end", 2), ("on_train_epoch_end", 2)):
+        folder = tmp_path / hook
+        with pytest.raises(Killed):
+            logged(folder, SignalAt(hook, time, signal.SIGTERM), module=KilledAtTheEnd())
+        stop._requests.signal, stop._requests.deferred = None, False
+        logged(folder)
+        assert rows(folder) == rows(tmp_path / "whole"), hook
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_while_workers_start_is_no_matter_of_lightnings(tmp_path: Path, workers: int) -> None:
+    """Until the training starts Lightning's handler is in place, which notes a SIGTERM and ends without saving."""
+    settings = {"accumulate_grad_batches": 2, "workers": workers}
+    whole = fit(tmp_path / "whole", **settings)
+    with pytest.raises(stop.Stopped):
+        fit(tmp_path, at_loader=signal.SIGTERM, **settings)
+    assert not (tmp_path / "last.ckpt").exists()  # nothing is trained yet
+    stop._requests.signal = None
+    with pytest.raises(stop.Stopped):
+        fit(tmp_path, SignalAt("on_train_batch_start", 1, signal.SIGTERM), **settings)
+    stop._requests.signal = None
+    with pytest.raises(stop.Stopped):  # within the epoch, at a batch that is only accumulated
+        fit(tmp_path, at_loader=signal.SIGTERM, **settings)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    stop._requests.signal = None
+    assert torch.equal(fit(tmp_path, **settings).layer.weight, whole.layer.weight)
+
+
+@pytest.mark.parametrize("time", [1, 2, 3])
+def test_a_signal_while_a_checkpoint_is_written(tmp_path: Path, time: int) -> None:
+    whole = fit(tmp_path / "whole", LastCheckpoint(tmp_path / "whole"))
+    folder = tmp_path / "run"
+    twice = [SignalAt("on_save_checkpoint", time, number) for number in (signal.SIGUSR1, signal.SIGTERM)]
+    with pytest.raises(stop.Stopped) as stopped:
+        fit(folder, *twice, LastCheckpoint(folder))
+    assert stopped.value.code == 138  # the first one is said
+    stop._requests.signal = None
+    resumed = fit(folder, LastCheckpoint(folder))
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch) -> None:
