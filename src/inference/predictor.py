@@ -24,12 +24,10 @@ from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.inference.previous_stage import load_previous
-from umamba.inference.record import Part, Record, go_on, identities_of, meaning_of, record_path, stamps_of
+from umamba.inference.record import Part, Record, go_on, identities_of, meaning_of, record_path
 from umamba.inference.rules import KEY
-from umamba.inference.seen import KEY as SEEN
 from umamba.inference.seen import TrainingCases, say_seen
 from umamba.inference.sliding_window import STEP
-from umamba.inference.written import KEY as WRITTEN
 from umamba.models.checkpoint import load_checkpoint
 from umamba.raw.checks import log_doubts
 from umamba.raw.dataset import RawCase
@@ -200,19 +198,10 @@ class Predictor(CasePredictor):
                 before = begin(output_dir, path, made_by, paths)
             to_do = [case for case in cases if case.identifier not in done]
             failures = dict(refused or {})
-            record = Record(
-                path=path,
-                device=self.device,
-                meaning=meaning_of(self.plan, labels),
-                made_by=made_by,
-                images=before.get("images", {})
-                | {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in to_do},
-                replaced={case.identifier: stamps_of(files[case.identifier]) for case in to_do},
-                seconds=before.get("seconds", {}),
-                failed=failures,
-                written=before.get(WRITTEN, {}),
-                trained_on=before.get(SEEN, {}),
-            )
+            record = Record.begun(
+                to_do, files, before, path=path, device=self.device, meaning=meaning_of(self.plan, labels),
+                made_by=made_by, failed=failures,
+            )  # fmt: skip
             record.save()
 
             def write(case: RawCase, made: Export) -> None:
@@ -223,8 +212,7 @@ class Predictor(CasePredictor):
 
             def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
                 record.images[case.identifier] = identities_of(case.images)
-                answer = self._was_trained_on(case)
-                record.trained_on |= {} if answer is None else {case.identifier: answer}
+                record.trained_on |= self.training_cases.answer(case, self.previous)
                 return *self._read(case.images, doubts[case.identifier]), case.identifier
 
             with record.saved_when_stopped():
@@ -238,7 +226,7 @@ class Predictor(CasePredictor):
                 )
             record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
             record.save()
-            say_seen({case.identifier: record.trained_on.get(case.identifier, "") for case in to_do})
+            say_seen(record.trained_on, to_do)
             for kind in sorted({kind for messages in doubts.values() for kind in messages}):
                 said = [messages[kind] for messages in doubts.values() if kind in messages]
                 log_doubts(kind, len(said), said[0])
@@ -299,13 +287,6 @@ class Predictor(CasePredictor):
 
     def _check_kept(self, keep: Sequence[str], *, nifti: bool) -> None:
         check_kept(keep, nifti=nifti, file_ending=self.plan.file_ending)
-
-    def _was_trained_on(self, case: RawCase) -> str | None:
-        out_of_fold = self.previous is not None and self.previous.out_of_fold
-        try:
-            return self.training_cases.answer(case, out_of_fold=out_of_fold)
-        except OSError:  # said where the image is read
-            return None
 
     def _check_labels(self, labels: Sequence[str] | None) -> None:
         names = self.plan.foreground

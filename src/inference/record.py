@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -137,7 +137,7 @@ def go_on(
     ending = next((paths[0].name.removeprefix(name) for name, paths in outputs.items()), "")
     listed_there = record.get("images", {})
     earlier = {name: [path.with_name(f"{name}{ending}")] for name in listed_there if name not in outputs}
-    left = {name: paths for name, paths in earlier.items() if paths[0].is_file()}
+    left: dict[str, Sequence[Path]] = {name: paths for name, paths in earlier.items() if paths[0].is_file()}
     left |= {name: outputs[name] for name in done if name in listed_there}
     return done, kept_of(record, path.parent, left)
 
@@ -193,6 +193,32 @@ class Record:
     trained_on: dict[str, str]
     _saved: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def begun(
+        cls,
+        cases: Sequence[RawCase],
+        outputs: Mapping[str, Sequence[Path]],
+        before: Mapping[str, Mapping[str, Any]],
+        **facts: Any,
+    ) -> Self:
+        """The record of a prediction that begins.
+
+        Args:
+            cases: To be predicted.
+            outputs: Case -> its files.
+            before: What `kept_of` has given of the cases that are left.
+            **facts: path, device, meaning, made_by and failed.
+        """
+        stamps = {case.identifier: [{"stamp": stamp} for stamp in stamps_of(case.images)] for case in cases}
+        return cls(
+            images={**before.get("images", {}), **stamps},
+            replaced={case.identifier: stamps_of(outputs[case.identifier]) for case in cases},
+            seconds=dict(before.get("seconds", {})),
+            written=dict(before.get(KEY, {})),
+            trained_on=dict(before.get(SEEN, {})),
+            **facts,
+        )
 
     def wrote(self, name: str, files: Sequence[Path]) -> None:
         """Note the files of a case, which were written just now; threads may call it, and now and then it is saved."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from umamba.inference.previous_facts import PreviousFacts
 from umamba.inference.written import listed
@@ -16,6 +16,12 @@ log = logging.getLogger(__name__)
 
 KEY = "trained_on"  # of a record: case -> one of the answers; a case of which nothing is known is not there
 YES, NO, BY_NAME = "yes", "no", "another image of that name"
+
+
+class HasFolds(Protocol):
+    """A previous stage that may segment each case by the network that did not see it."""
+
+    out_of_fold: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +70,28 @@ class TrainingCases:
             complete=all(part.complete for part in parts),
         )
 
-    def answer(self, case: RawCase, *, out_of_fold: bool = False) -> str | None:
-        """Whether a case is one of them, told by its first image; None if nobody knows.
+    def answer(self, case: RawCase, previous: HasFolds | None = None) -> dict[str, str]:
+        """Case -> whether it is one of them, told by its first image; nothing if nobody knows.
 
         Args:
             case: With its images.
-            out_of_fold: The previous stage segments it by a network that did not see it.
-
-        Raises:
-            OSError: The image cannot be read.
+            previous: Of a cascade, the previous stage.
         """
-        if fingerprint(case.images[0]) in (self.own if out_of_fold else self.own | self.previous):
-            return YES
+        unseen_before = previous is not None and previous.out_of_fold
+        try:
+            mark = fingerprint(case.images[0])
+        except OSError:  # said where the image is read
+            return {}
+        if mark in (self.own if unseen_before else self.own | self.previous):
+            return {case.identifier: YES}
         if case.identifier in self.names:
-            return BY_NAME
-        return NO if self.complete else None
+            return {case.identifier: BY_NAME}
+        return {case.identifier: NO} if self.complete else {}
 
 
-def say_seen(answers: Mapping[str, str]) -> None:
-    """Say of which cases that were predicted the networks have been trained on."""
-    if seen := sorted(name for name, answer in answers.items() if answer == YES):
+def say_seen(answers: Mapping[str, str], cases: Sequence[RawCase]) -> None:
+    """Say which of the cases that were predicted the networks have been trained on."""
+    if seen := sorted(case.identifier for case in cases if answers.get(case.identifier) == YES):
         log.warning(
             "%d case(s) are ones that the network was trained on: scores of them would say nothing of new ones: %s.",
             len(seen), listed(seen),

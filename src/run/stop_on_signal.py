@@ -69,7 +69,7 @@ class StopOnSignal(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The stop itself waits for the next epoch's start
-        if not any(isinstance(one, LastCheckpoint) for one in trainer.callbacks) and self._told(trainer):
+        if not any(isinstance(one, LastCheckpoint) for one in trainer.checkpoint_callbacks) and self._told(trainer):
             log_epoch(trainer)
             trainer.save_checkpoint(self.path)
 
