@@ -70,6 +70,26 @@ def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
     say_untold(found, folder)
 
 
+def changed_since(files: Mapping[str, Path]) -> set[str]:
+    """Cases whose label maps are not what the predictions wrote, as far as records beside them say it; they are said.
+
+    Args:
+        files: Case -> its label map; they may lie in several folders.
+    """
+    changed: set[str] = set()
+    for folder in sorted({path.parent for path in files.values()}):
+        known = [record for record in _records(folder).values() if _says_all(record)]
+        own = {name: [path] for name, path in files.items() if path.parent == folder}
+        found = compare_written(folder, own, known).changed
+        changed |= set(found)
+        if found:
+            log.warning(
+                "%d label map(s) in %s were edited, exchanged or damaged since they were predicted and scored, and are "
+                "not shown: %s.", len(found), folder, listed(found),
+            )  # fmt: skip
+    return changed
+
+
 def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
     """See that stored label maps are of cases that the networks which made them were not trained on.
 

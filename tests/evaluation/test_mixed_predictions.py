@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -14,6 +15,8 @@ from hydra import compose, initialize_config_dir
 from tests.inference.small import cut, make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.report.runs import ScoredRun
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS
@@ -260,3 +263,39 @@ def test_cases_that_were_trained_on_are_not_scored_as_new_ones(
     score(raw, tmp_path / "copy", "seen_cases=true")
     assert "2 of 4 cases were trained on" in (raw.parent / "scores" / "tables" / "summary.md").read_text()
     assert "called like cases" in caplog.text and "case_2." in caplog.text  # its image is another file
+
+
+def test_changed_label_maps_are_not_shown_as_what_was_scored(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, out = images_of(raw, CASES), tmp_path / "predictions"
+    predictor(tmp_path).segment_files(images, out)
+    pairs = [
+        Pair(
+            case=name,
+            prediction=out / f"{name}.nii.gz",
+            reference=raw / "labelsTr" / f"{name}.nii.gz",
+            images=(images / f"{name}_0000.nii.gz",),
+        )
+        for name in CASES
+    ]
+    run = ScoredRun(record={"pairs": run_pairs(pairs)}, scores=pd.DataFrame(), folder=tmp_path)
+    assert [pair.case for pair in run.pairs] == list(CASES)
+    edit(out)
+    assert [pair.case for pair in run.pairs] == ["case_0", "case_1", "case_3"]
+    assert "1 label map(s)" in caplog.text and "case_2" in caplog.text
+    (out / "inference.json").unlink()
+    assert len(run.pairs) == 4
+
+
+def run_pairs(pairs: list[Pair]) -> list[dict[str, object]]:
+    """As run.json has them."""
+    return [
+        {
+            "case": pair.case,
+            "prediction": str(pair.prediction),
+            "reference": str(pair.reference),
+            "images": [str(path) for path in pair.images],
+        }
+        for pair in pairs
+    ]

@@ -23,6 +23,7 @@ from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
 from umamba.evaluation.tables import metrics_of
 from umamba.evaluation.training_data import sets_apart
 from umamba.files import read_json
+from umamba.inference.mixture import changed_since
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class ScoredRun:
 
     @property
     def pairs(self) -> list[Pair]:
-        """The scored files that are still where they were and have images."""
-        pairs = []
+        """The scored files that are still where they were, as they were written, and have images."""
+        pairs: list[Pair] = []
         for entry in self.record.get("pairs", ()):
             prediction, reference = Path(entry["prediction"]), Path(entry["reference"])
             if self.processed:
@@ -87,7 +88,8 @@ class ScoredRun:
             images = tuple(map(Path, entry["images"]))
             if images and all(path.is_file() for path in (prediction, reference, *images)):
                 pairs.append(Pair(case=entry["case"], images=images, prediction=prediction, reference=reference))
-        return pairs
+        changed = changed_since({pair.case: pair.prediction for pair in pairs})
+        return [pair for pair in pairs if pair.case not in changed]
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
