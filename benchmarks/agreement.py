@@ -1,12 +1,13 @@
 """How far label maps of a trained network agree with those of nnunetv2's predictor, and which are nearer to float32.
 
     python benchmarks/agreement.py CHECKPOINT IMAGES --name ct        # a GPU, about a minute; needs nnunetv2 2.8.1
-    python benchmarks/agreement.py CHECKPOINT IMAGES --device cpu --jobs 1
+    python benchmarks/agreement.py CHECKPOINT IMAGES --device cpu --jobs 1 --odd
 
 CHECKPOINT is one of nnU-Net's CNN or residual encoder. It is exported (`umamba export format=nnunet`), and the cases of
 IMAGES (nnU-Net's names) that the training validated with are predicted by both, with and without mirroring: of the axes
 that the training mirrored, or of all if it mirrored none. nnunetv2 is run as it is, and with its network, its sums or
 both in float32; ours in float16, bfloat16 and float32, all with sums in float32. Nothing is computed in TensorFloat-32.
+--odd: of one of these cases alone, thin, thick, small, long, turned, padded and hollow volumes that are made of it.
 References are taken from --labels (labelsTr beside imagesTr). Each run replaces its row in agreement.json.
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agreement_odd import write_odd
 from agreement_report import write
 from common import processor, versions
 from umamba.evaluation.overlap import Overlap, count_overlap
@@ -37,6 +39,7 @@ from umamba.inference.folders import cases_in_folder
 from umamba.inference.mirroring import trained_mirror_axes
 from umamba.inference.predictor import Predictor
 from umamba.models.checkpoint import load_checkpoint
+from umamba.planning.plan import Plan
 from umamba.raw.readers import read_label
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,13 +64,15 @@ PAIRS = (  # what is compared with what
 )
 
 
-def held_out(checkpoint: dict[str, Any], images: Path, ending: str, channels: int, folder: Path) -> list[str]:
-    """Link the images of the cases that a training validated with into a folder; their names."""
-    cases = {case.identifier: case for case in cases_in_folder(images, ending, channels)}
+def held_out(checkpoint: dict[str, Any], images: Path, plan: Plan, folder: Path, *, odd: bool) -> list[str]:
+    """Put the cases that a training validated with, or odd volumes made of one, into a folder; their names."""
+    cases = {case.identifier: case for case in cases_in_folder(images, plan.file_ending, len(plan.channel_names))}
     names = [name for name in checkpoint["cases"]["validated_with"] if name in cases]
     if not names:
         raise FileNotFoundError(f"{images} holds none of the cases that the training validated with.")
     shutil.rmtree(folder, ignore_errors=True)
+    if odd:
+        return write_odd(cases[names[0]].images, folder, plan.file_ending)
     folder.mkdir(parents=True)
     for path in (path for name in names for path in cases[name].images):
         (folder / path.name).symlink_to(path.resolve())
@@ -109,7 +114,7 @@ def pooled(overlaps: list[Overlap]) -> Overlap:
     return Overlap(table=np.sum([one.table for one in overlaps], axis=0))
 
 
-def compare(work: Path, names: list[str], plan: Any, labels: Path, mirror: bool) -> dict[str, Any]:
+def compare(work: Path, names: list[str], plan: Plan, labels: Path, mirror: bool) -> dict[str, Any]:
     """What the parties' label maps have in common with each other and with the references."""
     files = [f"{name}{plan.file_ending}" for name in names]
     parties = [party for party in (*THEIRS, *OURS) if labels_of(work, party, mirror).is_dir()]
@@ -126,10 +131,10 @@ def compare(work: Path, names: list[str], plan: Any, labels: Path, mirror: bool)
                 "voxels": int(whole.table.sum()),
                 "differ": int(whole.table.sum() - np.trace(whole.table)),
                 "dice": {name: value for name, value in dice.items() if not math.isnan(value)},
-                "lowest_in_a_case": min(value for value in in_a_case if not math.isnan(value)),
+                "lowest_in_a_case": min((value for value in in_a_case if not math.isnan(value)), default=1.0),
             })  # fmt: skip
     references = {}
-    if labels.is_dir() and not plan.regions:
+    if all((labels / name).is_file() for name in files) and not plan.regions:
         for party in parties:
             cases = overlap_of(labels, labels_of(work, party, mirror), files, count)
             scores = {
@@ -141,7 +146,7 @@ def compare(work: Path, names: list[str], plan: Any, labels: Path, mirror: bool)
     return {"mirror": mirror, "pairs": pairs, "references": references}
 
 
-def gaps(work: Path, names: list[str], plan: Any) -> list[dict[str, Any]]:
+def gaps(work: Path, names: list[str], plan: Plan) -> list[dict[str, Any]]:
     """How far apart the two largest probabilities are, in float32, where label maps without mirroring differ."""
     found = []
     for one, other in PAIRS:
@@ -168,6 +173,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--labels", type=Path, help="folder of the references")
     parser.add_argument("--name", help="of the row; that of the data set unless it is given")
+    parser.add_argument("--odd", action="store_true", help="odd volumes of one case instead of the cases")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=8, help="predictions of nnunetv2 at a time")
     parser.add_argument("--work", type=Path, help="folder that keeps the label maps")
@@ -184,7 +190,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
     content = load_checkpoint(options.checkpoint)
     predictor = Predictor.of_contents([(options.checkpoint, content)], torch.device("cpu"), False)
     plan = predictor.plan
-    names = held_out(content, options.images, plan.file_ending, len(plan.channel_names), work / "images")
+    names = held_out(content, options.images, plan, work / "images", odd=options.odd)
     export = ["export", f"checkpoint={options.checkpoint}", f"output={work / 'model'}", "format=nnunet"]
     subprocess.run([sys.executable, "-m", "umamba", *export, "overwrite=true"], check=True)
     dims = predictor.configuration.spatial_dims
@@ -201,7 +207,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
     about = {"processor": processor(), **versions("torch", "numpy", "nnunetv2")}
     about |= {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
     row = {
-        "row": options.name or plan.dataset_name,
+        "row": options.name or f"{plan.dataset_name}{', odd volumes' * options.odd}",
         "network": type(predictor.networks[0]).__name__,
         "steps": content.get("global_step"),
         "cases": len(names),

@@ -49,14 +49,14 @@ def _pairs(row: dict[str, Any]) -> list[str]:
     gaps = {tuple(gap["of"]): gap for gap in row["gaps"]}
     for run in row["runs"]:
         for pair in run["pairs"]:
-            name = min(pair["dice"], key=pair["dice"].get)
+            name = min(pair["dice"], key=pair["dice"].get, default="none")
             gap = None if run["mirror"] else gaps.get(tuple(pair["of"]))
             cells = [
                 *pair["of"],
                 "on" if run["mirror"] else "off",
                 f"{pair['differ']:,}",
                 f"{1e6 * pair['differ'] / pair['voxels']:.3g}",
-                f"{pair['dice'][name]:.6f}, {name} ({pair['lowest_in_a_case']:.6f})",
+                f"{pair['dice'].get(name, 1.0):.6f}, {name} ({pair['lowest_in_a_case']:.6f})",
                 *([f"{gap['median']:.2g}", f"{gap['largest']:.2g}"] if gap else ["", ""]),
             ]
             lines.append("| " + " | ".join(cells) + " |")
