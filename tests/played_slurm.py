@@ -43,14 +43,16 @@ class Slurm:
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder, self.asked, self.tasks = folder, folder / "asked", folder / "tasks"
+        self.shown = folder / "shown"  # what ``scontrol show job`` says
         programs = folder / "bin"
         programs.mkdir(parents=True)
         for name, text in {
             "srun": SRUN.format(python=sys.executable, tasks=str(self.tasks)),
-            "scontrol": f'#!/bin/sh\necho "$@" >> "{self.asked}"\n',
+            "scontrol": f'#!/bin/sh\n[ "$1" = show ] && exec cat "{self.shown}"\necho "$@" >> "{self.asked}"\n',
         }.items():
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)
+        self.show(preempted=False)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         path = f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {
@@ -68,6 +70,11 @@ class Slurm:
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
+    def show(self, *, preempted: bool) -> None:
+        """What is said of the job: as scontrol does of one that may be preempted."""
+        time_of = "2026-01-02T03:04:05" if preempted else "None"
+        self.shown.write_text(f"   PreemptEligibleTime=2026-01-02T03:00:00 PreemptTime={time_of}\n")
+
     def signal_tasks(self, number: int) -> None:
         """As ``--signal=USR1@120`` does."""
         for task in self.tasks.read_text().split():
@@ -83,7 +90,7 @@ class Slurm:
             shell.wait()
 
     def requeued(self) -> list[str]:
-        """What scontrol was asked."""
+        """What scontrol was asked to do."""
         return self.asked.read_text().splitlines() if self.asked.exists() else []
 
     def wait_for(self, condition: Callable[[], bool], shell: subprocess.Popen, seconds: float = 240) -> None:

@@ -75,15 +75,18 @@ def test_two_nodes_of_torchrun_share_the_batch_as_one_process_has_it(data, whole
     same_training(tmp_path / "run", whole)
 
 
-def test_a_job_of_srun_on_two_nodes_stops_together_and_is_run_again_once(data, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGTERM, 143)])
+def test_a_job_of_srun_on_two_nodes_stops_together_and_is_run_again_once(data, whole, tmp_path, number, code) -> None:
+    """With SIGTERM it is preempted, which SLURM tells the tasks at the beginning of the grace time."""
     slurm = Slurm(tmp_path / "slurm", SLURM_NTASKS="2", SLURM_NTASKS_PER_NODE="1", SLURM_NNODES="2")
     run_dir = tmp_path / "run"
     line = ["srun", "python", str(ROOT / "train.py"), *data, *LONG, "trainer.num_nodes=2", f"run_dir={run_dir}"]
     script, last = shlex.join(line), run_dir / "checkpoints" / "last.ckpt"
     job = slurm.start(script)
     slurm.wait_for(last.is_file, job)
-    slurm.signal_tasks(signal.SIGUSR1)
-    assert slurm.end(job, 60) == 138, slurm.output[-4000:]
+    slurm.show(preempted=number == signal.SIGTERM)
+    slurm.signal_tasks(number)
+    assert slurm.end(job, 60) == code, slurm.output[-4000:]
     assert slurm.requeued() == ["requeue 14711"] and "Traceback" not in slurm.output, slurm.output[-4000:]
     assert torch.load(last, weights_only=True)["global_step"] < 60
     assert slurm.end(slurm.start(script)) == 0, slurm.output[-4000:]
