@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import blosc2
 import SimpleITK as sitk
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from umamba.machine import free_memory, usable_cpus
-from umamba.processes import worker_pool
+from umamba.processes import light_start, worker_pool
 from umamba.raw.description import DatasetError
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,6 @@ Case = TypeVar("Case")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MAX_WORKERS = 8  # by default; each holds a few volumes
 _LOG_SECONDS = 30  # between progress lines where there is no terminal
 
@@ -89,7 +87,7 @@ def map_cases(
             with worker_pool(min(workers, len(waiting)), _one_thread_each) as pool:
                 while waiting or under_way:
                     while waiting and len(under_way) < 2 * workers:
-                        with _light_start():
+                        with light_start():
                             under_way.append((waiting[0], pool.submit(function, waiting[0])))
                         waiting.popleft()
                     case, future = under_way[0]
@@ -131,7 +129,7 @@ def _one_at_a_time(
     try:
         with worker_pool(1, _one_thread_each) as pool:
             for case in cases:
-                with _named(name(case)), _light_start():
+                with _named(name(case)), light_start():
                     result = pool.submit(function, case).result()
                 yield result
     except BrokenProcessPool as error:
@@ -144,30 +142,6 @@ def _one_at_a_time(
 def _one_thread_each() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     blosc2.set_nthreads(1)
-
-
-@contextmanager
-def _light_start() -> Iterator[None]:
-    """While processes are started: one BLAS thread each, and no second import of the entry script.
-
-    A spawned process imports the script that was run, and with train.py torch and lightning: seconds of each core for
-    nothing. It is not asked to where ``__main__`` has no file.
-    """
-    main = sys.modules["__main__"]
-    hidden: dict[str, Any] = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
-    main.__dict__["__spec__"] = None
-    before = {key: os.environ.get(key) for key in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        main.__dict__.pop("__spec__")
-        main.__dict__.update(hidden)
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key)
-            else:
-                os.environ[key] = value
 
 
 @contextmanager

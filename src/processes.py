@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ STOP_SIGNALS = tuple(
 )
 
 _POLL_SECONDS = 1.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def become_worker() -> None:
@@ -90,6 +92,30 @@ def worker_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iter
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def light_start() -> Iterator[None]:
+    """While processes are started: one BLAS thread each, and no second import of the entry script.
+
+    A spawned process imports the script that was run, and with train.py torch and lightning: seconds of each core for
+    nothing. It is not asked to where ``__main__`` has no file.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
+    main.__dict__["__spec__"] = None
+    before = {key: os.environ.get(key) for key in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        main.__dict__.pop("__spec__")
+        main.__dict__.update(hidden)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
 
 
 def _begin(prepare: Callable[[], None] | None) -> None:

@@ -15,10 +15,10 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.score_pair import score_pair
 from umamba.evaluation.scoring import Scoring
 from umamba.machine import usable_cpus
-from umamba.processes import worker_pool
+from umamba.processes import light_start, worker_pool
 
 FAULTS_SHOWN = 50
-WORTH_PROCESSES = 20.0  # s of work left: a process takes up to 10 s to start (it imports what the script imports)
+WORTH_PROCESSES = 20.0  # s of work left: on a busy machine a process takes several to start
 
 
 def evaluate(
@@ -92,7 +92,9 @@ def _results(
         return
     try:
         with worker_pool(workers) as pool:
-            yield from pool.map(score, pairs)
+            with light_start():
+                results = pool.map(score, pairs)
+            yield from results
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"One of {workers} scoring processes was killed, most likely for want of memory. Use fewer workers "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +104,16 @@ def test_pictures_are_scored_in_two_dimensions(tmp_path):
     assert 0 < score(pair, tolerance=0.0)["liver"]["nsd"] < 0.75
 
 
-def test_processes_give_the_same_table(tmp_path):
+def test_processes_give_the_same_table(tmp_path, monkeypatch):
+    """And do not run the script again that started them, as a spawned process does by itself."""
+    (tmp_path / "script.py").write_text(f"open({str(tmp_path / 'run again')!r}, 'w')")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     pairs = [pair_of(tmp_path, volume((1, slice(2, 6))), volume((1, slice(2, 6 + n))), case=f"c{n}") for n in range(3)]
     apart = evaluate(pairs, scoring(), workers=2, progress=False)
     assert apart.equals(evaluate(pairs, scoring(), workers=0, progress=False))
     assert list(apart["case"].unique()) == ["c0", "c1", "c2"]
+    assert not (tmp_path / "run again").exists()
 
 
 def test_instances_are_found_in_class_maps(tmp_path):
