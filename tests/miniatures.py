@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from skimage import io as skio
 
+from tests import warm_start
 from umamba.raw.instances import instances_to_classes
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "trainer=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "data.num_workers=0",
     "data.iterations_per_epoch=2", "data.val_iterations=1", "data.batch_size=2", "data.planning.base_features=4",
@@ -25,8 +23,7 @@ TINY = [
 def run(script: str, *overrides: str, folder: Path, ok: bool = True, seconds: float = 300) -> str:
     """Call a script with `folder` as the user's, and give what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder), "COLUMNS": "160"}
-    command = [sys.executable, str(ROOT / script), *overrides]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
+    result = warm_start.run(script, *overrides, cwd=folder, env=environment, timeout=seconds)
     output = result.stdout + result.stderr
     assert (result.returncode == 0) == ok, output[-6000:]
     return output

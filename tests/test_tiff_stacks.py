@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tifffile
-
-from umamba.locations import ROOT
+from miniatures import run
 
 SPACING = [2.0, 1.0, 1.0]
 
@@ -26,17 +22,6 @@ def write_case(folder: Path, split: str, name: str, seed: int) -> None:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(folder / kind / f"{stem}.tif", array, photometric="minisblack", compression="zlib")
         (folder / kind / f"{name}.json").write_text(json.dumps({"spacing": SPACING}))
-
-
-def run(script: str, *overrides: str, folder: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder), "COLUMNS": "160"}
-    command = [sys.executable, str(ROOT / script), *overrides]
-    result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-6000:]
-    return output
 
 
 def test_train_predict_and_score(tmp_path: Path) -> None:

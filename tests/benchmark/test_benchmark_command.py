@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ from miniatures import TINY, make_volumes
 from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 
+from tests import warm_start
 from umamba.benchmark import step_times
 from umamba.callbacks.cost import Cost
 
@@ -27,8 +26,8 @@ def benchmark(folder: Path, *overrides: str, ok: bool = True) -> str:
     if not raw.is_dir():
         make_volumes(raw)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UMAMBA_ROOT": str(folder)}
-    command = [sys.executable, "-m", "umamba.benchmark", *OVERRIDES, f"data.dataset_dir={raw}", *overrides]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    line = ["-m", "umamba.benchmark", *OVERRIDES, f"data.dataset_dir={raw}", *overrides]
+    result = warm_start.run(*line, cwd=folder, env=environment)
     assert (result.returncode == 0) == ok, result.stdout + result.stderr
     return result.stdout + result.stderr
 

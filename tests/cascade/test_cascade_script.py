@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from tests.cascade.made_cascade import split_in_two
-from tests.miniatures import ROOT, TINY, make_pictures, make_volumes, run
+from tests.miniatures import TINY, make_pictures, make_volumes, run
+from umamba.locations import ROOT
 
 LARGE, SMALL, FLAT = "Dataset970_Large", "Dataset971_Small", "Dataset972_Flat"
 COMMON = ["data=custom", "model=nnunet", "callbacks.progress=null", *TINY]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.miniatures import ROOT, TINY, make_volumes, run
+from tests.miniatures import TINY, make_volumes, run
+from umamba.locations import ROOT
 
 COMMAND = ["--config-name=cross_validation", "data=custom", "data.dataset_dir=data/raw/Dataset950_Small",
            "model=nnunet", "callbacks.progress=null", *TINY]  # fmt: skip

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from tests import warm_start
 from tests.evaluation import scored_runs
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.report.__main__ import make_report
@@ -130,8 +129,8 @@ def test_the_exit_code_says_that_a_run_was_left_out(tmp_path):
     for name in ("good", "bad"):
         make_run(tmp_path / name, seed=len(name))
     broken(tmp_path / "bad", "torn")
-    command = [sys.executable, "-m", "umamba.evaluation.report", f"runs={tmp_path}", f"output={tmp_path / 'report'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    where = [f"runs={tmp_path}", f"output={tmp_path / 'report'}"]
+    done = warm_start.run("-m", "umamba.evaluation.report", *where, cwd=tmp_path)
     assert done.returncode == 1 and "bad/run.json is no record" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr and (tmp_path / "report" / "report.html").is_file()
 

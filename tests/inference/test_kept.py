@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests import warm_start
 from tests.inference.small import make_plan, save_checkpoint
 from umamba.inference import kept
 from umamba.inference.kept import parse_probabilities
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.inference.sliding_window import check_step
-from umamba.locations import ROOT
 from umamba.raw.pictures import write_picture
 
 TURNED = (0.0, -1.0, 0.0, 0.8, 0.0, -0.6, 0.6, 0.0, 0.8)
@@ -123,9 +122,8 @@ def test_the_distance_of_windows_changes_what_is_computed_and_is_noted(tmp_path:
     checkpoint = save_checkpoint(tmp_path / "a.ckpt", make_plan(classes=3))
 
     def predicted(output: str, *options: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, ROOT / "predict.py", f"checkpoint={checkpoint}", f"input={tmp_path / 'images'}"]
-        command += [f"output={tmp_path / output}", "device=cpu", "probabilities=npz", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        line = ["predict.py", f"checkpoint={checkpoint}", f"input={tmp_path / 'images'}", f"output={tmp_path / output}"]
+        return warm_start.run(*line, "device=cpu", "probabilities=npz", *options)
 
     done = {"half": predicted("half"), "whole": predicted("whole", "step=1"), "same": predicted("same", "step=0.5")}
     assert [result.returncode for result in done.values()] == [0, 0, 0], done

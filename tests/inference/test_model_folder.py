@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests import warm_start
 from tests.models.test_import_weights import trained  # noqa: F401, a fixture
 from umamba.inference.predictor import Predictor
-from umamba.locations import ROOT
 from umamba.models.import_weights import import_checkpoint
 from umamba.raw.pictures import write_picture
 from umamba.raw.readers import read_label
@@ -89,11 +87,8 @@ def test_folds_that_were_trained_on_regions(folder: Path) -> None:
 
 def test_the_script_takes_it(folder: Path, tmp_path: Path) -> None:
     image = picture(tmp_path / "images" / "cell.png")
-    command = [sys.executable, ROOT / "predict.py", "device=cpu", f"input={image.parent}"]
-    done = subprocess.run(
-        [*command, f"model_folder={folder}", "folds=[0]", f"output={tmp_path / 'out'}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    line = ["predict.py", "device=cpu", f"input={image.parent}"]
+    done = warm_start.run(*line, f"model_folder={folder}", "folds=[0]", f"output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stdout + done.stderr
     expected, _ = Predictor.from_model_folder(folder, [0], device="cpu").predict([image])
     assert np.array_equal(read_label(tmp_path / "out" / "cell.png")[0], expected)
@@ -103,9 +98,7 @@ def test_the_script_takes_it(folder: Path, tmp_path: Path) -> None:
         ((f"model_folder={folder}", "trusted=[torch]"), "trusted=['torch'] would do nothing"),
         (("checkpoint=a.ckpt", "folds=[0]"), "folds=... chooses among those of model_folder"),
     ]:
-        done = subprocess.run(
-            [*command, f"output={tmp_path / 'none'}", *wrong], capture_output=True, text=True, check=False
-        )
+        done = warm_start.run(*line, f"output={tmp_path / 'none'}", *wrong)
         assert done.returncode == 1 and message in done.stdout + done.stderr
     assert not (tmp_path / "none").exists()
 

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 import torch
 from hydra import compose, initialize_config_dir
 
+from tests import warm_start
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
 from umamba.inference import __main__ as script
 from umamba.inference import devices, one_case, pipeline
@@ -256,8 +257,7 @@ def test_channels_that_lie_apart_are_refused_or_said_in_one_line(
 
 
 def predict(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "predict.py", "device=cpu", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return warm_start.run("predict.py", "device=cpu", *arguments)
 
 
 def test_the_script_ends_with_1_and_the_list_of_what_failed(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from tests import warm_start
 from tests.inference.small import make_plan, save_checkpoint, write_image
 from umamba.inference import __main__ as script
 from umamba.inference import predictor as many_cases
 from umamba.inference.claim import PredictionInUseError, claimed
 from umamba.inference.predictor import Predictor
-from umamba.locations import CONFIGS, ROOT
+from umamba.locations import CONFIGS
 
 HOLD = """
 import sys, time
@@ -101,9 +102,7 @@ def test_another_process_is_named_and_a_killed_one_is_in_nobodys_way(
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         call = [f"checkpoint={tmp_path / '0.ckpt'}", f"input={images}", f"output={out}", "device=cpu"]
-        refused = subprocess.run(
-            [sys.executable, ROOT / "predict.py", *call], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
+        refused = warm_start.run("predict.py", *call, cwd=tmp_path)
         said = refused.stdout + refused.stderr
         assert refused.returncode == 1 and f"process {holder.pid} on" in said and "Traceback" not in said
         assert "Nothing was written" in said and not content(out)

@@ -8,7 +8,6 @@ import json
 import lzma
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from tests import warm_start
 from umamba.inference.mirroring import trained_mirror_axes
 from umamba.inference.precision import trained_precision
 from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
@@ -223,8 +223,8 @@ def arguments_for(folder: Path, **changes: str) -> list[str]:
 
 
 def test_command_writes_a_checkpoint_that_gives_the_same_network(trained: Path) -> None:
-    command = [sys.executable, "-m", "umamba.models.import_weights", *arguments_for(trained)]
-    subprocess.run(command, check=True)
+    ended = warm_start.run("-m", "umamba.models.import_weights", *arguments_for(trained))
+    assert ended.returncode == 0, ended.stderr
     assert [path.name for path in (trained / "imported").iterdir()] == ["bot.ckpt"]
     checkpoint = load_checkpoint(trained / "imported" / "bot.ckpt")
     assert (checkpoint["configuration"], checkpoint["config"]["data"]["fold"]) == ("2d", "all")

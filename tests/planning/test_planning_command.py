@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from raw_data import make_dataset
 
+from tests import warm_start
 from umamba.planning import intensities
 from umamba.planning.__main__ import check_output, make_plan, planner_options
 from umamba.planning.fingerprint import Fingerprint
@@ -28,15 +28,7 @@ STATISTICS = Intensities(mean=0, median=0, std=1, min=-3, max=3, percentile_00_5
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "umamba.planning", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return warm_start.run("-m", "umamba.planning", *arguments, cwd=folder, env=os.environ | {"COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import warm_start
 from tests.run.test_resumed_config import called, trained
-from umamba.locations import ROOT
 from umamba.run.compare import ResumeError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
@@ -56,9 +54,7 @@ def test_not_even_the_log_is_written_through_a_link(tmp_path: Path) -> None:
     run.mkdir()
     precious.write_text("echo mine\n")
     (run / "train.log").symlink_to(precious)
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), f"run_dir={run}"], cwd=tmp_path, capture_output=True, text=True
-    )
+    ended = warm_start.run("train.py", f"run_dir={run}", cwd=tmp_path)
     assert ended.returncode == 1 and "out of the run's folder" in ended.stderr and "Traceback" not in ended.stderr
     assert precious.read_text() == "echo mine\n"
     assert [path.name for path in run.iterdir()] == ["train.log"]

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from umamba.locations import ROOT
+from tests import warm_start
 
 
 def call(folder: Path, *line: str, full: bool = False) -> subprocess.CompletedProcess:
-    script = [str(ROOT / line[0]), *line[1:]] if line[0].endswith(".py") else list(line)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1" if full else "0"}
-    command = [sys.executable, *script]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return warm_start.run(*line, cwd=folder, env={**os.environ, "HYDRA_FULL_ERROR": "1" if full else "0"})
+
+
+def call_python(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_what_is_not_installed_is_a_message(tmp_path: Path) -> None:
         "import umamba.evaluation.tables as tables; tables.find_spec = lambda name: None\n"
         "with explained(), explained(): check_parquet(True)"
     )
-    ended = call(tmp_path, "-c", code)
+    ended = call_python(tmp_path, code)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr and "pip install pyarrow" in ended.stderr
 
 
@@ -65,7 +67,7 @@ def test_a_full_disk_is_a_message(small_disk: Path, tmp_path: Path) -> None:
         "import sys; from umamba.run.errors import explained; from umamba.files import write_text\n"
         "with explained(), explained(): write_text(sys.argv[1], 'x' * 200_000)"
     )
-    ended = call(tmp_path, "-c", code, str(small_disk / "label.txt"))
+    ended = call_python(tmp_path, code, str(small_disk / "label.txt"))
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "No space left" in ended.stderr and str(small_disk / "label.txt") in ended.stderr
 
@@ -76,7 +78,7 @@ def test_a_folder_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
         "import pathlib; from umamba.run.errors import explained\n"
         "with explained(), explained(): pathlib.Path('file/output').mkdir(parents=True)"
     )
-    ended = call(tmp_path, "-c", code)
+    ended = call_python(tmp_path, code)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr and "file/output" in ended.stderr
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import ROOT, TINY, make_volumes, run
+from miniatures import TINY, make_volumes, run
 from played_slurm import Slurm
+
+from umamba.locations import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork and signals")]
 LONG = ["model=nnunet", "test=false", "trainer.max_epochs=4", "data.iterations_per_epoch=15"]  # longer than a moment

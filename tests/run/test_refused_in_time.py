@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -16,6 +14,7 @@ from hydra.errors import HydraException
 from miniatures import TINY, make_volumes
 from omegaconf import OmegaConf
 
+from tests import warm_start
 from umamba.locations import CONFIGS, ROOT
 from umamba.plain import to_plain
 from umamba.planning import prepare
@@ -122,6 +121,6 @@ def test_a_plan_that_was_edited_to_other_blocks(train, dataset: Path, monkeypatc
 def test_the_doctor_writes_into_no_raw_data_set(dataset: Path) -> None:
     for output in (dataset, dataset.parent, dataset / "labelsTr" / "doctor"):
         line = ["-m", "umamba.datamodules.doctor", "data=custom", f"data.dataset_dir={dataset}", f"output={output}"]
-        result = subprocess.run([sys.executable, *line], cwd=dataset.parents[1], capture_output=True, text=True)
+        result = warm_start.run(*line, cwd=dataset.parents[1])
         assert result.returncode == 2 and f"output={output}" in result.stderr.replace("\n", ""), result.stderr
     assert sorted(path.name for path in dataset.iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]

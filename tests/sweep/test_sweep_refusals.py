@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tests import warm_start
 from umamba.locations import ROOT
 from umamba.run.devices import CPU
 from umamba.run.job_state import Condition
@@ -188,9 +187,8 @@ def test_the_folder_may_be_said_as_it_is(given: list[str], read: list[str]) -> N
 )  # fmt: skip
 def test_launchers_that_do_not_do_say_so_in_a_message(tmp_path: Path, program, arguments, message: str) -> None:
     seeds = ["seed=1,2"] if program == [TRAIN] else []
-    command = [sys.executable, *program, "--multirun", *arguments, *seeds, "hydra.sweep.dir=s"]
-    environment = {**os.environ, "PATH": str(tmp_path), "HYDRA_FULL_ERROR": "0"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    line = [*program, "--multirun", *arguments, *seeds, "hydra.sweep.dir=s"]
+    ended = warm_start.run(*line, cwd=tmp_path, env={**os.environ, "PATH": str(tmp_path), "HYDRA_FULL_ERROR": "0"})
     said = ended.stderr + ended.stdout
     assert ended.returncode == 1 and message in said and "Traceback" not in said, said
     assert not list(tmp_path.rglob("config.yaml")) and not list(tmp_path.rglob("jobs"))  # nothing was begun

@@ -30,12 +30,12 @@ def resident(device):
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
-@pytest.mark.parametrize(("batch", "length", "channels"), SIZES)
-def test_chunks_cover_the_sequence_once(batch, length, channels, device):
-    cut = tile(batch, length, channels, resident(device))
-    assert (cut.chunks - 1) * cut.tokens < length <= cut.chunks * cut.tokens
-    assert cut.tokens % 4 == 0 and (cut.tokens in CHUNKS or (cut.chunks == 1 and length <= ALONE))
-    assert cut.few == (1 < cut.chunks <= FEW)
+def test_chunks_cover_the_sequence_once(device):
+    for size in SIZES:
+        cut, length = tile(*size, resident(device)), size[1]
+        assert (cut.chunks - 1) * cut.tokens < length <= cut.chunks * cut.tokens, size
+        assert cut.tokens % 4 == 0 and (cut.tokens in CHUNKS or (cut.chunks == 1 and length <= ALONE)), size
+        assert cut.few == (1 < cut.chunks <= FEW), size
 
 
 @pytest.mark.parametrize(("blocks", "items"), [(1, 1), (2, 13654), (20, 48), (20, 54), (16, 260), (3, 1057), (40, 1)])
