@@ -33,6 +33,14 @@ def make_splits(identifiers: Sequence[str], num_folds: int = NUM_FOLDS, seed: in
     The same splits as scikit-learn's ``KFold(num_folds, shuffle=True, random_state=seed)``: the first ``n % num_folds``
     folds hold one validation case more than the others.
 
+    Args:
+        identifiers: Case names, in any order.
+        num_folds: How many folds there are to be.
+        seed: Of the shuffling; nnU-Net's is 12345.
+
+    Returns:
+        One split for each fold. Each case is in the validation of just one.
+
     Raises:
         ValueError: There are fewer cases than folds.
     """

@@ -67,9 +67,12 @@ def match_instances(reference: np.ndarray, prediction: np.ndarray, threshold: fl
     """Match two instance maps.
 
     Args:
-        reference: Instance map, 0 background, any other whole number one instance.
-        prediction: Instance map of the same shape.
+        reference: Instance map, any shape and integer dtype; 0 is background, any other number one instance.
+        prediction: Instance map of the same shape, of integers too.
         threshold: Smallest IoU of a pair, in (0, 1].
+
+    Returns:
+        What was found, invented and missed.
 
     Raises:
         ValueError: Shapes differ, a value is negative, or the threshold is outside (0, 1].
@@ -80,7 +83,19 @@ def match_instances(reference: np.ndarray, prediction: np.ndarray, threshold: fl
 def match_at_thresholds(
     reference: np.ndarray, prediction: np.ndarray, thresholds: tuple[float, ...] = F1_THRESHOLDS
 ) -> list[Matching]:
-    """`match_instances` at several thresholds, counting the overlaps once."""
+    """`match_instances` at several thresholds, counting the overlaps once.
+
+    Args:
+        reference: Instance map, as of `match_instances`: any shape, integers.
+        prediction: Instance map of the same shape, of integers too.
+        thresholds: Smallest IoU of a pair, each in (0, 1].
+
+    Returns:
+        One matching for each threshold, in their order.
+
+    Raises:
+        ValueError: Shapes differ, a value is negative, or a threshold is outside (0, 1].
+    """
     if reference.shape != prediction.shape:
         raise ValueError(f"The predicted instances have shape {prediction.shape}, the reference {reference.shape}.")
     if any(not 0 < t <= 1 for t in thresholds):

@@ -22,21 +22,42 @@ class Overlap:
     table: np.ndarray
 
     def reference(self, label: int | Sequence[int]) -> int:
-        """Voxels of the reference."""
+        """Voxels of a class or region in the reference.
+
+        Args:
+            label: The class's label, or all labels of the region.
+
+        Returns:
+            Their number, 0 or more.
+        """
         return int(self.table[_some(label)].sum())
 
     def prediction(self, label: int | Sequence[int]) -> int:
-        """Voxels of the prediction."""
+        """Voxels of a class or region in the prediction; argument and result as of `reference`."""
         return int(self.table[:, _some(label)].sum())
 
     def dice(self, label: int | Sequence[int]) -> float:
-        """Dice similarity coefficient of a class or region in [0, 1]; NaN if both label maps lack it."""
+        """Dice similarity coefficient of a class or region, 2 |A and B| / (|A| + |B|).
+
+        Args:
+            label: As of `reference`.
+
+        Returns:
+            0 to 1; NaN if both label maps lack the class.
+        """
         total = self.reference(label) + self.prediction(label)
         both = int(self.table[np.ix_(_some(label), _some(label))].sum())
         return 2 * both / total if total else math.nan
 
     def volume_error(self, label: int | Sequence[int]) -> float:
-        """Relative volume error (V_prediction - V_reference) / V_reference; NaN if the reference lacks the class."""
+        """Relative volume error (V_prediction - V_reference) / V_reference of a class or region.
+
+        Args:
+            label: As of `reference`.
+
+        Returns:
+            -1 or more, positive where too much was predicted; NaN if the reference lacks the class.
+        """
         volume = self.reference(label)
         return (self.prediction(label) - volume) / volume if volume else math.nan
 
@@ -45,9 +66,12 @@ def count_overlap(reference: np.ndarray, prediction: np.ndarray, num_labels: int
     """Count labels and their intersections in one pass.
 
     Args:
-        reference: Label map of whole numbers in [0, num_labels), any shape.
+        reference: Label map, any shape and integer dtype, values in [0, num_labels).
         prediction: The same for the prediction, same shape.
         num_labels: K, background included.
+
+    Returns:
+        The counts of all pairs of labels.
 
     Raises:
         ValueError: The shapes differ, or a label map holds a value outside [0, num_labels).

@@ -45,8 +45,11 @@ class Pair:
         """A reference as the classes that are scored see it: background is where only others may lie.
 
         Args:
-            reference: The label map.
+            reference: The label map, any shape and integer dtype; not changed.
             ignore_label: Its value that counts for nothing.
+
+        Returns:
+            `reference` itself where all classes are known; else a copy in which what is ignored is background.
         """
         if not self.unlabelled or ignore_label is None:
             return reference
@@ -108,6 +111,9 @@ def pair_folders(
         references: Folder with NAME + `scoring.reference_ending`.
         scoring: Says what the files are called.
         sources: Case -> the data set that it is of, see `umamba.raw.sources`.
+
+    Returns:
+        The pairs, sorted by name.
 
     Raises:
         FileNotFoundError: A folder does not exist or holds no such file, or a prediction is missing.

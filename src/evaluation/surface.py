@@ -40,7 +40,14 @@ class SurfaceDistances:
     prediction_areas: np.ndarray
 
     def surface_dice(self, tolerance: float) -> float:
-        """Normalised surface Dice (NSD): share of both surfaces within the tolerance of the other; NaN without any."""
+        """Normalised surface Dice (NSD): the share of both surfaces that is near the other (arXiv 1809.04430).
+
+        Args:
+            tolerance: What is near, in the unit of the spacing; a distance of exactly that counts.
+
+        Returns:
+            0 to 1; NaN if neither mask has a surface.
+        """
         total = self.reference_areas.sum() + self.prediction_areas.sum()
         if total == 0:
             return math.nan
@@ -49,7 +56,14 @@ class SurfaceDistances:
         return float(close / total)
 
     def robust_hausdorff(self, percent: float = 95.0) -> float:
-        """The area-weighted percentile of the distances, the larger of both directions; infinite if a mask is empty."""
+        """The area-weighted percentile of the distances (HD95 at 95), the larger of both directions.
+
+        Args:
+            percent: Which percentile, above 0 and up to 100.
+
+        Returns:
+            A distance in the unit of the spacing; infinite if a mask is empty.
+        """
         return max(
             _weighted_percentile(self.reference_to_prediction, self.reference_areas, percent),
             _weighted_percentile(self.prediction_to_reference, self.prediction_areas, percent),
@@ -60,9 +74,12 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: Se
     """Distances between the surfaces of two masks.
 
     Args:
-        reference: Bool mask, 2D or 3D. Crop it to the object beforehand: time and memory go with the size.
-        prediction: Bool mask of the same shape.
-        spacing: Size of a voxel along each axis, in the axis order of the masks.
+        reference: (H, W) or (D, H, W) bool. Crop it to the object beforehand: time and memory go with the size.
+        prediction: Bool, of the same shape.
+        spacing: Size of a voxel along each axis, usually in mm, in the axis order of the masks.
+
+    Returns:
+        The distances between both surfaces, in the unit of `spacing`.
 
     Raises:
         ValueError: The masks are not 2D or 3D, or shapes and spacing do not agree.

@@ -29,6 +29,14 @@ Window = tuple[int | slice, ...]
 def window_starts(size: int, patch: int, step: float = STEP) -> list[int]:
     """Start indices of the windows along one axis: evenly spaced, at most ``step * patch`` apart, covering it all.
 
+    Args:
+        size: Voxels of the axis.
+        patch: Voxels of a window.
+        step: Largest distance of two windows, as a share of the patch.
+
+    Returns:
+        Ascending, from 0 to ``size - patch``.
+
     Raises:
         ValueError: the axis is shorter than the patch (pad first), or ``step`` is outside (0, 1].
     """
@@ -52,7 +60,14 @@ def check_step(step: float) -> None:
 
 @lru_cache(maxsize=4)
 def gaussian_weights(patch_size: tuple[int, ...]) -> Tensor:
-    """(*patch) float32 weights, 1 at the centre, sigma = patch / 8, never 0."""
+    """What a window's logits count at each of its voxels, as in nnU-Net: a Gaussian of sigma = patch / 8.
+
+    Args:
+        patch_size: Voxels of a window along each axis.
+
+    Returns:
+        (*patch_size) float32, 1 at the centre, above 0 everywhere.
+    """
     impulse = np.zeros(patch_size)
     impulse[tuple(size // 2 for size in patch_size)] = 1
     weights = gaussian_filter(impulse, [size * SIGMA_SCALE for size in patch_size], mode="constant")

@@ -79,7 +79,17 @@ def segresnet(
     blocks_up: Sequence[int] = (1, 1, 1),
     **spec: Any,
 ) -> SingleOutputNetwork:
-    """SegResNet (Myronenko, arXiv 1810.11654) without its autoencoder branch; any input size."""
+    """SegResNet (Myronenko, arXiv 1810.11654) without its autoencoder branch; any input size.
+
+    Args:
+        init_filters: Channels of the first stage; they double at every lower resolution.
+        blocks_down: Residual blocks of each stage of the encoder.
+        blocks_up: Residual blocks of each stage of the decoder, one stage fewer.
+        **spec: Fields of `umamba.models.spec.NetworkSpec`.
+
+    Returns:
+        (B, in_channels, *S) -> (B, out_channels, *S); padded to multiples of 2 ** len(blocks_up) within.
+    """
     s = _spec(spec)
     network = SegResNet(
         spatial_dims=s.spatial_dims,
@@ -104,7 +114,21 @@ def unetr(
     num_heads: int = 12,
     **spec: Any,
 ) -> SingleOutputNetwork:
-    """UNETR (Hatamizadeh et al., arXiv 2103.10504); runs at `patch_size` alone, whose axes are multiples of 16."""
+    """UNETR (Hatamizadeh et al., arXiv 2103.10504); runs at `patch_size` alone, whose axes are multiples of 16.
+
+    Args:
+        feature_size: Channels of the decoder's highest resolution.
+        hidden_size: Width of a token.
+        mlp_dim: Width of the transformer's feed-forward layers.
+        num_heads: Heads of its attention; they divide `hidden_size`.
+        **spec: Fields of `umamba.models.spec.NetworkSpec`, `patch_size` among them.
+
+    Returns:
+        (B, in_channels, *patch_size) -> (B, out_channels, *patch_size).
+
+    Raises:
+        ValueError: There is no `patch_size`, or it has an axis that is no multiple of 16.
+    """
     s = _spec(spec)
     if s.patch_size is None:
         raise ValueError("UNETR needs patch_size: its position embedding exists for one input size.")
@@ -150,7 +174,18 @@ def swinunetr(
     window_size: int = 7,
     **spec: Any,
 ) -> SingleOutputNetwork:
-    """SwinUNETR, first version (Hatamizadeh et al., arXiv 2201.01266); any input size, padded to multiples of 32."""
+    """SwinUNETR, first version (Hatamizadeh et al., arXiv 2201.01266); any input size, padded to multiples of 32.
+
+    Args:
+        feature_size: Channels of the first stage; they double at every lower resolution.
+        depths: Transformer layers of each stage.
+        num_heads: Heads of each stage's attention.
+        window_size: Tokens along each axis of a window.
+        **spec: Fields of `umamba.models.spec.NetworkSpec`.
+
+    Returns:
+        (B, in_channels, *S) -> (B, out_channels, *S).
+    """
     s = _spec(spec)
     network = PaddedSwinUNETR(
         in_channels=s.in_channels,

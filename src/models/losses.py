@@ -29,6 +29,9 @@ def soft_dice(logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_d
         label: (B, *S) integer, values 0..K-1 wherever ``mask`` is true.
         mask: (B, *S) bool, voxels that count; None counts all.
         batch_dice: sum over the batch (and over ranks) before dividing, instead of one Dice per sample.
+
+    Returns:
+        A scalar, float32 at least.
     """
     probabilities = widened(logits).softmax(1)[:, 1:]  # (B, K-1, *S)
     classes = torch.arange(1, logits.shape[1], device=label.device).view(1, -1, *[1] * (logits.ndim - 2))
@@ -74,7 +77,12 @@ def _dice(intersection: Tensor, total: Tensor) -> Tensor:
 
 
 class DiceCELoss(nn.Module):
-    """Cross-entropy (mean over counted voxels) minus the mean soft Dice: nnU-Net's loss, at best -1."""
+    """Cross-entropy (mean over counted voxels) minus the mean soft Dice: nnU-Net's loss, at best -1.
+
+    Args:
+        batch_dice: sum over the batch (and over ranks) before dividing, instead of one Dice per sample.
+        ignore_label: value of voxels that do not count, or None.
+    """
 
     def __init__(self, batch_dice: bool, ignore_label: int | None = None) -> None:
         super().__init__()
@@ -82,7 +90,15 @@ class DiceCELoss(nn.Module):
         self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Args: logits (B, K, *S) float; label (B, *S) integer. Returns a scalar, of several ranks this one's part."""
+        """The loss of one output.
+
+        Args:
+            logits: (B, K, *S) float, class 0 is background.
+            label: (B, *S) integer, values 0..K-1 and `ignore_label`.
+
+        Returns:
+            A scalar, float32 at least; of several ranks this one's part of it.
+        """
         if label.shape[1:] == logits.shape[2:] and loss_fused([logits], label, self.ignore_label):
             return self.fused([logits], label, (1.0,))
         label = label.long()
@@ -97,9 +113,17 @@ class DiceCELoss(nn.Module):
         return cross_entropy - soft_dice(logits, label, mask, self.batch_dice)
 
     def fused(self, outputs: Sequence[Tensor], label: Tensor, weights: Sequence[float]) -> Tensor:
-        """The weighted sum over outputs (B, K, *S) against a label (B, *S) that is resampled to each, in Triton.
+        """The weighted sum of the losses of several outputs, in Triton.
 
         An output that weighs nothing is not read: what it holds cannot make the loss NaN, and its gradient is zero.
+
+        Args:
+            outputs: (B, K, *S_i) float each, highest resolution first.
+            label: (B, *S_0) integer; it is resampled to each output's shape, see `resample_label`.
+            weights: One for each output; those that are 0 come last.
+
+        Returns:
+            A float32 scalar; of several ranks this one's part of it.
         """
         from umamba.models.kernels.dice_ce import dice_ce_sums  # imports Triton
 
@@ -131,6 +155,9 @@ class DeepSupervision(nn.Module):
 
     The weights halve with every lower resolution, the lowest gets 0, and they sum to 1. Labels are resampled by
     nearest neighbour with half-pixel centres.
+
+    Args:
+        loss: Of an output (B, K, *S) and a label (B, *S), to a scalar.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -138,7 +165,15 @@ class DeepSupervision(nn.Module):
         self.loss = loss
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
-        """Args: outputs (B, K, *S) or a list of such, highest resolution first; label (B, *S) integer."""
+        """The loss of all outputs.
+
+        Args:
+            outputs: (B, K, *S) float, or a list of such, highest resolution first.
+            label: (B, *S) integer, of the first output's shape.
+
+        Returns:
+            A scalar; of a single output its plain loss.
+        """
         if isinstance(outputs, Tensor):
             return self.loss(outputs, label)
         weights = deep_supervision_weights(len(outputs))

@@ -55,7 +55,15 @@ class DiceBCELoss(nn.Module):
         self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Args: logits (B, R, *S) float; label (B, *S) integer. Returns a scalar, of several ranks this one's part."""
+        """The loss of one output.
+
+        Args:
+            logits: (B, R, *S) float, one channel a region.
+            label: (B, *S) integer, of values that are in a region, 0 or `ignore_label`.
+
+        Returns:
+            A scalar, float32 at least; of several ranks this one's part of it.
+        """
         logits, target = widened(logits), self.masks(label)  # (B, R, *S) both
         if self.ignore_label is None:
             cross_entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))

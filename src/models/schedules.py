@@ -44,7 +44,15 @@ class EpochSchedule(LRScheduler):
 
 
 def poly(optimizer: Optimizer, *, max_epochs: int, power: float = 0.9) -> EpochSchedule:
-    """lr0 * (1 - epoch / max_epochs) ** power (nnU-Net: power 0.9), 0 from `max_epochs` on.
+    """lr0 * (1 - epoch / max_epochs) ** power, 0 from `max_epochs` on: nnU-Net's schedule.
+
+    Args:
+        optimizer: Whose learning rates at this moment are lr0.
+        max_epochs: Length of the run, in epochs.
+        power: nnU-Net's is 0.9.
+
+    Returns:
+        The schedule, to be stepped once per epoch.
 
     Raises:
         ValueError: `max_epochs` is no length.
@@ -54,7 +62,15 @@ def poly(optimizer: Optimizer, *, max_epochs: int, power: float = 0.9) -> EpochS
 
 
 def cosine(optimizer: Optimizer, *, max_epochs: int, min_lr: float = 1e-6) -> EpochSchedule:
-    """Half a cosine from lr0 to `min_lr` over all epochs, `min_lr` from `max_epochs` on.
+    """Half a cosine from lr0 to `min_lr` (Loshchilov & Hutter, arXiv 1608.03983), without restarts.
+
+    Args:
+        optimizer: Whose learning rates at this moment are lr0.
+        max_epochs: Length of the run, in epochs; from there on the rate is `min_lr`.
+        min_lr: Lowest learning rate.
+
+    Returns:
+        The schedule, to be stepped once per epoch.
 
     Raises:
         ValueError: `max_epochs` is no length.

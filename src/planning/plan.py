@@ -87,7 +87,10 @@ class Plan:
         return tuple(sorted({value for values in self.foreground.values() for value in values}))
 
     def configuration(self, name: str) -> Configuration:
-        """The configuration of that name.
+        """The configuration of a name.
+
+        Args:
+            name: Such as "2d" or "3d_fullres".
 
         Raises:
             ValueError: The plan has none of that name; the message lists those it has.

@@ -93,6 +93,10 @@ def preprocess_case(
         plan: Decides the order of axes and the intensities.
         configuration: Decides spacing and normalisation.
 
+    Returns:
+        The image as (C, Z, Y, X) float32 and the label as (Z, Y, X) int16, -1 outside the non-zero mask, in the plan's
+        order of axes and the configuration's spacing; and what the way back needs.
+
     Raises:
         ValueError: The image has another number of channels than the plan, or label and image differ in shape.
         MemoryError: The resampled image does not fit into memory; none was taken.

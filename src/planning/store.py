@@ -105,6 +105,12 @@ class Store:
     def open(cls, folder: Path | str) -> Store:
         """List the complete cases of a folder; no array is read.
 
+        Args:
+            folder: Of one configuration, below the prepared data set's.
+
+        Returns:
+            The store of these cases.
+
         Raises:
             FileNotFoundError: The folder does not exist or holds no case.
         """
@@ -118,6 +124,12 @@ class Store:
 
     def case(self, identifier: str) -> StoredCase:
         """Open one case: maps the files, decompresses nothing.
+
+        Args:
+            identifier: One of `identifiers`.
+
+        Returns:
+            The case, whose arrays are read where they are indexed.
 
         Raises:
             KeyError: The store has no such case.

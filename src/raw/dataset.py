@@ -59,7 +59,13 @@ class RawCase:
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset(DatasetDescription):
-    """A raw data set on disk: its description and the files of its cases, sorted by name."""
+    """A raw data set on disk: its description and the files of its cases, sorted by name.
+
+    Attributes:
+        folder: It holds dataset.json.
+        training_cases: Those of imagesTr, or that dataset.json lists, each with a label.
+        test_cases: Those of imagesTs or imagesVal, with a label where there is one.
+    """
 
     folder: Path
     training_cases: tuple[RawCase, ...]

@@ -45,6 +45,12 @@ class DatasetDescription:
     def read(cls, path: Path | str) -> DatasetDescription:
         """Read a dataset.json.
 
+        Args:
+            path: The file.
+
+        Returns:
+            What it says, checked.
+
         Raises:
             FileNotFoundError: There is no such file.
             DatasetError: The file is no JSON, lacks a key, or its labels are no valid label set.

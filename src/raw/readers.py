@@ -83,6 +83,9 @@ def read_images(paths: Sequence[Path | str]) -> tuple[np.ndarray, Geometry]:
 def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
     """Read a label map.
 
+    Args:
+        path: A volume or a picture in one of the formats of `read_images`.
+
     Returns:
         The labels (Z, Y, X) as int16 (int32 if a value needs it), and the geometry of the file.
 

@@ -32,7 +32,15 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval (percentile) of the mean; NaN for fewer than two values."""
+    """95 % interval of the mean by the percentile bootstrap (Efron, 1979) with 9999 resamples.
+
+    Args:
+        values: (n,) float, one score a case; NaN are left out.
+        seed: Of the resampling: the same seed gives the same interval.
+
+    Returns:
+        Its lower and its upper end; NaN both for fewer than two values.
+    """
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     if len(values) < 2:

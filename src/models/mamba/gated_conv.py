@@ -28,6 +28,14 @@ class GatedConv(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Mix along the tokens, causally.
+
+        Args:
+            x: (B, L, d_model) float32.
+
+        Returns:
+            (B, L, d_model) float32; token t depends on tokens t - d_conv + 1 to t.
+        """
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, L, d_inner) each
         past = self.conv1d.kernel_size[0] - 1
         u = self.conv1d(F.pad(u.transpose(1, 2), (past, 0))).transpose(1, 2)

@@ -79,6 +79,14 @@ class MambaLayer(nn.Module):
                     setattr(mixer_module, name, getattr(self.mixers[0], name))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's sum over its directions; a residual is the caller's.
+
+        Args:
+            x: (B, C, *S) in any floating dtype. C is the layer's width; with channel tokens prod(S) is.
+
+        Returns:
+            Shape, dtype and memory layout of x.
+        """
         with torch.autocast(x.device.type, enabled=False):
             tokens = x.flatten(2)  # (B, C, L)
             if not self.channel_tokens:

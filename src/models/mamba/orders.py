@@ -39,11 +39,35 @@ class AxisScan:
     reverse: bool = False
 
     def arrange(self, tokens: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor:
+        """Bring raster tokens into this order.
+
+        Args:
+            tokens: (B, L, C) in any dtype, in raster order.
+            spatial_shape: *S with L = prod(S).
+
+        Returns:
+            (B, L, C).
+
+        Raises:
+            ValueError: `axes` is given, and the tokens do not fill `spatial_shape`.
+        """
         if self.axes is not None:
             tokens = _permute(tokens, spatial_shape, self.axes)
         return tokens.flip(1) if self.reverse else tokens
 
     def restore(self, tokens: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor:
+        """Bring tokens of this order back into raster order.
+
+        Args:
+            tokens: (B, L, C) in any dtype, as `arrange` gives them.
+            spatial_shape: *S of the raster, L = prod(S).
+
+        Returns:
+            (B, L, C) in raster order.
+
+        Raises:
+            ValueError: `axes` is given, and the tokens do not fill `spatial_shape`.
+        """
         tokens = tokens.flip(1) if self.reverse else tokens
         if self.axes is None:
             return tokens
@@ -63,12 +87,26 @@ Order = Callable[[int], Sequence[Direction]]
 
 
 def raster(spatial_dims: int) -> tuple[AxisScan, ...]:
-    """Row-major, once: U-Mamba's order."""
+    """Row-major, once: U-Mamba's order.
+
+    Args:
+        spatial_dims: 2 or 3; without effect.
+
+    Returns:
+        One direction.
+    """
     return (AxisScan(),)
 
 
 def bidirectional(spatial_dims: int) -> tuple[AxisScan, ...]:
-    """The raster forwards and backwards, as Vision Mamba reads images (Zhu et al., arXiv 2401.09417)."""
+    """The raster forwards and backwards, as Vision Mamba reads images (Zhu et al., arXiv 2401.09417).
+
+    Args:
+        spatial_dims: 2 or 3; without effect.
+
+    Returns:
+        Two directions.
+    """
     return (AxisScan(), AxisScan(reverse=True))
 
 
@@ -77,5 +115,11 @@ def tri_oriented(spatial_dims: int) -> tuple[AxisScan, ...]:
 
     Xing et al., arXiv 2401.13560, section 2.3. SegMamba's number of slices is the length of the first axis at every
     stage; here it is by construction. In 2D the third direction runs down the columns.
+
+    Args:
+        spatial_dims: 2 or 3.
+
+    Returns:
+        Three directions.
     """
     return (AxisScan(), AxisScan(reverse=True), AxisScan(axes=(*range(1, spatial_dims), 0)))

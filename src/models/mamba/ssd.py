@@ -54,6 +54,14 @@ class SSD(nn.Module):
         self.D = nn.Parameter(torch.ones(num_heads))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Mix along the tokens, causally.
+
+        Args:
+            x: (B, L, d_model) float32.
+
+        Returns:
+            (B, L, d_model) float32; token t depends on tokens 0 to t.
+        """
         batch, length, _ = x.shape
         z, xbc, dt = self.in_proj(x).split([self.d_inner, self.conv1d.in_channels, len(self.D)], dim=-1)
         past = self.conv1d.kernel_size[0] - 1
