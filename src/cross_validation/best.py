@@ -26,7 +26,8 @@ from umamba.evaluation.pairs import Pair, references_of
 from umamba.evaluation.postprocessing import fit_rules
 from umamba.evaluation.prepared import prepare
 from umamba.evaluation.record import content_of
-from umamba.evaluation.report.runs import ScoredRun, gather
+from umamba.evaluation.report.runs import gather
+from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import describe, metrics_of, write_tables

@@ -16,7 +16,7 @@ from tests.inference.small import cut, make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS

@@ -30,7 +30,8 @@ from umamba.evaluation.report.left_out import Faults, LeftOutError
 from umamba.evaluation.report.networks import all_scores
 from umamba.evaluation.report.published import load_published, paper_table, published_elsewhere
 from umamba.evaluation.report.records import find_runs
-from umamba.evaluation.report.runs import ScoredRun, gather
+from umamba.evaluation.report.runs import gather
+from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.sections import dataset_section, paper_section
 from umamba.files import check_takes_files, write_text, writing_into
 from umamba.locations import CONFIGS

@@ -12,7 +12,7 @@ _SHOWN = 5  # cases named before "and N more"
 
 
 class Run(Protocol):
-    """What is looked at of a `umamba.evaluation.report.runs.ScoredRun`."""
+    """What is looked at of a `umamba.evaluation.report.scored_run.ScoredRun`."""
 
     @property
     def folder(self) -> Any: ...

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from umamba.evaluation.report.networks import MISSING, order_networks, title_of
-from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.scored_run import ScoredRun
 
 COSTS = {  # key of a record's cost -> title, factor, decimals
     "parameters": ("parameters (M)", 1e-6, 1),

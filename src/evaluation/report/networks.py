@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from umamba.evaluation.metrics import INFINITE, METRICS
-from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.tables import case_means, class_table, count_infinite, in_all, metrics_of
 
 # The order of the paper's tables; other networks follow by name.

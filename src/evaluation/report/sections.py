@@ -29,7 +29,7 @@ from umamba.evaluation.report.networks import (
     paired,
     title_of,
 )
-from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.verdict import reference_of, verdict
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.table_text import to_latex, to_markdown

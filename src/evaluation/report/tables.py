@@ -22,7 +22,7 @@ from umamba.evaluation.report.networks import (
     title_of,
 )
 from umamba.evaluation.report.published import published_score
-from umamba.evaluation.report.runs import ScoredRun
+from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.table_text import format_metric, mark_best
 from umamba.evaluation.tables import class_table, metrics_of
 
