@@ -147,7 +147,7 @@ def test_onnx_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_onnx
 @pytest.mark.slow
-@pytest.mark.parametrize(("overrides", "configuration", "patch"), [*ANY, *FIXED])
+@pytest.mark.parametrize(("overrides", "configuration", "patch"), [*ANY[:3], *FIXED[:3]])
 def test_onnx_gives_the_same(overrides: str, configuration: str, patch: Any, tmp_path: Path) -> None:
     import onnx
 
