@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.tables import case_means, metrics_of
 from umamba.raw.readers import read_images, read_label
 
+_TITLE_WIDTH = 34  # characters that fit above a panel
 _MAX_PIXELS = 800  # along a side; a panel has about 400
 _CLASSES = 6  # whose scores are written below a network, the worst first
 _ERRORS = {"missed": "#1E90FF", "too much": "#FF2D20", "another class": "#FFE000"}
@@ -133,7 +135,7 @@ def _draw_case(
     for column, (name, prediction) in enumerate(predictions.items(), start=2):
         of_run = scores[scores["run"] == name] if "run" in scores else scores
         layer = view.turn(labellings[name].as_compared(prediction[z]))[thin]
-        title = f"{literal(name)}\n{METRICS[metric].title} {case_means(of_run)[metric].mean():.3f}"
+        title = f"{fill(literal(name), _TITLE_WIDTH)}\n{METRICS[metric].title} {case_means(of_run)[metric].mean():.3f}"
         _show(axes[0, column], picture, aspect, title, _coloured(layer, of_all.of_instances))
         _outline(axes[0, column], truth, of_all.of_instances)
         _show(axes[1, column], picture, aspect, "", _errors(truth, layer, of_all))

@@ -20,6 +20,7 @@ from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.tables import class_names
 
 _BOXES_PER_ROW = 42
+_RANKS_WIDTH = 7.5  # in
 
 
 def colours(networks: list[str]) -> dict[str, str]:
@@ -46,7 +47,7 @@ def box_figure(scores: pd.DataFrame, metric: str) -> Figure:
     for ax, names in zip(axes, rows, strict=True):
         _boxes(ax, means, names, networks, metric)
         ax.set_xlim(-0.5, widest - 0.5)
-    figure.legend(*_unique_handles(axes[0]), loc="outside upper center", ncols=min(4, len(networks)), fontsize=8)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -83,25 +84,25 @@ def rank_figure(scores: pd.DataFrame, metric: str) -> Figure:
     cases = len(statistics.in_common(table))
     critical = statistics.critical_difference(len(ranks), cases)
     bars = _insignificant_groups(ranks.to_numpy(), critical)
-    top = 0.25 * (len(bars) + 1)  # of the figure's rows, kept for the bars
-    figure = Figure(figsize=(7.5, 0.9 + 0.3 * (len(ranks) + top)), layout="constrained")
+    end = len(ranks) + 0.25 * (len(bars) + 1)  # of the rows: the bars lie between the last name and the axis
+    figure = Figure(figsize=(_RANKS_WIDTH, 0.9 + 0.3 * end), layout="constrained")
     ax = figure.subplots()
+    # The axis is below: lines go down from their dots and cross no name, for those to the right are of later rows.
     for row, (network, rank) in enumerate(ranks.items()):
-        ax.plot([rank, rank], [-top - 0.5, row], color="grey", linewidth=0.7, zorder=1)
+        ax.plot([rank, rank], [row, end], color="grey", linewidth=0.7, zorder=1)
         ax.plot(rank, row, "o", color=rcParams["text.color"], markersize=4)
         label = f"{literal(title_of(network))}  {rank:.2f}"
         ax.annotate(label, (rank, row), (7, 0), textcoords="offset points", va="center", fontsize=9)
     for index, (low, high) in enumerate(bars):
-        height = -top - 0.25 + 0.25 * (index + 0.5)
+        height = len(ranks) - 0.5 + 0.25 * (index + 0.5)
         ax.plot([low - 0.02, high + 0.02], [height, height], color="#cc3311", linewidth=3, solid_capstyle="butt")
-    ax.set_xlim(0.9, len(ranks) + 0.45 * len(ranks))
+    for_names = min(0.7, max(0.3, 0.08 * max(len(title_of(name)) + 6 for name in ranks.index) / _RANKS_WIDTH))
+    ax.set_xlim(0.9, (len(ranks) - 0.9 * for_names) / (1 - for_names))
     ax.set_xticks(range(1, len(ranks) + 1))
-    ax.set_ylim(len(ranks) - 0.4, -top - 0.5)
+    ax.set_ylim(end, -0.6)
     ax.set_xlabel(f"mean rank over {cases} cases (1 is best); critical difference {critical:.2f}", fontsize=9)
-    ax.xaxis.set_label_position("top")
-    ax.xaxis.tick_top()
     ax.set_yticks([])
-    ax.spines[["left", "right", "bottom"]].set_visible(False)
+    ax.spines[["left", "right", "top"]].set_visible(False)
     return figure
 
 
@@ -132,7 +133,7 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str) -> Figur
         ax.set_xlim(0, 1.15 * costs.loc[networks, key].max() * factor)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(METRICS[metric].title)
-    figure.legend(*_unique_handles(axes[0]), loc="outside upper center", ncols=min(4, len(networks)), fontsize=8)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -163,8 +164,8 @@ def effect_figure(compared: pd.DataFrame, metric: str, reference: str) -> Figure
     ax.set_yticks(range(len(rows)), [literal(title_of(row["network"])) for row in rows], fontsize=9)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     better = "left" if METRICS[metric].lower_is_better else "right"
-    ax.set_xlabel(
-        f"{METRICS[metric].title} minus that of {literal(title_of(reference))}, 95 % interval; better is {better}",
+    figure.supxlabel(  # of the figure: long names leave little to the axes
+        f"{METRICS[metric].title} minus that of {literal(title_of(reference))}\n95 % interval; better is {better}",
         fontsize=9,
     )
     ax.grid(axis="x", alpha=0.3)
@@ -187,7 +188,7 @@ def learning_figure(runs: Sequence[ScoredRun]) -> Figure | None:
     ax.set_xlabel("epoch", fontsize=9)
     ax.set_ylabel("pseudo Dice of validation patches", fontsize=9)
     ax.grid(alpha=0.3)
-    figure.legend(*_unique_handles(ax), loc="outside upper center", ncols=min(4, len(palette)), fontsize=8)
+    _legend(figure, ax)
     return figure
 
 
@@ -214,6 +215,14 @@ def _insignificant_groups(ranks: np.ndarray, critical: float) -> list[tuple[floa
         if high > low and (not groups or high > groups[-1][1]):
             groups.append((low, high))
     return groups
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    """The networks above a figure, in as many columns as their names leave room for; it grows with their rows."""
+    handles, names = _unique_handles(ax)
+    columns = max(1, min(4, len(names), int(figure.get_figwidth() / (0.5 + 0.07 * max(map(len, names))))))
+    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(names) // columns) - 1))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, fontsize=8)
 
 
 def _unique_handles(ax: Axes) -> tuple[list, list[str]]:

@@ -14,6 +14,7 @@ from umamba.drawing.figure import FIGURE_DPI
 from umamba.evaluation.table_text import cells
 
 _CSS_PIXELS_PER_INCH = 96
+_LONG = 28  # characters of a cell that may wrap, so that a path or a name does not push the numbers off the page
 _STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --quiet: #59636e; --line: #d1d9e0; --head: #f1f4f8; --mark: #2f6db5;
   --page: #ffffff; }
@@ -28,6 +29,7 @@ table { border-collapse: collapse; font-size: 12.5px; margin: .6em 0; }
 th { text-align: left; vertical-align: bottom; background: var(--head); } td { white-space: nowrap; }
 th, td { padding: .3em .55em; border-bottom: 1px solid var(--line); }
 td:not(:first-child) { font-variant-numeric: tabular-nums; }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16em; }
 tbody tr:hover { background: var(--head); }
 th[aria-sort] { cursor: pointer; } th[aria-sort=ascending]::after { content: " \\25B2"; }
 th[aria-sort=descending]::after { content: " \\25BC"; }
@@ -37,12 +39,18 @@ img, svg { max-width: 100%; height: auto; } img { background: #fff; }
 ul.verdict { font-size: 16px; max-width: 62em; border-left: 4px solid var(--mark); padding: .2em 0 .2em 1.6em; }
 .note { color: var(--quiet); font-size: 13px; max-width: 70em; }
 nav a { margin-right: 1.2em; }
-@media screen and (max-width: 640px) { .scroll > svg { max-width: none; min-width: 560px; } }
-@media print { :root { --text: #000; --quiet: #444; --page: #fff;
-  --head: #eee; --line: #bbb; }
-  nav, input.filter { display: none; } .scroll { overflow: visible; }
-  h2 { page-break-before: always; } h3, tr { page-break-after: avoid; }
-  svg, img, table { page-break-inside: avoid; } table { font-size: 9px; } }
+@media screen and (max-width: 640px) { body { padding: 0 .8em; } .scroll > svg { max-width: none; min-width: 560px; }
+  ul.verdict { padding-left: 1.1em; } nav a { display: inline-block; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal;
+  min-width: 6.5em; max-width: 9.5em; } th:first-child { background: var(--head); } }
+@page { margin: 14mm; }
+@media print { :root { color-scheme: light; --text: #000; --quiet: #444; --page: #fff; --head: #eee; --line: #bbb; }
+  body { max-width: none; margin: 0; padding: 0; font-size: 11pt; print-color-adjust: exact; }
+  nav, input.filter { display: none; } tr[hidden] { display: table-row; } .scroll { overflow: visible; }
+  th[aria-sort]::after { content: none !important; }
+  h2 { break-before: page; } h2:first-of-type { break-before: auto; } h2, h3 { break-after: avoid; }
+  svg, img, table, tr, li { break-inside: avoid; } svg, img { max-height: 230mm; } .note { break-before: avoid; }
+  table { font-size: 6.75pt; } th, td { padding: .25em .45em; } td.long { min-width: 12em; } }
 """
 # The only script that the page may run (its hash is in the page's policy): it sorts and filters tables.
 _SCRIPT = """
@@ -102,7 +110,7 @@ def table(text: pd.DataFrame, heading: str = "", note: str = "") -> str:
     """A table of text; its rows can be sorted and filtered."""
     head = "".join(f"<th>{escape(str(column))}</th>" for column in text.columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{_bold(escape(cell), best)}</td>" for cell, best in row) + "</tr>\n"
+        "<tr>" + "".join(f"<td{_long(cell)}>{_bold(escape(cell), best)}</td>" for cell, best in row) + "</tr>\n"
         for row in cells(text)
     )
     grid = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>'
@@ -132,6 +140,10 @@ def picture(path: Path, heading: str, note: str = "") -> str:
 def paragraph(text: str) -> str:
     """A note, or nothing for an empty text."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def _long(cell: str) -> str:
+    return ' class="long"' if len(cell) > _LONG else ""
 
 
 def _bold(html: str, bold: bool) -> str:

@@ -141,7 +141,9 @@ def runs_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
     for run in sorted(
         runs, key=lambda run: (order_networks([r.network for r in runs]).index(run.network), run.replicate)
     ):
-        made, epochs = run.provenance, sorted({member["epochs"] for member in run.record["members"]})
+        # Older records do not say how many epochs.
+        epochs = sorted({member["epochs"] for member in run.record["members"] if member.get("epochs") is not None})
+        made = run.provenance
         rows.append({
             "network": title_of(run.network), "fold, seed": run.replicate or MISSING,
             "epochs": ", ".join(map(str, epochs)) or MISSING,
