@@ -26,6 +26,7 @@ from augmentation_device import time_on_device
 from batches import OUT, build, load_rules, make_subject, run_peer
 from batches_peer import describe, make_sample
 from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size
+from umamba.drawing.palette import network_colour
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -51,14 +52,22 @@ def describe_ours(entries: dict, patch_size: tuple[int, ...], channels: int, cou
 
 def draw(p_values: dict[str, dict[str, float]], path: Path) -> None:
     """The p-values in order against those of equal distributions, which lie on the diagonal."""
-    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5, 5.8), layout="constrained")
     axis.plot([0, 1], [0, 1], "k--", linewidth=1, label="equal distributions")
-    for name, entry in p_values.items():
+    for place, (name, entry) in enumerate(p_values.items()):
         values = np.sort(list(entry.values()))
-        axis.plot((np.arange(len(values)) + 0.5) / len(values), values, "o-", markersize=4, label=name)
+        axis.plot(
+            (np.arange(len(values)) + 0.5) / len(values),
+            values,
+            "o-",
+            markersize=4,
+            label=name,
+            color=network_colour(place),
+        )
     axis.set_xlabel("share of the tests with a smaller p-value")
     axis.set_ylabel("p-value")
-    axis.legend(fontsize="small")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)  # not over the lines
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

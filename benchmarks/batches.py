@@ -33,6 +33,7 @@ from batches_peer import make_sample
 from common import processor
 from umamba.datamodules.augmentation.spatial import default_degrees, enlarged_patch_size, is_anisotropic
 from umamba.datamodules.patches import PatchDataset
+from umamba.drawing.palette import network_colour
 from umamba.planning.arrays import storage_shapes
 from umamba.planning.configuration import Configuration
 from umamba.planning.store import Store
@@ -181,11 +182,13 @@ def write_report(result: dict) -> None:
     width = 0.8 / len(chains)
     for i, chain in enumerate(chains):
         means = [1e3 * np.mean(entry["samples"][chain]) for entry in result["settings"].values()]
-        bars = axis.bar(np.arange(len(means)) + i * width, means, width, label=chain)
+        bars = axis.bar(np.arange(len(means)) + i * width, means, width, label=chain, color=network_colour(i))
         axis.bar_label(bars, fmt="%.0f", fontsize=7)
     axis.set_xticks(np.arange(len(result["settings"])) + 0.4 - width / 2, list(result["settings"]))
-    axis.set(yscale="log", ylabel="CPU ms per patch, one core", title="Cost of a training patch")
-    axis.legend()
+    axis.set(yscale="log", ylabel="processor time of a patch, ms (logarithmic)")
+    axis.set_title("Drawing, reading and augmenting a training patch on one core; less is better", loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(title="rule of augmentation", frameon=False)
     figure.savefig(OUT / "batches.png", dpi=120)
 
 

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from umamba.drawing.palette import network_colour
 from umamba.machine import processor_name
 from umamba.run.provenance import git_revision
 
@@ -32,18 +33,35 @@ def processor() -> str:
     return f"{processor_name()}, {os.cpu_count()} cores"
 
 
+IN_WORDS = {  # settings of the benchmarks as axes name them; what is not here stands for itself
+    "ct_3d": "Abdomen CT, 3D", "mr_3d": "Abdomen MR, 3D", "mr_2d": "Abdomen MR, 2D", "endoscopy": "Endoscopy, 2D",
+    "cells": "Cells, 2D", "hippocampus": "Hippocampus, 3D", "pictures": "Endoscopy, 2D",
+    "ct_cnn": "CT, nnU-Net CNN", "ct_bot": "CT, U-Mamba_Bot", "ct_enc": "CT, U-Mamba_Enc", "ct_118": "CT, 118 classes",
+    "ct": "4 CTs", "mr": "8 MRs", "large": "2 CTs of 500 slices", "main": "main memory", "device": "GPU",
+    "umamba_bot": "U-Mamba_Bot", "umamba_enc": "U-Mamba_Enc", "nnunet": "nnU-Net CNN",
+}  # fmt: skip
+
+
+def in_words(name: str) -> str:
+    """A setting, or several between commas, as an axis names it."""
+    return ", ".join(IN_WORDS.get(part, part) for part in name.split(", "))
+
+
 def draw_bars(path: Path, groups: list[str], charts: dict[str, dict[str, list[float | None]]]) -> None:
     """One chart a quantity, side by side: quantity with its unit -> party -> a number, or None, for each group.
 
     What was not run has no bar, and the others of its group share the room; colours are named above the first chart
-    that has them.
+    that has them. A figure is as high as the numbers at its bars need.
     """
-    size = (5 * len(charts), 1.7 + 0.6 * len(groups))
+    most = max(
+        sum(numbers[g] is not None for numbers in p.values()) for p in charts.values() for g in range(len(groups))
+    )
+    size = (5 * len(charts), 1.5 + max(0.5, 0.22 * most + 0.12) * len(groups))
     figure, axes = plt.subplots(1, len(charts), figsize=size, squeeze=False, sharey=True, layout="constrained")
     named: list[str] = []
     for axis, (quantity, parties) in zip(axes[0], charts.items(), strict=True):
         there = [[name for name, numbers in parties.items() if numbers[g] is not None] for g in range(len(groups))]
-        for party, numbers in parties.items():
+        for place, (party, numbers) in enumerate(parties.items()):
             known = [(g, number) for g, number in enumerate(numbers) if number is not None]
             heights = [0.8 / len(there[g]) for g, _ in known]
             middles = [(len(there[g]) - 1) / 2 for g, _ in known]
@@ -51,15 +69,19 @@ def draw_bars(path: Path, groups: list[str], charts: dict[str, dict[str, list[fl
                 g + (there[g].index(party) - middle) * height
                 for (g, _), height, middle in zip(known, heights, middles, strict=True)
             ]
-            bars = axis.barh(places, [number for _, number in known], heights, label=party)
+            bars = axis.barh(
+                places, [number for _, number in known], heights, label=in_words(party), color=network_colour(place)
+            )
             axis.bar_label(bars, [f"{number:.3g}" for _, number in known], padding=2, fontsize="small")
         axis.set_xlabel(quantity)
         axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_yticks(range(len(groups)), groups)
+        axis.set_yticks(range(len(groups)), map(in_words, groups))
         if list(parties) != named:
             named = list(parties)
-            columns = max(1, min(len(named), 36 // max(map(len, named))))  # of some 12 letters each
+            columns = max(
+                1, min(len(named), 36 // max(len(in_words(name)) for name in named))
+            )  # of some 12 letters each
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize="small", frameon=False)
     axes[0, 0].invert_yaxis()
     figure.savefig(path, dpi=120, bbox_inches="tight")

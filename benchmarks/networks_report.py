@@ -7,8 +7,10 @@ from typing import Any
 
 import matplotlib
 
+from common import IN_WORDS as OF_SETTINGS
 from networks_sets import NETWORKS, REFERENCE
 from settings import PAPER
+from umamba.drawing.palette import network_colour
 from umamba.files import write_text
 
 matplotlib.use("Agg")
@@ -21,13 +23,7 @@ IN_WORDS = {  # what is drawn, and what its axis says
     "activations_gib": "memory of a training step beyond\nweights and optimiser, GiB",
     "step_ms": "time of a training step, ms\n(red: the original implementation)",
 }
-IN_WORDS_OF_SETTINGS = {
-    "ct_3d": "Abdomen CT, 3D",
-    "mr_3d": "Abdomen MR, 3D",
-    "mr_2d": "Abdomen MR, 2D",
-    "endoscopy": "Endoscopy, 2D",
-    "cells": "Cells, 2D",
-}
+_OF_OURS, _OF_ORIGINAL = network_colour(0), network_colour(6)
 COLUMNS = {  # key of a row -> heading
     "setting": "setting",
     "network": "network",
@@ -87,7 +83,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     keys = [key for key in IN_WORDS if any(key in row for row in chosen.values())]
     networks = [name for name in NETWORKS if any(network == name for _, network in chosen)]
     settings = [name for name in PAPER if any(setting == name for setting, _ in chosen)]
-    size = (4 * len(keys), 0.6 + (0.6 + 0.26 * len(networks)) * len(settings))
+    size = (4 * len(keys), 0.4 + (1.1 + 0.24 * len(networks)) * len(settings))
     figure, axes = plt.subplots(
         len(settings), len(keys), figsize=size, sharex="col", sharey=True, squeeze=False, layout="constrained"
     )
@@ -95,26 +91,44 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for axis, key in zip(line, keys, strict=True):
             measured = [chosen.get((setting, network), {}).get(key) for network in networks]
             original = [REFERENCE.get((setting, name), (0,))[0] if key == "step_ms" else 0 for name in networks]
-            _bars(axis, measured, original)
+            widest = max((row.get(key) or 0 for row in chosen.values()), default=0)
+            _bars(axis, measured, original, widest)
         shapes = [f"{row['batch']} x {row['patch']}" for (name, _), row in chosen.items() if name == setting]
-        line[0].set_title(f"{IN_WORDS_OF_SETTINGS[setting]}: {shapes[0]}", loc="left", fontweight="bold")
-        line[0].set_yticks(range(len(networks)), networks)
-    for axis, key in zip(axes[-1], keys, strict=True):
-        axis.set_xlabel(IN_WORDS[key])
-        axis.margins(x=0.2)
+        line[0].set_title(f"{OF_SETTINGS[setting]}: {shapes[0]}", loc="left", fontweight="bold")
+        line[0].set_yticks(range(len(networks)), [name.replace(" repo", ", as in the code") for name in networks])
+        for axis, key in zip(line, keys, strict=True):  # in each line, for the page shows one or two at a time
+            axis.set_xlabel(IN_WORDS[key], fontsize="small")
+            axis.tick_params(labelbottom=True, labelsize="small")
+            axis.margins(x=0.25)
     axes[0, 0].invert_yaxis()
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def _bars(axis: Any, values: list[Any], marks: list[float]) -> None:
-    """A bar for each network, with its number; a mark where it is not 0."""
+def _bars(axis: Any, values: list[Any], marks: list[float], widest: float) -> None:
+    """A bar for each network, with its number; a mark with its own where it is not 0.
+
+    Args:
+        axis: What is drawn into.
+        values: Of the bars; None or a word where there is none.
+        marks: Of the original implementations.
+        widest: Value of the longest bar of all lines, which share their axis.
+    """
     numbers = [value if isinstance(value, (int, float)) else 0 for value in values]
-    axis.barh(range(len(values)), numbers, 0.75, color="#4477aa")
+    axis.barh(range(len(values)), numbers, 0.75, color=_OF_OURS)
     marked = [(place, mark) for place, mark in enumerate(marks) if mark]
-    axis.plot([mark for _, mark in marked], [place for place, _ in marked], "|", c="#cc3311", ms=11, mew=2.5)
+    axis.plot([mark for _, mark in marked], [place for place, _ in marked], "|", c=_OF_ORIGINAL, ms=11, mew=2.5)
     for place, (value, number, mark) in enumerate(zip(values, numbers, marks, strict=True)):
         label = f"{value:.4g}" if isinstance(value, (int, float)) else str(value or "not measured")
-        at = (max(number, mark), place)
-        axis.annotate(label, at, (5, 0), textcoords="offset points", va="center", fontsize="small")
+        style = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
+        if not mark:
+            axis.annotate(label, (number, place), (5, 0), **style)
+            continue
+        # The bar's number within it, that the mark's stands alone beside the mark; else, for want of room, both beside it
+        within = min(number, mark) > 0.15 * widest
+        where = (min(number, mark), place) if within else (max(number, mark), place)
+        side = {"ha": "right", "color": "white"} if within else {}
+        axis.annotate(label, where, (-5 if within else 5, 0), **side, **style)
+        shift = 5 if within else 10 + 7 * len(label)
+        axis.annotate(f"{mark:g}", (max(number, mark), place), (shift, 0), color=_OF_ORIGINAL, **style)
     axis.spines[["top", "right"]].set_visible(False)

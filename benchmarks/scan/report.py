@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from umamba.drawing.palette import network_colour
+
 
 def _ratio(row: dict, what: str) -> str:
     ours, theirs = row["triton"].get(what), row.get("mamba_ssm", {}).get(what)
@@ -117,25 +119,34 @@ def _markdown(results: dict) -> str:
 
 
 def _chart(gpu: dict, path: Path) -> None:
+    """Forward and both passes of each shape, with their milliseconds at the bars, and what the memory allows."""
     rows = gpu["scan"]
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for offset, party, color in ((-0.2, "mamba_ssm", "0.6"), (0.2, "triton", "C0")):
+    figure, axes = plt.subplots(figsize=(10, 5.4), layout="constrained")
+    for offset, party, name, colour in (
+        (-0.2, "mamba_ssm", "mamba-ssm", network_colour(7)),
+        (0.2, "triton", "this project, Triton", network_colour(0)),
+    ):
         places = [i + offset for i, row in enumerate(rows) if party in row]
         both = [row[party]["both"] for row in rows if party in row]
         forward = [row[party]["forward"] for row in rows if party in row]
-        axes.bar(places, both, 0.38, color=color, alpha=0.5, label=f"{party}, forward + backward")
-        axes.bar(places, forward, 0.38, color=color, label=f"{party}, forward")
+        bars = axes.bar(places, both, 0.38, color=colour, alpha=0.5, label=f"{name}: forward + backward")
+        axes.bar_label(bars, [f"{value:.3g}" for value in both], padding=1, fontsize="small")
+        axes.bar(places, forward, 0.38, color=colour, label=f"{name}: forward alone")
     floors = [row["floor_bytes"] / gpu["copy_bandwidth"] * 1e3 for row in rows]
     axes.hlines(
-        floors, [i - 0.4 for i in range(len(rows))], [i + 0.4 for i in range(len(rows))], "k", label="byte floor"
-    )
+        floors, [i - 0.4 for i in range(len(rows))], [i + 0.4 for i in range(len(rows))], network_colour(6),
+        label="least time of a forward pass: all it must read and write, once, at the speed of a copy",
+    )  # fmt: skip
     axes.set_yscale("log")
-    axes.set_xticks(range(len(rows)), ["\n".join(map(str, row["shape"])) for row in rows])
-    axes.set_xlabel("batch, d_inner, L")
-    axes.set_ylabel("milliseconds")
-    axes.set_title(f"Selective scan, float32, {gpu['machine'].split(',')[0]}")
-    figure.legend(loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=130)
+    axes.margins(y=0.08)
+    shapes = [row["shape"] for row in rows]
+    axes.set_xticks(range(len(rows)), [f"{batch}\n{channels}\n{length:,}" for batch, channels, length in shapes])
+    axes.set_xlabel("shape: batch, channels, tokens of a sequence")
+    axes.set_ylabel("time, ms (logarithmic)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"Selective scan, float32, {gpu['machine'].split(',')[0]}; less is better", loc="left")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
