@@ -22,8 +22,15 @@ SHOWN_FILES = {
     "paths": ("paths/default.yaml",),
 }
 _OF_SWEEPS = {"train": ("hydra/launcher", "serial", ("hydra/launcher/gpus.yaml", "hydra/launcher/slurm.yaml"))}
-_KEYS_OF_GROUPS = ("train", "epochs")  # commands that use all of a group's keys
+KEYS_OF_GROUPS = ("train", "epochs")  # commands that use all of a group's keys
 _END = "All keys that this would use: the same command with --cfg job. Hydra's own flags: --hydra-help."
+
+_called: list[str] = []  # config files of the commands that this process is
+
+
+def config_name() -> str | None:
+    """Name of the config file of the command that this process is; None if it is none of ours."""
+    return _called[-1] if _called else None
 
 
 def exit_with_help(description: str | None, config: str) -> None:
@@ -36,6 +43,7 @@ def exit_with_help(description: str | None, config: str) -> None:
     Raises:
         SystemExit: after printing.
     """
+    _called.append(config)
     if wanted():
         sys.stdout.write(help_text(description, config))
         raise SystemExit(0)
@@ -51,7 +59,7 @@ def help_text(description: str | None, config: str) -> str:
     lines = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").splitlines()
     groups = [(match[1], match[2]) for match in map(_GROUP.match, lines) if match and (CONFIGS / match[1]).is_dir()]
     groups = [(name, default) for name, default in groups if name != "hydra"]
-    shown: dict[str, tuple[str, ...]] = {**SHOWN_FILES} if config in _KEYS_OF_GROUPS else {}
+    shown: dict[str, tuple[str, ...]] = {**SHOWN_FILES} if config in KEYS_OF_GROUPS else {}
     if config in _OF_SWEEPS:
         group, default, of_launchers = _OF_SWEEPS[config]
         groups.append((group, default))

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+
+def values_at(config: DictConfig, names: Iterable[str]) -> dict[str, Any]:
+    """Some values of a configuration as plain data, by their names, with a dot for each group.
+
+    Raises:
+        MissingMandatoryValue: one must be given and is not.
+    """
+    found = {name: OmegaConf.select(config, name, throw_on_missing=True) for name in names}
+    return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in found.items()}
 
 
 def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:

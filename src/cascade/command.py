@@ -20,6 +20,7 @@ from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.planning.cascade import previous_stage
+from umamba.run.folder import check_options
 from umamba.run.sweep import quoted
 from umamba.targets import check_config
 
@@ -45,6 +46,7 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
         RuntimeError, RunInUseError, Stopped: See `cross_validate`.
     """
     _refuse_chosen()
+    check_options(cfg)
     second = cfg[KEY].configuration
     first = _first_stage(cfg, second)
     folder = Path(os.path.abspath(cfg.run_dir))

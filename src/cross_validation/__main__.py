@@ -8,6 +8,11 @@ configurations are. The output folder gets a table of all candidates and an ense
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "best")  # before the imports that take seconds
+
 import logging
 from pathlib import Path
 
@@ -17,11 +22,18 @@ from omegaconf import DictConfig, ListConfig
 from umamba.cross_validation.best import find_best
 from umamba.cross_validation.folds import PoolOptions
 from umamba.evaluation.evaluate import check_workers
+from umamba.files import check_takes_files
+from umamba.inference.devices import choose_device
 from umamba.locations import CONFIGS
+from umamba.plain import values_at
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_switches
+from umamba.typed import check_types
 
+TYPES = {  # of the configuration; what is not here is looked at where it is used
+    "runs": Path | list[Path], "output": Path, "pairs": bool, "keep_probabilities": bool,
+    "trusted": str | list[str] | None,
+}  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -29,8 +41,10 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """Find the best of the cross-validations that the configuration names."""
-    check_switches(cfg, ("pairs", "keep_probabilities"))
+    check_types(values_at(cfg, TYPES), TYPES)
     check_workers(cfg.workers)
+    check_takes_files(cfg.output, "output")
+    choose_device(cfg.device)
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
     trusted = list(cfg.trusted) if isinstance(cfg.trusted, ListConfig) else cfg.trusted
     options = PoolOptions(device=cfg.device, trusted=trusted, workers=cfg.workers)

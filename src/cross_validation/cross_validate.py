@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
+from umamba.datamodules.splits import number_of_folds
 from umamba.inference.ensemble import FILE
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
-from umamba.run.folder import check_goes_on, last_checkpoint
+from umamba.run.folder import check_goes_on, check_options, last_checkpoint
 from umamba.run.habits import with_essentials
 from umamba.run.jobs import Job, run_jobs
 from umamba.run.links import refuse_links
@@ -49,9 +50,13 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
         RunInUseError: Another process is at work in the folder.
         Stopped: A signal ended it; the folds have ended too, with their checkpoints.
     """
+    check_options(cfg)
     options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
     check_switches(options, ("mirror",))
     folds = folds_of(options.folds)
+    count = number_of_folds([Path(cfg.data[key]) for key in ("prepared_dir", "dataset_dir")])
+    if max(folds) >= count:  # or the others would be trained before this one is refused
+        raise ValueError(f"cross_validation.folds={options.folds}: the data set has {count} folds, 0 to {count - 1}.")
     if cfg.trainer.fast_dev_run or not cfg.train:
         raise ValueError(
             "A cross-validation trains: trainer.fast_dev_run and train=false are for single folds (train.py fold=0)."

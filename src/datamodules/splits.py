@@ -92,6 +92,20 @@ def make_group_splits(identifiers: Sequence[str], split_by: str, num_folds: int 
     return [Split(train=cases(fold.train), val=cases(fold.val)) for fold in folds]
 
 
+def number_of_folds(folders: Sequence[Path]) -> int:
+    """How many folds a data set has: those of splits_final.json in the first of the folders that has one, else five.
+
+    Raises:
+        ValueError: The file has another form.
+    """
+    path = _stored(folders)
+    return NUM_FOLDS if path is None else len(read_splits(path))
+
+
+def _stored(folders: Sequence[Path]) -> Path | None:
+    return next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()), None)
+
+
 def read_splits(path: Path) -> list[Split]:
     """Read nnU-Net's splits_final.json: a list with one ``{"train": [...], "val": [...]}`` per fold.
 
@@ -129,7 +143,7 @@ def select_split(
     known = tuple(sorted(identifiers))
     if fold == "all":
         return Split(train=known, val=known)
-    path = next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()), None)
+    path = _stored(folders)
     if path is not None and split_by is not None:
         raise ValueError(
             f"data.split_by={split_by} deals the cases into folds, and so does {path}. Leave one of them out."

@@ -10,6 +10,11 @@ folder gets tables/ (per case, per class and in all as CSV, Markdown and LaTeX),
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "eval")  # before the imports that take seconds
+
 import logging
 from dataclasses import fields, replace
 from pathlib import Path
@@ -38,12 +43,13 @@ from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+from umamba.plain import values_at
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
 from umamba.raw.sources import sources_of
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_switches
+from umamba.typed import check_types
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +71,19 @@ SWITCHES = (
     "grow",
     "parquet",
 )
+TYPES = {  # of the configuration; what is not here is looked at where it is used
+    **dict.fromkeys(SWITCHES, bool), "output": Path, "ckpt_path": Path | list[Path] | None,
+    "postprocessing": Path | None, "previous_stage": Path | list[Path] | None, "trusted": str | list[str] | None,
+    "data.dataset_dir": Path | None, "data.prepared_dir": Path | None, "predictions": Path | None,
+    "references": Path | None, "dataset_json": Path | None, "cases": str, "protocol": str, "task": str,
+    "nsd_tolerance": float | dict | None,
+}  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
 @explained()
 def main(cfg: DictConfig) -> None:
-    check_switches(cfg, SWITCHES)
+    check_types(values_at(cfg, TYPES), TYPES)
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
         raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
     check_takes_files(cfg.output, "output")
@@ -88,6 +101,10 @@ def score_checkpoints(cfg: DictConfig) -> None:
     if cfg.fit_postprocessing and cfg.cases != "validation":
         raise ValueError("fit_postprocessing=true needs cases=validation: rules fitted on test cases flatter them.")
     paths = [Path(p) for p in (cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path])]
+    if not paths:
+        raise ValueError("There is no checkpoint to score: ckpt_path=[] is an empty list.")
+    if cfg.ensemble and len(paths) == 1:
+        raise ValueError("ensemble=true averages the checkpoints of a list, ckpt_path=[a.ckpt,b.ckpt]; this is one.")
     runs = [(name, [path]) for name, path in zip(_names(paths), paths, strict=True)]
     if cfg.ensemble:
         runs.append((f"ensemble_of_{len(paths)}", paths))
@@ -148,7 +165,15 @@ def score_folders(cfg: DictConfig) -> None:
     if cfg.references is None:
         raise ValueError("predictions=... needs references=..., a folder with a file of the same name for each.")
     predictions, references = Path(cfg.predictions), Path(cfg.references)
+    for key, folder in (("predictions", predictions), ("references", references)):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{key}={folder} is no folder; expected one with label maps.")
     dataset_json = Path(cfg.dataset_json or references.parent / "dataset.json")
+    if not dataset_json.is_file() and cfg.dataset_json is None:
+        raise FileNotFoundError(
+            f"There is no {dataset_json}, which says the names and values of the classes. Give dataset_json=<file>; "
+            "nnU-Net keeps one beside labelsTr."
+        )
     description = DatasetDescription.read(dataset_json)
     tolerance = cfg.nsd_tolerance
     if OmegaConf.is_config(tolerance):

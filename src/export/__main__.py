@@ -32,9 +32,10 @@ from umamba.export.traced import write_torch_export
 from umamba.files import amount
 from umamba.inference.bundle import said_of, write_bundle
 from umamba.locations import CONFIGS
+from umamba.plain import values_at
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_switches
+from umamba.typed import check_types
 
 FORMATS: dict[str, Callable[..., Any]] = {
     "bundle": write_bundle,
@@ -47,6 +48,10 @@ OPTIONS: dict[str, tuple[object, tuple[str, ...]]] = {
     "postprocessing": (None, ("bundle",)),
     "fixed_size": (False, tuple(SUFFIXES)),
 }
+TYPES = {  # of the configuration
+    "checkpoint": Path | list[Path], "output": Path, "format": str, "overwrite": bool, "licence": str | None,
+    "postprocessing": Path | bool | None, "fixed_size": bool, "trusted": str | list[str] | None,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +60,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """See the module."""
-    check_switches(cfg, ("overwrite", "fixed_size"))
+    check_types(values_at(cfg, TYPES), TYPES)
     if cfg.format not in FORMATS:
         raise ValueError(f"format is {cfg.format!r}; known are {', '.join(FORMATS)}.")
     for name, (neutral, formats) in OPTIONS.items():

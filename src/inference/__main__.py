@@ -10,6 +10,11 @@ named, the others are predicted all the same, and the exit code is then 1.
 
 from __future__ import annotations
 
+from umamba.help import exit_with_help
+
+if __name__ == "__main__":
+    exit_with_help(__doc__, "predict")  # before the imports that take seconds
+
 import logging
 import subprocess
 import sys
@@ -24,6 +29,7 @@ from umamba.files import check_takes_files
 from umamba.inference.averaged import predictor_of
 from umamba.inference.bundle import bundle_in
 from umamba.inference.bundled import predictor_of_bundle
+from umamba.inference.devices import choose_device
 from umamba.inference.ensemble import find_ensemble
 from umamba.inference.folders import check_apart
 from umamba.inference.kept import parse_probabilities
@@ -33,10 +39,18 @@ from umamba.inference.record import parse_part
 from umamba.inference.rules import load_rules
 from umamba.inference.sliding_window import check_step
 from umamba.locations import CONFIGS
+from umamba.plain import values_at
 from umamba.run.errors import environment_of_children, explained
 from umamba.run.stop import ends_on_signals
 from umamba.run.sweep import config_options, follow_sweep, tied
-from umamba.typed import check_switches
+from umamba.typed import check_types
+
+TYPES = {  # of the configuration; what is not here is looked at where it is used
+    "checkpoint": Path | list[Path] | None, "model_folder": Path | None, "previous_stage": Path | list[Path] | None,
+    "folds": list[int | str] | None, "input": Path, "output": Path, "file_ending": str | None, "mirror": bool,
+    "postprocessing": Path | bool | None, "labels": str | list | None, "save_logits": bool, "continue": bool,
+    "trusted": str | list[str] | None,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +59,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     follow_sweep()
-    check_switches(cfg, ("mirror", "save_logits", "continue"))
+    check_types(values_at(cfg, TYPES), TYPES)
     kind = parse_probabilities(cfg.probabilities)
     check_step(cfg.step)
     check_apart(Path(cfg.input), Path(cfg.output))
@@ -131,6 +145,8 @@ def share(devices: list[str], part: str | None) -> None:
     """
     if not devices or part is not None:
         raise ValueError(f"device={devices} makes a part of the cases for each device: name some, and leave part out.")
+    for device in devices:  # or the others would predict their part before this one is refused
+        choose_device(device)
     given = [line for line in HydraConfig.get().overrides.task if not line.startswith(("device=", "part="))]
     command = [sys.executable, "-m", "umamba.inference", *config_options(HydraConfig.get()), *given]
     environment = {**environment_of_children(), **tied()}

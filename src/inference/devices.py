@@ -21,10 +21,23 @@ def choose_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {name!r}; expected auto, cpu, cuda or cuda:<number>.") from error
-    count = torch.cuda.device_count()
-    if device.type == "meta" or (device.type == "cuda" and (device.index or 0) >= count):
+    if not _is_there(device):
+        count = torch.cuda.device_count()
         raise ValueError(f"device is {str(name)!r}; this machine has the CPU and {count} GPU(s) that torch can use.")
     return device
+
+
+def _is_there(device: torch.device) -> bool:
+    """Whether torch can compute on a device; a GPU is counted and not used, for that would take some of its memory."""
+    if device.type in ("cpu", "cuda"):
+        return device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    if device.type == "meta":  # has shapes and no numbers
+        return False
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # torch knows its name, and was built without it
+        return False
+    return True
 
 
 def place_for(needed: int, device: torch.device) -> torch.device:

@@ -32,8 +32,11 @@ def cases_in_folder(
         DatasetError: A case lacks channels or has too many, two files would be one case, or its name cannot be that of
             a label map; with `faults` if this is so of all.
     """
+    if not file_ending.startswith("."):
+        raise ValueError(f"file_ending is {file_ending!r}; expected the ending with its dot, such as .nii.gz or .png.")
     if not folder.is_dir():
-        raise FileNotFoundError(f"No folder {folder} to read images from.")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"{folder} {what}; expected a folder with the images, *{file_ending}.")
     files = sorted(p for p in folder.iterdir() if p.name.endswith(file_ending) and not p.name.startswith("."))
     if not files:
         found = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})

@@ -15,6 +15,10 @@ import numpy as np
 import skimage.measure
 
 KEY = "keep_largest"  # of the rules in a file of JSON
+_NO_RULES = (
+    "{} holds no post-processing rules ({}). Expected the postprocessing.json that eval.py fit_postprocessing=true "
+    "writes, or the ensemble.json of a cross-validation."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def rules_of(content: Mapping[str, Any], labels: Mapping[str, int | Sequence[int
     try:
         rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in content[KEY]]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no post-processing rules ({error!r}).") from error
+        raise ValueError(_NO_RULES.format(path, repr(error))) from error
     for rule in rules:
         known = all(name in labels for name in rule.classes)
         if not known or rule.labels != values_of(labels, rule.classes):
@@ -103,6 +107,6 @@ def load_rules(path: Path | str, labels: Mapping[str, int | Sequence[int]]) -> l
         raise FileNotFoundError(f"No post-processing rules at {path}. Make them with fit_postprocessing=true.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} holds no post-processing rules ({error!r}).") from error
+    except ValueError as error:
+        raise ValueError(_NO_RULES.format(path, repr(error))) from error
     return rules_of(content, labels, path)

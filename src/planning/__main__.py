@@ -15,17 +15,15 @@ if __name__ == "__main__":
 import dataclasses
 import json
 import logging
-import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from umamba.files import refuse_input
+from umamba.files import check_takes_files, refuse_input
 from umamba.locations import CONFIGS
-from umamba.plain import to_plain
+from umamba.plain import to_plain, values_at
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import load_plan
 from umamba.planning.options import PlannerOptions
@@ -38,6 +36,12 @@ from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
 from umamba.run.named_dataset import name_dataset
 from umamba.run.stop import ends_on_signals
+from umamba.typed import check_types
+
+TYPES = {  # of the configuration; what is not here is looked at where it is used
+    "fingerprint": Path | None, "dataset_json": Path | None, "plans": Path | None, "output": Path | None,
+    "preprocess": str | list[str] | None,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ def check_output(cfg: DictConfig) -> None:
         return
     inputs = {key: cfg[key] for key in ("fingerprint", "dataset_json", "plans")}
     refuse_input(cfg.output, inputs)
+    check_takes_files(Path(cfg.output).absolute().parent, "the folder of output")
     output = Path(cfg.output)
     if output.exists():
         try:
@@ -76,6 +81,11 @@ def make_plan(cfg: DictConfig) -> Plan:
         ValueError: The config names no data set, or only half of one.
     """
     if cfg.get("data"):
+        given = [key for key in ("fingerprint", "dataset_json", "plans") if cfg[key]]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} would do nothing beside data=..., which makes its own. Leave one of them out."
+            )
         options = planner_options(cfg)
         dataset_dir, prepared_dir = Path(cfg.data.dataset_dir), Path(cfg.data.prepared_dir)
         if not (dataset_dir / "dataset.json").is_file():
@@ -84,7 +94,10 @@ def make_plan(cfg: DictConfig) -> Plan:
                 "umamba.datamodules.prepare data=<name>, or set data.dataset_dir."
             )
         plan = prepare_plan(dataset_dir, prepared_dir, options, cfg.workers)
-        for name in [cfg.preprocess] if isinstance(cfg.preprocess, str) else cfg.preprocess or ():
+        wanted = [cfg.preprocess] if isinstance(cfg.preprocess, str) else list(cfg.preprocess or ())
+        for name in wanted:  # all of them, before the first is preprocessed
+            plan.configuration(name)
+        for name in wanted:
             plan, store = prepare(dataset_dir, prepared_dir, name, options, cfg.workers)
             log.info("%s: %d preprocessed cases in %s", name, len(store.identifiers), store.folder)
         return plan
@@ -105,17 +118,14 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="planning")
 @explained()
 def main(cfg: DictConfig) -> None:
-    try:
-        name_dataset(cfg)
-        check_output(cfg)
-        plan = make_plan(cfg)
-        if cfg.output:
-            Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
-            plan.save(cfg.output)
-            log.info("Wrote %s", cfg.output)
-    except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+    check_types(values_at(cfg, TYPES), TYPES)
+    name_dataset(cfg)
+    check_output(cfg)
+    plan = make_plan(cfg)
+    if cfg.output:
+        Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
+        plan.save(cfg.output)
+        log.info("Wrote %s", cfg.output)
     Console().print(summarize(plan))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+from umamba.typed import has_type
 
 RULES = ("2.1", "2.8")
 
@@ -77,7 +78,7 @@ class PlannerOptions:
             raise ValueError(f"planning.rule = {self.rule!r}: expected one of {', '.join(RULES)}.")
         if self.preset not in PRESETS:
             raise ValueError(f"planning.preset = {self.preset!r}: expected one of {', '.join(PRESETS)}.")
-        if self.memory_gb is not None and not (math.isfinite(self.memory_gb) and self.memory_gb > 0):
+        if not has_type(self.memory_gb, float | None) or (self.memory_gb is not None and self.memory_gb <= 0):
             raise ValueError(f"planning.memory_gb = {self.memory_gb}: expected GB > 0, or null for the preset's.")
-        if self.base_features < 1:
+        if not has_type(self.base_features, int) or self.base_features < 1:
             raise ValueError(f"planning.base_features = {self.base_features}: expected a whole number > 0.")

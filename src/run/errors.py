@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from umamba.locations import CONFIGS
 from umamba.run.compare import ResumeError
@@ -34,6 +34,7 @@ _OF_THE_MACHINE = (  # errors of files that no program can put right
 _MAKES_FOLDERS = (("mkdir", "pathlib.py"), ("mkdir", "__init__.py"), ("makedirs", "<frozen os>"), ("makedirs", "os.py"))
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _IN_A_TARGET = re.compile(r"\AError in call to target .*^full_key: (\S+)", re.DOTALL | re.MULTILINE)
+_OF_OMEGACONF = re.compile(r"^ +(?:full_key|object_type|reference_type)[:=].*\n?", re.MULTILINE)  # its own words
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _NO_CHOICE = (
     "{} chooses none of the group's files, which --help lists. In a sweep callbacks=none and logger=none leave theirs "
@@ -123,16 +124,19 @@ def message_of(error: BaseException) -> str:
         return said if is_for_the_user(error.__cause__) else f"{built[1]}: {said}"
     if _makes_no_folder(error) and isinstance(error, OSError):
         return f"The folder {error.filename} cannot be made ({error.strerror}). Give another place for what is written."
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"{error.full_key}=... is missing, and has no default. --help says what it is."
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))
-    text = " ".join(parts)
+    text = _OF_OMEGACONF.sub("", " ".join(parts))
+    parts = [text]
     of_hydra = isinstance(error, (HydraException, OmegaConfBaseException)) or _has_no_launcher(error)
     if of_hydra and (further := hint(text)):
         parts.append(further)
     if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
         parts.append(_OF_THE_MODEL)
-    return "\n".join(parts)
+    return "\n".join(part.rstrip("\n") for part in parts)
 
 
 def _makes_no_folder(error: BaseException) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from umamba.files import write_json, write_text
-from umamba.plain import to_plain
+from umamba.files import check_takes_files, write_json, write_text
+from umamba.plain import to_plain, values_at
 from umamba.planning.plan import Plan
 from umamba.run import ranks
 from umamba.run.compare import Differences, ResumeError, listed
@@ -27,9 +27,15 @@ from umamba.run.resume import check_checkpoint, check_data, read_checkpoint, res
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
+from umamba.typed import check_types
 
 log = logging.getLogger(__name__)
 
+TYPES = {  # of train.yaml; what is not here is looked at where it is used
+    "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
+    "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
+    "compile": bool, "optimizer": dict | None, "trusted": str | list[str] | None,
+}  # fmt: skip
 _RECORD = ("config.yaml", "overrides.txt", "provenance.json")
 
 
@@ -107,7 +113,7 @@ def check_goes_on(cfg: DictConfig) -> None:
     Raises:
         ResumeError: the run cannot go on as asked.
     """
-    _check_switches(cfg)
+    check_options(cfg)
     cfg.run_dir = os.path.abspath(cfg.run_dir)
     _choose(cfg)
 
@@ -122,7 +128,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         ResumeError: the run cannot go on as asked.
         RunInUseError: another training is going on in this folder.
     """
-    _check_switches(cfg)
+    check_options(cfg)
     cfg.run_dir = os.path.abspath(cfg.run_dir)
     if ranks.is_started_from_first():
         ranks.follow_first()
@@ -153,13 +159,20 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             raise
 
 
-def _check_switches(cfg: DictConfig) -> None:
+def check_options(cfg: DictConfig) -> None:
+    """See that what a training is given is of the right type, and that its folder can be one; nothing is written.
+
+    Raises:
+        ResumeError, ValueError, OSError: something is not.
+    """
     for key in ("train", "test", "resume"):
         if not isinstance(cfg[key], bool):
             advice = " run_dir=<folder> goes on with the run in that folder." if key == "resume" else ""
             raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
-    if type(cfg.seed) is not int:
-        raise ResumeError(f"seed={cfg.seed!r}: expected a whole number.")
+    if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
+        raise ResumeError(f"seed={cfg.seed!r}: expected a whole number, 0 or more and below 2 to the 32nd.")
+    check_types(values_at(cfg, TYPES), TYPES)
+    check_takes_files(cfg.run_dir, "run_dir")
 
 
 def _loaded(path: Path) -> DictConfig:

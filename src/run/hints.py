@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
-from umamba.help import SHOWN_FILES
+from umamba.help import KEYS_OF_GROUPS, SHOWN_FILES, config_name
 from umamba.locations import CONFIGS
 
 _WRONG_KEY = re.compile(r"Could not override '([\w./]+)'")
@@ -38,13 +39,25 @@ def hint(message: str) -> str:
     given = found[1]
     if given in _ELSEWHERE:
         return _ELSEWHERE[given]
-    wanted = given.rpartition(".")[2]
-    keys = [key for key in _all_keys() if key.rpartition(".")[2] == wanted and key != given]
-    return f"There is {' and '.join(keys)}." if keys else ""
+    wanted, known = given.rpartition(".")[2], list(_all_keys(config_name() or "train"))
+    keys = [key for key in known if key.rpartition(".")[2] == wanted and key != given] or _alike(given, known)
+    return f"There is {' and '.join(keys)}." if keys else "--help lists the keys that there are."
 
 
-def _all_keys() -> Iterator[str]:
-    for group, files in SHOWN_FILES.items():
+def _alike(given: str, known: list[str]) -> list[str]:
+    """Keys that are written nearly as the one that was given, at its place or at another."""
+    alike = get_close_matches(given, known, n=2, cutoff=0.66)
+    if alike:
+        return alike
+    ends = {key.rpartition(".")[2]: key for key in known}
+    return [ends[end] for end in get_close_matches(given.rpartition(".")[2], ends, n=2, cutoff=0.8)]
+
+
+def _all_keys(config: str) -> Iterator[str]:
+    """Keys of a command, with a dot for each group."""
+    own = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
+    yield from (key for name in own if name not in ("defaults", "hydra") for key in _leaves(own[name], name))
+    for group, files in SHOWN_FILES.items() if config in KEYS_OF_GROUPS else ():
         for file in files:
             yield from _leaves(yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8")), group)
 

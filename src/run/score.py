@@ -18,6 +18,7 @@ def check_metric(name: str | None, *, test: bool) -> None:
     """
     if name is None:
         return
+    name = str(name)
     if name.startswith(_OF_THE_TEST) and not test:
         raise ValueError(f"optimized_metric={name} is measured by the test, which test=false leaves out.")
     if not name.startswith((_OF_THE_TEST, "train/", "val/", "cost/")):

@@ -75,7 +75,7 @@ def test_nnunets_own_files(nnunet_files):
 def test_errors_end_the_command_without_a_traceback(nnunet_files):
     done = run(nnunet_files, *FILES, "rule=3")
     assert done.returncode == 1
-    assert done.stderr.strip() == "ValueError: planning.rule = '3': expected one of 2.1, 2.8."
+    assert done.stderr.strip() == "planning.rule = '3': expected one of 2.1, 2.8."
 
 
 @pytest.mark.parametrize("name", ["dataset_fingerprint.json", "dataset.json", "link.json", "image.nii.gz", "."])

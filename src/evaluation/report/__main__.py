@@ -35,8 +35,14 @@ from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.sections import dataset_section, paper_section
 from umamba.files import check_takes_files, write_text, writing_into
 from umamba.locations import CONFIGS
+from umamba.plain import values_at
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
+from umamba.typed import check_types
+
+TYPES = {  # of the configuration
+    "runs": Path | list[Path], "output": Path | None, "title": str | int | float, "cases": int | list[str | int],
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +60,18 @@ def main(cfg: DictConfig) -> None:
 
 def make(cfg: DictConfig) -> Path:
     """The page of a benchmark's records, or the report of all runs."""
+    check_types(values_at(cfg, TYPES), TYPES)
+    if cfg.output is not None:
+        check_takes_files(cfg.output, "output")
+    if isinstance(cfg.cases, int) and cfg.cases < 1:
+        raise ValueError(f"cases={cfg.cases}: expected how many cases, 1 or more, or a list of their names.")
     folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
     if len(folders) == 1 and find_runs(Path(folders[0])):
         return make_page(Path(folders[0]), None if cfg.output is None else Path(cfg.output))
     if cfg.output is None:
         raise ValueError("output=... is needed: a folder for report.html, tables/ and figures/.")
     cases = list(cfg.cases) if isinstance(cfg.cases, ListConfig) else cfg.cases
-    return make_report(folders, Path(cfg.output), title=cfg.title, cases=cases)
+    return make_report(folders, Path(cfg.output), title=str(cfg.title), cases=cases)
 
 
 def make_report(

@@ -1,0 +1,163 @@
+"""Every command says what is wrong with an option before anything is read, in a message alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+import umamba.cross_validation.__main__ as best
+import umamba.evaluation.__main__ as evaluation
+import umamba.evaluation.report.__main__ as report
+import umamba.export.__main__ as export
+import umamba.inference.__main__ as inference
+import umamba.planning.__main__ as planning
+from umamba.datamodules.splits import number_of_folds
+from umamba.locations import CONFIGS, ROOT
+from umamba.plain import values_at
+from umamba.planning.options import PlannerOptions
+from umamba.run import folder
+from umamba.run.hints import hint
+from umamba.typed import check_types, has_type
+
+TYPES = {
+    "predict": inference.TYPES,
+    "eval": evaluation.TYPES,
+    "export": export.TYPES,
+    "best": best.TYPES,
+    "planning": planning.TYPES,
+    "report": report.TYPES,
+    "train": folder.TYPES,
+}
+MAINS = {"predict": inference.main, "eval": evaluation.main, "export": export.main, "best": best.main}
+MAINS |= {"planning": planning.main, "report": report.main}
+
+
+@pytest.mark.parametrize("command", TYPES)
+def test_what_the_files_say_is_of_its_type(command: str) -> None:
+    cfg = OmegaConf.load(CONFIGS / f"{command}.yaml")
+    cfg = OmegaConf.merge(cfg, {key: "x" for key in cfg if OmegaConf.is_missing(cfg, key)})
+    cfg.run_dir = "x"
+    check_types(values_at(cfg, TYPES[command]), TYPES[command])
+
+
+@pytest.mark.parametrize("command", TYPES)
+def test_every_option_refuses_what_is_not_of_its_type(command: str) -> None:
+    for name, of in TYPES[command].items():
+        for wrong in ([["a"]], {"a": 1}, float("inf")):
+            if has_type(type(wrong)(), of) and of in (dict | None, float | dict | None, str | list | None):
+                continue  # looked at again where the classes are known, or when it is built
+            with pytest.raises(ValueError, match=rf"^{name}=.*: expected "):
+                check_types({name: wrong}, {name: of})
+
+
+@pytest.mark.parametrize(
+    ("value", "hint_of", "message"),
+    [
+        (3, Path, r"output=3: expected a path\. One whose name is a number is written \./3\."),
+        (None, Path, r"output=null: expected a path\."),
+        (True, Path | None, r"output=true: expected a path or null\."),
+        (" ", Path, r"output= : expected a path\."),
+        (["a", 3], Path | list[Path], r"output=\['a', 3\]: expected a path or a list of paths\."),
+        ("half", float | None, r"output=half: expected a number or null\."),
+        (float("nan"), float, r"output=nan: expected a number\."),
+        (1, bool, r"output=1: expected true or false\."),
+        ({"a": "b"}, str | list[str] | None, r"expected text, a list of text or null\."),
+    ],
+)
+def test_messages(value, hint_of, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_types({"output": value}, {"output": hint_of})
+
+
+def called(command: str, options: list[str]) -> None:
+    """A command in this process, from its configuration on."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(command, options, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+    MAINS[command].__wrapped__.__wrapped__(cfg)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("predict", ["checkpoint=c", "input=in", "output=file"], "file is no folder"),
+        ("predict", ["checkpoint=c", "input=in", "output=file/x"], "file is no folder"),
+        ("predict", ["checkpoint=c", "input=in", "output=o", "device=[cpu,cuda:99]"], "device is 'cuda:99'"),
+        ("predict", ["checkpoint=c", "input=in", "output=o", "device=mps"], "device is 'mps'"),
+        ("eval", ["ckpt_path=c", "output=file"], "file is no folder"),
+        ("eval", ["ckpt_path=[]", "output=o"], "There is no checkpoint to score"),
+        ("eval", ["ckpt_path=c", "ensemble=true", "output=o"], "averages the checkpoints of a list"),
+        ("eval", ["predictions=in", "references=in", "output=o"], "Give dataset_json=<file>"),
+        ("eval", ["predictions=in", "references=file", "output=o"], "references=file is no folder; expected one"),
+        ("export", ["checkpoint=c", "output=file/x"], "file is no folder"),
+        ("export", ["checkpoint=c", "output=x.ckpt", "format=tflite"], "format is 'tflite'"),
+        ("best", ["runs=[in]", "output=file"], "file is no folder"),
+        ("best", ["runs=[in]", "output=o", "device=cuda:99"], "device is 'cuda:99'"),
+        ("planning", ["data=phantom", "fingerprint=file"], "fingerprint would do nothing beside data=..."),
+        ("planning", ["data=phantom", "output=file/plan.json"], "file is no folder"),
+        ("report", ["runs=in", "output=file"], "file is no folder"),
+        ("report", ["runs=in", "output=o", "cases=0"], "cases=0: expected how many cases"),
+    ],
+)  # fmt: skip
+def test_before_anything_is_read(tmp_path, monkeypatch, command: str, options: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("file").write_text("mine")
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        called(command, options)
+    assert Path("file").read_text() == "mine"
+    assert sorted(path.name for path in Path().iterdir()) == ["file", "in"]
+
+
+@pytest.mark.parametrize("values", [{"memory_gb": "lots"}, {"base_features": 3.5}, {"base_features": "many"}])
+def test_options_of_planning_are_numbers(values: dict) -> None:
+    with pytest.raises(ValueError, match=rf"planning\.{next(iter(values))} = .*: expected "):
+        PlannerOptions.of(values)
+
+
+def test_a_fold_that_there_is_not_is_refused_before_the_others_are_trained(tmp_path) -> None:
+    assert number_of_folds([tmp_path, tmp_path / "none"]) == 5
+    (tmp_path / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]')
+    assert number_of_folds([tmp_path / "none", tmp_path]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["run_dir=file"], "cannot be made"),
+        (["run_dir=run", "compile=perhaps"], "compile=perhaps: expected true or false."),
+        (["run_dir=run", "seed=-1"], "seed=-1: expected a whole number, 0 or more"),
+        (["run_dir=run", "trainer.max_epoch=3"], "There is trainer.max_epochs"),
+        (
+            ["--config-name=cross_validation", "run_dir=run", "cross_validation.folds=[0,7]"],
+            "cross_validation.folds=[0, 7]: the data set has 5 folds, 0 to 4.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_training_says_it_alone(tmp_path: Path, options: list[str], message: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    program = [sys.executable, str(ROOT / "train.py"), "data=phantom", *options]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "full_key" not in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umamba.help._called", ["predict"])
+    assert hint("Could not override 'stepp'.") == "There is step."
+    assert hint("Could not override 'precision'.") == "--help lists the keys that there are."
+    monkeypatch.setattr("umamba.help._called", ["train"])
+    assert hint("Could not override 'precision'.") == "There is model.precision and trainer.precision."
+    assert hint("Could not override 'trainer.max_epoch'.").startswith("There is trainer.max_epochs")
