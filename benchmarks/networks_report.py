@@ -124,7 +124,7 @@ def _bars(axis: Any, values: list[Any], marks: list[float], widest: float) -> No
         if not mark:
             axis.annotate(label, (number, place), (5, 0), **style)
             continue
-        # The bar's number within it, that the mark's stands alone beside the mark; else, for want of room, both beside it
+        # The bar's number within it, that the mark's stands alone beside the mark; or both there, for want of room
         within = min(number, mark) > 0.15 * widest
         where = (min(number, mark), place) if within else (max(number, mark), place)
         side = {"ha": "right", "color": "white"} if within else {}

@@ -94,4 +94,4 @@ def describe(hint: Any) -> str:
         return f"a list of {inner}" if arguments[-1] is Ellipsis else f"a list of {len(arguments)} times {inner}"
     if origin is dict:
         return f"an object of {describe(arguments[1])}"
-    return _WORDS.get(hint) or getattr(hint, "__name__", str(hint))
+    return _WORDS.get(hint) or str(getattr(hint, "__name__", hint))

@@ -26,7 +26,7 @@ def call_python(folder: Path, code: str, *arguments: str) -> subprocess.Complete
     [
         (["predict.py", "checkpoint=no.ckpt", "input=in", "output=out"], "No checkpoint at no.ckpt"),
         (["predict.py", "checkpont=no.ckpt"], "checkpont"),
-        (["predict.py", "input=in"], "Missing mandatory value: output"),
+        (["predict.py", "input=in"], "output=... is missing, and has no default"),
         (["train.py", "model=null", "optimizer=null"], "model=null chooses none of the group's files"),
         (["train.py", "resume=elsewhere"], "resume=elsewhere: there is no run in elsewhere"),
         (["train.py", "ckpt_path=no.ckpt"], "ckpt_path=no.ckpt: there is no such file"),

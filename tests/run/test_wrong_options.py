@@ -157,7 +157,7 @@ def test_a_training_says_it_alone(tmp_path: Path, options: list[str], message: s
 def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("umamba.help._called", ["predict"])
     assert hint("Could not override 'stepp'.") == "There is step."
-    assert hint("Could not override 'precision'.") == "--help lists the keys that there are."
+    assert hint("Could not override 'gradient_clip_val'.") == "--help lists the keys that there are."
     monkeypatch.setattr("umamba.help._called", ["train"])
     assert hint("Could not override 'precision'.") == "There is model.precision and trainer.precision."
     assert hint("Could not override 'trainer.max_epoch'.").startswith("There is trainer.max_epochs")
