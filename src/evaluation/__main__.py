@@ -171,8 +171,8 @@ def score_folders(cfg: DictConfig) -> None:
     dataset_json = Path(cfg.dataset_json or references.parent / "dataset.json")
     if not dataset_json.is_file() and cfg.dataset_json is None:
         raise FileNotFoundError(
-            f"There is no {dataset_json}, which says the names and values of the classes. Give dataset_json=<file>; "
-            "nnU-Net keeps one beside labelsTr."
+            f"{dataset_json} does not exist, which would say the names and values of the classes. Give "
+            "dataset_json=<file>; a raw data set has one beside labelsTr."
         )
     description = DatasetDescription.read(dataset_json)
     tolerance = cfg.nsd_tolerance

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from umamba.files import file_hash, write_json
 from umamba.inference.rules import KEY, Rule, rules_of, rules_to_plain
+from umamba.models.checkpoint import checkpoint_in
 
 FILE = "ensemble.json"
 _VERSION = 1
@@ -98,6 +99,8 @@ def find_ensemble(checkpoint: object) -> Path | None:
         return None
     if (path / FILE).is_file():
         return path / FILE
+    if (one := checkpoint_in(path)) is not None:
+        raise FileNotFoundError(f"{path} is the folder of one run, not of a cross-validation. Give checkpoint={one}")
     folds = sorted(folder.name for folder in path.glob("fold_*") if folder.is_dir())
     trained = [name for name in folds if (path / name / "checkpoints" / "last.ckpt").is_file()]
     found = f"it has checkpoints of {', '.join(trained) or 'no fold'}"

@@ -27,6 +27,12 @@ _SHOWN = 5  # differences listed before "and N more"
 _SLACK = 1 << 20  # bytes: a zip file's own tables
 
 
+def checkpoint_in(folder: Path) -> Path | None:
+    """The last checkpoint of a run's folder, or of the folder of its checkpoints; None if it is neither."""
+    places = (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt")
+    return next((place for place in places if place.is_file()), None)
+
+
 def load_checkpoint(path: str | Path, trusted: str | Sequence[str] | None = ()) -> dict[str, Any]:
     """Load a checkpoint written by train.py or import_weights, on the CPU, without running any code stored in it.
 
@@ -49,6 +55,9 @@ def load_checkpoint(path: str | Path, trusted: str | Sequence[str] | None = ()) 
     """
     path = Path(path)
     if not path.is_file():
+        inner = checkpoint_in(path)
+        if inner is not None:
+            raise FileNotFoundError(f"{path} is a folder; its checkpoint is {inner}.")
         raise FileNotFoundError(
             f"No checkpoint at {path}. A run keeps its own in <run folder>/checkpoints/ (last.ckpt and best.ckpt)."
         )

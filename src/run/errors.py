@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from umamba.locations import CONFIGS
 from umamba.run.compare import ResumeError
@@ -34,11 +35,16 @@ _OF_THE_MACHINE = (  # errors of files that no program can put right
 _MAKES_FOLDERS = (("mkdir", "pathlib.py"), ("mkdir", "__init__.py"), ("makedirs", "<frozen os>"), ("makedirs", "os.py"))
 _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that its Trainer does not take
 _IN_A_TARGET = re.compile(r"\AError in call to target .*^full_key: (\S+)", re.DOTALL | re.MULTILINE)
+_MISSING = re.compile(r"Missing mandatory value: ([\w.]+)")
 _OF_OMEGACONF = re.compile(r"^ +(?:full_key|object_type|reference_type)[:=].*\n?", re.MULTILINE)  # its own words
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _NO_CHOICE = (
     "{} chooses none of the group's files, which --help lists. In a sweep callbacks=none and logger=none leave theirs "
     "out; an experiment or debug that is not wanted is not given."
+)
+_NO_DASHES = (
+    "Options are key=value, without dashes: data=hippocampus, not --data hippocampus. --help lists them. Hydra's "
+    "flags, such as --config-name=cross_validation, stand in front of them."
 )
 _OF_THE_MODEL = (
     "The optimiser is model.optimizer, its values are set there (model.optimizer.lr=...); `optimizer` replaces it as "
@@ -63,6 +69,10 @@ def explained() -> Iterator[None]:
     _within.append(True)
     try:
         yield
+    except SystemExit as end:
+        if traceback.extract_tb(end.__traceback__)[-1].filename == argparse.__file__:  # Hydra's, of its own flags
+            sys.stderr.write(f"{_NO_DASHES}\n")
+        raise
     except Exception as error:
         log_traceback(error)
         if not is_for_the_user(error):
@@ -124,8 +134,8 @@ def message_of(error: BaseException) -> str:
         return said if is_for_the_user(error.__cause__) else f"{built[1]}: {said}"
     if _makes_no_folder(error) and isinstance(error, OSError):
         return f"The folder {error.filename} cannot be made ({error.strerror}). Give another place for what is written."
-    if isinstance(error, MissingMandatoryValue) and error.full_key:
-        return f"{error.full_key}=... is missing, and has no default. --help says what it is."
+    if isinstance(error, OmegaConfBaseException) and (missing := _MISSING.search(str(error))):
+        return f"{missing[1]}=... is missing, and has no default. --help says what it is."
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))

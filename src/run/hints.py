@@ -13,7 +13,14 @@ from umamba.help import KEYS_OF_GROUPS, SHOWN_FILES, config_name
 from umamba.locations import CONFIGS
 
 _WRONG_KEY = re.compile(r"Could not override '([\w./]+)'")
+_GRAMMAR = {
+    "missing EQUAL": "Options are given as key=value, without blanks around the =.",
+    "LexerNoViableAlt": "A value with other characters than letters, digits and /._-:@% is put into quotes, and these "
+    "into others for the shell: 'input=\"my images\"'. For ~ write the whole path, or $HOME.",
+}
 _ELSEWHERE = {
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "There is trainer.max_epochs."),
+    **dict.fromkeys(("gpus", "trainer.gpus", "gpu"), "There is trainer.devices, and trainer.accelerator=cpu or gpu."),
     "ckpt_path": "predict.py takes checkpoint=<file>, train.py and eval.py ckpt_path=<file>.",
     "checkpoint": "train.py and eval.py take ckpt_path=<file>, predict.py checkpoint=<file>.",
     "extras": "What is asked or printed beside a run has no options here.",
@@ -30,7 +37,7 @@ _PLUGINS = {
 
 def hint(message: str) -> str:
     """What to add to Hydra's message about a key or plugin that does not exist; empty where nothing is known."""
-    for name, what in _PLUGINS.items():
+    for name, what in (*_PLUGINS.items(), *_GRAMMAR.items()):
         if name in message:
             return what
     found = _WRONG_KEY.search(message)

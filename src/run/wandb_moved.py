@@ -47,7 +47,7 @@ def follow_moved(folder: Path) -> int:
 
 
 def _correct(path: Path, wandb_dir: Path) -> int:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import by protobuf
 
     content = path.read_bytes()
     if content[: len(_MAGIC)] != _MAGIC:

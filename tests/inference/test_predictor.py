@@ -518,13 +518,13 @@ def test_an_image_that_cannot_be_normalised_is_named_and_the_others_are_predicte
 
 
 def test_what_is_no_device_is_said_without_a_traceback(tmp_path: Path) -> None:
-    """By the process that was to use it; the others predict their part."""
+    """Before the others predict their part."""
     checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images")
     line = (f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}", "device=[cpu,cuda:99]")
     result = predict(*line)
     said = result.stdout + result.stderr
-    assert result.returncode == 1 and "device is 'cuda:99'" in said and "exit codes [0, 1]" in said
-    assert "Traceback" not in said and len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+    assert result.returncode == 1 and "device is 'cuda:99'" in said
+    assert "Traceback" not in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

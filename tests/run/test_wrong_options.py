@@ -145,7 +145,8 @@ def test_a_fold_that_there_is_not_is_refused_before_the_others_are_trained(tmp_p
 )  # fmt: skip
 def test_a_training_says_it_alone(tmp_path: Path, options: list[str], message: str) -> None:
     (tmp_path / "file").write_text("mine")
-    program = [sys.executable, str(ROOT / "train.py"), "data=phantom", *options]
+    flags = [option for option in options if option.startswith("--")]
+    program = [sys.executable, str(ROOT / "train.py"), *flags, "data=phantom", *options[len(flags) :]]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert message in done.stderr
@@ -161,3 +162,37 @@ def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("umamba.help._called", ["train"])
     assert hint("Could not override 'precision'.") == "There is model.precision and trainer.precision."
     assert hint("Could not override 'trainer.max_epoch'.").startswith("There is trainer.max_epochs")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Error parsing override 'data'\nmissing EQUAL at '<EOF>'", "without blanks around the ="),
+        ("LexerNoViableAltException: checkpoint=~/x", "For ~ write the whole path"),
+        ("Could not override 'trainer.gpus'.", "There is trainer.devices"),
+        ("Could not override 'epochs'.", "There is trainer.max_epochs"),
+    ],
+)
+def test_habits_from_elsewhere(message: str, words: str) -> None:
+    assert words in hint(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["train.py", "--data", "hippocampus"], "without dashes: data=hippocampus"),
+        (["predict.py", "-i", "in", "-o", "out"], "without dashes"),
+        (["train.py", "data=phantom", "--config-name=cascade", "seed=1"], "stand in front of them"),
+        (["train.py", "data=custom"], "data.dataset_dir=... is missing, and has no default"),
+        (["predict.py", "checkpoint=run", "input=in", "output=o"], "Give checkpoint=run/checkpoints/last.ckpt"),
+        (["eval.py", "ckpt_path=run/checkpoints", "output=o"], "its checkpoint is run/checkpoints/last.ckpt"),
+    ],
+)
+def test_mistakes_of_beginners(tmp_path: Path, line: list[str], message: str) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "in").mkdir()
+    program = [sys.executable, str(ROOT / line[0]), *line[1:]]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr and "Traceback" not in done.stderr
