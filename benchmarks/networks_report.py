@@ -48,7 +48,8 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
         "# Cost of the networks",
         "",
         "`python benchmarks/networks.py`, whose head says what is measured. Reference: the original implementations on "
-        "one H100 80 GB, eager.",
+        "one H100 80 GB, eager. A heading names the commit that was timed; what steps cost as CUDA graphs, with the "
+        "kernels of a later one, is in [Training steps](training_step.md).",
         "",
         "![Cost of the networks](networks.png)",
     ]
