@@ -12,9 +12,10 @@ HEAD = """# Label maps beside nnunetv2's
 
 `python benchmarks/agreement.py`; the head of the script says how. A trained network, the same weights on both sides,
 and cases that the training did not see. nnunetv2 2.8.1 runs networks in float16 on a GPU, and weighs, sums and exports
-logits in float16; here sums are float32. DSC between two label maps is of all cases taken together, in brackets of the
-class and case where it is lowest. A gap is that between the two largest probabilities, in float32 and without
-mirroring, where both label maps differ: 0 is a tie.
+logits in float16; here sums are float32. "Lowest DSC of a class" is the DSC between both label maps, voxels of all
+cases counted together, of the class in which it is lowest, which is named; the number in brackets is the lowest DSC
+that any class has in any one case, be it that class or another. A gap is that between the two largest probabilities,
+in float32 and without mirroring, where both label maps differ: 0 is a tie.
 """
 
 

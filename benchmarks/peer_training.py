@@ -211,7 +211,7 @@ def means_by_case(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 def _line(setting: str, steps: str, spread: Mapping[str, Sequence[float]], compared: Mapping[str, Any]) -> str:
     shown = [" ".join(f"{value:.2f}" for value in spread[name]) for name in (OURS, THEIRS)]
     difference = f"{compared['difference']:+.2f} [{compared['low']:+.2f}, {compared['high']:+.2f}]"
-    cells = [setting, steps, compared["cases"], *shown, difference, f"{compared['p']:.2f}"]
+    cells = [setting, steps, compared["cases"], *shown, difference, f"{compared['p']:.2g}"]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -240,8 +240,9 @@ def _chart(path: Path, spread: Mapping[str, Mapping[str, Sequence[float]]]) -> N
 _PAGE = """# nnU-Net's CNN: this project's training beside nnunetv2's
 
 The same network is trained by nnunetv2 and by this project: same cases to train on and held out, same plan, same number
-of steps with an ended schedule, no mirroring in prediction, the same scoring. What differs is the code: augmentation,
-loss, precision (nnunetv2: float16; ours: bfloat16), prediction.
+of steps with an ended schedule, no mirroring in prediction, the same scoring. Whole programs are compared, each from
+the images to its label maps, and not the training alone: preprocessing, augmentation, loss, precision (nnunetv2:
+float16; ours: bfloat16) and prediction are each program's own, so that a difference cannot be put down to one of them.
 
 | data set | steps | held-out cases | ours, DSC of each seed | nnunetv2, DSC of each run | ours minus theirs | p |
 | --- | --- | --- | --- | --- | --- | --- |
