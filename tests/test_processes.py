@@ -78,7 +78,7 @@ def test_a_pool_ends_at_once_when_the_program_is_told_to_stop() -> None:
     time.sleep(0.3)
     for pid in (*workers, process.pid):  # as a terminal does, to all
         os.kill(pid, signal.SIGINT)
-    process.wait(timeout=10)
+    process.wait(timeout=60)
     wait_until_gone(*workers)
 
 

@@ -94,7 +94,7 @@ def test_predictions_in_files_and_in_memory_are_one(trained: Path) -> None:
         shutil.copy(trained / "Dataset901_Tumour" / "labelsTr" / path.name, references)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         paths = [f"predictions={out}", f"references={references}", f"output={trained / 'stored'}"]
-        score_folders(compose("eval", [*paths, "nsd_tolerance=2", "workers=0"]))
+        score_folders(compose("eval", [*paths, "nsd_tolerance=2", "workers=0", "seen_cases=true"]))
     stored, tested = (pd.read_csv(folder / "tables" / "scores.csv") for folder in (trained / "stored", trained / "run"))
     of_test = stored[stored["case"].isin(tested["case"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(of_test, tested)

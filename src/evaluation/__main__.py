@@ -34,7 +34,7 @@ from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.same_meaning import check_predictions
 from umamba.evaluation.same_table import check_one_data_set, check_one_way, note_on_cases
 from umamba.evaluation.score_run import REMARKS, predict_and_score
-from umamba.evaluation.scoring import Scoring, check_tolerance_names
+from umamba.evaluation.scoring import PROTOCOLS, TASKS, Scoring, check_tolerance_names
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.source_tables import write_source_tables
 from umamba.evaluation.tables import check_parquet, describe, write_tables
@@ -178,6 +178,9 @@ def score_folders(cfg: DictConfig) -> None:
     tolerance = cfg.nsd_tolerance
     if OmegaConf.is_config(tolerance):
         tolerance = OmegaConf.to_container(tolerance)
+    for key, names in (("task", TASKS), ("protocol", PROTOCOLS)):
+        if cfg[key] not in names:
+            raise ValueError(f"{key} must be one of {', '.join(names)}, it is {cfg[key]!r}.")
     if tolerance is not None and (cfg.task, cfg.protocol) != ("semantic", "standard"):
         raise ValueError("nsd_tolerance=... acts on task=semantic with protocol=standard alone. Leave it out.")
     check_tolerance_names(tolerance, description.foreground)

@@ -101,7 +101,8 @@ def check_predictions(folder: Path, references: Path, dataset_json: Path, *, oth
     if not known:
         log.warning(
             "Nothing in %s says what its label values mean (predict.py leaves an inference.json): they are taken to be "
-            "those of %s, %s.", folder, dataset_json, {**reference.labels, **_made_of(reference)},
+            "those of %s, %s. Whether one network made them, and whether it was trained on these cases, is not known "
+            "either.", folder, dataset_json, {**reference.labels, **_made_of(reference)},
         )  # fmt: skip
 
 

@@ -72,6 +72,11 @@ def main(cfg: DictConfig) -> None:
     check_place(output, checkpoint, folder=cfg.format == "nnunet", overwrite=cfg.overwrite)
     if cfg.format in SUFFIXES:
         check_suffix(output, SUFFIXES[cfg.format], overwrite=cfg.overwrite)
+    elif other := next((name for name, suffix in SUFFIXES.items() if output.suffix == suffix), None):
+        raise ValueError(
+            f"output={output} ends as a file of format={other} does, and this is format={cfg.format}. Give the other "
+            "format, or another name."
+        )
     if cfg.format == "onnx":
         check_packages()
     given = read_given(

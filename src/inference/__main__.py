@@ -41,7 +41,7 @@ from umamba.inference.sliding_window import check_step
 from umamba.locations import CONFIGS
 from umamba.plain import values_at
 from umamba.run.errors import environment_of_children, explained
-from umamba.run.stop import ends_on_signals
+from umamba.run.stop import ends_on_signals, goes_on_with
 from umamba.run.sweep import config_options, follow_sweep, tied
 from umamba.typed import check_types
 
@@ -75,6 +75,8 @@ def main(cfg: DictConfig) -> None:
     predictor.step = cfg.step
     if cfg.precision is not None:
         predictor.run_in(cfg.precision)
+    if not cfg["continue"]:
+        goes_on_with("continue=true")
     try:
         predictor.segment_files(
             cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, nifti=kind == "nifti",

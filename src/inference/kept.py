@@ -69,7 +69,7 @@ def write_kept(kept: Mapping[str, np.ndarray], files: Sequence[Path], geometry: 
         write_volume(_as_volume(kept["probabilities"], geometry), path)
     for path in set(files) - set(volumes):
         with atomic_file(path) as beside:
-            np.savez_compressed(beside, **arrays)
+            np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]  # an array called allow_pickle there is none
 
 
 def _as_volume(values: np.ndarray, geometry: Geometry) -> sitk.Image:

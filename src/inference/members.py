@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from umamba.inference.precision import autocast_dtype, trained_precision
 from umamba.inference.sliding_window import mirrored
 from umamba.models.checkpoint import network_from_checkpoint
 from umamba.planning.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,22 @@ def members_of(
         axes = axes_to_mirror(checkpoint["config"], plan.configuration(name).spatial_dims, one) if mirror else ()
         autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
         members.append(Member(network, autocast, axes))
+    if len(members) > 1:
+        _say_equal(
+            {
+                one: weights_hash(member.network.state_dict())
+                for (one, _), member in zip(checkpoints, members, strict=True)
+            }
+        )
     return members, plan, name
+
+
+def _say_equal(hashes: Mapping[Any, str]) -> None:
+    """Say which checkpoints hold the weights of another; given their hashes."""
+    first: dict[str, Any] = {}
+    for path, known in hashes.items():
+        if first.setdefault(known, path) is not path:
+            log.warning("%s holds the same weights as %s: they count double in the mean.", path, first[known])
 
 
 def check_named_once(checkpoints: Sequence[str | Path]) -> None:

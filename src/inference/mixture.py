@@ -139,7 +139,11 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
     Returns:
         Of cases that the same prediction has made before and this call does not make, what its record says of them,
         see `kept_of`.
+
+    Raises:
+        ValueError: Label maps that would be replaced were edited since they were predicted.
     """
+    _check_replaced(folder, files)
     before: dict[str, Any] = {}
     left = {path.name for path in files.values()}
     ending = next((path.name.removeprefix(name) for name, path in files.items()), "")
@@ -159,6 +163,18 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
             "with those of this one, and are refused.", len(others), folder, listed(others),
         )  # fmt: skip
     return before
+
+
+def _check_replaced(folder: Path, files: Mapping[str, Path]) -> None:
+    """See that no label map is replaced whose record says that somebody has changed it: that work would be lost."""
+    records = [record for record in _records(folder).values() if _says_all(record)]
+    changed = compare_written(folder, {name: [path] for name, path in files.items() if path.is_file()}, records).changed
+    if changed:
+        raise ValueError(
+            f"{len(changed)} label map(s) in {folder} were edited, exchanged or damaged since they were predicted, and "
+            f"would be replaced: {listed(changed)}. What was corrected by hand would be lost: move these files away to "
+            "keep them, or remove them."
+        )
 
 
 def _records(folder: Path) -> dict[Path, dict[str, Any]]:

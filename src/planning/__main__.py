@@ -93,6 +93,8 @@ def make_plan(cfg: DictConfig) -> Plan:
                 f"{dataset_dir} holds no raw data set (no dataset.json). Make it with: python -m "
                 "umamba.datamodules.prepare data=<name>, or set data.dataset_dir."
             )
+        if not prepared_dir.is_dir():
+            check_takes_files(prepared_dir, "data.prepared_dir")
         plan = prepare_plan(dataset_dir, prepared_dir, options, cfg.workers)
         wanted = [cfg.preprocess] if isinstance(cfg.preprocess, str) else list(cfg.preprocess or ())
         for name in wanted:  # all of them, before the first is preprocessed

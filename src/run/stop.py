@@ -24,7 +24,7 @@ from umamba.run import ranks
 
 log = logging.getLogger(__name__)
 
-_STOPPED = "Stopped by %s; the same command goes on from here."
+_STOPPED = "Stopped by %s; the same command%s goes on from here."
 _TERMINAL = [stream for stream in (1, 2) if os.isatty(stream)]  # asked now, for one that is gone is none any more
 _HANGUP = getattr(signal, "SIGHUP", None)
 _REPEAT_SECONDS = 1.0  # a terminal and a parent process may both pass on the same Ctrl-C
@@ -46,6 +46,7 @@ class _Requests:
         self.all = set[int]()
         self.since = 0.0
         self.deferred = False
+        self.way_on = ""  # what has to be added to the command to go on
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handler of the signals."""
@@ -68,6 +69,11 @@ _requests = _Requests()
 def requested() -> int | None:
     """The signal that waits for the next step, or None."""
     return _requests.signal
+
+
+def goes_on_with(option: str) -> None:
+    """Have the message of a stop say that the same command goes on with an option."""
+    _requests.way_on = f" with {option}"
 
 
 def listen() -> None:
@@ -107,7 +113,7 @@ def ends_on_signals() -> Iterator[None]:
     except (KeyboardInterrupt, Stopped) as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         _handle_with(signal.SIG_IGN)  # the program is ending already
-        log.warning(_STOPPED, signal.Signals(number).name)
+        log.warning(_STOPPED, signal.Signals(number).name, _requests.way_on)
         _requeue(number)
         if ranks.is_started_from_first():
             raise SystemExit(0) from None  # Lightning would kill the first process for another code
@@ -125,7 +131,7 @@ def _end_at_once(number: int, frame: FrameType | None, *, started_from_first: bo
     if number == _HANGUP:
         _leave_terminal()
     with suppress(Exception):  # the log may be closed by now
-        log.warning(_STOPPED, signal.Signals(number).name)
+        log.warning(_STOPPED, signal.Signals(number).name, _requests.way_on)
     os._exit(0 if started_from_first else 128 + number)
 
 

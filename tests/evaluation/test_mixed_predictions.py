@@ -165,6 +165,21 @@ def test_label_maps_that_others_changed_are_not_scored_as_the_networks(raw: Path
     score(raw, out)  # of nobody knows whom
 
 
+def test_label_maps_that_were_corrected_by_hand_are_not_replaced_unasked(raw: Path, tmp_path: Path) -> None:
+    out, images, one = tmp_path / "predictions", images_of(raw, CASES), predictor(tmp_path)
+    one.segment_files(images, out)
+    edit(out)
+    corrected = (out / "case_2.nii.gz").read_bytes()
+    for again in (one, predictor(tmp_path, 1)):
+        with pytest.raises(ValueError, match=r"1 label map\(s\).*would be replaced: case_2\..*move these files away"):
+            again.segment_files(images, out)
+    assert (out / "case_2.nii.gz").read_bytes() == corrected
+    one.segment_files(images_of(raw, CASES[:2], "some"), out)  # of the others
+    (out / "case_2.nii.gz").unlink()
+    one.segment_files(images, out)
+    score(raw, out)
+
+
 def test_changed_label_maps_are_seen_in_folders_of_several_calls_and_parts(raw: Path, tmp_path: Path) -> None:
     out, images, one = tmp_path / "predictions", images_of(raw, CASES), predictor(tmp_path)
     first, second = images_of(raw, CASES[:2], "first"), images_of(raw, CASES[2:], "second")

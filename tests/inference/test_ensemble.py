@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,12 @@ def test_a_folder_is_found_again_where_it_was_moved(folder: Path) -> None:
     found = find_ensemble(moved)
     assert found is not None
     assert predictor_of(found, device=torch.device("cpu")).plan.num_classes == 3
+
+
+def test_a_copy_of_a_checkpoint_counts_double_and_that_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = sorted((folder / "fine").glob("*.ckpt"))
+    Predictor.from_checkpoint([str(path) for path in checkpoints], "cpu")
+    assert "count double" not in caplog.text
+    copy = shutil.copy(checkpoints[0], folder / "copy.ckpt")
+    Predictor.from_checkpoint([*map(str, checkpoints), str(copy)], "cpu")
+    assert f"{copy} holds the same weights as {checkpoints[0]}" in caplog.text

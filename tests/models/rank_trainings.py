@@ -65,7 +65,7 @@ def train(rank: int, accelerator: str, folder: Path, name: str, graphed: bool, e
     )  # fmt: skip
     loader: Any = functools.partial(DataLoader, batch_size=None)
     trainer = L.Trainer(
-        accelerator=accelerator, devices=WORLD, strategy="ddp", logger=False, enable_checkpointing=False,
+        accelerator=accelerator, devices=WORLD, strategy="ddp", logger=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, gradient_clip_val=12,
         callbacks=[FiniteWatch(), StopOnSignal(folder / "stopped.ckpt")], num_sanity_val_steps=0, max_epochs=epochs,
         use_distributed_sampler=False, **OPTIONS[name],

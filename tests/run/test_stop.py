@@ -330,6 +330,15 @@ def test_outside_of_training_the_program_ends_at_once(name: str, code: int, capl
     assert ended.value.code == (128 + getattr(signal, name)) and f"Stopped by {name}" in caplog.text
 
 
+def test_what_has_to_be_added_to_go_on_is_said(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(stop._requests, "way_on", "")
+    with pytest.raises(SystemExit), stop.ends_on_signals():
+        stop.goes_on_with("continue=true")
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert "Stopped by SIGTERM; the same command with continue=true goes on from here." in caplog.text
+
+
 ENDINGS = {
     "while the interpreter ends": "import atexit\nwith ends_on_signals():\n    pass\natexit.register(send)",
     "in a finalizer": "class Last:\n    __del__ = lambda self: send()\nwith ends_on_signals():\n    Last()",

@@ -29,6 +29,7 @@ def recorded(tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
+        patch.delenv("WANDB_DATA_DIR", raising=False)  # what a test before this one may have left
         folder = tmp_path_factory.mktemp("there") / "run"
         run = wandb_logger(save_dir=str(folder), project="test", notes="x" * 70_000).experiment
         run.log({"table": wandb.Table(columns=["case"], data=[["liver_0"]])})

@@ -57,7 +57,7 @@ def leave_out_unknown(folder: Path, faults: Faults | None) -> None:
             raise ValueError(
                 f"{table} has no run.json beside it, so nothing says which network and training made these scores. "
                 "Those of stored predictions (eval.py predictions=...) cannot enter a report; score the checkpoint "
-                "that made them with eval.py checkpoint=..."
+                "that made them with eval.py ckpt_path=..."
             )
 
 
