@@ -33,7 +33,7 @@ def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
         ValueError: Records are of different networks or options; or label maps are of none of them: they lay there
             before, or the prediction failed; or they were edited or exchanged since. Names both records, or the cases.
     """
-    known = {path: record for path, record in _records(folder).items() if _says_all(record)}
+    known = _full_records(folder)
     if not known:
         return
     (first, one), *others = known.items()
@@ -78,7 +78,7 @@ def changed_since(files: Mapping[str, Path]) -> set[str]:
     """
     changed: set[str] = set()
     for folder in sorted({path.parent for path in files.values()}):
-        known = [record for record in _records(folder).values() if _says_all(record)]
+        known = list(_full_records(folder).values())
         own = {name: [path] for name, path in files.items() if path.parent == folder}
         found = compare_written(folder, own, known).changed
         changed |= set(found)
@@ -104,7 +104,7 @@ def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
     Raises:
         ValueError: Some are, and it is not allowed; names them.
     """
-    records = [record for record in _records(folder).values() if _says_all(record)]
+    records = list(_full_records(folder).values())
     answers = {name: answer for record in records for name, answer in (record.get(SEEN) or {}).items() if name in cases}
     seen = sorted(name for name, answer in answers.items() if answer == YES)
     named = sorted(name for name, answer in answers.items() if answer == BY_NAME)
@@ -167,7 +167,7 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
 
 def _check_replaced(folder: Path, files: Mapping[str, Path]) -> None:
     """See that no label map is replaced whose record says that somebody has changed it: that work would be lost."""
-    records = [record for record in _records(folder).values() if _says_all(record)]
+    records = list(_full_records(folder).values())
     changed = compare_written(folder, {name: [path] for name, path in files.items() if path.is_file()}, records).changed
     if changed:
         raise ValueError(
@@ -179,6 +179,11 @@ def _check_replaced(folder: Path, files: Mapping[str, Path]) -> None:
 
 def _records(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: read_json(path) for path in find_records(folder)}
+
+
+def _full_records(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Those of them that say what made which label maps; earlier versions' do not."""
+    return {path: record for path, record in _records(folder).items() if _says_all(record)}
 
 
 def _says_all(record: Mapping[str, Any]) -> bool:
