@@ -43,6 +43,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def needs_gpu(request: pytest.FixtureRequest) -> None:
+    """Tests marked `gpu` skip where there is none."""
+    if request.node.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Two test processes share two cores: more threads than one each slow both down."""
     torch.set_num_threads(1)

@@ -21,12 +21,6 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def needs_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 class Module(L.LightningModule):
     def __init__(self, optimizer) -> None:
         super().__init__()

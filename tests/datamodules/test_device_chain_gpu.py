@@ -21,12 +21,6 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
 
 
-@pytest.fixture(autouse=True)
-def needs_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device_chain_gpu")

@@ -19,12 +19,6 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
 
 
-@pytest.fixture(autouse=True)
-def needs_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 def test_batches_are_copied_without_waiting_and_places_given_back() -> None:
     ring = Ring(1 << 24, 1, 1)
     received(ring, 0).fetch(GPU)  # pins

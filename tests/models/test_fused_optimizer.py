@@ -111,11 +111,6 @@ def test_gradients_are_unscaled_before_they_are_clipped() -> None:
 
 @pytest.mark.gpu
 class TestOnAGpu:
-    @pytest.fixture(autouse=True)
-    def needs_gpu(self):
-        if not torch.cuda.is_available():
-            pytest.skip("no CUDA device")
-
     @each_optimizer
     def test_it_is_fused_and_gives_the_same(self, make) -> None:
         """For the very same gradients: AdamW makes steps of the same size of gradients that are rounding alone."""

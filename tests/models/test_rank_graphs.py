@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rank_graphs import ADDED_UP, NOT_FINITE, OPTIONS, SIZES, WORLD
+from rank_processes import run_all
 
 WORKER = Path(__file__).with_name("rank_graphs.py")
 
 
 def run_ranks(folder: Path, kind: str) -> tuple[list[dict], list[str]]:
     """What the ranks found, if they got so far, and what they said."""
-    commands = [[sys.executable, str(WORKER), str(rank), str(folder), kind] for rank in range(WORLD)]
-    processes = [subprocess.Popen(command) for command in commands]
-    try:
-        assert [process.wait(timeout=180) for process in processes] == [0] * WORLD
-    finally:
-        for process in processes:
-            process.kill()
+    run_all(WORKER, [(rank, folder, kind) for rank in range(WORLD)], timeout=180)
     paths = [folder / f"rank_{rank}.pt" for rank in range(WORLD)]
     found = [torch.load(path) for path in paths if path.exists()]
     return found, [(folder / f"log_{rank}.txt").read_text() for rank in range(WORLD)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_processes import run_all
 from rank_trainings import WORLD
 
 WORKER = Path(__file__).with_name("rank_trainings.py")
@@ -22,15 +21,7 @@ def test_it_is_the_training_of_single_launches(accelerator, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    commands = [
-        [sys.executable, str(WORKER), str(rank), str(port), str(tmp_path), accelerator] for rank in range(WORLD)
-    ]
-    processes = [subprocess.Popen(command) for command in commands]
-    try:
-        assert [process.wait(timeout=240) for process in processes] == [0] * WORLD
-    finally:
-        for process in processes:
-            process.kill()
+    run_all(WORKER, [(rank, port, tmp_path, accelerator) for rank in range(WORLD)], timeout=240)
     ranks = [torch.load(tmp_path / f"rank_{rank}.pt") for rank in range(WORLD)]
     exact = {"rtol": 0, "atol": 0, "equal_nan": True}
     close = exact if accelerator == "cpu" else {"rtol": 1e-3, "atol": 1e-4, "equal_nan": True}

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rank_gradients import OPTIONS, SIZES, gradients, make, whole_batch
+from rank_processes import run_all
 
 WORKER = Path(__file__).with_name("rank_gradients.py")
 
 
 @pytest.mark.parametrize("world", SIZES)
 def test_the_gradient_and_the_loss_are_those_of_the_whole_batch(world, tmp_path):
-    commands = [[sys.executable, str(WORKER), str(rank), str(world), str(tmp_path)] for rank in range(world)]
-    processes = [subprocess.Popen(command) for command in commands]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * world
-    finally:
-        for process in processes:
-            process.kill()
+    run_all(WORKER, [(rank, world, tmp_path) for rank in range(world)], timeout=120)
     ranks = [torch.load(tmp_path / f"rank_{rank}.pt") for rank in range(world)]
     for size in SIZES[world]:
         for options in OPTIONS:

@@ -22,12 +22,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def needs_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 def make(shapes, batch=2, classes=5, dtype=torch.float32, last=False, ignore=False):
     generator = torch.Generator("cuda").manual_seed(0)
     options = {"generator": generator, "device": "cuda"}

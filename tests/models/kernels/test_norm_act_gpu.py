@@ -16,12 +16,6 @@ from umamba.models.unet import PlainConvUNet
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(autouse=True)
-def needs_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 def run(x, weight, bias, residual, grad):
     from umamba.models.kernels.norm_act import norm_act
 

@@ -17,12 +17,6 @@ from umamba.models.mamba.scan.torch_scan import torch_scan
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(autouse=True)
-def needs_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-
-
 def triton(*arguments, **keywords):
     return selective_scan(*arguments, **keywords, backend="triton")
 

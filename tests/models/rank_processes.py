@@ -1,0 +1,24 @@
+"""Ranks of a test as processes of their own, which all have to end well."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def run_all(worker: Path, arguments: Sequence[Sequence[object]], timeout: float) -> None:
+    """Run a script once for each rank, all at a time; fails if one fails or takes longer.
+
+    Args:
+        worker: The script.
+        arguments: Of each rank.
+        timeout: Seconds.
+    """
+    processes = [subprocess.Popen([sys.executable, str(worker), *map(str, given)]) for given in arguments]
+    try:
+        assert [process.wait(timeout=timeout) for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
