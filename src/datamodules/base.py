@@ -209,9 +209,9 @@ class SegmentationDataModule(PatchDataModule):
     def _choose_test_cases(self) -> tuple[RawCase, ...]:
         labelled = tuple(case for case in self.raw.test_cases if case.label is not None)
         if labelled:
-            log.info("The test set are the %d labelled cases of imagesTs.", len(labelled))
+            log.info("Test set: the %d labelled cases of imagesTs.", len(labelled))
             return labelled
-        log.info("imagesTs has no labelled case: the test set are the %d validation cases.", len(self.val_ids))
+        log.info("Test set: the %d validation cases, for imagesTs has no labelled case.", len(self.val_ids))
         if self.fold == "all":
             log.warning("With data.fold=all these were trained on: their scores say nothing about new cases.")
         return tuple(case for case in self.raw.training_cases if case.identifier in set(self.val_ids))

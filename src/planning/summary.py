@@ -19,12 +19,13 @@ def summarize(plan: Plan) -> RenderableType:
 
 
 def memory_estimate(plan: Plan, configuration: Configuration) -> str:
-    """GPU memory, as "7.4 GB", that nnU-Net's CNN of this plan would take in training by nnU-Net's estimate."""
+    """GPU memory, as "7.4 GB" or "40 MB", that nnU-Net's CNN of this plan would take in training by nnU-Net's estimate."""
     if not configuration.reference or plan.memory_gb is None:
         return "unknown"
     share = configuration.estimate / configuration.reference
     batches = configuration.batch_size / reference_batch(configuration.spatial_dims)
-    return f"{plan.memory_gb * share * batches:.1f} GB"
+    gigabytes = plan.memory_gb * share * batches
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.0f} MB"
 
 
 def _dataset(plan: Plan) -> Table:

@@ -57,21 +57,21 @@ class StopOnSignal(Checkpoint):
         last = loop.batch_progress.is_last_batch or (fetcher is not None and loop._should_check_val_fx(fetcher))
         if loop._should_accumulate() or last or not self._told_before(trainer):
             return  # validation or the epoch's end come next and have their own place to stop
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.sanity_checking or not self._told(trainer):
             return
         self._in_validation = True
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The stop itself waits for the next epoch's start
         if not any(isinstance(one, LastCheckpoint) for one in trainer.checkpoint_callbacks) and self._told(trainer):
             log_epoch(trainer)
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._in_validation:

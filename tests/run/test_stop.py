@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 from torch.utils.data import DataLoader
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
@@ -163,8 +164,10 @@ def weights_of_whole(tmp_path_factory) -> Callable[[int], dict[str, torch.Tensor
 @pytest.mark.parametrize(("interval", "workers"), [(1, 0), (2, 0), (1, 2)])
 @pytest.mark.parametrize(("hook", "time"), WHERE)
 def test_a_stopped_training_ends_as_one_that_was_not(
-    tmp_path: Path, weights_of_whole, hook, time, interval, workers
+    tmp_path: Path, monkeypatch, weights_of_whole, hook, time, interval, workers
 ) -> None:
+    said: list[str] = []  # what Lightning has to tell its own users about a checkpoint
+    monkeypatch.setattr(checkpoint_connector.log, "info", lambda message, *_: said.append(message))
     settings = {"check_val_every_n_epoch": interval, "workers": workers}
     signal_at = SignalAt(hook, time, signal.SIGTERM)
     try:
@@ -178,6 +181,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(
     resumed = fit(tmp_path, **settings)
     for name, value in weights_of_whole(interval).items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    assert said == []
 
 
 class Logged(Module):
