@@ -1,7 +1,7 @@
 """Segment the images of a folder with a trained checkpoint: `umamba predict` in a checkout.
 
 python predict.py checkpoint=logs/.../checkpoints/last.ckpt input=images output=predictions
-python predict.py checkpoint=[a.ckpt,b.ckpt] input=images output=predictions
+python predict.py checkpoint=logs/.../cross_validation input=images output=predictions     # five folds, averaged
 python predict.py checkpoint=last.ckpt input=images output=predictions mirror=true device=cpu
 """
 

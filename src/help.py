@@ -6,6 +6,7 @@ The config files explain their keys in comments; help shows these, and needs nei
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from umamba.locations import CONFIGS
 
 _GROUP = re.compile(r"^  - (?:override )?/?([a-z_/]+): (\S+)")
 _WIDTH = 118
+_LEAST = 30  # columns that a key has to leave for its meaning; else that begins on the next line
 # Files that show a group's keys: what all its choices start from, or the usual choice
 SHOWN_FILES = {
     "data": ("data/_base.yaml",),
@@ -56,7 +58,7 @@ def wanted() -> bool:
 
 def help_text(description: str | None, config: str) -> str:
     """The text that `exit_with_help` prints."""
-    lines = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = _lines(config)
     groups = [(match[1], match[2]) for match in map(_GROUP.match, lines) if match and (CONFIGS / match[1]).is_dir()]
     groups = [(name, default) for name, default in groups if name != "hydra"]
     shown: dict[str, tuple[str, ...]] = {**SHOWN_FILES} if config in KEYS_OF_GROUPS else {}
@@ -64,18 +66,22 @@ def help_text(description: str | None, config: str) -> str:
         group, default, of_launchers = _OF_SWEEPS[config]
         groups.append((group, default))
         shown[group.replace("/", ".")] = of_launchers
-    parts = [(description or "").strip(), *_examples(lines, description or "")]
+    text = re.sub(r"^(?=python )", "    ", (description or "").strip(), flags=re.MULTILINE)
+    parts = [text, *_examples(lines, text)]
+    for name in _on_top(config):
+        parts += ["", f"Keys of --config-name={name}, given as key=value:", ""]
+        parts += [f"  {line}" for line in _keys(_lines(name))]
     parts += ["", "Keys, given as key=value:", "", *(f"  {line}" for line in _keys(lines))]
     if groups:
         parts += ["", "Groups, given as group=choice; group.key=value changes a key of the choice:", ""]
         for name, default in groups:
             choices = f"{name} ({default}): {', '.join(_choices(name))}"
-            parts += textwrap.wrap(choices, _WIDTH, initial_indent="  ", subsequent_indent="      ")
+            parts += textwrap.wrap(choices, _width(), initial_indent="  ", subsequent_indent="      ")
     for name, files in shown.items():
         parts += ["", f"Keys of {name}, given as {name}.key=value:", ""]
         for file in files:
-            parts += [f"  {line}" for line in _keys((CONFIGS / file).read_text(encoding="utf-8").splitlines())]
-    return "\n".join([*parts, "", _END, ""])
+            parts += [f"  {line}" for line in _keys(_lines(file.removesuffix(".yaml")))]
+    return "\n".join([*(fitting for line in parts for fitting in _fit(line)), "", _END, ""])
 
 
 def arguments_text(description: str | None, arguments: Mapping[str, str]) -> str:
@@ -88,6 +94,39 @@ def arguments_text(description: str | None, arguments: Mapping[str, str]) -> str
     width = max(map(len, arguments)) + 1
     lines = [f"  {name + '=':<{width}}  {meaning}" for name, meaning in arguments.items()]
     return "\n".join([(description or "").strip(), "", "Arguments, given as key=value:", "", *lines, ""])
+
+
+def _lines(name: str) -> list[str]:
+    return (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+
+
+def _on_top(config: str) -> list[str]:
+    """Config files that ``--config-name`` puts on top of a command's own, the named one first."""
+    named = re.search(r"(?:--config-name|-cn)[= ](\w+)", " ".join(sys.argv[1:]))
+    names: list[str] = []
+    name = named[1] if named else config
+    while name != config and (CONFIGS / f"{name}.yaml").is_file():
+        names.append(name)
+        name = next((line[4:] for line in _lines(name) if re.fullmatch(r"  - [a-z]\w*", line)), config)
+    return names
+
+
+def _width() -> int:
+    return min(_WIDTH, shutil.get_terminal_size((_WIDTH, 0)).columns)
+
+
+def _fit(line: str) -> list[str]:
+    """A key's line, its meaning wrapped in a column of its own where the line is longer than the terminal is wide."""
+    key, mark, meaning = line.partition("# ")
+    if len(line) <= _width() or not mark or not key.startswith("  "):
+        return [line]
+    below = bool(key.strip()) and len(key) + _LEAST > _width()
+    margin = f"{' ' * (6 if below else len(key))}# "
+    wrapped = textwrap.wrap(
+        meaning, _width(), initial_indent=margin, subsequent_indent=f"{margin}  ", break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
+    return [key.rstrip(), *wrapped] if below else [key + wrapped[0][len(key) :], *wrapped[1:]]
 
 
 def _keys(lines: list[str]) -> list[str]:
@@ -111,7 +150,8 @@ def _examples(lines: list[str], description: str) -> list[str]:
     """The commands in front of a config that the description does not have."""
     commands = [line.lstrip("# ") for line in lines if line.startswith("# ") and re.match(r"# (python|umamba) ", line)]
     further = [command for command in commands if command.split("  ")[0].strip() not in description]
-    return ["", *(f"    {command}" for command in further)] if further else []
+    after = [] if description.rpartition("\n")[2].startswith("    ") else [""]
+    return [*after, *(f"    {command}" for command in further)] if further else []
 
 
 def _choices(group: str) -> list[str]:

@@ -45,6 +45,38 @@ def test_every_key_has_its_meaning(config: str) -> None:
     assert [key for key in keys if "#" not in key] == []
 
 
+def test_a_config_on_top_of_the_commands_own_shows_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = help_text("Train.", "train")
+    for argument, configs in {
+        "--config-name=cross_validation": ["cross_validation"],
+        "-cn cascade": ["cascade", "cross_validation"],
+    }.items():
+        monkeypatch.setattr("sys.argv", ["train.py", *argument.split(), "--help"])
+        text = help_text("Train.", "train")
+        assert re.findall(r"^Keys of --config-name=(\w+)", text, re.M) == configs
+        assert "per_gpu: 1         # folds" in text and "per_gpu: 1         # folds" not in plain
+    monkeypatch.setattr("sys.argv", ["train.py", "--config-name=nothing", "--help"])
+    assert help_text("Train.", "train") == plain
+
+
+@pytest.mark.parametrize("config", sorted({name for name in PROGRAMS.values() if name}))
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_keys_fit_the_terminal_and_lose_no_word(monkeypatch: pytest.MonkeyPatch, config: str, columns: int) -> None:
+    def shown() -> str:
+        return help_text("", config).partition("Keys, given as")[2].rpartition("\n\n")[0]
+
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setattr("umamba.help._WIDTH", 1000)
+    whole = shown()
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    fitted = shown()
+    cut = [line for line in fitted.splitlines() if len(line) > columns and " # " in line]
+    assert [line for line in cut if len(line.split()) > 2] == []  # one long word has nowhere to be broken
+    words = [[word for word in text.split() if word != "#"] for text in (whole, fitted)]
+    assert words[0] == words[1]
+
+
 def test_keys_of_groups_and_their_choices_are_shown() -> None:
     text = help_text("Train.", "train")
     for part in (

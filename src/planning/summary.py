@@ -19,7 +19,7 @@ def summarize(plan: Plan) -> RenderableType:
 
 
 def memory_estimate(plan: Plan, configuration: Configuration) -> str:
-    """GPU memory, as "7.4 GB" or "40 MB", that nnU-Net's CNN of this plan would take in training by nnU-Net's estimate."""
+    """GPU memory, "7.4 GB" or "40 MB", that nnU-Net's CNN of this plan would take in training by nnU-Net's estimate."""
     if not configuration.reference or plan.memory_gb is None:
         return "unknown"
     share = configuration.estimate / configuration.reference

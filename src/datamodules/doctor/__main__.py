@@ -1,6 +1,6 @@
 """Examine a raw data set before it costs a training run.
 
-python -m umamba.datamodules.doctor data=custom data.dataset_dir=raw/Dataset123_Mine
+    python -m umamba.datamodules.doctor data=custom data.dataset_dir=raw/Dataset123_Mine
 
 Exit code: 0 nothing that stops a training, 1 errors, 2 no data set to examine.
 """
