@@ -46,11 +46,13 @@ FORMATS: dict[str, Callable[..., Any]] = {
 # Options of some formats: their values that change nothing, and the formats
 OPTIONS: dict[str, tuple[object, tuple[str, ...]]] = {
     "postprocessing": (None, ("bundle",)),
+    "previous_stage": (None, ("bundle",)),
     "fixed_size": (False, tuple(SUFFIXES)),
 }
 TYPES = {  # of the configuration
     "checkpoint": Path | list[Path], "output": Path, "format": str, "overwrite": bool, "licence": str | None,
     "postprocessing": Path | bool | None, "fixed_size": bool, "trusted": str | list[str] | None,
+    "previous_stage": Path | list[Path] | None,
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -84,10 +86,11 @@ def main(cfg: DictConfig) -> None:
         postprocessing=cfg.postprocessing,
         licence=read_licence(cfg.licence),
         trusted=_plain(cfg.trusted),
+        previous_stage=_plain(cfg.previous_stage),
     )
     FORMATS[cfg.format](given, output, **({"fixed_size": cfg.fixed_size} if cfg.format in SUFFIXES else {}))
     size = sum(path.stat().st_size for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
-    count = sum(map(len, given.groups.values()))
+    count = len(given.sources)
     log.info("%s: %s, %d network%s; %s.", output, amount(size), count, "s" * (count > 1), said_of(given.licence))
     if given.licence is None:
         log.info("Say under which licence others may use it: licence=CC-BY-4.0, say, or a file with its text.")

@@ -11,6 +11,7 @@ from umamba.files import content_hash, file_hash
 from umamba.inference.bundle import Bundle, Source, bundle_in, read_bundle, rules_as_plain
 from umamba.inference.ensemble import find_ensemble, read_ensemble
 from umamba.inference.members import check_finite, check_named_once
+from umamba.inference.previous_stage import facts_of_all, previous_checkpoints
 from umamba.inference.rules import KEY, load_rules
 from umamba.models.checkpoint import load_checkpoint, network_weights
 from umamba.planning.plan import Plan
@@ -22,6 +23,7 @@ def read_given(
     postprocessing: str | bool | None = None,
     licence: Mapping[str, str] | None = None,
     trusted: str | Sequence[str] = (),
+    previous_stage: object = None,
 ) -> Bundle:
     """Read all that is named, and see that it belongs together.
 
@@ -30,33 +32,37 @@ def read_given(
         postprocessing: File of rules; None for those of an ensemble.json or a bundle, False for not those either.
         licence: See `umamba.export.licence.read_licence`; None for the one that a bundle has.
         trusted: As of `load_checkpoint`.
+        previous_stage: Where the first stage of a cascade lies, if not where it was; see `previous_checkpoints`.
 
     Raises:
         FileNotFoundError, ValueError: See `load_checkpoint`, `find_ensemble`, `Ensemble.check_unchanged`,
-            `read_bundle`, `check_named_once` and `load_rules`; or checkpoints of a list have other plans or
-            configurations, weights are not finite, or a network is one of a cascade.
+            `read_bundle`, `check_named_once`, `previous_checkpoints` and `load_rules`; or checkpoints of a list have
+            other plans or configurations, weights are not finite, or previous_stage would do nothing.
     """
+    files, previous = dict[str, Sequence[Path]](), dict[str, Sequence[Source]]()
     groups, rules, mirror, bundle = dict[str, list[Source]](), None, None, bundle_in(checkpoint)
     ensemble = find_ensemble(checkpoint)
     if bundle is not None:
         found = read_bundle(bundle, trusted)
         groups = {name: list(sources) for name, sources in found.groups.items()}
-        rules, mirror, licence = found.rules, found.mirror, licence or found.licence
+        rules, mirror, licence, previous = found.rules, found.mirror, licence or found.licence, dict(found.previous)
     elif ensemble is not None:
         read = read_ensemble(ensemble)
         read.check_unchanged()
         for number, group in enumerate(read.groups):
             name = group.name if group.name not in groups else f"{group.name} {number}"
+            files[name] = group.checkpoints
             groups[name] = [_source(path, trusted) for path in group.checkpoints]
         mirror, rules = read.mirror, read.content[KEY]
         rules = rules_as_plain(read.rules(_plan(groups).foreground))
     else:
-        paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+        paths = [Path(one) for one in ([checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint)]
         if not paths:
             raise ValueError("There is no checkpoint to export: checkpoint=[] is an empty list.")
         check_named_once(paths)
-        sources = [_source(Path(path), trusted) for path in paths]
+        sources = [_source(path, trusted) for path in paths]
         groups = {sources[0].content["configuration"]: sources}
+        files = dict.fromkeys(groups, paths)
     if isinstance(postprocessing, bool):
         if postprocessing or rules is None:
             raise ValueError(
@@ -66,15 +72,45 @@ def read_given(
         rules, mirror = None, None
     elif postprocessing is not None:
         rules, mirror = rules_as_plain(load_rules(postprocessing, _plan(groups).foreground)), None
-    for sources in groups.values():
+    for name, sources in groups.items():
         _check_together(sources)
-    return Bundle(groups=groups, rules=rules, mirror=mirror, licence=licence, made_by=f"{PACKAGE} {_version()}")
+        if name in files and (before := _before(sources, files[name], previous_stage)):
+            previous[name] = [_source(path, trusted) for path in before]
+    if previous_stage is not None and (bundle is not None or not previous):
+        what = "brings its first stage along" if previous else "sees the image alone"
+        raise ValueError(f"previous_stage={previous_stage} would do nothing: {checkpoint} {what}. Leave it out.")
+    return Bundle(
+        groups=groups, rules=rules, mirror=mirror, licence=licence, made_by=f"{PACKAGE} {_version()}", previous=previous
+    )
+
+
+def check_no_cascade(given: Bundle) -> None:
+    """See that networks see the image alone, for a form of file that has no place for a first stage.
+
+    Raises:
+        ValueError: Some are the second stage of a cascade.
+    """
+    if given.previous:
+        raise ValueError(
+            f"{next(iter(given.groups[next(iter(given.previous))])).name} is the second stage of a cascade: it needs "
+            "what the first one segments as channels, for which this format has no place. format=bundle holds both."
+        )
 
 
 def _source(path: Path, trusted: str | Sequence[str]) -> Source:
     content = load_checkpoint(path, trusted)
     check_finite(network_weights(content), path)
     return Source(name=path.name, hash=file_hash(path), content=content)
+
+
+def _before(sources: Sequence[Source], files: Sequence[Path], given: object) -> list[Path]:
+    """The checkpoints of the first stage of a cascade that these are the second of; none of others."""
+    content = sources[0].content
+    stage = Plan.from_dict(content["plan"]).configuration(content["configuration"]).previous_stage
+    if stage is None:
+        return []
+    facts = facts_of_all([(path, one.content) for path, one in zip(files, sources, strict=True)])
+    return list(previous_checkpoints(files[0], facts, given, stage).values())
 
 
 def _check_together(sources: Sequence[Source]) -> None:
@@ -84,13 +120,6 @@ def _check_together(sources: Sequence[Source]) -> None:
         raise ValueError(
             f"The checkpoints were trained with other plans or configurations ({told}); their logits cannot be "
             "averaged. Export each by itself, or give the ensemble.json of `umamba best`, which averages probabilities."
-        )
-    plan = Plan.from_dict(sources[0].content["plan"])
-    previous = plan.configuration(sources[0].content["configuration"]).previous_stage
-    if previous is not None:
-        raise ValueError(
-            f"{sources[0].name} is the second stage of a cascade: it needs the segmentation of {previous} as channels, "
-            "which one network's file does not bring along. Hand over the checkpoints of both stages."
         )
 
 

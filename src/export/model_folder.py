@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from umamba.export.given import check_no_cascade
 from umamba.export.place import clear_folder
 from umamba.files import atomic_folder
 from umamba.inference.bundle import Bundle, Source
@@ -47,6 +48,7 @@ def write_model_folder(given: Bundle, output: Path) -> None:
             their plans cannot say what it is.
         OSError: The folder cannot be written.
     """
+    check_no_cascade(given)
     if len(given.groups) > 1:
         raise ValueError(
             f"These are networks of several plans or configurations ({', '.join(given.groups)}), each of which is a "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from umamba.export.facts import facts_of
+from umamba.export.given import check_no_cascade
 from umamba.export.place import facts_beside
 from umamba.files import atomic_file, write_json
 from umamba.inference.bundle import Bundle
@@ -72,7 +73,8 @@ class Traced:
     """
 
     def __init__(self, given: Bundle, *, fixed_size: bool = False) -> None:
-        sources = [source for group in given.groups.values() for source in group]
+        check_no_cascade(given)
+        sources = given.sources
         if len(sources) > 1:
             raise ValueError(
                 f"A graph is of one network, and these are {len(sources)}. Export each checkpoint by itself and "

@@ -122,7 +122,9 @@ def load(cfg: DictConfig) -> Predictor:
             )  # fmt: skip
         elif bundle is not None:
             if place is not None:
-                raise ValueError(f"previous_stage={place} would do nothing: a bundle holds no cascade. Leave it out.")
+                raise ValueError(
+                    f"previous_stage={place} would do nothing: a bundle of a cascade holds both stages. Leave it out."
+                )
             predictor, decided = predictor_of_bundle(
                 bundle, device=cfg.device, mirror=cfg.mirror, trusted=cfg.trusted, postprocessing=rules is None
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,19 @@ import torch
 
 from umamba.files import atomic_file, content_hash
 from umamba.inference.members import weights_hash
+from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.inference.rules import KEY, Rule, rules_of, rules_to_plain
 from umamba.models.checkpoint import BUNDLE, check_checkpoint, load_plain, network_weights
 
 VERSION = 1
-KEPT = ("state_dict", "plan", "configuration", "config", "provenance", "cases", "epoch", "global_step", "loops")
+WITH_PREVIOUS = 2  # version of a bundle that holds a cascade's first stage too, which readers of version 1 do not know
+KEPT = (
+    "state_dict", "plan", "configuration", "config", "provenance", "cases", "epoch", "global_step", "loops", PREVIOUS,
+)  # fmt: skip
 _MEMBERS = "members"  # key of the networks' contents where there are several
 _MARK = "umamba bundle"
 # What says which configuration of the plan the network is of, and which cases it has seen
-_ORIGIN = ("configuration", "cases", "provenance", "epoch", "global_step")
+_ORIGIN = ("configuration", "cases", "provenance", "epoch", "global_step", PREVIOUS)
 _SINCE_VERSION_1 = ("origin",)  # hashes that bundles of this version lack which were made before there were these
 
 
@@ -60,6 +64,7 @@ class Bundle:
         mirror: Whether the rules were decided on predictions averaged over mirrored inputs; None if unknown.
         licence: As `umamba.export.licence` reads it; None if whoever made it named none.
         made_by: The program and its version.
+        previous: Group that is the second stage of a cascade -> the networks of the first one's folds.
     """
 
     groups: Mapping[str, Sequence[Source]]
@@ -67,6 +72,12 @@ class Bundle:
     mirror: bool | None
     licence: Mapping[str, str] | None
     made_by: str
+    previous: Mapping[str, Sequence[Source]] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[Source]:
+        """All networks, in the order of the file: of each group its own, then those of its first stage."""
+        return [one for name, own in self.groups.items() for one in (*own, *self.previous.get(name, ()))]
 
     def rules_for(self, labels: Mapping[str, int | Sequence[int]], path: Path) -> list[Rule]:
         """The rules, if they fit the labels, see `rules_of`; `path` is that of the bundle.
@@ -85,20 +96,18 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
     """
     record = {
         "mark": _MARK,
-        "version": VERSION,
+        "version": WITH_PREVIOUS if bundle.previous else VERSION,
         "made_by": bundle.made_by,
         "groups": [
-            {"name": name, _MEMBERS: [source.record() for source in sources]} for name, sources in bundle.groups.items()
+            {"name": name, _MEMBERS: [source.record() for source in sources]}
+            | ({PREVIOUS: [source.record() for source in bundle.previous[name]]} if name in bundle.previous else {})
+            for name, sources in bundle.groups.items()
         ],
         KEY: None if bundle.rules is None else [dict(rule) for rule in bundle.rules],
         "mirror": bundle.mirror,
         "licence": None if bundle.licence is None else dict(bundle.licence),
     }
-    contents = [
-        {key: source.content[key] for key in KEPT if key in source.content}
-        for sources in bundle.groups.values()
-        for source in sources
-    ]
+    contents = [{key: source.content[key] for key in KEPT if key in source.content} for source in bundle.sources]
     record["hash"] = content_hash(record)
     content = {**contents[0], BUNDLE: record} if len(contents) == 1 else {BUNDLE: record, _MEMBERS: contents}
     with atomic_file(path) as beside, open(beside, "wb") as file:
@@ -149,25 +158,30 @@ def read_bundle(path: Path, trusted: str | Sequence[str] | None = ()) -> Bundle:
     content = load_plain(path)
     try:
         record = dict(content[BUNDLE])
-        if record["version"] != VERSION:
-            raise ValueError(f"its version is {record['version']!r}, this program reads {VERSION}")
+        if record["version"] not in (VERSION, WITH_PREVIOUS):
+            raise ValueError(f"its version is {record['version']!r}, this program reads {VERSION} and {WITH_PREVIOUS}")
         known = record.pop("hash")
         if known != content_hash(record):
             raise ValueError("its record was changed")
-        listed = {str(group["name"]): list(group[_MEMBERS]) for group in record["groups"]}
-        found = content.get(_MEMBERS, [content])
-        if not listed or not all(listed.values()) or sum(map(len, listed.values())) != len(found):
-            raise ValueError(f"it lists {sum(map(len, listed.values()))} networks and holds {len(found)}")
-        left = iter(found)
-        groups = {
-            name: [_checked(next(left), entry, path, trusted) for entry in entries] for name, entries in listed.items()
+        listed = {
+            str(group["name"]): (list(group[_MEMBERS]), list(group.get(PREVIOUS, ()))) for group in record["groups"]
         }
+        found, count = content.get(_MEMBERS, [content]), sum(len(own) + len(first) for own, first in listed.values())
+        if not listed or not all(own for own, _ in listed.values()) or count != len(found):
+            raise ValueError(f"it lists {count} networks and holds {len(found)}")
+        left = iter(found)
+        groups, previous = dict[str, list[Source]](), dict[str, list[Source]]()
+        for name, (own, first) in listed.items():
+            groups[name] = [_checked(next(left), entry, path, trusted) for entry in own]
+            if first:
+                previous[name] = [_checked(next(left), entry, path, trusted) for entry in first]
         return Bundle(
             groups=groups,
             rules=record[KEY],
             mirror=record["mirror"],
             licence=record["licence"],
             made_by=str(record["made_by"]),
+            previous=previous,
         )
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} is no bundle of `umamba export` ({error!r}).") from error

@@ -90,9 +90,22 @@ class PreviousStage:
         Raises:
             FileNotFoundError, ValueError: See `load_checkpoint` and `members_of`.
         """
-        loaded = [(path, load_checkpoint(path, trusted)) for path in checkpoints.values()]
-        members, plan, name = members_of(loaded, device, mirror)
-        return cls(dict(zip(checkpoints, members, strict=True)), plan, name, loaded[0][1]["config"], device, held_out)
+        loaded = {fold: (path, load_checkpoint(path, trusted)) for fold, path in checkpoints.items()}
+        return cls.of_contents(loaded, held_out, device, mirror=mirror)
+
+    @classmethod
+    def of_contents(
+        cls,
+        checkpoints: Mapping[int, tuple[Path, Mapping[str, Any]]],
+        held_out: Mapping[str, int],
+        device: torch.device,
+        *,
+        mirror: bool = False,
+    ) -> PreviousStage:
+        """Make one of checkpoints that are in memory: fold -> file and its content; else as of `load`."""
+        members, plan, name = members_of(list(checkpoints.values()), device, mirror)
+        config = next(iter(checkpoints.values()))[1]["config"]
+        return cls(dict(zip(checkpoints, members, strict=True)), plan, name, config, device, held_out)
 
     @property
     def configuration(self) -> str:
@@ -186,19 +199,30 @@ def load_previous(
         ValueError: They are others than those of the training, are of another data set or of another previous stage;
             or the checkpoints do not agree in it.
     """
+    (first, content), *_ = checkpoints
+    stage = str(plan.configuration(content["configuration"]).previous_stage)
+    facts = facts_of_all(checkpoints)
+    found = previous_checkpoints(Path(first), facts, given, stage)
+    held_out = {} if facts is None else facts.held_out
+    previous = PreviousStage.load(found, held_out, device, mirror=mirror, trusted=trusted)
+    check_previous_plan(previous.plan, previous.configuration, plan, stage, next(iter(found.values())))
+    log.info("%s predicts with %d network(s) of %s before it.", first, len(found), stage)
+    return previous
+
+
+def facts_of_all(checkpoints: Sequence[tuple[str | Path, Mapping[str, Any]]]) -> PreviousFacts | None:
+    """What checkpoints of a next stage, files and their contents, say of their previous stage; None if nothing.
+
+    Raises:
+        ValueError: They do not agree in it.
+    """
     (first, content), *others = checkpoints
     facts = PreviousFacts.of(content, first)
     for path, other in others:
         apart = PreviousFacts.of(other, path)
         if (apart and apart.hashes) != (facts and facts.hashes):
             raise ValueError(f"{path} was trained with another previous stage than {first}; they cannot be averaged.")
-    stage = str(plan.configuration(content["configuration"]).previous_stage)
-    found = _find(Path(first), facts, given, stage)
-    held_out = {} if facts is None else facts.held_out
-    previous = PreviousStage.load(found, held_out, device, mirror=mirror, trusted=trusted)
-    check_previous_plan(previous.plan, previous.configuration, plan, stage, next(iter(found.values())))
-    log.info("%s predicts with %d network(s) of %s before it.", first, len(found), stage)
-    return previous
+    return facts
 
 
 def check_previous_plan(previous: Plan, name: str, plan: Plan, stage: str, path: Path) -> None:
@@ -241,8 +265,18 @@ def given_checkpoints(given: object) -> list[Path]:
     return paths
 
 
-def _find(beside: Path, facts: PreviousFacts | None, given: object, stage: str) -> dict[int, Path]:
-    """Fold -> checkpoint of the previous stage, each the one of the training, known by its hash."""
+def previous_checkpoints(beside: Path, facts: PreviousFacts | None, given: object, stage: str) -> dict[int, Path]:
+    """Fold -> checkpoint of the previous stage, each the one of the training, known by its hash.
+
+    Args:
+        beside: A checkpoint of the next stage.
+        facts: What it says of the previous one.
+        given: As of `load_previous`.
+        stage: Configuration of the previous stage.
+
+    Raises:
+        FileNotFoundError, ValueError: As of `load_previous`.
+    """
     way_out = f"Say where it is with previous_stage=<folder of the cross-validation of {stage}>."
     if facts is None:
         if given is None:

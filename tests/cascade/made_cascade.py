@@ -12,7 +12,9 @@ import torch
 
 from tests.inference.small import MIRROR, make_plan
 from umamba.datamodules.custom import CustomDataModule
+from umamba.files import file_hash
 from umamba.inference.ensemble import FILE, Group, write_ensemble
+from umamba.inference.previous_facts import KEY, PreviousFacts, member_of
 from umamba.models.build import build_network
 from umamba.models.unet import PlainConvUNet
 from umamba.planning.plan import Plan
@@ -82,6 +84,22 @@ def make_low(
         folder / FILE, [Group.of("nnunet", list(paths.values()))], [], mirror=mirror, fitted_on=[], facts=facts
     )
     return paths
+
+
+def make_cascade(root: Path, plan: Plan, low_seed: int = 0, **changes: Any) -> Path:
+    """Two folds of the first stage and a checkpoint of the second, as they lie beside each other."""
+    low, second = root / "3d_lowres", root / "3d_cascade_fullres" / "fold_0" / "checkpoints"
+    paths = [
+        save(low / f"fold_{fold}" / "checkpoints" / "last.ckpt", plan, LOW, seed=low_seed + fold) for fold in (0, 1)
+    ]
+    write_ensemble(low / FILE, [Group.of("nnunet", paths)], [], mirror=False, fitted_on=[], facts={})
+    facts = PreviousFacts(
+        configuration=LOW, training="0", mirror=False, trained_on={},
+        members=tuple(
+            member_of(fold, path, file_hash(path), [f"held_{fold}"], second) for fold, path in enumerate(paths)
+        ),
+    )  # fmt: skip
+    return save(second / "last.ckpt", plan, SECOND, seed=5, **{KEY: {**facts.to_plain(), **changes}})
 
 
 def split_of(raw: Path, fold: int) -> dict[str, list[str]]:

@@ -118,7 +118,7 @@ def changed_rule(content: dict[str, Any]) -> None:
 
 
 def newer(content: dict[str, Any]) -> None:
-    content["bundle"]["version"] = 2
+    content["bundle"]["version"] = 3
 
 
 def one_too_many(content: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ def one_too_many(content: dict[str, Any]) -> None:
         (changed_cases, r"origin of last\.ckpt was changed"),
         (changed_epoch, r"origin of last\.ckpt was changed"),
         (changed_rule, r"its record was changed"),
-        (newer, r"its version is 2, this program reads 1"),
+        (newer, r"its version is 3, this program reads 1 and 2"),
         (one_too_many, r"it lists 1 networks and holds 2"),
         (lambda content: content.__setitem__("bundle", [1]), r"is no bundle"),
         (lambda content: content["bundle"].pop("groups"), r"its record was changed"),

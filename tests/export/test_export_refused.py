@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.export.made import save, save_folds
-from tests.models.tiny_plan import tiny_plan
 from umamba.export.__main__ import main
 from umamba.export.facts import PACKAGE
 from umamba.export.given import read_given
@@ -24,7 +22,7 @@ def test_options_are_checked_first(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
     asked = {"format": "bundle", "overwrite": False, "fixed_size": False, "postprocessing": None}
-    asked |= {"checkpoint": "x", "output": "y"}
+    asked |= {"checkpoint": "x", "output": "y", "previous_stage": None}
     for change, message in [
         ({"format": "tflite"}, r"format is 'tflite'; known are bundle, .*nnunet"),
         ({"overwrite": "yes please"}, r"overwrite=yes please: expected true or false"),
@@ -111,16 +109,6 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         (beside / "plans.json").touch()
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_stages_of_a_cascade_are_no_file_of_their_own(tmp_path: Path) -> None:
-    plan = tiny_plan()
-    first = plan.configuration("3d_fullres")
-    second = dataclasses.replace(first, name="3d_cascade_fullres", previous_stage="3d_fullres")
-    plan = dataclasses.replace(plan, configurations={"3d_fullres": first, second.name: second})
-    checkpoint = save(tmp_path / "last.ckpt", "model=nnunet", plan=plan, configuration=second.name)
-    with pytest.raises(ValueError, match=r"is the second stage of a cascade"):
-        read_given(str(checkpoint))
 
 
 def test_no_checkpoint_and_no_ensemble(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cascade.made_cascade import FULL, LOW, SECOND, save, two_stages
+from tests.cascade.made_cascade import FULL, LOW, SECOND, make_cascade, save, two_stages
 from tests.inference.small import make_plan, write_image
-from umamba.files import file_hash, read_json
-from umamba.inference.ensemble import FILE, Group, write_ensemble
+from umamba.files import read_json
+from umamba.inference.ensemble import FILE
 from umamba.inference.members import Member
 from umamba.inference.predictor import Predictor
-from umamba.inference.previous_facts import KEY, PreviousFacts, member_of
+from umamba.inference.previous_facts import KEY, PreviousFacts
 from umamba.inference.previous_stage import PreviousStage
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import preprocess_case
@@ -119,22 +119,6 @@ def test_what_all_have_seen_is_refused() -> None:
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return two_stages()
-
-
-def make_cascade(root: Path, plan: Plan, low_seed: int = 0, **changes: Any) -> Path:
-    """Two folds of the first stage and a checkpoint of the second, as they lie beside each other."""
-    low, second = root / "3d_lowres", root / "3d_cascade_fullres" / "fold_0" / "checkpoints"
-    paths = [
-        save(low / f"fold_{fold}" / "checkpoints" / "last.ckpt", plan, LOW, seed=low_seed + fold) for fold in (0, 1)
-    ]
-    write_ensemble(low / FILE, [Group.of("nnunet", paths)], [], mirror=False, fitted_on=[], facts={})
-    facts = PreviousFacts(
-        configuration=LOW, training="0", mirror=False, trained_on={},
-        members=tuple(
-            member_of(fold, path, file_hash(path), [f"held_{fold}"], second) for fold, path in enumerate(paths)
-        ),
-    )  # fmt: skip
-    return save(second / "last.ckpt", plan, SECOND, seed=5, **{KEY: {**facts.to_plain(), **changes}})
 
 
 def predict(checkpoint: Path, **options: Any) -> Predictor:
