@@ -95,18 +95,18 @@ def gradients(
     lane = gl.arange(0, CHANNELS, layout=channel_l)
     n = gl.arange(0, N_PAD, layout=state_l)
     flat = gl.arange(0, SMALL, layout=flat_l)
-    flat_row = flat // N_PAD
-    flat_n = flat % N_PAD
+    flat_row, flat_n = flat // N_PAD, flat % N_PAD
     copied_l: gl.constexpr = gl.BlockedLayout([max(1, SMALL // 32)], [32], [1], [0])
     small_element = gl.arange(0, SMALL, layout=copied_l)
     small = (small_element // N_PAD, small_element % N_PAD, small_element % N_PAD < N)
     wide_element = gl.arange(0, WIDE, layout=wide_l)
     rank_element = gl.arange(0, HISTORY * RANK_PAD, layout=flat_l)
-    rank_row = rank_element // RANK_PAD
-    rank_r = rank_element % RANK_PAD
+    rank_row, rank_r = rank_element // RANK_PAD, rank_element % RANK_PAD
     n_ok = n < N
     scratch += (gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)).to(gl.int64) * scratch_p
     grad_small += gl.program_id(1).to(gl.int64) * small_g
+    no_states = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
+    nothing = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
     record = (n // 4 * (4 * CHANNELS) + n % 4)[:, None] + 4 * lane[None, :]  # four states a lane side by side
     for block in range(gl.program_id(1), gl.cdiv(D, CHANNELS), gl.num_programs(1)):
         channel = block * CHANNELS + lane
@@ -117,23 +117,18 @@ def gradients(
         both = n_ok[:, None] & mask[None, :]
         wide_channel = block * CHANNELS + wide_element % CHANNELS
         wide = (wide_element // CHANNELS, wide_channel, wide_channel < D)
-        if RANK == 0:
-            narrow = wide
-        else:
-            narrow = (rank_row, rank_r, rank_r < RANK)
+        narrow = wide if RANK == 0 else (rank_row, rank_r, rank_r < RANK)
         decay = gl.load(A + channel[None, :] * N + n[:, None], mask=both, other=0.0)
         w = load_projection(weight, channel, mask, RANK)
         sum_w = ()
         for r in gl.static_range(RANK):
-            sum_w = sum_w + (gl.full([CHANNELS], 0.0, gl.float32, channel_l),)
+            sum_w = sum_w + (nothing,)
             shared_w.slice(r, 1).store(w[r][None, :])
         for r in gl.static_range(RANK, RANK_PAD if RANK > 0 else 0):
             shared_w.slice(r, 1).store(gl.full([1, CHANNELS], 0.0, gl.float32, tile_l))
         offset = load_or_zero(bias, channel, mask)
         direct = load_or_zero(skip, channel, mask)
-        sum_A = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
-        sum_skip = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
-        sum_bias = gl.full([CHANNELS], 0.0, gl.float32, channel_l)
+        sum_A, sum_skip, sum_bias = no_states, nothing, nothing
         for item in range(gl.program_id(0), items, gl.num_programs(0)):
             batch = gl.cast(item // chunks, gl.int64)
             chunk = item % chunks
@@ -156,8 +151,7 @@ def gradients(
             slot = (batch * chunks + chunk) * N * D
             last = (length - 1) // HISTORY * HISTORY
             if starts is None:
-                h = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
-                q = gl.full([N_PAD, CHANNELS], 0.0, gl.float32, tile_l)
+                h, q = no_states, no_states
             elif totals is not None:
                 zero = batch * chunks
                 final = zero + chunks - 1
