@@ -100,4 +100,4 @@ def _references(row: dict[str, Any]) -> list[str]:
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(rows, folder / "agreement.json")
-    write_text(folder / "agreement.md", report(rows))
+    write_text(report(rows), folder / "agreement.md")

@@ -143,5 +143,5 @@ def time_on_device(device: torch.device, batches: int, out: Path) -> None:
                 lines.append(f"| {title}, {BATCH[title.split(', ')[1]]} | {' | '.join(cells)} |")
             write_json({"device": name, "torch": torch.__version__, "batches": batches, "rows": rows},
                        out / "augmentation_device.json")  # fmt: skip
-            write_text(out / "augmentation_device.md", "\n".join(lines) + "\n")
+            write_text("\n".join(lines) + "\n", out / "augmentation_device.md")
             print(lines[-1], flush=True)

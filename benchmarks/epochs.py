@@ -146,7 +146,7 @@ def write_page(folder: Path) -> None:
         "![s per epoch](epochs.png)",
         "",
     ]
-    write_text(folder / "epochs.md", "\n".join(lines))
+    write_text("\n".join(lines), folder / "epochs.md")
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
         groups.setdefault(_group(row), {})[_party(row)] = row["epoch_s"]

@@ -116,7 +116,7 @@ def report(overrides: list[str], found: dict[tuple[str, int], list[float]], fold
         *(f"| {key.replace('_', ' ')} | | " + " | ".join(f"{e[key]:.4f}" for e in epochs) + " |" for key in epochs[0]),
         "", "The last rows are means over the seeds, fast less plain, and the standard error of that difference.", "",
     ]  # fmt: skip
-    write_text(folder / "fast_path.md", "\n".join(lines))
+    write_text("\n".join(lines), folder / "fast_path.md")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def main() -> None:
         *(f"| {name} | " + " | ".join(f"{row[key]:.3g}" for key in COLUMNS) + " |" for name, row in rows.items()),
     ]  # fmt: skip
     arguments.output.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.output / "feeding.md", "\n".join(lines) + "\n")
+    write_text("\n".join(lines) + "\n", arguments.output / "feeding.md")
     about = {"processor": processor(), "torch": torch.__version__, "batches": arguments.batches}
     write_json({**about, "rows": rows}, arguments.output / "feeding.json")
 

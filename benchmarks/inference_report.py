@@ -92,7 +92,7 @@ def peer_table(rows: list[dict[str, Any]]) -> list[str]:
 def write(rows: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(rows, folder / "inference.json")
-    write_text(folder / "inference.md", report(rows))
+    write_text(report(rows), folder / "inference.md")
     timed = [row for row in rows if "phases" in row]
     if timed:
         charts = {"seconds per case": {name: [row["phases"][name] for row in timed] for name in PHASES}}

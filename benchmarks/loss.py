@@ -54,7 +54,7 @@ def main() -> None:
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(str(row[key]) for key in COLUMNS) + " |" for row in rows]
     args.output.mkdir(parents=True, exist_ok=True)
-    write_text(args.output / "loss.md", "\n".join([*lines, ""]))
+    write_text("\n".join([*lines, ""]), args.output / "loss.md")
     print("\n".join(lines))
 
 

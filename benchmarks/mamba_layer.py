@@ -47,7 +47,7 @@ def main() -> None:
     about = {"device": torch.cuda.get_device_name(), **versions("torch", "triton"), "date": time.strftime("%Y-%m-%d")}
     args.output.mkdir(parents=True, exist_ok=True)
     write_json({**about, "layers": rows}, args.output / "mamba_layer.json")
-    write_text(args.output / "mamba_layer.md", report(about, rows))
+    write_text(report(about, rows), args.output / "mamba_layer.md")
     draw(rows, args.output / "mamba_layer.png")
 
 

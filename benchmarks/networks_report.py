@@ -66,7 +66,7 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
             del columns["reference"]
         lines += ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in table]
-    write_text(folder / "networks.md", "\n".join([*lines, ""]))
+    write_text("\n".join([*lines, ""]), folder / "networks.md")
     draw(rows, folder / "networks.png")
 
 

@@ -190,7 +190,7 @@ def draw(output: Path, evidence: Path) -> None:
             map(str, dict.fromkeys([*(one["cost"]["steps"] for one in records), *(one["steps"] for one in of_setting)]))
         )
         lines.append(_line(setting, steps, spread[setting], compared))
-    write_text(output / "peer_training.md", _PAGE.format(rows="\n".join(lines), origin=_origin(rows)))
+    write_text(_PAGE.format(rows="\n".join(lines), origin=_origin(rows)), output / "peer_training.md")
     _chart(output / "peer_training.png", spread)
 
 

@@ -191,7 +191,7 @@ def add(folder: Path, row: dict[str, Any], setting: str) -> None:
     lines += ["| " + " | ".join(key.replace("_", " ") for key in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(str(_shown(each, key)) for key in COLUMNS) + " |" for each in rows]
     lines += ["", "![throughput](several_gpus.png)", ""]
-    write_text(folder / "several_gpus.md", "\n".join(lines))
+    write_text("\n".join(lines), folder / "several_gpus.md")
     _draw(rows, folder / "several_gpus.png")
 
 

@@ -91,7 +91,7 @@ def main() -> None:
                     row |= {"before_ms": plain["step_ms"], "before_gib": plain["peak_gib"]}
                 rows = [r for r in rows if identity(r) != identity(row)] + [row]
                 write_json(rows, path)  # after every row: a benchmark cut short keeps what it has
-                write_text(args.output / "training_step.md", report(rows))
+                write_text(report(rows), args.output / "training_step.md")
                 draw(rows, args.output / "training_step.png")
                 torch.cuda.empty_cache()
 
@@ -147,7 +147,7 @@ def measure(setting: str, name: str, precision: str, folder: Path | None, graph:
     if folder is not None:
         lines = [f"{ms:8.2f} ms {count:5d} {key[:120]}" for ms, count, key in sorted(kernels, reverse=True)[:60]]
         file = f"training_step_{setting}_{name}_{precision}.txt".replace(" ", "_")
-        write_text(folder / file, "\n".join([*lines, ""]))
+        write_text("\n".join([*lines, ""]), folder / file)
     return found
 
 

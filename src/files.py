@@ -80,7 +80,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def write_text(path: Path | str, text: str) -> None:
+def write_text(text: str, path: Path | str) -> None:
     """Write a text file (UTF-8) whole or not at all."""
     with atomic_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
@@ -88,7 +88,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(content: object, path: Path | str) -> None:
     """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(json.dumps(content, indent=2) + "\n", path)
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from umamba.files import (
 
 def test_the_old_file_stays_when_writing_fails(tmp_path):
     path = tmp_path / "a" / "table.csv"
-    write_text(path, "old")
+    write_text("old", path)
     with pytest.raises(ValueError, match="midway"), atomic_file(path) as beside:
         beside.write_text("half")
         raise ValueError("midway")

@@ -61,7 +61,7 @@ WRITERS: list[tuple[str, Callable[[Path], object]]] = [
     ("a.ckpt", in_torch),
     ("last.ckpt", lambda path: AtomicCheckpointIO().save_checkpoint({"noise": torch.from_numpy(NOISE)}, path)),
     ("copy.bin", copied),
-    ("table.csv", lambda path: write_text(path, "1,2,3\n" * 100_000)),
+    ("table.csv", lambda path: write_text("1,2,3\n" * 100_000, path)),
     ("figure.png", figure),
     ("picture.png", lambda path: write_picture(np.concatenate(list(NOISE)), path)),
     ("picture.bmp", lambda path: write_picture(np.concatenate(list(NOISE)), path)),

@@ -63,7 +63,7 @@ class Peer:
         if not done.is_file():
             log.info("nnunetv2 %s plans and preprocesses %s.", self.version, self.dataset_dir.name)
             self._run(folder, _PREPARE, "-d", self._number, "-c", configuration)
-            write_text(done, "")
+            write_text("", done)
         trainer = _TRAINERS[feed]
         log.info("nnunetv2 %s runs %s.", self.version, trainer)
         name = f"{trainer}__{_PLANS}__{configuration}"

@@ -32,4 +32,4 @@ def add_row(folder: Path, row: dict[str, Any]) -> None:
     """Write epochs.json and epochs.md with one row more, in place of one that measured the same."""
     kept = [other for other in read_rows(folder) if identity(other) != identity(row)]
     write_json([*kept, row], folder / "epochs.json")
-    write_text(folder / "epochs.md", markdown([*kept, row]))
+    write_text(markdown([*kept, row]), folder / "epochs.md")

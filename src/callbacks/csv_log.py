@@ -81,13 +81,13 @@ class MetricsWriter(ExperimentWriter):
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         _, rows = self._read()
-        write_text(self.metrics_file_path, _table(fieldnames, rows))
+        write_text(_table(fieldnames, rows), self.metrics_file_path)
 
     def _keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         self.metrics_keys, rows = self._read()
         kept = _table(self.metrics_keys, [row for row in rows if wanted(row)])
         if kept != self._text():
-            write_text(self.metrics_file_path, kept)
+            write_text(kept, self.metrics_file_path)
 
     def _text(self) -> str:
         with open(self.metrics_file_path, newline="", encoding="utf-8") as file:

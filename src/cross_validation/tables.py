@@ -53,11 +53,11 @@ def write_fold_tables(scores: pd.DataFrame, folder: Path) -> None:
         table[f"{metric}_sd"] = [spread[metric].get(name, float("nan")) for name in table["class"]]
     protocol = protocol_of(scores)
     columns = ["fold", *(column for column in by_fold.columns if column != "fold")]
-    write_text(folder / "folds.csv", to_csv(by_fold[columns].assign(protocol=protocol)))
-    write_text(folder / "over_folds.csv", to_csv(table.assign(folds=scores["fold"].nunique(), protocol=protocol)))
+    write_text(to_csv(by_fold[columns].assign(protocol=protocol)), folder / "folds.csv")
+    write_text(to_csv(table.assign(folds=scores["fold"].nunique(), protocol=protocol)), folder / "over_folds.csv")
     caption = describe(scores).replace(
         "Mean ± SD over cases.", f"Mean over all cases ± SD of the means of {scores['fold'].nunique()} folds."
     )
     text = format_table(table)
-    write_text(folder / "over_folds.md", f"{to_markdown(text)}\n\n{caption}\n")
-    write_text(folder / "over_folds.tex", to_latex(text, caption))
+    write_text(f"{to_markdown(text)}\n\n{caption}\n", folder / "over_folds.md")
+    write_text(to_latex(text, caption), folder / "over_folds.tex")

@@ -90,7 +90,7 @@ def postprocess_pairs(pairs: Sequence[Pair], rules: Sequence[Rule], folder: Path
 def save_rules(rules: Sequence[Rule], path: Path | str, cases: Sequence[str]) -> None:
     """Write rules as JSON, with the cases they were fitted on."""
     content = {KEY: rules_to_plain(rules), "fitted_on": sorted(set(cases))}
-    write_text(Path(path), json.dumps(content, indent=1) + "\n")
+    write_text(json.dumps(content, indent=1) + "\n", Path(path))
 
 
 def refuse_fitted(path: Path | str, cases: Sequence[str]) -> None:

@@ -188,7 +188,7 @@ def _missing(record: Mapping[str, Any]) -> dict[str, Any]:
 def save_record(record: Mapping[str, Any], folder: Path) -> None:
     """Write run.json, after the scores.csv in the same folder, by whose digest it knows it again."""
     content = {**record, "scores_sha256": digest_of(folder / "scores.csv")}
-    write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
+    write_text(json.dumps(content, indent=1) + "\n", folder / RECORD)
 
 
 def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) -> None:

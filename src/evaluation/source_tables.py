@@ -33,10 +33,10 @@ def write_source_tables(scores: pd.DataFrame, pairs: Sequence[Pair], folder: Pat
     source = scores["case"].map(sources)
     table = class_table(scores.assign(run=source + ", " + scores["run"] if "run" in scores else source))
     table = table.rename(columns={"run": "data set"})
-    write_text(folder / f"{NAME}.csv", to_csv(table.assign(protocol=protocol_of(scores))))
+    write_text(to_csv(table.assign(protocol=protocol_of(scores))), folder / f"{NAME}.csv")
     text = format_table(table.rename(columns={"data set": "run"})).rename(columns={"run": "data set"})
     gone = {pair.source.name: pair.source.unlabelled for pair in pairs if pair.source and pair.source.unlabelled}
     caption = "".join(f" {name} has no labels of {', '.join(classes)}." for name, classes in gone.items())
     caption = f"Each data set by itself.{caption}"
-    write_text(folder / f"{NAME}.md", f"{to_markdown(text)}\n\n{caption}\n")
+    write_text(f"{to_markdown(text)}\n\n{caption}\n", folder / f"{NAME}.md")
     show_table(text, caption)

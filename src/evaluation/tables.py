@@ -143,18 +143,18 @@ def write_tables(scores: pd.DataFrame, folder: Path | str, *, parquet: bool = Fa
     protocol, table, cases = protocol_of(scores), class_table(scores), case_means(scores)
     for stale in (RECORD, "scores.parquet"):
         (folder / stale).unlink(missing_ok=True)
-    write_text(folder / "scores.csv", to_csv(scores))
+    write_text(to_csv(scores), folder / "scores.csv")
     if parquet:
         with atomic_file(folder / "scores.parquet") as path:
             scores.to_parquet(path, index=False)
     for frame, name in ((cases, "per_case"), (table, "per_class"), (in_all(table), "summary")):
         numbers = frame.assign(protocol=protocol)
-        write_text(folder / f"{name}.csv", to_csv(numbers))
+        write_text(to_csv(numbers), folder / f"{name}.csv")
     texts = {"per_case": _format_cases(cases), "per_class": format_table(table), "summary": format_table(in_all(table))}
     caption = f"{describe(scores)} {remark}".strip()
     for name, text in texts.items():
-        write_text(folder / f"{name}.md", f"{to_markdown(text)}\n\n{caption}\n")
-        write_text(folder / f"{name}.tex", to_latex(text, caption))
+        write_text(f"{to_markdown(text)}\n\n{caption}\n", folder / f"{name}.md")
+        write_text(to_latex(text, caption), folder / f"{name}.tex")
     return texts["per_class"]
 
 

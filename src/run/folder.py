@@ -96,10 +96,10 @@ class Run:
             record = {**first, "resumes": [*first.get("resumes", []), call]}
             if kept.is_file() and HydraConfig.initialized():
                 overrides = merged_overrides(kept.read_text(encoding="utf-8").splitlines(), self.config)
-        write_text(kept, "\n".join(overrides) + "\n")
+        write_text("\n".join(overrides) + "\n", kept)
         self.metadata["provenance"] = record
         write_json(record, path)
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
+        write_text(OmegaConf.to_yaml(self.config, resolve=True), self.folder / "config.yaml")
 
 
 def last_checkpoint(folder: Path) -> Path:

@@ -114,5 +114,5 @@ def _stage_in(folder: Path) -> None:
 def _run_id(folder: Path) -> str:
     path = folder / "wandb_id"
     if not path.is_file():
-        write_text(path, secrets.token_hex(4) + "\n")
+        write_text(secrets.token_hex(4) + "\n", path)
     return path.read_text(encoding="utf-8").strip()

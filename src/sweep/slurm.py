@@ -47,7 +47,7 @@ def submit(
     text = batch_script(jobs, sbatch=sbatch, setup=setup, at_once=at_once)
     folder = jobs[0].entry.sweep / FOLDER
     path = folder / f"submit_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}.sh"
-    write_text(path, text)
+    write_text(text, path)
     if not really:
         log.info("%s is written; sbatch %s submits it.", path, shlex.quote(str(path)))
         return

@@ -65,7 +65,7 @@ def test_what_is_not_installed_is_a_message(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_message(small_disk: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from umamba.run.errors import explained; from umamba.files import write_text\n"
-        "with explained(), explained(): write_text(sys.argv[1], 'x' * 200_000)"
+        "with explained(), explained(): write_text('x' * 200_000, sys.argv[1])"
     )
     ended = call_python(tmp_path, code, str(small_disk / "label.txt"))
     assert ended.returncode == 1 and "Traceback" not in ended.stderr

@@ -133,7 +133,7 @@ def _write_report(
     intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.{without}")
     if faults:
         sections.append(("Left out", html.table(pd.DataFrame({"file": faults.keys(), "why": faults.values()}))))
-    write_text(output / "report.html", html.page(title, "\n".join([intro, *summary]), sections))
+    write_text(html.page(title, "\n".join([intro, *summary]), sections), output / "report.html")
     return output / "report.html"
 
 

@@ -89,10 +89,10 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     differences = pd.concat([numbers.difference_rows(name, scores[name]) for name in settings], ignore_index=True)
     costs = numbers.cost_rows(runs)
     for table, name in ((rows, "scores"), (differences, "differences"), (costs, "cost")):
-        write_text(output / "tables" / f"{name}.csv", to_csv(table, float_format="%.6g"))
+        write_text(to_csv(table, float_format="%.6g"), output / "tables" / f"{name}.csv")
     figure = _figure(rows, costs, main, titles)
     if figure:
-        write_text(output / FIGURE, figure)
+        write_text(figure, output / FIGURE)
     valid = [record for record in records if name_of(record) not in faults]
     words = folder / WORDS
     parts = [
@@ -107,7 +107,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
         made(valid, faults, titles),
     ]
     page = output / "README.md"
-    write_text(page, "\n\n".join(part for part in parts if part) + "\n")
+    write_text("\n\n".join(part for part in parts if part) + "\n", page)
     if broken:
         raise LeftOutError(page, broken)
     return page

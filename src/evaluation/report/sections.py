@@ -176,7 +176,7 @@ def _labelling(record: Mapping[str, Any]) -> Labelling:
 def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "") -> str:
     """Write a table as CSV, Markdown and LaTeX, and return it as HTML."""
     folder = output / "tables"
-    write_text(folder / f"{name}.csv", to_csv(table))
-    write_text(folder / f"{name}.md", f"{to_markdown(table)}\n\n{note}\n")
-    write_text(folder / f"{name}.tex", to_latex(table, note))
+    write_text(to_csv(table), folder / f"{name}.csv")
+    write_text(f"{to_markdown(table)}\n\n{note}\n", folder / f"{name}.md")
+    write_text(to_latex(table, note), folder / f"{name}.tex")
     return html.table(table, heading, note)
