@@ -114,6 +114,8 @@ def read_splits(path: Path) -> list[Split]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not content:
+            raise TypeError("it has none")
         return [Split(train=_names(fold["train"]), val=_names(fold["val"])) for fold in content]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(

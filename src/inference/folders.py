@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from umamba.raw.dataset import OF_A_DATA_SET, RawCase, warn_of_other_case
+from umamba.raw.dataset import OF_A_DATA_SET, RawCase, warn_of_other_endings
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
@@ -41,7 +41,7 @@ def cases_in_folder(
     if not files:
         found = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
         raise FileNotFoundError(f"{folder} holds no *{file_ending} file; it holds: {', '.join(found) or 'nothing'}.")
-    warn_of_other_case(folder, file_ending)
+    warn_of_other_endings(folder, file_ending)
     names = {path.name.removesuffix(file_ending): path for path in files}
     groups: dict[str, list[Path]] = {}
     for name, path in names.items():

@@ -14,7 +14,7 @@ from typing import Any
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.plan import Plan, inherit
-from umamba.raw.description import DatasetDescription
+from umamba.raw.description import READERS, DatasetDescription
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ _TOP_KEYS = {
     "image_reader_writer", "transpose_forward", "transpose_backward", "configurations", "experiment_planner_used",
     "label_manager", "foreground_intensity_properties_per_channel",
 }  # fmt: skip
-_READERS = ("SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO")  # the others change the order of the axes
 _NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
 _KNOWN = {
     "inherits_from", "name", "data_identifier", "preprocessor_name", "batch_size", "patch_size", "spacing",
@@ -109,7 +108,7 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
     unknown = sorted(content.keys() - _TOP_KEYS)
     if unknown:
         raise PlanError(f"It has the keys {unknown}, which are not known here and would do nothing.")
-    for key, allowed in {**_TOP, "image_reader_writer": _READERS}.items():
+    for key, allowed in {**_TOP, "image_reader_writer": READERS}.items():
         if key in content and content[key] not in allowed:
             raise PlanError(f"{key} is {content[key]!r:.200}; only {', '.join(allowed)} can be followed.")
     forward = _axes(content["transpose_forward"])

@@ -7,12 +7,16 @@ channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from umamba.planning.intensities import MIN_STD, Intensities
 from umamba.raw.description import DatasetError
+
+log = logging.getLogger(__name__)
 
 _TINY = np.float32(MIN_STD)
 
@@ -125,6 +129,8 @@ _BY_CHANNEL = {
     "rgb_to_0_1": "RGBTo01Normalization",
 }
 
+_SQUEEZED = {re.sub(r"[\W_]+", "", name.casefold()): name for name in _BY_CHANNEL if name != "zscore"}
+
 
 def scheme_for(channel_name: str, rule: str) -> str:
     """Name of the scheme for a channel: rule 2.1 matches names exactly, 2.8 in any case; anything else is a z-score."""
@@ -132,6 +138,21 @@ def scheme_for(channel_name: str, rule: str) -> str:
         folded = {name.casefold(): scheme for name, scheme in _BY_CHANNEL.items()}
         return folded.get(channel_name.casefold(), "ZScoreNormalization")
     return _BY_CHANNEL.get(channel_name, "ZScoreNormalization")
+
+
+def say_near_misses(channel_names: Sequence[str], rule: str) -> None:
+    """Warn of channels that get a z-score though their names are nearly those of another scheme."""
+    for name in channel_names:
+        if scheme_for(name, rule) != "ZScoreNormalization":
+            continue
+        words = re.split(r"[\W_]+", name.casefold())
+        meant = "CT" if "ct" in words else _SQUEEZED.get("".join(words))
+        if meant is not None:
+            log.warning(
+                "Channel %r gets a z-score of each image: of this name only %r, written so, has a normalisation of its "
+                "own%s. Call the channel so in dataset.json if it is meant.",
+                name, meant, " (rule 2.8 takes it in any case)" if rule != "2.8" else " (in any case)",
+            )  # fmt: skip
 
 
 def uses_mask(scheme: str, median_relative_size: float) -> bool:

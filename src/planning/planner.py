@@ -14,7 +14,7 @@ import numpy as np
 from umamba.planning.cascade import CASCADE, FULL, LOW, LOWRES_TRIGGER
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
-from umamba.planning.normalization import scheme_for, uses_mask
+from umamba.planning.normalization import say_near_misses, scheme_for, uses_mask
 from umamba.planning.options import PRESETS, PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.topology import ANISOTROPY, Topology, plain_unet_cost, plan_topology, residual_unet_cost
@@ -50,6 +50,7 @@ def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, opti
     spacing = spacing[list(forward)]
     num_voxels = float(np.prod(median_shape) * cases)
     planner = _Planner(description, fingerprint, options)
+    say_near_misses(description.channel_names, options.rule)
 
     configurations = {"2d": planner.configure("2d", spacing[1:], median_shape[1:], num_voxels, batch_dice=True)}
     if median_shape[0] != 1:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Self
 
 from umamba.names import name_fault
-from umamba.raw.description import PICTURE_ENDINGS, DatasetDescription, DatasetError
+from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, DatasetDescription, DatasetError, raise_faults
+from umamba.raw.listing import listed_files
 from umamba.raw.sources import Source, sources_of
 
 log = logging.getLogger(__name__)
 
 OF_A_DATA_SET = ("images", "labels", "instances")  # how the names of its folders begin
-_SHOWN = 10  # faults listed one by one before "and N more"
+_SHOWN = 10  # names of files in one line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,12 @@ class RawDataset(DatasetDescription):
         content = json.loads(path.read_text(encoding="utf-8"))
         explicit = content.get("dataset")
         if explicit:
-            training = _listed_cases(folder, explicit, path)
+            training = _listed_cases(folder, explicit, path, description)
         else:
             training, faults = pair_files(folder, "Tr", description)
-            _raise_all(faults, f"Files of {folder} do not pair up")
+            raise_faults(faults, f"Files of {folder} do not pair up")
         test, faults = pair_files(folder, test_split(folder), description)
-        _raise_all(faults, f"Files of {folder} do not pair up")
+        raise_faults(faults, f"Files of {folder} do not pair up")
         if not training:
             raise DatasetError(
                 f"{folder} has no training case: expected images named NAME_0000{description.file_ending} in "
@@ -145,34 +146,24 @@ def refuse_raw_folders(folder: Path, dataset_dir: Path, key: str) -> None:
         )
 
 
-def _listed_cases(folder: Path, listing: object, path: Path) -> tuple[RawCase, ...]:
-    """The cases that dataset.json lists under "dataset" (nnU-Net >= 2.2), paths relative to the folder."""
-    if not isinstance(listing, dict):
-        raise DatasetError(
-            f"{path}: dataset must map case names to images and label, it is a {type(listing).__name__}."
+def _listed_cases(folder: Path, listing: object, path: Path, description: DatasetDescription) -> tuple[RawCase, ...]:
+    """The cases that dataset.json lists under "dataset" (nnU-Net >= 2.2)."""
+    try:
+        return tuple(
+            RawCase(identifier=name, images=images, label=label)
+            for name, (images, label) in listed_files(folder, listing, path, description).items()
         )
-    cases = []
-    for name, entry in sorted(listing.items()):
-        try:
-            images = tuple(folder / image for image in entry["images"])
-            label = folder / entry["label"]
-        except (KeyError, TypeError) as error:
-            raise DatasetError(f"{path}: case {name!r} under dataset needs images (a list) and label.") from error
-        try:
-            cases.append(RawCase(identifier=name, images=images, label=label))
-        except DatasetError as error:
-            raise DatasetError(f"{path}, under dataset: {error}") from error
-    absent = [str(file) for case in cases for file in (*case.images, case.label) if file is None or not file.is_file()]
-    _raise_all(absent, f"{path} lists files that do not exist")
-    return tuple(cases)
+    except DatasetError as error:
+        raise DatasetError(f"{path}, under dataset: {error}") from error
 
 
-def warn_of_other_case(folder: Path, ending: str) -> None:
-    """Say in one line which files of a folder have the ending in other letters, such as .NII.GZ: they are not read."""
+def warn_of_other_endings(folder: Path, ending: str) -> None:
+    """Say in one line which images of a folder have another ending, such as .NII.GZ or .nii: they are not read."""
+    known = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
     other = sorted(
         path.name
         for path in folder.iterdir()
-        if path.name.lower().endswith(ending.lower())
+        if path.name.lower().endswith(known)
         and not path.name.endswith(ending)
         and not path.name.startswith(".")
         and path.is_file()
@@ -180,7 +171,7 @@ def warn_of_other_case(folder: Path, ending: str) -> None:
     if other:
         names = ", ".join(name if name.isprintable() else repr(name) for name in other[:_SHOWN])
         log.warning(
-            "%d file(s) in %s end in %s in other letters and are left out; rename them if they are cases: %s%s.",
+            "%d file(s) in %s do not end in %s and are left out; convert or rename them if they are cases: %s%s.",
             len(other), folder, ending, names, ", ..." if len(other) > _SHOWN else "",
         )  # fmt: skip
 
@@ -188,7 +179,7 @@ def warn_of_other_case(folder: Path, ending: str) -> None:
 def _visible_files(folder: Path, ending: str) -> list[Path]:
     if not folder.is_dir():
         return []
-    warn_of_other_case(folder, ending)
+    warn_of_other_endings(folder, ending)
     files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file())
     hidden = [p.name for p in files if p.name.startswith(".")]
     if hidden:
@@ -229,7 +220,7 @@ def pair_files(folder: Path, split: str, description: DatasetDescription) -> tup
     cases = []
     for name in sorted(channels):
         found = sorted(channels[name])
-        if found != list(range(len(found))) or not _count_fits(len(found), description):
+        if found != list(range(len(found))) or not description.takes_files(len(found)):
             expected = ", ".join(f"_{i:04d}" for i in range(len(description.channel_names)))
             faults.append(
                 f"{folder / images / name}: expected the channel files {expected}{ending} "
@@ -243,15 +234,3 @@ def pair_files(folder: Path, split: str, description: DatasetDescription) -> tup
         files = tuple(channels[name][i] for i in found)
         cases.append(RawCase(identifier=name, images=files, label=label_files.get(name)))
     return tuple(cases), faults
-
-
-def _count_fits(count: int, description: DatasetDescription) -> bool:
-    # One picture file may hold all channels; how many it does hold is seen when it is read.
-    return count == len(description.channel_names) or (description.file_ending in PICTURE_ENDINGS and count == 1)
-
-
-def _raise_all(faults: list[str], title: str) -> None:
-    if faults:
-        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        listing = "\n  ".join(faults[:_SHOWN])
-        raise DatasetError(f"{title}:\n  {listing}{more}\nAdd or remove the files named, or correct dataset.json.")

@@ -12,10 +12,21 @@ from umamba.raw.regions import Region, region_fault, values_of
 
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
+# nnU-Net's readers that give the voxels as they lie in the file, as here; others turn the image first.
+READERS = ("SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO")
+_SHOWN = 10  # faults listed one by one before "and N more"
 
 
 class DatasetError(ValueError):
     """A fault of the raw data; says what was expected, what came, which file, and what to do."""
+
+
+def raise_faults(faults: Sequence[str], title: str) -> None:
+    """Raise one DatasetError that lists faults of files, if there are any."""
+    if faults:
+        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        listing = "\n  ".join(faults[:_SHOWN])
+        raise DatasetError(f"{title}:\n  {listing}{more}\nAdd or remove the files named, or correct dataset.json.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,11 @@ class DatasetDescription:
         """Entries of dataset.json's labels as nnU-Net counts them: background, ignore label and regions included."""
         return len(self.labels) + len(self.regions) + (self.ignore_label is not None)
 
+    def takes_files(self, count: int) -> bool:
+        """Whether a case can have so many image files: one for each channel, or one picture that holds all of them."""
+        # How many channels a picture does hold is seen when it is read.
+        return count == len(self.channel_names) or (self.file_ending in PICTURE_ENDINGS and count == 1)
+
     @property
     def foreground(self) -> dict[str, tuple[int, ...]]:
         """What is segmented and scored, classes or regions: name -> the label values it is made of, in file order."""
@@ -88,6 +104,13 @@ class DatasetDescription:
         return frozenset(values)
 
 
+_OLDER = (
+    " It looks like one of the Decathlon or of nnU-Net v1, which name their files otherwise too: umamba prepare "
+    "data=decathlon data.decathlon_task=TaskNN_NAME source=FOLDER converts a task, nnU-Net's "
+    "nnUNetv2_convert_old_nnUNet_dataset a data set of v1."
+)
+
+
 def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
     channels = content.get("channel_names", content.get("modality"))
     missing = [key for key in ("labels", "file_ending") if key not in content]
@@ -96,6 +119,14 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if missing:
         raise DatasetError(
             f"{path} lacks {', '.join(missing)}. Add what is missing (nnU-Net v2's form of dataset.json)."
+            + (_OLDER if "modality" in content and "channel_names" not in content else "")
+        )
+    reader = content.get("overwrite_image_reader_writer")
+    if reader not in (None, "None", *READERS):
+        raise DatasetError(
+            f"{path}: overwrite_image_reader_writer is {reader!r}; only {', '.join(READERS)} can be followed. One that "
+            "turns images before they are used is not built here: turn the files themselves, so that the axes of all "
+            "images and labels point alike, and leave the key out."
         )
     if isinstance(channels, dict) and sorted(channels) != sorted(str(i) for i in range(len(channels))):
         raise DatasetError(f'{path}: channel_names must be keyed "0", "1", ...; it has {sorted(channels)}.')
@@ -163,6 +194,11 @@ def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, 
             lists[name] = tuple(sorted(int(v) for v in values))
     if "ignore" in entries and "ignore" not in labels:
         raise DatasetError(f"{path}: the ignore label must be one number, it is {entries['ignore']!r}.")
+    if other := [name for name in entries if name != "ignore" and name.strip().casefold() == "ignore"]:
+        raise DatasetError(
+            f'{path}: label {other[0]!r} would be a class to be learned; the ignore label is called "ignore". Write it '
+            "so, or give the class another name."
+        )
     ignore = labels.pop("ignore", None)
     if labels.get("background") != 0:
         raise DatasetError(f'{path}: labels must contain "background": 0; they are {entries!r}.')

@@ -24,7 +24,7 @@ def name_dataset(cfg: DictConfig) -> DictConfig:
         *((sources, place, "sources") for place in places),
     ]:
         given = None if node is None or OmegaConf.is_missing(node, place) else node.get(place)
-        if given is not None and re.fullmatch(r"\d{1,4}", str(given)) and not Path(str(given)).is_dir():
+        if given is not None and re.fullmatch(r"\d+", str(given)) and not Path(str(given)).is_dir():
             node[place] = _folder(given, Path(cfg.paths.raw), f"data.{key or place}")
     return cfg
 

@@ -65,6 +65,7 @@ def test_too_few_cases_for_folds() -> None:
     ("content", "message"),
     [
         ("[{", "must be a list of folds"),
+        ("[]", "must be a list of folds .*it has none"),
         ('[{"train": ["case_000"]}]', "must be a list of folds"),
         ('{"fold": 1}', "must be a list of folds"),
         (

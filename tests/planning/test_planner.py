@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.intensities import Intensities
+from umamba.planning.normalization import say_near_misses
 from umamba.planning.options import PRESETS, PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset, target_spacing
@@ -193,6 +194,22 @@ def test_options_change_the_budget():
     assert math.prod(small.patch_size) < math.prod(large.patch_size)
     narrow = plan_one((1, 1, 1), (64, 64, 64), 3, base_features=8).configuration("3d_fullres")
     assert narrow.features_per_stage[:3] == (8, 16, 32)
+
+
+@pytest.mark.parametrize("rule", ["2.1", "2.8"])
+def test_a_name_that_nearly_has_a_normalization_is_said(caplog, rule):
+    say_near_misses(("CT", "noNorm", "T2", "CT_venous", "contrast", "rescale to 0-1", "MR"), rule)
+    first, second = caplog.messages
+    assert first.startswith("Channel 'CT_venous' gets a z-score of each image: of this name only 'CT'")
+    assert second.startswith("Channel 'rescale to 0-1' gets") and "'rescale_to_0_1'" in second
+
+
+def test_planning_says_that_the_case_of_a_name_counts_under_rule_21(caplog):
+    fingerprint, description = fingerprint_of([(1, 1, 1)], [(64, 64, 64)]), description_of(2, 5, ("ct",))
+    plan_dataset(fingerprint, description, PlannerOptions(rule="2.8"))
+    assert not caplog.messages
+    plan_dataset(fingerprint, description, PlannerOptions(rule="2.1"))
+    assert "Channel 'ct' gets a z-score" in caplog.text and "(rule 2.8 takes it in any case)" in caplog.text
 
 
 def test_normalization_follows_channel_name_and_cropping():

@@ -73,15 +73,15 @@ def test_hidden_files_are_skipped_with_one_warning(tmp_path, caplog):
     assert caplog.text.count("Skipped") == 1 and "Skipped 2 hidden files" in caplog.text
 
 
-def test_endings_in_other_letters_are_said_in_one_line(tmp_path, caplog):
+def test_images_of_another_ending_are_said_in_one_line(tmp_path, caplog):
     raw = make_dataset(tmp_path, cases=2)
-    for name in ("UP_0000.NII.GZ", "Up_0000.nii.GZ", "notes.TXT", "._x.NII.GZ"):
+    for name in ("UP_0000.NII.GZ", "Up_0000.nii", "notes.TXT", "._x.NII.GZ"):
         (raw / "imagesTr" / name).write_bytes(b"")
     (raw / "imagesTr" / "folder.NII.GZ").mkdir()
     assert len(RawDataset.open(raw).training_cases) == 2
     (said,) = caplog.messages
-    assert said.startswith(f"2 file(s) in {raw / 'imagesTr'} end in .nii.gz in other letters and are left out")
-    assert said.endswith(": UP_0000.NII.GZ, Up_0000.nii.GZ.")
+    assert said.startswith(f"2 file(s) in {raw / 'imagesTr'} do not end in .nii.gz and are left out")
+    assert said.endswith(": UP_0000.NII.GZ, Up_0000.nii.")
 
 
 def test_wrong_num_training_is_said(tmp_path, caplog):
@@ -115,6 +115,8 @@ def test_empty_folder(tmp_path):
         ({"labels": {"background": 0, "liver": 2}}, r"consecutive from 0, they are \[0, 2\]"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "two labels share one value"),
         ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "the ignore label must be the highest value"),
+        ({"labels": {"background": 0, "a": 1, "Ignore": 2}}, "label 'Ignore' would be a class to be learned"),
+        ({"overwrite_image_reader_writer": "NibabelIOWithReorient"}, "turns images before they are used is not built"),
         ({"labels": {"background": 0, "a": 1.5}}, "label 'a' must map to a whole number, it maps to 1.5"),
         ({"channel_names": {"1": "MR"}}, "channel_names must be keyed"),
         ({"channel_names": ["MR"]}, "channel_names must be an object"),
@@ -125,6 +127,19 @@ def test_empty_folder(tmp_path):
 def test_malformed_descriptions_are_refused(tmp_path, change, message):
     make_dataset(tmp_path, cases=1, **change)
     with pytest.raises(DatasetError, match=f"dataset.json.*{message}"):
+        RawDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("reader", [None, "None", "SimpleITKIO", "NibabelIO"])
+def test_readers_that_leave_images_as_they_lie_are_taken(tmp_path, reader):
+    make_dataset(tmp_path, cases=1, overwrite_image_reader_writer=reader)
+    assert len(RawDataset.open(tmp_path).training_cases) == 1
+
+
+def test_an_older_description_is_told_how_to_be_converted(tmp_path):
+    older = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "liver"}, "training": []}
+    (tmp_path / "dataset.json").write_text(json.dumps(older))
+    with pytest.raises(DatasetError, match=r"lacks file_ending.* Decathlon or of nnU-Net v1, .*umamba prepare"):
         RawDataset.open(tmp_path)
 
 

@@ -36,6 +36,12 @@ def test_a_number_finds_its_data_set(tmp_path: Path) -> None:
     assert cfg.data.prepared_dir == "p/Dataset004_Hippocampus"
 
 
+def test_a_number_may_be_long(tmp_path: Path) -> None:
+    cfg = data_sets(tmp_path, "Dataset12345_Liver")
+    cfg.data.dataset_dir = "12345"
+    assert name_dataset(cfg).data.dataset_dir == str(tmp_path / "Dataset12345_Liver")
+
+
 def test_a_number_that_is_nowhere_names_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no Dataset004_\*; it has Dataset005_Liver.*nnUNet_raw"):
         name_dataset(data_sets(tmp_path, "Dataset005_Liver"))
