@@ -66,11 +66,11 @@ def test_what_is_not_clear_is_refused(tmp_path: Path, names: tuple, channels: in
     assert len(faults) == 1 and re.search(message, *faults.values())
 
 
-def test_endings_in_other_letters_are_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    touch(tmp_path, "a_0000.nii.gz", "UP_0000.NII.GZ", "notes.TXT", ".b.NII.GZ")
+def test_images_of_another_ending_are_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "UP_0000.NII.GZ", "c.nii", "notes.TXT", ".b.NII.GZ")
     assert [case.identifier for case in cases_in_folder(tmp_path, ".nii.gz", 1)] == ["a"]
     (said,) = caplog.messages
-    assert "1 file(s) in" in said and said.endswith("left out; rename them if they are cases: UP_0000.NII.GZ.")
+    assert "2 file(s) in" in said and said.endswith("if they are cases: UP_0000.NII.GZ, c.nii.")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such names")
