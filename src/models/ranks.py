@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_alone = ContextVar("_alone", default=False)
+_alone = False  # not a ContextVar, which torch.compile cannot read: losses are compiled with what asks here
 
 
 def count_ranks() -> int:
     """How many processes have a part of the batch."""
-    if _alone.get():
+    if _alone:
         return 1
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
@@ -63,11 +62,12 @@ def rank_weight(label: Tensor, dtype: torch.dtype) -> Tensor | float:
 @contextmanager
 def alone() -> Iterator[None]:
     """Meanwhile this process sums over nobody, so that it waits for nobody: for passes of which no number is kept."""
-    before = _alone.set(True)
+    global _alone
+    before, _alone = _alone, True
     try:
         yield
     finally:
-        _alone.reset(before)
+        _alone = before
 
 
 def all_agree(answer: bool, device: torch.device) -> bool:

@@ -6,6 +6,7 @@ import torch
 
 from umamba.models.losses import DeepSupervision, DiceCELoss, deep_supervision_weights, resample_label, soft_dice
 from umamba.models.pseudo_dice import PseudoDice
+from umamba.models.regions import DiceBCELoss
 
 
 def reference_loss(logits: np.ndarray, label: np.ndarray, batch_dice: bool) -> float:
@@ -76,6 +77,19 @@ def test_deep_supervision_is_the_weighted_sum() -> None:
     loss = DiceCELoss(False)
     expected = 2 / 3 * loss(outputs[0], label) + 1 / 3 * loss(outputs[1], resample_label(label, (4, 4)))
     assert DeepSupervision(loss)(outputs, label).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("ignored", [None, 9])
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("regions", [None, [[1, 2], [2]]])
+def test_losses_are_compiled_as_one_graph(regions: list | None, batch_dice: bool, ignored: int | None) -> None:
+    generator = torch.Generator().manual_seed(4)
+    outputs = [torch.randn(2, 2 if regions else 3, 8 // 2**i, 6, generator=generator) for i in range(3)]
+    label = torch.randint(0, 3, (2, 8, 6), generator=generator)
+    label[:, 3] = 0 if ignored is None else ignored
+    loss = DeepSupervision(DiceBCELoss(regions, batch_dice, ignored) if regions else DiceCELoss(batch_dice, ignored))
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)  # a break of the graph is an error
+    assert compiled(outputs, label).item() == pytest.approx(loss(outputs, label).item(), rel=1e-6)
 
 
 def test_pseudo_dice_counts_over_batches_and_marks_absent_classes() -> None:
