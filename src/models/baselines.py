@@ -26,6 +26,7 @@ class SingleOutputNetwork(nn.Module):
         network: maps (B, in_channels, *S) to (B, out_channels, *S) for S divisible by `divisor`.
         spec: see `NetworkSpec`.
         divisor: the same for every axis.
+        head: what the names of the weights of its last layer, which knows the classes, begin with.
         fixed_patch_size: the one input size that works, or None.
 
     Raises:
@@ -40,6 +41,7 @@ class SingleOutputNetwork(nn.Module):
         spec: NetworkSpec,
         *,
         divisor: int,
+        head: str,
         fixed_patch_size: Size | None = None,
     ) -> None:
         super().__init__()
@@ -48,6 +50,7 @@ class SingleOutputNetwork(nn.Module):
                 f"{type(network).__name__} has one output: set deep_supervision=False (model.deep_supervision=false)."
             )
         self.network = network
+        self.heads_begin = f"network.{head}"
         self.spatial_dims = spec.spatial_dims
         self.in_channels = spec.in_channels
         self.required_divisor = (divisor,) * spec.spatial_dims
@@ -103,6 +106,7 @@ def segresnet(
         network,
         s,
         divisor=2 ** len(blocks_up),
+        head="conv_final.2.",
     )
 
 
@@ -162,6 +166,7 @@ def unetr(
         network,
         s,
         divisor=16,
+        head="out.",
         fixed_patch_size=patch_size,
     )
 
@@ -208,6 +213,7 @@ def swinunetr(
         network,
         s,
         divisor=32,
+        head="out.",
     )
 
 

@@ -18,18 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from umamba.files import file_hash
-from umamba.models.checkpoint import PREFIX, load_plain
+from umamba.models.checkpoint import BUNDLE, PREFIX, load_plain
 from umamba.models.nnunet_checkpoint import ALLOWED
 from umamba.models.nnunet_names import rename_weights
 from umamba.planning.configuration import PlanError
 from umamba.planning.plan import Plan
 from umamba.planning.transfer import exchanged
+from umamba.raw.description import DatasetDescription, DatasetError
 
 log = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.1  # of the network's weights that must fit: two networks have small vectors in common by chance
-_HEADS = "heads."  # of the networks on the U-shaped frame
+_HEADS = "heads."  # of the networks on the U-shaped frame; others say with what the names of theirs begin
 _SHOWN = 20  # names in a message
+_Described = Plan | DatasetDescription  # both say what channels and labels mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +106,13 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     Args:
         path: Checkpoint of train.py, of `import_weights`, or of nnU-Net or U-Mamba (a .pth with ``network_weights``).
         network: What is to be trained.
-        plan: Its plan. The heads of a checkpoint whose own plan has other classes, be they as many, are left out.
+        plan: Its plan. The heads of a checkpoint that says that it has other classes, be they as many, are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint, or cannot be read as plain data; what would be taken is not finite; it is of a
-            network with another number of spatial axes, or with the same channels in another order; or next to nothing
-            of it fits.
+            network with another number of spatial axes, with the same channels in another order, or with as many inputs
+            of another kind (of a cascade); or next to nothing of it fits.
     """
     path = Path(path)
     if not path.is_file():
@@ -121,13 +123,14 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     found = _weights(content, network, path)
     expected = network.state_dict()
     _check_axes(found, expected, path)
-    there = _plan_of(content)
+    there = _described(content)
     _check_channels(there, plan, path)
-    classes = _other_classes(there, plan)
+    _check_previous(content, there, plan, network, path)
+    classes, heads = _other_classes(there, plan), getattr(network, "heads_begin", _HEADS)
     taken = {
         name: found[name]
         for name, own in expected.items()
-        if name in found and _fits(found[name], own) and not (classes and name.startswith(_HEADS))
+        if name in found and _fits(found[name], own) and not (classes and name.startswith(heads))
     }
     left_out = {name: _why_not(found.get(name), own, classes) for name, own in expected.items() if name not in taken}
     total = sum(own.numel() for own in expected.values())
@@ -190,6 +193,11 @@ def _weights(content: Any, network: nn.Module, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         state = {key: value for key, value in content["state_dict"].items() if str(key).startswith(PREFIX)}
         return {key.removeprefix(PREFIX): tensor for key, tensor in _tensors(state, path).items()}
+    if isinstance(content, dict) and BUNDLE in content:
+        raise ValueError(
+            f"init_from={path} is a bundle of several networks, and a training begins with one. Give one of the "
+            "checkpoints that it was made of."
+        )
     keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
     raise ValueError(
         f"init_from={path} is no checkpoint: expected one of train.py (with state_dict), of nnU-Net or U-Mamba (with "
@@ -214,16 +222,39 @@ def _why_not(found: Tensor | None, own: Tensor, classes: str) -> str:
     return f"{tuple(own.shape)}, there " + (f"of {classes}" if _fits(found, own) else f"{tuple(found.shape)}")
 
 
-def _plan_of(content: Mapping[str, Any]) -> Plan | None:
-    """A checkpoint's own plan; None if it has none that can be read: whether its weights fit is seen."""
+def _described(content: Mapping[str, Any]) -> _Described | None:
+    """A checkpoint's own plan, or the dataset.json in one of nnU-Net's; None if it has none that can be read."""
+    trained_with = content.get("init_args")
     try:
-        return Plan.from_dict(content["plan"]) if isinstance(content.get("plan"), dict) else None
-    except PlanError:
-        return None
+        if isinstance(content.get("plan"), dict):
+            return Plan.from_dict(content["plan"])
+        if isinstance(trained_with, dict) and "dataset_json" in trained_with:
+            return DatasetDescription.of(trained_with["dataset_json"], "init_args.dataset_json")
+    except (PlanError, DatasetError):
+        pass
+    return None
 
 
-def _other_classes(there: Plan | None, plan: Plan | None) -> str:
-    """The classes, or regions, of a checkpoint's plan, if its outputs are not those of `plan`; else ""."""
+def _check_previous(
+    content: Mapping[str, Any], there: _Described | None, plan: Plan | None, network: nn.Module, path: Path
+) -> None:
+    """Of a cascade some inputs are what the previous stage segmented: as many of another kind are others."""
+    if not isinstance(there, Plan) or plan is None or content.get("configuration") not in there.configurations:
+        return
+    inputs, own = there.num_inputs(content["configuration"]), getattr(network, "in_channels", None)
+    if inputs == own and len(there.channel_names) != len(plan.channel_names):
+        told = [
+            f"{len(one.channel_names)} channel(s) of the image, {inputs - len(one.channel_names)} of a previous stage"
+            for one in (there, plan)
+        ]
+        raise ValueError(
+            f"init_from={path} has as many inputs as this network, and they are others: {told[0]} there, {told[1]} "
+            "here. Its first convolution would take one for the other. Begin with a checkpoint of the same kind."
+        )
+
+
+def _other_classes(there: _Described | None, plan: Plan | None) -> str:
+    """The classes, or regions, of a checkpoint, if its outputs are not those of `plan`; else ""."""
     if there is None or plan is None:
         return ""
     # Outputs stand by label value, of regions in the file's order.
@@ -231,7 +262,7 @@ def _other_classes(there: Plan | None, plan: Plan | None) -> str:
     return "" if same else ", ".join(there.foreground)
 
 
-def _check_channels(there: Plan | None, plan: Plan | None, path: Path) -> None:
+def _check_channels(there: _Described | None, plan: Plan | None, path: Path) -> None:
     """The first convolution knows channels by their place alone."""
     turned = [] if there is None or plan is None else exchanged(there.channel_names, plan.channel_names)
     if there is not None and plan is not None and turned and len(there.channel_names) == len(plan.channel_names):

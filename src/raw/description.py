@@ -76,9 +76,18 @@ class DatasetDescription:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} is not valid JSON ({error}). Correct the file.") from error
+        return DatasetDescription.of(content, path)
+
+    @classmethod
+    def of(cls, content: object, path: Path | str) -> DatasetDescription:
+        """As `read`, of the content of a dataset.json; `path` says in messages where it is from.
+
+        Raises:
+            DatasetError: See `read`.
+        """
         if not isinstance(content, dict):
             raise DatasetError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
-        return DatasetDescription(**_parse_description(content, path))
+        return DatasetDescription(**_parse_description(content, Path(path)))
 
     @property
     def num_label_entries(self) -> int:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.cascade.made_cascade import SECOND, save, two_stages
 from tests.inference.small import make_plan, save_checkpoint
 from tests.models.test_import_weights import build, load_golden
+from umamba.models.baselines import segresnet, swinunetr, unetr
 from umamba.models.import_weights import convert_state_dict
 from umamba.models.initial_weights import freeze, read_initial_weights
 from umamba.models.schedules import poly, warm_up
@@ -97,6 +99,58 @@ def test_the_heads_of_as_many_other_classes_begin_anew(checkpoint: Path) -> None
     assert set(left_out) == {"heads.0.weight", "heads.0.bias"} and "of class_1" in left_out["heads.0.bias"]
 
 
+@pytest.mark.parametrize("build_one", [segresnet, unetr, swinunetr])
+def test_the_heads_of_a_network_of_monai_are_known_too(build_one: Any, tmp_path: Path) -> None:
+    small = {segresnet: {"init_filters": 8}, swinunetr: {"feature_size": 12}, unetr: {"num_heads": 2, "hidden_size": 8}}
+    spec = {"spatial_dims": 2, "in_channels": 1, "features_per_stage": (4,), "kernel_sizes": ((3, 3),),
+            "strides": ((1, 1),), "patch_size": (32, 32), "deep_supervision": False, **small[build_one]}  # fmt: skip
+    own, source = make_plan(patch=(32, 32)), build_one(out_channels=2, **spec)
+    weights = {f"network.{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save({"state_dict": weights, "plan": own.to_dict()}, tmp_path / "source.ckpt")
+    target = build_one(out_channels=2, **spec)
+    assert not read_initial_weights(tmp_path / "source.ckpt", target, own).left_out
+    other = dataclasses.replace(own, labels={"background": 0, "spleen": 1})
+    as_many = read_initial_weights(tmp_path / "source.ckpt", target, other).left_out
+    more = read_initial_weights(tmp_path / "source.ckpt", build_one(out_channels=3, **spec), other).left_out
+    assert set(as_many) == set(more) and len(more) == 2  # what knows the classes is what has their number
+
+
+def test_the_heads_and_channels_of_nnunets_checkpoints_are_what_its_dataset_json_says(tmp_path: Path) -> None:
+    golden = load_golden("nnunet_a3")
+    channels = golden["network_weights"]["encoder.stages.0.0.convs.0.conv.weight"].shape[1]
+    plan = make_plan(tuple(f"T{number}" for number in range(channels)), classes=golden["spec"]["nc"])
+
+    def read(names: list[str], labels: dict[str, int]) -> set[str]:
+        description = {"channel_names": {str(i): name for i, name in enumerate(names)}, "labels": labels,
+                       "numTraining": 5, "file_ending": ".nii.gz"}  # fmt: skip
+        content = {"network_weights": golden["network_weights"], "init_args": {"dataset_json": description}}
+        torch.save(content, tmp_path / "checkpoint_final.pth")
+        initial = read_initial_weights(tmp_path / "checkpoint_final.pth", build(golden), plan)
+        return {name.split(".")[0] for name in initial.left_out}
+
+    assert read(list(plan.channel_names), plan.labels) == set()
+    assert read(
+        list(plan.channel_names), {name if value == 0 else f"{name}s": value for name, value in plan.labels.items()}
+    ) == {"heads"}
+    assert read(list(plan.channel_names), {"background": 1}) == set()  # one that cannot be read says nothing
+    if channels > 1:
+        with pytest.raises(ValueError, match="in this order; here they are T0"):
+            read(list(plan.channel_names)[::-1], plan.labels)
+
+
+def test_as_many_inputs_of_another_kind_are_refused(tmp_path: Path) -> None:
+    """Two channels of images are not one channel and what a previous stage segmented, nor the reverse."""
+    two_channels, cascade = make_plan(("T1", "T2")), two_stages(make_plan(("T1",)))
+    images = save_checkpoint(tmp_path / "images.ckpt", two_channels)
+    second = save(tmp_path / "second.ckpt", cascade, SECOND)
+    for path, plan in ((images, cascade), (second, two_channels)):
+        with pytest.raises(ValueError, match=r"has as many inputs .* of the image, \d of a previous stage there"):
+            read_initial_weights(path, network(channels=2), plan)
+    assert not read_initial_weights(second, network(channels=2), cascade).left_out
+    alone = read_initial_weights(second, network(channels=1), make_plan(("T1",)))  # a 3d_fullres from a cascade
+    assert set(alone.left_out) == {"encoder_stages.0.0.conv.weight"}
+
+
 def test_the_heads_of_regions_in_another_order_begin_anew(tmp_path: Path) -> None:
     regions = (Region(name="left", labels=(1,), written=1), Region(name="right", labels=(2,), written=2))
     own = dataclasses.replace(make_plan(classes=1), regions=regions)
@@ -173,6 +227,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, messa
     refused(tmp_path / "absent.ckpt", network(), r"There is no checkpoint at init_from=.*absent\.ckpt")
     (tmp_path / "folder" / "fold_0").mkdir(parents=True)
     refused(tmp_path / "folder", network(), r"There is no checkpoint at init_from=.*folder\.")
+    torch.save({"bundle": {}, "members": [{}, {}]}, tmp_path / "several.ckpt")
+    refused(tmp_path / "several.ckpt", network(), r"is a bundle of several networks, and a training begins with one")
     (tmp_path / "folder" / "fold_0" / "checkpoint_final.pth").touch()
     refused(
         tmp_path / "folder", network(), r"is a folder\. Name the checkpoint, such as .*fold_0/checkpoint_final\.pth"
