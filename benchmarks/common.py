@@ -37,6 +37,7 @@ IN_WORDS = {  # settings of the benchmarks as axes name them; what is not here s
     "ct_3d": "Abdomen CT, 3D", "mr_3d": "Abdomen MR, 3D", "mr_2d": "Abdomen MR, 2D", "endoscopy": "Endoscopy, 2D",
     "cells": "Cells, 2D", "hippocampus": "Hippocampus, 3D", "pictures": "Endoscopy, 2D",
     "ct_cnn": "CT, nnU-Net CNN", "ct_bot": "CT, U-Mamba_Bot", "ct_enc": "CT, U-Mamba_Enc", "ct_118": "CT, 118 classes",
+    "ct_long_118": "CT, 800 slices, 118 classes",
     "ct": "4 CTs", "mr": "8 MRs", "large": "2 CTs of 500 slices", "main": "main memory", "device": "GPU",
     "umamba_bot": "U-Mamba_Bot", "umamba_enc": "U-Mamba_Enc", "nnunet": "nnU-Net CNN",
 }  # fmt: skip
