@@ -133,7 +133,7 @@ class Store:
 
         Raises:
             KeyError: The store has no such case.
-            ValueError: The case was written in another format.
+            ValueError: The case was written in another format, or is damaged.
         """
         if identifier not in self.identifiers:
             raise KeyError(f"{self.folder} has no case {identifier!r}; it has {len(self.identifiers)} others.")
@@ -143,11 +143,17 @@ class Store:
             raise ValueError(
                 f"{folder} is not a stored case of format {VERSION}. Delete it and prepare the data set again."
             )
+        try:
+            data, label = open_array(folder / "data.b2nd"), open_array(folder / "label.b2nd")
+        except (RuntimeError, FileNotFoundError) as error:
+            raise ValueError(
+                f"{folder} is damaged ({error}). Delete it and start again: the case is preprocessed anew."
+            ) from error
         return StoredCase(
             identifier=identifier,
             folder=folder,
-            data=open_array(folder / "data.b2nd"),
-            label=open_array(folder / "label.b2nd"),
+            data=data,
+            label=label,
             properties=CaseProperties.from_dict(meta["properties"]),
             location_counts={int(c): n for c, n in meta["locations"].items()},
             annotated_count=meta["annotated"],

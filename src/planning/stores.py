@@ -24,6 +24,7 @@ from umamba.planning.planner import resampled_shape
 from umamba.planning.preprocess import preprocess_case, target_of
 from umamba.planning.store import VERSION, link_case, read_meta, remove_unfinished_cases, stored_identifiers, write_case
 from umamba.raw.dataset import RawCase, RawDataset
+from umamba.raw.description import DatasetError
 from umamba.raw.readers import read_images, read_label
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,10 @@ class _Job:
     def __call__(self, case: RawCase) -> None:
         image, geometry = read_images(case.images)
         label, _ = read_label(case.label_file)
-        done = preprocess_case(image, geometry, label, self.plan, self.configuration)
+        try:
+            done = preprocess_case(image, geometry, label, self.plan, self.configuration)
+        except DatasetError as error:  # of an array, which has no name
+            raise DatasetError(f"Case {case.identifier}, {case.images[0]}: {error}") from error
         del image, label
         write_case(
             self.folder, case.identifier, done, self.plan, self.configuration.patch_size, self.keys[case.identifier]

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -253,6 +254,22 @@ def test_all_bad_cases_are_listed_at_once(tmp_path):
     assert not (tmp_path / "out" / "fingerprint.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("channel", "spacing", "message"),
+    [("MR", 0.001, "its header is wrong"), ("rgb_to_0_1", 1.0, r"expects values in 0\.\.255")],
+)
+def test_what_shows_in_preprocessing_alone_names_the_case(tmp_path, channel, spacing, message):
+    raw = make_dataset(tmp_path / "raw", channels=(channel,))
+    image, label = blobs((20, 24, 28), seed=2)
+    for part, name, array in (("imagesTr", "case_2_0000", 9 * image), ("labelsTr", "case_2", label)):
+        write_volume(raw / part / f"{name}.nii.gz", array, (spacing,) * 3)
+    for number in (0, 1):
+        image, _ = blobs((20, 24, 28), seed=number)
+        write_volume(raw / "imagesTr" / f"case_{number}_0000.nii.gz", image.clip(0, 255))
+    with pytest.raises(DatasetError, match=rf"(?s)^Case case_2, .*case_2_0000\.nii\.gz: .*{message}"):
+        run(raw, tmp_path / "out")
+
+
 def test_regions_are_prepared_with_plain_labels_and_places_of_each_region(tmp_path):
     labels = {"background": 0, "whole": [2, 1], "core": 2}
     raw = make_dataset(tmp_path / "raw", labels=labels, regions_class_order=[1, 2])
@@ -353,6 +370,22 @@ def test_what_a_worker_needs_follows_from_the_largest_header(tmp_path):
     assert bytes_per_worker(raw) == 20 * 24 * 28 * (2 * 8 + 20)
     (tmp_path / "imagesTr" / "case_0_0000.nii.gz").write_bytes(bytes(100_000))
     assert bytes_per_worker(raw) == 0  # cannot be read; the check of every case says so
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(5000)])
+@pytest.mark.parametrize("name", ["data.b2nd", "label.b2nd"])
+def test_a_damaged_case_says_how_to_get_it_anew(tmp_path, name, content):
+    raw = make_dataset(tmp_path / "raw", cases=1)
+    _, store = run(raw, tmp_path / "out")
+    folder = store.folder / "case_0"
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="case_0 is damaged .* Delete it and start again"):
+        store.case("case_0")
+    shutil.rmtree(folder)
+    _, again = run(raw, tmp_path / "out")
+    assert again.case("case_0").data.shape[0] == 1
 
 
 def test_stored_cases_of_another_format_are_refused(tmp_path):
