@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -468,6 +469,23 @@ def test_the_quick_part_says_in_one_line_that_labels_lie_up_to_a_voxel_off(
     (message,) = caplog.messages
     assert message.startswith("4 case(s) have files that lie up to a voxel apart, such as: ")
     assert "case_0.nii.gz lies 1.00 voxels away" in message
+
+
+def test_the_quick_part_says_that_images_point_along_different_axes(
+    dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    turned(dataset)
+    (finding,) = quick_check(dataset)
+    assert (finding.severity, finding.kind, finding.case) == ("warning", "orientation", "case_1")
+    (message,) = caplog.messages
+    assert re.search(r"3 training case\(s\) are stored LPS, 1 [A-Z]{3}: the network sees some turned", message)
+
+
+def test_what_dataset_json_lists_wrongly_is_the_only_thing_said(dataset: Path) -> None:
+    content = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(content | {"dataset": {"a": {"images": []}}}))
+    (finding,) = examine(dataset).findings
+    assert finding.severity == "error" and "case 'a' needs images" in finding.message
 
 
 def test_the_quick_part_sees_empty_files_and_shared_ones(dataset: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_shift_is_measured_in_voxels(tmp_path: Path, moved: str, steps, severi
     label = write(tmp_path / "a.nii.gz", steps if moved == "label" else none, dimension, np.uint8)
     case = RawCase(identifier="a", images=(first, second), label=label)
     expected = [] if severity is None else [("origin", severity)]
-    for findings in (header_faults(case), check_case(case, DESCRIPTION)):
+    for findings in (header_faults(case)[0], check_case(case, DESCRIPTION)):
         assert [(finding.kind, finding.severity) for finding in findings] == expected
         assert all(f"{second if moved == 'channel' else label} lies " in finding.message for finding in findings)
 

@@ -63,7 +63,8 @@ def examine_dataset(
     findings += [finding for case in facts for finding in case.findings]
     if geometry == "ignore":
         findings = [replace(f, severity="warning") if f.kind in GEOMETRY_KINDS else f for f in findings]
-    findings += compare_cases(facts, description)
+    if facts:
+        findings += compare_cases(facts, description)
     return Report(folder=dataset_dir, description=description, facts=facts, findings=findings), cases
 
 
@@ -81,6 +82,7 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
             cases = [(case, "Tr") for case in raw.training_cases] + [(case, "Ts") for case in raw.test_cases]
         except DatasetError as refusal:
             error(str(refusal))
+            return [], findings
     else:
         for split, files in (("Tr", "Tr"), ("Ts", test_split(folder))):
             found, faults = pair_files(folder, files, description)
