@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -51,6 +51,16 @@ class Fingerprint:
     shapes_after_crop: tuple[tuple[int, ...], ...]
     intensities: tuple[Intensities, ...]
     median_relative_size: float
+
+    @property
+    def median_spacing(self) -> tuple[float, float, float]:
+        """Per axis, mm, (z, y, x)."""
+        return _medians(self.spacings)
+
+    @property
+    def median_shape(self) -> tuple[float, float, float]:
+        """Per axis, (Z, Y, X), after cropping; halves where the number of cases is even."""
+        return _medians(self.shapes_after_crop)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, under the names of nnU-Net's dataset_fingerprint.json."""
@@ -143,3 +153,8 @@ def combine(facts: Iterable[CaseFacts]) -> Fingerprint:
         intensities=tuple(statistics(samples) for samples in channels),
         median_relative_size=float(np.median([case.relative_size for case in cases])),
     )
+
+
+def _medians(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    z, y, x = (float(median) for median in np.median(values, axis=0))
+    return z, y, x

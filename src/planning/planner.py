@@ -76,8 +76,8 @@ def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, opti
         transpose_forward=forward,
         transpose_backward=backward,
         intensities=fingerprint.intensities,
-        original_median_spacing=_three(np.median(fingerprint.spacings, axis=0)),
-        original_median_shape=_three(np.median(fingerprint.shapes_after_crop, axis=0)),
+        original_median_spacing=fingerprint.median_spacing,
+        original_median_shape=fingerprint.median_shape,
         configurations=configurations,
     )
 
@@ -242,11 +242,6 @@ class _Planner:
         if self.options.rule == "2.8" and float(np.prod(median_shape)) / voxels < _LOWRES_MIN_RATIO:
             return None
         return configuration
-
-
-def _three(values: np.ndarray) -> tuple[float, float, float]:
-    z, y, x = values
-    return float(z), float(y), float(x)
 
 
 def _floats(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:

@@ -170,7 +170,7 @@ def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int, files: RawFile
     if read_json(path).get("made_from") == made_from:
         return Fingerprint.load(path)
     cases = raw.training_cases
-    measure = partial(_measure, description=_description(raw), num_samples=samples_per_case(len(cases)))
+    measure = partial(_measure, description=raw.description, num_samples=samples_per_case(len(cases)))
     findings: list[Finding] = []
 
     def facts() -> Iterator[CaseFacts]:
@@ -239,13 +239,7 @@ def _check_owner(dataset: dict[str, str], recorded: dict[str, str] | None, prepa
     )
 
 
-def _description(raw: RawDataset) -> DatasetDescription:
-    """The part of a raw data set that workers need."""
-    names = [field.name for field in dataclasses.fields(DatasetDescription)]
-    return DatasetDescription(**{name: getattr(raw, name) for name in names})
-
-
 def _description_hash(raw: RawDataset) -> str:
     """Of what dataset.json says; that of a data set without regions is what it was before there were any."""
-    content = dataclasses.asdict(_description(raw))
+    content = dataclasses.asdict(raw.description)
     return content_hash(content | {"regions": content["regions"] or {}})

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import is_of_nnunet, load_plan, read_plan_file
@@ -47,7 +45,7 @@ def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
         return load_plan(path, raw), False
     if is_of_nnunet(content) and isinstance(content.get(_INTENSITIES), dict):  # it does not name its channels
         channels = tuple(str(index) for index in range(len(content[_INTENSITIES])))
-        return load_plan(path, dataclasses.replace(_plain(raw), channel_names=channels)), True
+        return load_plan(path, dataclasses.replace(raw.description, channel_names=channels)), True
     return load_plan(path, raw), True
 
 
@@ -97,8 +95,8 @@ def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerpr
         file_ending=description.file_ending,
         num_training=len(fingerprint.spacings),
         intensities=fingerprint.intensities,
-        original_median_spacing=_three(np.median(fingerprint.spacings, axis=0)),
-        original_median_shape=_three(np.median(fingerprint.shapes_after_crop, axis=0)),
+        original_median_spacing=fingerprint.median_spacing,
+        original_median_shape=fingerprint.median_shape,
         configurations={name: normalised(entry) for name, entry in plan.configurations.items()},
     )
 
@@ -107,14 +105,3 @@ def exchanged(there: Sequence[str], here: Sequence[str]) -> list[str]:
     """Names of channels, as they are here, that stand in other places there."""
     known = [name.casefold() for name in there]
     return [name for i, name in enumerate(here) if name.casefold() in known and known[i : i + 1] != [name.casefold()]]
-
-
-def _plain(raw: RawDataset) -> DatasetDescription:
-    """Without the files."""
-    names = [field.name for field in dataclasses.fields(DatasetDescription)]
-    return DatasetDescription(**{name: getattr(raw, name) for name in names})
-
-
-def _three(values: np.ndarray) -> tuple[float, float, float]:
-    z, y, x = (float(value) for value in values)
-    return z, y, x

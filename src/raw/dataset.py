@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -115,6 +115,11 @@ class RawDataset(DatasetDescription):
                 for cases in (training, test)
             )
         return cls(folder=folder, training_cases=training, test_cases=test, **vars(description))
+
+    @property
+    def description(self) -> DatasetDescription:
+        """What dataset.json says, without the files."""
+        return DatasetDescription(**{field.name: getattr(self, field.name) for field in fields(DatasetDescription)})
 
 
 def refuse_raw_folders(folder: Path, dataset_dir: Path, key: str) -> None:
