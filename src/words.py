@@ -1,6 +1,8 @@
-"""Amounts as a person would say them."""
+"""Amounts and lists as a person would say them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
@@ -19,3 +21,9 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: 1 step, 10 steps."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(items: Sequence[object], most: int = 10, between: str = ", ") -> str:
+    """Items one after the other, of many the first `most` and how many more there are."""
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return between.join([*map(str, items[:most]), *more])

@@ -21,8 +21,8 @@ from umamba.inference.previous_stage import check_previous_plan
 from umamba.planning.cascade import LOW
 from umamba.planning.plan import Plan
 from umamba.run.sweep import quoted
+from umamba.words import listed
 
-_SHOWN = 5
 _OF_ONE_FOLD = re.compile(  # overrides that a cross-validation has not
     r"~cross_validation$|~cascade$|fold=|data\.fold=|run_dir=|data\.num_workers="
 )
@@ -162,9 +162,8 @@ def _check_complete(
     which = (
         f"fold {', '.join(map(str, lacking))} of {stage} is missing" if lacking else f"no fold of {stage} held them out"
     )
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
     raise ValueError(
         f"previous_stage={folder}: {len(missing)} case(s) to train on or to validate with have no segmentation by a "
-        f"network that did not see them ({', '.join(missing[:_SHOWN])}{more}): {which}. Train all folds, which goes on "
+        f"network that did not see them ({listed(missing, 5)}): {which}. Train all folds, which goes on "
         f"with those that are there: {command_of_folds(folder, stage, sorted({*held_out, *lacking}))}"
     )

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store, read_meta
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
-
-_SHOWN = 5
 
 
 def say_absent_classes(store: Store, plan: Plan, train: Sequence[str], val: Sequence[str]) -> None:
@@ -31,13 +30,9 @@ def say_absent_classes(store: Store, plan: Plan, train: Sequence[str], val: Sequ
                 unseen.append(name)
             continue
         held_out = [case for case in val if counts[case].get(key)]
-        where = f"; of those that are held out {_some(held_out)} has it, and will be scored 0" if held_out else ""
+        where = f"; of those that are held out {listed(held_out, 5)} has it, and will be scored 0" if held_out else ""
         log.warning("No case that is trained on has %s: the network cannot learn it%s.", name, where)
     if unseen:
         log.info(
             "No validation case has %s: neither pseudo Dice nor scores of this fold tell of it.", ", ".join(unseen)
         )
-
-
-def _some(cases: Sequence[str]) -> str:
-    return ", ".join(cases[:_SHOWN]) + (f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")

@@ -16,6 +16,7 @@ from umamba.evaluation.score_pair import score_pair
 from umamba.evaluation.scoring import Scoring
 from umamba.machine import usable_cpus
 from umamba.processes import light_start, worker_pool
+from umamba.words import listed
 
 FAULTS_SHOWN = 50
 WORTH_PROCESSES = 20.0  # s of work left: on a busy machine a process takes several to start
@@ -48,8 +49,7 @@ def evaluate(
         results = list(bar.track(_results(pairs, score, workers), total=len(pairs), description="Scoring"))
     faults = [result for result in results if isinstance(result, str)]
     if faults:
-        more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
-        listing = "\n  ".join([*faults[:FAULTS_SHOWN], *more])
+        listing = listed(faults, FAULTS_SHOWN, "\n  ")
         raise ValueError(f"{len(faults)} of {len(pairs)} case(s) cannot be scored:\n  {listing}")
     rows = [row for result in results for row in result]
     if not rows:

@@ -15,10 +15,9 @@ from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import fingerprint
 from umamba.raw.orientation import orientation
 from umamba.raw.readers import is_picture, read_geometry
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
-
-_SHOWN = 10
 
 
 def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None = None) -> dict[str, Any]:
@@ -75,7 +74,7 @@ def add_source(cases: dict[str, Any], datamodule: SegmentationDataModule, seen: 
     if known:
         raise ValueError(
             f"init_from was trained on {len(known)} of the cases that this training validates with or tests: "
-            f"{_list(known)}. Their scores would be of seen data. Take a checkpoint of the same fold, or fold=all "
+            f"{listed(known)}. Their scores would be of seen data. Take a checkpoint of the same fold, or fold=all "
             "and score on cases that neither saw."
         )
     cases["trained_on"] |= {SOURCE + name.removeprefix(SOURCE): mark for name, mark in seen.items()}
@@ -136,7 +135,7 @@ def choose_cases(
     chosen = sorted(set.intersection(*held_out))
     if not chosen:
         listing = "; ".join(
-            f"{member.path} (fold {member.fold}) holds out {_list(sorted(names))}"
+            f"{member.path} (fold {member.fold}) holds out {listed(sorted(names))}"
             for member, names in zip(members, held_out, strict=True)
         )
         raise ValueError(
@@ -144,7 +143,7 @@ def choose_cases(
             f"{_WAY_OUT}"
         )
     if len(chosen) < len(set.union(*held_out)):
-        log.info("Only the %d case(s) that no member was trained on are scored: %s.", len(chosen), _list(chosen))
+        log.info("Only the %d case(s) that no member was trained on are scored: %s.", len(chosen), listed(chosen))
     for member in members:
         _refuse_seen(member, [training[name] for name in chosen], names=chosen)
     return [training[name] for name in chosen], "validation"
@@ -164,7 +163,7 @@ def _held_out(member: Member, datamodule: SegmentationDataModule, training: Iter
         if gone:
             raise ValueError(
                 f"{member.path} (fold {member.fold}) was validated with cases that {datamodule.dataset_dir} does not "
-                f"have: {_list(gone)}. Point data.dataset_dir at the data set it was trained on; cases of another one "
+                f"have: {listed(gone)}. Point data.dataset_dir at the data set it was trained on; cases of another one "
                 "belong into its imagesTs and labelsTs."
             )
         return set(member.validated_with)
@@ -193,7 +192,7 @@ def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str])
     seen = [c.identifier for c in cases if c.identifier in called or fingerprint(c.images[0]) in prints]
     if seen:
         raise ValueError(
-            f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {_list(seen)}. "
+            f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {listed(seen)}. "
             "Remove them from the test set, or take checkpoints of another fold."
         )
 
@@ -204,11 +203,6 @@ def _refuse_twins(trained_on: Mapping[str, str], held_out: Iterable[RawCase]) ->
     twins = [f"{name} = {named[mark]}" for name, mark in marks.items() if mark in named and named[mark] != name]
     if twins:
         raise ValueError(
-            f"{len(twins)} case(s) to validate with or to test have the image of a case to train on: {_list(twins)}. "
+            f"{len(twins)} case(s) to validate with or to test have the image of a case to train on: {listed(twins)}. "
             "Remove one of each pair, or put both into one part of splits_final.json."
         )
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

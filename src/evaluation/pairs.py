@@ -12,10 +12,9 @@ import numpy as np
 from umamba.evaluation.scoring import Scoring
 from umamba.raw.dataset import RawCase
 from umamba.raw.sources import Source
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
-
-_SHOWN = 10  # files listed one by one before "and N more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) ->
     found = _visible(predictions, scoring.file_ending)
     others = [str(found.pop(name)) for name in sorted(found.keys() - references.keys())]
     if others:
-        log.warning("%d label map(s) of other cases lie here too and are not scored: %s.", len(others), _list(others))
+        log.warning("%d label map(s) of other cases lie here too and are not scored: %s.", len(others), listed(others))
     return _pair(found, references, predictions, images, {case.identifier: case.source for case in cases})
 
 
@@ -95,7 +94,7 @@ def references_of(cases: Iterable[RawCase], scoring: Scoring) -> dict[str, Path]
     cases = list(cases)
     unlabelled = [case.identifier for case in cases if case.label is None]
     if unlabelled:
-        raise ValueError(f"No reference label for {_list(unlabelled)}: these cases can be predicted, but not scored.")
+        raise ValueError(f"No reference label for {listed(unlabelled)}: these cases can be predicted, but not scored.")
     return {case.identifier: _reference(case.label_file, scoring) for case in cases}
 
 
@@ -123,7 +122,7 @@ def pair_folders(
     expected = _visible(references, scoring.reference_ending)
     left_out = sorted(expected.keys() - found.keys())
     if scoring.protocol == "paper" and left_out:
-        log.warning("Protocol paper: %d case(s) without prediction left out: %s.", len(left_out), _list(left_out))
+        log.warning("Protocol paper: %d case(s) without prediction left out: %s.", len(left_out), listed(left_out))
         expected = {name: path for name, path in expected.items() if name in found}
     return _pair(found, expected, predictions, {}, sources or {})
 
@@ -161,10 +160,10 @@ def _pair(
 ) -> list[Pair]:
     missing = [str(references[name]) for name in sorted(references.keys() - predictions.keys())]
     if missing:
-        raise FileNotFoundError(f"{folder} lacks the predictions of {len(missing)} reference(s): {_list(missing)}.")
+        raise FileNotFoundError(f"{folder} lacks the predictions of {len(missing)} reference(s): {listed(missing)}.")
     surplus = [str(predictions[name]) for name in sorted(predictions.keys() - references.keys())]
     if surplus:
-        raise ValueError(f"{folder} holds {len(surplus)} prediction(s) without a reference: {_list(surplus)}.")
+        raise ValueError(f"{folder} holds {len(surplus)} prediction(s) without a reference: {listed(surplus)}.")
     return [
         Pair(
             case=name,
@@ -175,8 +174,3 @@ def _pair(
         )
         for name in sorted(references)
     ]
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -19,11 +19,11 @@ from umamba.models.build import build_network
 from umamba.planning.plan import Plan
 from umamba.target_check import trusted_names
 from umamba.targets import NETWORKS, check_config, present_names, scoring_data
+from umamba.words import listed
 
 REQUIRED_KEYS = {"state_dict": dict, "plan": dict, "configuration": str, "config": dict}
 BUNDLE = "bundle"  # key of what `umamba export` adds, see `umamba.inference.bundle`
 PREFIX = "network."  # of the network's weights among those of the training module
-_SHOWN = 5  # differences listed before "and N more"
 _SLACK = 1 << 20  # bytes: a zip file's own tables
 
 
@@ -222,8 +222,7 @@ def _check_weights(checkpoint: Mapping[str, Any]) -> None:
         and (tensor.shape != expected[name].shape or tensor.is_floating_point() != expected[name].is_floating_point())
     ]
     if problems:
-        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ValueError(f"its weights are not those of its network: {'; '.join(problems[:_SHOWN])}{more}.")
+        raise ValueError(f"its weights are not those of its network: {listed(problems, 5, '; ')}.")
     needed = sum(weight.numel() for weight in network.parameters())
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found.values()}
     held = sum(storages.values())

@@ -25,12 +25,12 @@ from umamba.planning.configuration import PlanError
 from umamba.planning.plan import Plan
 from umamba.planning.transfer import exchanged
 from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.1  # of the network's weights that must fit: two networks have small vectors in common by chance
 _HEADS = "heads."  # of the networks on the U-shaped frame; others say with what the names of theirs begin
-_SHOWN = 20  # names in a message
 _Described = Plan | DatasetDescription  # both say what channels and labels mean
 
 
@@ -71,7 +71,7 @@ class InitialWeights:
         if random:
             raise ValueError(
                 f"freeze keeps {len(random)} weight(s) that init_from={self.path} does not have, so that they would "
-                f"stay as they were drawn at random: {_list(random, 5)}. Freeze the others only, stage by "
+                f"stay as they were drawn at random: {listed(random, 5, '; ')}. Freeze the others only, stage by "
                 "stage where it must be: freeze=[encoder_stages.1*,encoder_stages.2*]."
             )
 
@@ -94,10 +94,10 @@ class InitialWeights:
             total, 100 * self.share, ", ".join(f"{count} of {part}" for part, count in parts.items()),
         )  # fmt: skip
         if self.left_out:
-            listed = [f"{name}: {why}" for name, why in self.left_out.items()]
-            log.info("%d begin anew: %s.", len(listed), _list(listed))
+            reasons = [f"{name}: {why}" for name, why in self.left_out.items()]
+            log.info("%d begin anew: %s.", len(reasons), listed(reasons, 20, "; "))
         if self.unused:
-            log.info("%d of the checkpoint have no place here: %s.", len(self.unused), _list(self.unused))
+            log.info("%d of the checkpoint have no place here: %s.", len(self.unused), listed(self.unused, 20, "; "))
 
 
 def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None = None) -> InitialWeights:
@@ -136,7 +136,7 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     total = sum(own.numel() for own in expected.values())
     share = sum(tensor.numel() for tensor in taken.values()) / max(total, 1)
     if share < LEAST_SHARE:
-        reasons = _list([f"{name}: {why}" for name, why in left_out.items()], 5)
+        reasons = listed([f"{name}: {why}" for name, why in left_out.items()], 5, "; ")
         raise ValueError(
             f"init_from={path}: {100 * share:.1f} % of the network's weights fit, less than {100 * LEAST_SHARE:.0f} %; "
             f"it would be no start. {reasons}. Train the same network with the source's plan "
@@ -144,7 +144,7 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
         )
     bad = [name for name, tensor in taken.items() if not tensor.isfinite().all()]
     if bad:
-        raise ValueError(f"init_from={path} holds NaN or infinite weights ({_list(bad, 5)}). Take another checkpoint.")
+        raise ValueError(f"init_from={path} holds NaN or infinite weights ({listed(bad, 5)}). Take another checkpoint.")
     cases = content.get("cases")
     trained_on = cases.get("trained_on") if isinstance(cases, dict) else None
     known = {str(k): str(v) for k, v in trained_on.items()} if isinstance(trained_on, dict) else {}
@@ -283,7 +283,3 @@ def _check_axes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
                 f"({name}: {tuple(found[name].shape)} there, {tuple(own.shape)} here). Take a checkpoint of the same "
                 "data.configuration."
             )
-
-
-def _list(names: Sequence[str], shown: int = _SHOWN) -> str:
-    return "; ".join(names[:shown]) + (f"; and {len(names) - shown} more" if len(names) > shown else "")

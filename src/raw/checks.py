@@ -16,6 +16,7 @@ from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.nifti import count_nonfinite, is_nifti, sizes_of_voxel
 from umamba.raw.origins import origin_faults
 from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +157,9 @@ def raise_errors(findings: list[Finding], shown: int = 10) -> None:
     """Raise one DatasetError that lists the errors among the findings, if there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        lines = [f"{finding.case}: {finding.message}" for finding in errors[:shown]]
-        more = [f"and {len(errors) - shown} more"] if len(errors) > shown else []
+        lines = listed([f"{finding.case}: {finding.message}" for finding in errors], shown, "\n  ")
         cases = len({finding.case for finding in errors})
-        raise DatasetError(f"{cases} case(s) cannot be used:\n  " + "\n  ".join(lines + more))
+        raise DatasetError(f"{cases} case(s) cannot be used:\n  {lines}")
 
 
 def log_warnings(findings: Sequence[Finding]) -> None:

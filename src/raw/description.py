@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from umamba.raw.regions import Region, region_fault, values_of
+from umamba.words import listed
 
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl")
 # nnU-Net's readers that give the voxels as they lie in the file, as here; others turn the image first.
 READERS = ("SimpleITKIO", "NibabelIO", "NaturalImage2DIO", "Tiff3DIO")
-_SHOWN = 10  # faults listed one by one before "and N more"
 
 
 class DatasetError(ValueError):
@@ -24,9 +24,8 @@ class DatasetError(ValueError):
 def raise_faults(faults: Sequence[str], title: str) -> None:
     """Raise one DatasetError that lists faults of files, if there are any."""
     if faults:
-        more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        listing = "\n  ".join(faults[:_SHOWN])
-        raise DatasetError(f"{title}:\n  {listing}{more}\nAdd or remove the files named, or correct dataset.json.")
+        listing = listed(faults, 10, "\n  ")
+        raise DatasetError(f"{title}:\n  {listing}\nAdd or remove the files named, or correct dataset.json.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -201,7 +201,7 @@ def test_nothing_is_interpolated(content, load, text, place) -> None:
         ({"_recursive_": "yes"}, "_recursive_ must be a bool"),
         ({"_mode_": "x"}, "_mode_: only _target_"),
         ({"colour": 1}, "cannot be built.*colour"),
-        ({"mamba": "encoder"}, r"its weights are not those of its network: .*mamba.* is missing and \d+ more"),
+        ({"mamba": "encoder"}, r"its weights are not those of its network: .*mamba.* is missing; and \d+ more"),
         ({"mixer": "none"}, "is left over"),
     ],
 )

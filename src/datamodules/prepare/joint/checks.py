@@ -12,8 +12,7 @@ from umamba.raw.dataset import RawDataset
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 from umamba.raw.file_identity import file_content, parts_of
 from umamba.raw.readers import is_picture, read_geometry
-
-_SHOWN = 5
+from umamba.words import listed
 
 
 def refuse_target(target: Path, sources: Mapping[str, Path]) -> None:
@@ -99,9 +98,8 @@ def refuse_twice(
         if other != source:
             found.append(f"{first} and {path}")
     if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise DatasetError(
-            f"{len(found)} image(s) are in two data sets: {'; '.join(found[:_SHOWN])}{more}. A case must not be "
+            f"{len(found)} image(s) are in two data sets: {listed(found, 5, '; ')}. A case must not be "
             "trained on and held out at once, nor have two labels; remove it from one of them."
         )
 
