@@ -48,7 +48,11 @@ class JointDataModule(SegmentationDataModule):
         self.nsd_tolerance = nsd_tolerance
 
     def make_raw(self, source: Path | None = None, *, incomplete: bool = False) -> None:
-        """Join the data sets, or see that what is there is what would be joined."""
+        """Join the data sets, or see that what is there is what would be joined.
+
+        Raises:
+            ValueError: `source` or `incomplete` was given; or see `join`.
+        """
         if source is not None or incomplete:
             raise ValueError(
                 "source= and incomplete= are for data sets as their owners distribute them; give data.sources."

@@ -219,6 +219,7 @@ def _compose(model_overrides: list[str], data: str) -> DictConfig:
 
 
 def main() -> None:
+    """Convert what the command line names; ends with the usage or the reason where it cannot."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = to_plain(OmegaConf.from_cli())
     missing = [name for name, required in ARGUMENTS.items() if required and not arguments.get(name)]

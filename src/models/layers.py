@@ -36,11 +36,11 @@ class _Conv(nn.modules.conv._ConvNd):
 
 
 class Conv2d(_Conv, nn.Conv2d):
-    pass
+    """(B, C, *S) with two axes in S; see `_Conv`."""
 
 
 class Conv3d(_Conv, nn.Conv3d):
-    pass
+    """(B, C, *S) with three axes in S; see `_Conv`."""
 
 
 class _ConvTranspose(nn.modules.conv._ConvTransposeNd):
@@ -64,11 +64,11 @@ class _ConvTranspose(nn.modules.conv._ConvTransposeNd):
 
 
 class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
-    pass
+    """(B, C, *S) with two axes in S; see `_ConvTranspose`."""
 
 
 class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
-    pass
+    """(B, C, *S) with three axes in S; see `_ConvTranspose`."""
 
 
 class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
@@ -102,11 +102,11 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
-    pass
+    """(B, C, *S) with two axes in S; see `_InstanceNorm`."""
 
 
 class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
-    pass
+    """(B, C, *S) with three axes in S; see `_InstanceNorm`."""
 
 
 CONVOLUTIONS = (_Conv, _ConvTranspose)
@@ -116,6 +116,7 @@ INSTANCE_NORM: dict[int, Callable[..., InstanceNorm2d | InstanceNorm3d]] = {2: I
 
 
 def activation() -> nn.LeakyReLU:
+    """The networks' activation, in place."""
     return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 
 

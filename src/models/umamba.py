@@ -125,6 +125,12 @@ def mamba_stages(mamba: Placement, num_stages: int, *, every_second: bool) -> tu
         mamba: as for `UMamba`.
         num_stages: stages of the encoder, the bottleneck included.
         every_second: with "encoder", skip every second stage, such that the deepest has a layer.
+
+    Returns:
+        Their numbers, ascending, the first stage being 0.
+
+    Raises:
+        ValueError: `mamba` is no known name, or holds a stage that there is not, or one twice.
     """
     if isinstance(mamba, str):
         named = {

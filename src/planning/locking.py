@@ -29,6 +29,9 @@ def locked(prepared_dir: Path) -> Iterator[None]:
 
     A folder on a read-only disk is not locked: what is finished there can be used, and what is not fails where it wants
     to write.
+
+    Raises:
+        DiskError: the folder cannot be made, or the disk failed within the block.
     """
     with disk_errors(prepared_dir):
         prepared_dir.mkdir(parents=True, exist_ok=True)
@@ -55,6 +58,9 @@ def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> 
     Args:
         prepared_dir: Where is written to.
         needed: Gives the bytes needed at most, if that is known.
+
+    Raises:
+        DiskError: the disk was full or could not be written to within the block.
     """
     try:
         yield

@@ -142,7 +142,16 @@ class _Planner:
     def fit_patch(
         self, spacing: Sequence[float] | np.ndarray, median_shape: Sequence[float] | np.ndarray, reference: float
     ) -> tuple[Topology, int, str]:
-        """The largest patch whose cost is within the reference, its cost, and why it is not larger."""
+        """The largest patch whose cost is within the reference, its cost, and why it is not larger.
+
+        Args:
+            spacing: mm, an entry per axis of the patch.
+            median_shape: of the training cases at that spacing, voxels.
+            reference: nnU-Net's estimate that the network may reach, voxels times channels.
+
+        Raises:
+            ValueError: even the smallest patch costs more.
+        """
         spacing, dims = tuple(spacing), len(spacing)
         inverse = 1 / np.asarray(spacing, dtype=np.float64)
         initial = [round(edge) for edge in inverse * (_INITIAL_VOXELS[dims] / np.prod(inverse)) ** (1 / dims)]

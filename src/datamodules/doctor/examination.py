@@ -163,6 +163,7 @@ def rewrite_facts(path: Path, facts: list[CaseFacts]) -> None:
 
 
 def write_facts(file: TextIO, facts: CaseFacts) -> None:
+    """Add a line of JSON, which is on its way to the disk when this returns."""
     file.write(json.dumps(facts.to_dict()) + "\n")
     file.flush()
 

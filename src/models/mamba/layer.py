@@ -114,7 +114,11 @@ class MambaLayer(nn.Module):
 
 
 def lookup(name: str, value: str | T, table: Mapping[str, T]) -> T:
-    """`value` itself if it is no string, else its entry in `table`."""
+    """`value` itself if it is no string, else its entry in `table`.
+
+    Raises:
+        ValueError: the table has none of that name; `name` says what was to be chosen.
+    """
     if not isinstance(value, str):
         return value
     if value not in table:

@@ -29,10 +29,12 @@ log = logging.getLogger(__name__)
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
+    """The norm of the difference over that of `expected`, which is float64 on the CPU."""
     return ((got.cpu().double() - expected).norm() / expected.norm()).item()
 
 
 def random_tensor(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal numbers, float64 on the CPU, the same in every process."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -133,10 +135,12 @@ def half_errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 
 
 def float16_errors(device: torch.device) -> dict[str, float]:
+    """`half_errors` of float16."""
     return half_errors(device, torch.float16)
 
 
 def bfloat16_errors(device: torch.device) -> dict[str, float]:
+    """`half_errors` of bfloat16."""
     return half_errors(device, torch.bfloat16)
 
 
