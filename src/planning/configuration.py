@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from umamba.names import name_fault
 from umamba.planning.normalization import SCHEMES
@@ -83,61 +83,79 @@ class Configuration:
 
 
 def _check(c: Configuration) -> None:
-    where = f"configurations.{c.name}"
-    dims, stages = len(c.patch_size), len(c.strides)
+    """The form of each entry first, for what comes later computes with them."""
+    _check_names(c)
+    _check_sizes(c)
+    _check_stages(c)
+    _check_limits(c)
+    _check_channels(c)
 
-    def fail(key: str, reason: str) -> None:
-        raise PlanError(f"{where}.{key} = {getattr(c, key)}: {reason}")
 
+def _fail(c: Configuration, key: str, reason: str) -> NoReturn:
+    raise PlanError(f"configurations.{c.name}.{key} = {getattr(c, key)}: {reason}")
+
+
+def _check_names(c: Configuration) -> None:
     if fault := name_fault(c.name):
-        fail("name", f"expected a plain name; {fault}.")
+        _fail(c, "name", f"expected a plain name; {fault}.")
     if "${" in c.name or c.name == "???":
-        fail("name", "expected a plain name; configs would take this for something to be filled in.")
-    if dims not in (2, 3) or not all(_positive_int(size) for size in c.patch_size):
-        fail("patch_size", "expected 2 or 3 whole numbers > 0.")
+        _fail(c, "name", "expected a plain name; configs would take this for something to be filled in.")
+    if fault := name_fault(c.data_identifier):
+        _fail(c, "data_identifier", f"expected the name of a folder; {fault}.")
+
+
+def _check_sizes(c: Configuration) -> None:
+    dims = len(c.patch_size)
+    if dims not in (2, 3) or not all(map(_positive_int, c.patch_size)):
+        _fail(c, "patch_size", "expected 2 or 3 whole numbers > 0.")
     if not _positive_int(c.batch_size):
-        fail("batch_size", "expected a whole number > 0.")
+        _fail(c, "batch_size", "expected a whole number > 0.")
     for key in ("spacing", "median_shape"):
         value = getattr(c, key)
         if len(value) != dims or not all(math.isfinite(entry) and entry > 0 for entry in value):
-            fail(key, f"expected {dims} numbers > 0, one per axis of patch_size {c.patch_size}.")
+            _fail(c, key, f"expected {dims} numbers > 0, one per axis of patch_size {c.patch_size}.")
+
+
+def _check_stages(c: Configuration) -> None:
+    dims, stages = len(c.patch_size), len(c.strides)
     if stages < 1:
-        fail("strides", "expected at least one stage.")
+        _fail(c, "strides", "expected at least one stage.")
     for key in ("strides", "kernel_sizes"):
         value = getattr(c, key)
         if len(value) != stages or any(len(e) != dims or not all(map(_positive_int, e)) for e in value):
-            fail(key, f"expected {stages} stages (as in strides) of {dims} whole numbers > 0 each.")
+            _fail(c, key, f"expected {stages} stages (as in strides) of {dims} whole numbers > 0 each.")
     if any(size % 2 == 0 for kernel in c.kernel_sizes for size in kernel):
-        fail("kernel_sizes", "expected odd sizes.")
-    for key, length in (
-        ("features_per_stage", stages),
-        ("n_conv_per_stage", stages),
-        ("n_conv_per_stage_decoder", stages - 1),
-    ):
+        _fail(c, "kernel_sizes", "expected odd sizes.")
+    lengths = {"features_per_stage": stages, "n_conv_per_stage": stages, "n_conv_per_stage_decoder": stages - 1}
+    for key, length in lengths.items():
         value = getattr(c, key)
         if len(value) != length or not all(map(_positive_int, value)):
-            fail(key, f"expected {length} whole numbers > 0 for {stages} stages.")
-    if any(size % total for size, total in zip(c.patch_size, c.total_stride, strict=True)):
-        fits = tuple(
-            max(1, round(size / total)) * total for size, total in zip(c.patch_size, c.total_stride, strict=True)
-        )
-        fail("patch_size", f"expected multiples of the total strides {c.total_stride}, such as {fits}.")
-    if stages > _MAX_STAGES:
-        fail("strides", f"expected at most {_MAX_STAGES} stages.")
-    if math.prod(c.patch_size) > _MAX_PATCH:
-        fail("patch_size", f"expected at most {_MAX_PATCH} voxels.")
-    if math.prod(c.patch_size) * c.batch_size > _MAX_BATCH:
-        fail("batch_size", f"expected at most {_MAX_BATCH} voxels in a batch.")
+            _fail(c, key, f"expected {length} whole numbers > 0 for {stages} stages.")
+    total = c.total_stride
+    if any(size % step for size, step in zip(c.patch_size, total, strict=True)):
+        fits = tuple(max(1, round(size / step)) * step for size, step in zip(c.patch_size, total, strict=True))
+        _fail(c, "patch_size", f"expected multiples of the total strides {total}, such as {fits}.")
+
+
+def _check_limits(c: Configuration) -> None:
+    voxels = math.prod(c.patch_size)
+    if len(c.strides) > _MAX_STAGES:
+        _fail(c, "strides", f"expected at most {_MAX_STAGES} stages.")
+    if voxels > _MAX_PATCH:
+        _fail(c, "patch_size", f"expected at most {_MAX_PATCH} voxels.")
+    if voxels * c.batch_size > _MAX_BATCH:
+        _fail(c, "batch_size", f"expected at most {_MAX_BATCH} voxels in a batch.")
     for key, most in _MAX.items():
         if _largest(getattr(c, key)) > most:
-            fail(key, f"expected at most {most}.")
-    if fault := name_fault(c.data_identifier):
-        fail("data_identifier", f"expected the name of a folder; {fault}.")
+            _fail(c, key, f"expected at most {most}.")
+
+
+def _check_channels(c: Configuration) -> None:
     unknown = sorted(set(c.normalization) - SCHEMES.keys())
     if unknown:
-        fail("normalization", f"unknown {unknown}; allowed are {sorted(SCHEMES)}.")
+        _fail(c, "normalization", f"unknown {unknown}; allowed are {sorted(SCHEMES)}.")
     if len(c.use_mask_for_norm) != len(c.normalization):
-        fail("use_mask_for_norm", f"expected one entry per channel, as in normalization ({len(c.normalization)}).")
+        _fail(c, "use_mask_for_norm", f"expected one entry per channel, as in normalization ({len(c.normalization)}).")
 
 
 def _positive_int(value: object) -> bool:

@@ -174,13 +174,23 @@ class Plan:
 
 
 def _check(plan: Plan) -> None:
-    channels = len(plan.channel_names)
-    if not 1 <= channels <= _MAX_CHANNELS:
-        raise PlanError(f"channel_names has {channels} entries; expected 1 to {_MAX_CHANNELS}.")
-    if len(plan.labels) > _MAX_CLASSES:
-        raise PlanError(f"labels has {len(plan.labels)} entries; expected at most {_MAX_CLASSES}.")
     if plan.rule not in RULES:
         raise PlanError(f"rule = {plan.rule!r:.200}: expected one of {', '.join(RULES)}.")
+    endings = VOLUME_ENDINGS + PICTURE_ENDINGS
+    if plan.file_ending not in endings:
+        raise PlanError(f"file_ending = {plan.file_ending!r:.200}: expected one of {', '.join(endings)}.")
+    if sorted(plan.transpose_forward) != [0, 1, 2]:
+        raise PlanError(f"transpose_forward = {plan.transpose_forward}: expected an order of the axes 0, 1, 2.")
+    if any(plan.transpose_backward[axis] != i for i, axis in enumerate(plan.transpose_forward)):
+        raise PlanError(f"transpose_backward = {plan.transpose_backward} does not undo {plan.transpose_forward}.")
+    _check_classes(plan)
+    _check_channels(plan)
+    _check_configurations(plan)
+
+
+def _check_classes(plan: Plan) -> None:
+    if len(plan.labels) > _MAX_CLASSES:
+        raise PlanError(f"labels has {len(plan.labels)} entries; expected at most {_MAX_CLASSES}.")
     if plan.labels.get("background", 0) != 0:
         raise PlanError(f"labels = {plan.labels!r:.200}: expected background to be 0.")
     if plan.regions and plan.labels != {"background": 0}:
@@ -191,35 +201,33 @@ def _check(plan: Plan) -> None:
         raise PlanError(f"regions: {fault}.")
     if sorted(plan.labels.values()) != list(range(len(plan.labels))):
         raise PlanError(f"labels = {plan.labels!r:.200}: expected the values 0, 1, 2, ... without a gap.")
-    if plan.file_ending not in VOLUME_ENDINGS + PICTURE_ENDINGS:
-        raise PlanError(
-            f"file_ending = {plan.file_ending!r:.200}: expected one of {', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}."
-        )
+
+
+def _check_channels(plan: Plan) -> None:
+    channels, configurations = len(plan.channel_names), plan.configurations.values()
+    if not 1 <= channels <= _MAX_CHANNELS:
+        raise PlanError(f"channel_names has {channels} entries; expected 1 to {_MAX_CHANNELS}.")
     if len(plan.intensities) != channels:
         raise PlanError(
             f"intensities has {len(plan.intensities)} entries for {channels} channels {plan.channel_names}."
         )
-    if sorted(plan.transpose_forward) != [0, 1, 2]:
-        raise PlanError(f"transpose_forward = {plan.transpose_forward}: expected an order of the axes 0, 1, 2.")
-    if any(plan.transpose_backward[axis] != i for i, axis in enumerate(plan.transpose_forward)):
-        raise PlanError(f"transpose_backward = {plan.transpose_backward} does not undo {plan.transpose_forward}.")
-    clipped = {
-        channel
-        for entry in plan.configurations.values()
-        for channel, scheme in enumerate(entry.normalization)
-        if scheme == "CTNormalization"
-    }
+    for entry in configurations:
+        if len(entry.normalization) != channels:
+            raise PlanError(
+                f"configurations.{entry.name}.normalization has {len(entry.normalization)} entries for {channels} "
+                "channels."
+            )
     for channel, statistics in enumerate(plan.intensities):
-        if fault := statistics.fault(clips=channel in clipped):
+        clips = any(entry.normalization[channel] == "CTNormalization" for entry in configurations)
+        if fault := statistics.fault(clips=clips):
             raise PlanError(f"intensities[{channel}]: {fault}.")
+
+
+def _check_configurations(plan: Plan) -> None:
     stores: dict[str, Configuration] = {}
     for name, entry in plan.configurations.items():
         if name != entry.name:
             raise PlanError(f"configurations.{name}.name is {entry.name!r}; it must be its key.")
-        if len(entry.normalization) != channels:
-            raise PlanError(
-                f"configurations.{name}.normalization has {len(entry.normalization)} entries for {channels} channels."
-            )
         if entry.previous_stage is not None and entry.previous_stage not in plan.configurations:
             raise PlanError(
                 f"configurations.{name}.previous_stage = {entry.previous_stage!r} is no configuration of the plan."
@@ -237,9 +245,7 @@ def _check(plan: Plan) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(entry) for entry in value]
-    return value
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _frozen(value: Any) -> Any:
@@ -276,7 +282,11 @@ def _freeze_entry(value: Any) -> Any:
 
 
 def inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The entry of a configuration with everything it inherits filled in."""
+    """The entry of a configuration with everything it inherits filled in.
+
+    Raises:
+        PlanError: it inherits from itself or from what is not there, or an entry is no object with its key as name.
+    """
     if name in seen:
         raise PlanError(f"configurations.{seen[0]} inherits from itself: {' -> '.join((*seen, name))}.")
     if name not in entries:

@@ -88,32 +88,40 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
             report("spacing", fault, "warning")
     if not image.any():
         report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
-    others = [read_geometry(path) for path in case.images[1:]]
-    if case.label is None:
-        for severity, message in origin_faults(case.images, [geometry, *others]):
-            report("origin", message, severity)
-        return LoadedCase(image=image, geometry=geometry, label=None), findings
-    try:
-        label, label_geometry = read_label(case.label)
-    except (DatasetError, FileNotFoundError) as error:
-        report("unreadable", str(error))
-        return None, findings
-    for kind, message in geometry_faults(case, geometry, label_geometry):
-        report(kind, message)
-    for severity, message in origin_faults((*case.images, case.label), [geometry, *others, label_geometry]):
+    files, geometries = [*case.images], [geometry, *(read_geometry(path) for path in case.images[1:])]
+    label = None
+    if case.label is not None:
+        try:
+            label, label_geometry = read_label(case.label)
+        except (DatasetError, FileNotFoundError) as error:
+            report("unreadable", str(error))
+            return None, findings
+        files, geometries = [*files, case.label], [*geometries, label_geometry]
+        for kind, message in geometry_faults(case, geometry, label_geometry):
+            report(kind, message)
+    for severity, message in origin_faults(files, geometries):
         report("origin", message, severity)
+    if case.label is not None and label is not None:
+        for kind, message, severity in _label_faults(case.label, label, dataset):
+            report(kind, message, severity)
+    return LoadedCase(image=image, geometry=geometry, label=label), findings
+
+
+def _label_faults(
+    path: Path, label: np.ndarray, dataset: DatasetDescription
+) -> Iterator[tuple[str, str, Literal["error", "warning"]]]:
     present = np.unique(np.concatenate([np.unique(part) for part in label]))  # by slice: np.unique copies and sorts
     strange = [int(v) for v in present if int(v) not in dataset.allowed_values]
     if strange:
-        report(
+        scaled = ": 255 suggests a mask that was scaled for viewing." if 255 in strange else "."
+        yield (
             "labels",
-            f"{case.label} holds the values {_some(strange)}, which dataset.json does not declare (it has "
-            f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file"
-            + (": 255 suggests a mask that was scaled for viewing." if 255 in strange else "."),
+            f"{path} holds the values {_some(strange)}, which dataset.json does not declare (it has "
+            f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file{scaled}",
+            "error",
         )
     elif not ((present > 0) & (present != dataset.ignore_label)).any():
-        report("empty", f"{case.label} has no foreground; patches of this case are drawn anywhere.", "warning")
-    return LoadedCase(image=image, geometry=geometry, label=label), findings
+        yield "empty", f"{path} has no foreground; patches of this case are drawn anywhere.", "warning"
 
 
 def read_sound_images(

@@ -188,13 +188,9 @@ def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, 
     for name, value in entries.items():
         values = value if isinstance(value, (list, tuple)) and value else [value]
         if not all(_is_whole(v) for v in values):
-            hint = (
-                " (this looks like the older form, keyed by number: exchange names and numbers)"
-                if name.isdigit()
-                else " (a region maps to a list of them)"
-                if isinstance(value, (list, tuple))
-                else ""
-            )
+            hint = " (a region maps to a list of them)" if isinstance(value, (list, tuple)) else ""
+            if name.isdigit():
+                hint = " (this looks like the older form, keyed by number: exchange names and numbers)"
             raise DatasetError(f"{path}: label {name!r} must map to a whole number, it maps to {value!r}{hint}.")
         if len(values) == 1:
             labels[name] = int(values[0])
@@ -216,6 +212,13 @@ def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, 
     if any(len(values) > 1 for values in lists.values()):
         regions = _parse_regions(lists, order, path)
         labels = {"background": 0}
+    _check_values(labels, regions, ignore, order, path)
+    return labels, regions, ignore
+
+
+def _check_values(
+    labels: Mapping[str, int], regions: Sequence[Region], ignore: int | None, order: object, path: Path
+) -> None:
     values = sorted({*labels.values(), *values_of(regions)})
     if values != list(range(len(values))):
         raise DatasetError(
@@ -229,7 +232,6 @@ def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, 
         )
     if ignore is not None and ignore <= values[-1]:
         raise DatasetError(f"{path}: the ignore label must be the highest value, it is {ignore} beside {values}.")
-    return labels, regions, ignore
 
 
 def _parse_regions(lists: Mapping[str, tuple[int, ...]], order: object, path: Path) -> tuple[Region, ...]:
