@@ -16,13 +16,16 @@ if __name__ == "__main__":
     exit_with_help(__doc__, "eval")  # before the imports that take seconds
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.evaluate import check_workers, evaluate
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
@@ -98,59 +101,26 @@ def main(cfg: DictConfig) -> None:
 
 def score_checkpoints(cfg: DictConfig) -> None:
     check_workers(cfg.workers)
-    if cfg.fit_postprocessing and cfg.cases != "validation":
-        raise ValueError("fit_postprocessing=true needs cases=validation: rules fitted on test cases flatter them.")
-    paths = [Path(p) for p in (cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path])]
-    if not paths:
-        raise ValueError("There is no checkpoint to score: ckpt_path=[] is an empty list.")
-    if cfg.ensemble and len(paths) == 1:
-        raise ValueError("ensemble=true averages the checkpoints of a list, ckpt_path=[a.ckpt,b.ckpt]; this is one.")
-    runs = [(name, [path]) for name, path in zip(_names(paths), paths, strict=True)]
-    if cfg.ensemble:
-        runs.append((f"ensemble_of_{len(paths)}", paths))
-    overrides = {key: value for key, value in cfg.data.items() if value is not None}
-    members, datamodules, kinds = {}, {}, []
-    for path in paths:
-        checkpoint = load_checkpoint(path, cfg.trusted)
-        members[path] = Member.of(path, checkpoint)
-        datamodules[path] = datamodule_from_checkpoint(checkpoint, overrides)
-        del checkpoint
-    check_one_data_set(datamodules)
-    for datamodule in datamodules.values():
-        datamodule.open_raw()
-    for path in paths if cfg.mirror else ():
-        configuration = Plan.from_dict(members[path].plan).configuration(members[path].configuration)
-        axes_to_mirror(members[path].config, configuration.spatial_dims, path)
-    for _, some in runs:  # what cannot be scored is refused before the first prediction
-        kinds.append(choose_cases([members[path] for path in some], datamodules[some[0]], cfg.cases)[1])
+    paths = _checkpoints(cfg)
+    rows = _rows(cfg, paths)
+    members, datamodules = _opened(cfg, paths)
+    kinds = set()
+    for row in rows:  # what cannot be scored is refused before the first prediction
+        kinds.add(choose_cases([members[path] for path in row.paths], datamodules[row.paths[0]], cfg.cases)[1])
     if cfg.fit_postprocessing:
         check_one_network(list(members.values()))
         if datamodules[paths[0]].task == "instances":
             raise ValueError("fit_postprocessing=true keeps the largest component of a class; instances need them all.")
-
-    plain = RunOptions(**{field.name: cfg[field.name] for field in fields(RunOptions) if field.name != "mirror"})
-    variants = [(name, some, plain) for name, some in runs]
-    if cfg.mirror:
-        variants += [(f"{name}_mirrored", some, replace(plain, mirror=True)) for name, some in runs]
+    note = _check_rows(rows, datamodules) if len(rows) > 1 else ""
     output, frames, pairs = Path(cfg.output), [], []
-    folders = [output if len(variants) == 1 else output / name for name, _, _ in variants]
-    note = ""
-    if len(variants) > 1:  # no row is predicted if another one will be refused
-        ways, cases = {}, {}
-        for (name, some, options), folder in zip(variants, folders, strict=True):
-            prepared = prepare(some, datamodules[some[0]], folder, options)
-            ways[name], cases[name] = prepared.scoring, [case.identifier for case in prepared.chosen]
-            del prepared  # with its networks
-        check_one_way(ways)
-        note = note_on_cases(cases)
-    for (name, some, options), folder in zip(variants, folders, strict=True):
-        scores, predicted = predict_and_score(some, datamodules[some[0]], folder, options=options)
-        frames.append(scores.assign(run=name + (", " + scores["run"] if "run" in scores else "")))
-        if len(some) == 1 and not options.mirror:
+    for row in rows:
+        scores, predicted = predict_and_score(row.paths, datamodules[row.paths[0]], row.folder, options=row.options)
+        frames.append(scores.assign(run=row.name + (", " + scores["run"] if "run" in scores else "")))
+        if len(row.paths) == 1 and not row.options.mirror:
             pairs += predicted
-    if len(variants) > 1:
+    if len(rows) > 1:
         together = pd.concat(frames, ignore_index=True)
-        remark = " ".join([*(REMARKS[kind] for kind in sorted(set(kinds))), note]).strip()
+        remark = " ".join([*(REMARKS[kind] for kind in sorted(kinds)), note]).strip()
         with writing_into(output):
             text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
         show_table(text.groupby("run", sort=False).tail(1), f"{describe(together)} {remark}".strip())
@@ -159,6 +129,69 @@ def score_checkpoints(cfg: DictConfig) -> None:
         rules = fit_rules(pairs, plan.foreground, plan.ignore_label)
         save_rules(rules, output / "postprocessing.json", [pair.case for pair in pairs])
         log.info("%d rule(s) raise the validation DSC: %s", len(rules), output / "postprocessing.json")
+
+
+class _Row(NamedTuple):
+    """A row of the table: what is scored, of which checkpoints, where and how."""
+
+    name: str
+    paths: list[Path]
+    folder: Path
+    options: RunOptions
+
+
+def _checkpoints(cfg: DictConfig) -> list[Path]:
+    """What is to be scored, if it goes with the other options."""
+    if cfg.fit_postprocessing and cfg.cases != "validation":
+        raise ValueError("fit_postprocessing=true needs cases=validation: rules fitted on test cases flatter them.")
+    paths = [Path(p) for p in (cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) else [cfg.ckpt_path])]
+    if not paths:
+        raise ValueError("There is no checkpoint to score: ckpt_path=[] is an empty list.")
+    if cfg.ensemble and len(paths) == 1:
+        raise ValueError("ensemble=true averages the checkpoints of a list, ckpt_path=[a.ckpt,b.ckpt]; this is one.")
+    return paths
+
+
+def _opened(cfg: DictConfig, paths: list[Path]) -> tuple[dict[Path, Member], dict[Path, SegmentationDataModule]]:
+    """What each checkpoint says of its training, and the data set that it is scored on, opened."""
+    overrides = {key: value for key, value in cfg.data.items() if value is not None}
+    members, datamodules = {}, {}
+    for path in paths:
+        checkpoint = load_checkpoint(path, cfg.trusted)
+        members[path] = Member.of(path, checkpoint)
+        datamodules[path] = datamodule_from_checkpoint(checkpoint, overrides)
+        del checkpoint
+    check_one_data_set(datamodules)
+    for datamodule in datamodules.values():
+        datamodule.open_raw()
+    for path, member in members.items() if cfg.mirror else ():
+        configuration = Plan.from_dict(member.plan).configuration(member.configuration)
+        axes_to_mirror(member.config, configuration.spatial_dims, path)
+    return members, datamodules
+
+
+def _rows(cfg: DictConfig, paths: list[Path]) -> list[_Row]:
+    """Each checkpoint, then all as an ensemble, then the same mirrored, as asked for."""
+    runs = [(name, [path]) for name, path in zip(_names(paths), paths, strict=True)]
+    if cfg.ensemble:
+        runs.append((f"ensemble_of_{len(paths)}", paths))
+    plain = RunOptions(**{field.name: cfg[field.name] for field in fields(RunOptions) if field.name != "mirror"})
+    asked = [(name, some, plain) for name, some in runs]
+    if cfg.mirror:
+        asked += [(f"{name}_mirrored", some, replace(plain, mirror=True)) for name, some in runs]
+    output = Path(cfg.output)
+    return [_Row(name, some, output if len(asked) == 1 else output / name, options) for name, some, options in asked]
+
+
+def _check_rows(rows: list[_Row], datamodules: Mapping[Path, SegmentationDataModule]) -> str:
+    """See that every row can be scored, and in one table, before the first is; returns what to say of their cases."""
+    ways, cases = {}, {}
+    for row in rows:
+        prepared = prepare(row.paths, datamodules[row.paths[0]], row.folder, row.options)
+        ways[row.name], cases[row.name] = prepared.scoring, [case.identifier for case in prepared.chosen]
+        del prepared  # with its networks
+    check_one_way(ways)
+    return note_on_cases(cases)
 
 
 def score_folders(cfg: DictConfig) -> None:
