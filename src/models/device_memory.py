@@ -39,8 +39,4 @@ def use_expandable_segments(device: torch.device) -> bool:
 
 
 def _set(setting: str) -> None:
-    own = getattr(torch._C, "_accelerator_setAllocatorSettings", None)  # torch 2.9 and later
-    if own is None:
-        torch.cuda.memory._set_allocator_settings(setting)
-    else:
-        own(setting)
+    torch._C._accelerator_setAllocatorSettings(setting)

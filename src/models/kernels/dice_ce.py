@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, List
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,15 +94,15 @@ def _gradients(grad: Tensor, *inputs: Any) -> list[Tensor]:
 
 
 @torch.library.custom_op("umamba::dice_ce_sums", mutates_args=(), device_types="cuda")
-def operation(outputs: List[Tensor], label: Tensor, ignore_label: int | None, counted: int) -> Tensor:
+def operation(outputs: list[Tensor], label: Tensor, ignore_label: int | None, counted: int) -> Tensor:
     """`forward` for whatever watches operations."""
     return forward(*outputs, label, ignore_label, counted)[0]
 
 
 @torch.library.custom_op("umamba::dice_ce_sums_backward", mutates_args=(), device_types="cuda")
 def operation_backward(
-    grad: Tensor, outputs: List[Tensor], label: Tensor, ignore_label: int | None, counted: int
-) -> List[Tensor]:
+    grad: Tensor, outputs: list[Tensor], label: Tensor, ignore_label: int | None, counted: int
+) -> list[Tensor]:
     """Gradients of the outputs."""
     return _gradients(grad, *outputs, label, ignore_label, counted)
 

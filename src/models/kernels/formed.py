@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# No public interface of torch: where a version lacks it, as the oldest do, every map is kept
+# No public interface of torch: where a version lacks it, every map is kept
 _top_hooks: Callable[[bool], tuple[Callable, Callable] | None] | None = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", None
 )

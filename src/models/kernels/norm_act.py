@@ -11,7 +11,7 @@ Source: instance norm, Ulyanov et al. (arXiv 1607.08022); the variance is the bi
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def operation(
 @torch.library.custom_op("umamba::norm_act_backward", mutates_args=(), device_types="cuda")
 def operation_backward(
     grad: Tensor, stats: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, slope: float
-) -> List[Tensor]:
+) -> list[Tensor]:
     """Gradients of x, weight, bias and, if there is one, residual."""
     grad_x, grad_weight, grad_bias, grad_residual = backward(grad, stats, x, weight, bias, residual, slope)
     # operations may not return views of one another
