@@ -37,6 +37,7 @@ def test_statistics_are_those_of_the_pooled_samples(cases, num_samples):
     low, median, high = np.percentile(pooled, (0.5, 50, 99.5))
     expected = (pooled.mean(), median, pooled.std(), pooled.min(), pooled.max(), low, high)
     scale = np.abs(pooled).max()
-    np.testing.assert_allclose(dataclasses.astuple(statistics(samples)), expected, rtol=1e-6, atol=1e-9 * scale)
+    # Deviations from the mean are float32
+    np.testing.assert_allclose(dataclasses.astuple(statistics(samples)), expected, rtol=4e-6, atol=1e-9 * scale)
     for rank in (0, len(pooled) // 2, len(pooled) - 1):
         assert order_statistic(samples, rank) == np.sort(pooled)[rank]
