@@ -17,6 +17,7 @@ from scipy import stats
 RESAMPLES = 9999  # of the bootstrap
 LEVEL = 0.95
 SIGNIFICANT = 0.05  # p-values corrected by Holm, below
+_DIGITS = 9  # in which scores count as equal: means of the same numbers differ in the 16th by the order of their sums
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -108,7 +109,8 @@ def compare_networks(
         both = in_common(table[[network, other]])
         difference = (both[network] - both[other]).to_numpy()
         low, high = bootstrap_mean(difference)
-        p = stats.wilcoxon(difference).pvalue if np.count_nonzero(difference) >= 2 else math.nan
+        ranked = _with_ties(difference, both)
+        p = stats.wilcoxon(ranked).pvalue if np.count_nonzero(ranked) >= 2 else math.nan
         mean = difference.mean() if len(difference) else math.nan
         better = [(-1 if lower_is_better else 1) * both[name].to_numpy() for name in (network, other)]
         rows.append({"network": network, "other": other, "cases": len(both), "difference": mean,
@@ -149,7 +151,9 @@ def mean_ranks(table: pd.DataFrame, *, lower_is_better: bool = False) -> pd.Seri
         table: As of `compare_networks`; the rows count that all networks have a score in.
         lower_is_better: Whether smaller values are better, as those of a distance.
     """
-    return in_common(table).rank(axis=1, ascending=lower_is_better).mean().sort_values()
+    common = in_common(table)
+    ranks = pd.DataFrame(_with_ties(common.to_numpy(), common), common.index, common.columns)
+    return ranks.rank(axis=1, ascending=lower_is_better).mean().sort_values()
 
 
 def critical_difference(num_networks: int, num_cases: int) -> float:
@@ -162,3 +166,9 @@ def critical_difference(num_networks: int, num_cases: int) -> float:
         raise ValueError(f"Ranks need two networks and a case, there are {num_networks} and {num_cases}.")
     q = stats.studentized_range.ppf(LEVEL, num_networks, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(num_networks * (num_networks + 1) / (6 * num_cases)))
+
+
+def _with_ties(values: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
+    """Values made of some scores, on their scale, as they are ranked: those that differ by round-off alone are equal."""
+    largest = np.abs(scores.to_numpy()).max(initial=0.0)
+    return np.round(values / largest, _DIGITS) if largest > 0 else values

@@ -44,6 +44,21 @@ def test_wilcoxon_of_a_constant_gain():
     assert row["low"] < gains.mean() < row["high"] and row["low"] > 0.01
 
 
+def test_equal_differences_are_ties_whatever_their_last_bits_are():
+    # In units of a third; 1 - 2/3 and 2/3 - 1/3 differ in the last bit. 5 of 6 signed ranks of 3.5 are positive.
+    thirds = pd.DataFrame({"a": [1, 2, 3, 1, 3, 1, 2], "b": [0, 1, 2, 2, 2, 0, 2]})
+    compared = compare_networks(thirds / 3).iloc[0]
+    assert compared["p"] == compare_networks(thirds).iloc[0]["p"] == pytest.approx(14 / 64)  # 2 P(5 or more of 6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 250.0])
+def test_scores_that_differ_by_round_off_share_a_rank_and_no_test_counts_them(scale):
+    table = scale * pd.DataFrame({"a": [0.1 + 0.2, 0.7, 0.9, 0.5], "b": [0.3, 0.7, 0.8, 0.5]})
+    assert mean_ranks(table).to_dict() == {"a": (1.5 + 1.5 + 1 + 1.5) / 4, "b": (1.5 + 1.5 + 2 + 1.5) / 4}
+    assert math.isnan(compare_networks(table).iloc[0]["p"])  # one case differs
+    assert mean_ranks(0 * table).tolist() == [1.5, 1.5]
+
+
 def test_pairs_use_the_cases_that_both_have():
     table = pd.DataFrame({"a": [0.9, 0.8, math.nan], "b": [0.8, 0.8, 0.1], "c": [math.nan] * 3})
     compared = compare_networks(table).set_index(["network", "other"])
