@@ -33,6 +33,15 @@ def is_nifti(path: Path) -> bool:
     return path.name.endswith((".nii", ".nii.gz"))
 
 
+def is_nifti_2(path: Path) -> bool:
+    """Whether the header of a file says that it is of NIfTI-2; False where it cannot be read."""
+    try:
+        with _opened(path) as file:
+            return _form(file.read(_HEADER_BYTES))[1]
+    except (OSError, *_HEADER_DAMAGES):
+        return False
+
+
 def count_nonfinite(path: Path) -> int:
     """Count the NaN and infinite voxels of a NIfTI-1 or NIfTI-2 file; only floating types can have any.
 

@@ -18,7 +18,7 @@ from umamba.files import atomic_file
 from umamba.machine import require_memory
 from umamba.raw.compressed import check_compressed
 from umamba.raw.description import DatasetError
-from umamba.raw.nifti import check_every_byte, check_length, is_nifti, read_whole_numbers
+from umamba.raw.nifti import check_every_byte, check_length, is_nifti, is_nifti_2, read_whole_numbers
 
 _GIPL_HEADER_BYTES = 256
 _HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends
@@ -173,11 +173,12 @@ def _nrrd_bytes(head: bytes, voxels: int) -> int | None:
 def unreadable(path: Path, error: RuntimeError) -> DatasetError:
     """SimpleITK's complaint about a file, and what to do."""
     reason = str(error).strip().splitlines()[-1]
-    hint = (
-        "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
-        if "orthonormal" in reason
-        else "Is the file damaged or cut off? Copy it again."
-    )
+    if "orthonormal" in reason:
+        hint = "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
+    elif is_nifti(path) and is_nifti_2(path):
+        hint = "It is of NIfTI-2, which SimpleITK does not read: write it as NIfTI-1, for instance with nibabel."
+    else:
+        hint = "Is the file damaged or cut off? Copy it again."
     return DatasetError(f"{path} cannot be read ({reason}). {hint}")
 
 

@@ -143,3 +143,13 @@ def test_a_label_map_that_does_not_fit_its_file_is_not_written(tmp_path: Path, v
     with pytest.raises(ValueError, match=r"values .* a file takes 0 to 65535: cannot write .*a\.nii\.gz"):
         write_label(np.array([[[0, value]]]), tmp_path / "a.nii.gz", geometry)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_nifti_2_file_is_named_as_such_and_not_as_damaged(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a_0000{ending}"
+    header = struct.pack("<i8s2h8q", 540, b"n+2\0\r\n\x1a\n", 4, 16, 3, 4, 5, 6, 1, 1, 1, 1) + bytes(460)
+    content = header + np.zeros(120, "<i2").tobytes()
+    path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
+    with pytest.raises(DatasetError, match=r"a_0000.* It is of NIfTI-2.*write it as NIfTI-1"):
+        read_images([path])
