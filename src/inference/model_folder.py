@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from umamba.models.import_weights import converted_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def read_model_folder(
@@ -16,7 +20,7 @@ def read_model_folder(
 
     Args:
         folder: The folder.
-        folds: Numbers, or "all"; None for every fold that has the checkpoint.
+        folds: Numbers, or "all"; None for every numbered fold that has the checkpoint, or fold_all where none has.
         checkpoint: Name of the file in each fold's folder.
 
     Returns:
@@ -35,9 +39,7 @@ def read_model_folder(
             "nnUNet_results/Dataset001_X/nnUNetTrainer__nnUNetPlans__3d_fullres."
         )
     if folds is None:
-        files = sorted(folder.glob(f"fold_*/{checkpoint}"))
-        if not files:
-            raise FileNotFoundError(f"{folder} has no fold with a {checkpoint} (fold_0/{checkpoint}, ...).")
+        files = _of_all_folds(folder, checkpoint)
     else:
         files = [folder / f"fold_{fold}" / checkpoint for fold in folds]
         absent = [str(path) for path in files if not path.is_file()]
@@ -49,3 +51,23 @@ def read_model_folder(
     parts = folder.name.split("__")
     configuration = parts[2] if len(parts) == 3 else None
     return {path: converted_checkpoint(path, plans, dataset_json, configuration) for path in files}
+
+
+def _of_all_folds(folder: Path, checkpoint: str) -> list[Path]:
+    """The checkpoints of the folds, as nnU-Net finds them: fold_all, which saw every case, is none beside the others.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
+    found = [path for path in there if (path / checkpoint).is_file()]
+    numbered = [path for path in found if re.fullmatch(r"fold_\d+", path.name)]
+    taken = numbered or [path for path in found if path.name == "fold_all"]
+    if not taken:
+        raise FileNotFoundError(f"{folder} has no fold with a {checkpoint} (fold_0/{checkpoint}, ...).")
+    if left := [path.name for path in there if path not in taken]:
+        log.warning(
+            "%s: predicting with %s, not with %s: that has no %s, is beside the folds, or is no name of one.",
+            folder, ", ".join(path.name for path in taken), ", ".join(left), checkpoint,
+        )  # fmt: skip
+    return [path / checkpoint for path in taken]

@@ -101,7 +101,7 @@ class Predictor(CasePredictor):
 
         Args:
             folder: Holds fold_0, fold_1, ... beside plans.json and dataset.json.
-            folds: Their numbers, or "all"; None takes every fold that has the checkpoint.
+            folds: Their numbers, or "all"; None takes every numbered fold that has the checkpoint, else fold_all.
             checkpoint: Name of the file in each fold's folder.
             device: "auto" takes the first GPU, else the CPU.
             mirror: Average over the flips of the axes that the training mirrored.

@@ -50,6 +50,7 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
+from umamba.models.nnunet_agreement import check_same_training
 from umamba.models.nnunet_checkpoint import cases_of, fold_number, mirrored_axes, precision_of, read_checkpoint
 from umamba.models.nnunet_names import recognize, rename_weights
 from umamba.models.unet import UNet
@@ -149,7 +150,7 @@ def converted_checkpoint(
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not belong to the others; see
-            `umamba.models.nnunet_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
+            `umamba.models.nnunet_checkpoint`, `check_same_training`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
     """
     source = read_checkpoint(checkpoint)
     plan = load_plan(plans, DatasetDescription.read(dataset_json))
@@ -165,6 +166,7 @@ def converted_checkpoint(
             f"configuration is {configuration!r}; {plans} has {', '.join(plan.configurations)}. Name the one the "
             "network was trained on with configuration=."
         )
+    check_same_training(checkpoint, trained_with, plan, configuration)
     recognized = recognize(source["network_weights"])
     config = _compose(recognized, data)
     if data == "custom":

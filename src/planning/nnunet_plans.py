@@ -69,8 +69,15 @@ def load_plan(path: Path | str, description: DatasetDescription) -> Plan:
     """
     path = Path(path)
     content = read_plan_file(path)
-    if not is_of_nnunet(content):
-        return Plan.load(path)
+    return plan_of_nnunet(content, description, path) if is_of_nnunet(content) else Plan.load(path)
+
+
+def plan_of_nnunet(content: dict[str, Any], description: DatasetDescription, path: Path) -> Plan:
+    """As `plan_from_nnunet`, of a content that may be of any form; `path` is named in the message.
+
+    Raises:
+        PlanError: It is no nnUNetPlans.json, or see `plan_from_nnunet`.
+    """
     try:
         return plan_from_nnunet(content, description)
     except PlanError as error:

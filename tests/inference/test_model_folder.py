@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +61,81 @@ def test_its_folds_are_averaged_as_converted_checkpoints_are(folder: Path, tmp_p
     expected = Predictor.from_checkpoint(checkpoints, "cpu", mirror=True)
     assert np.array_equal(both.segment(image, (1, 1)), expected.segment(image, (1, 1)))
     assert sorted(folder.rglob("*")) == before
+
+
+def knowing_its_training(folder: Path) -> None:
+    """As nnU-Net writes them: each checkpoint holds the plans and the dataset.json of its training."""
+    pair = {key: json.loads((folder / name).read_text()) for key, name in FILES.items()}
+    for path in folder.glob("fold_*/*.pth"):
+        content = torch.load(path, weights_only=False)
+        content["init_args"] |= pair
+        torch.save(content, path)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+FILES = {"plans": "plans.json", "dataset_json": "dataset.json"}
+SPACING = {"spacing": [2.0, 2.0]}
+OTHERS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
+    "spacing": (
+        "plans", lambda c: c["configurations"]["2d"].update(SPACING),
+        r"spacing of 2d is \(2\.0, 2\.0\) there, \(1\.0, 1\.0\) in the training",
+    ),
+    "patch": ("plans", lambda c: c["configurations"]["2d"].update(patch_size=[32, 32]), "patch_size of 2d is"),
+    "intensities": ("plans", lambda c: c["foreground_intensity_properties_per_channel"]["1"].update(std=9.0),
+                    "intensities is"),
+    "numbers of classes": ("dataset_json", lambda c: c["labels"].update(interior=2, boundary=1), "labels is"),
+    "order of channels": ("dataset_json", lambda c: c.update(channel_names={"0": "B", "1": "G", "2": "R"}),
+                          "channel_names is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_files_of_another_training_are_refused(folder: Path, what: str) -> None:
+    knowing_its_training(folder)
+    file, change, message = OTHERS[what]
+    edit(folder / FILES[file], change)
+    with pytest.raises(ValueError, match=rf"fold_0.* was trained with another plan or data set.*{message}"):
+        Predictor.from_model_folder(folder, device="cpu")
+
+
+def test_what_changes_no_prediction_may_differ(folder: Path) -> None:
+    knowing_its_training(folder)
+    before = Predictor.from_model_folder(folder, device="cpu").members[0].made_by()
+    # The authors' code changes the blocks in the plans at hand, and they are written afterwards.
+    edit(
+        folder / "plans.json",
+        lambda c: c["configurations"]["2d"].update(batch_size=7, n_conv_per_stage_encoder=[1] * 5),
+    )
+    edit(folder / "dataset.json", lambda c: c.update(numTraining=9, file_ending=".bmp"))
+    assert Predictor.from_model_folder(folder, device="cpu").members[0].made_by() == before
+
+
+def test_a_fold_of_another_configuration_is_refused(folder: Path) -> None:
+    large = {"inherits_from": "2d", "data_identifier": "large", **SPACING}
+    edit(folder / "plans.json", lambda c: c["configurations"].update({"2d_large": large}))
+    other = folder.rename(folder.with_name("nnUNetTrainerUMambaBot__nnUNetPlans__2d_large"))
+    with pytest.raises(ValueError, match=r"fold_0.* was trained as 2d, not as 2d_large: it lies in another"):
+        Predictor.from_model_folder(other, device="cpu")
+
+
+def test_no_other_folder_is_taken_for_a_fold(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    two = Predictor.from_model_folder(folder, device="cpu")
+    assert "predicting with" not in caplog.text
+    for name in ("fold_all", "fold_0_before", "fold_3"):
+        shutil.copytree(folder / "fold_1", folder / name)
+    (folder / "fold_3" / "checkpoint_final.pth").rename(folder / "fold_3" / "checkpoint_best.pth")
+    found = Predictor.from_model_folder(folder, device="cpu")
+    assert [one.made_by() for one in found.members] == [one.made_by() for one in two.members]
+    assert "predicting with fold_0, fold_1, not with fold_0_before, fold_3, fold_all" in caplog.text
+    for fold in (0, 1):
+        shutil.rmtree(folder / f"fold_{fold}")
+    (alone,) = Predictor.from_model_folder(folder, device="cpu").members
+    assert alone.made_by() == two.members[1].made_by()
 
 
 def test_folds_that_were_trained_on_regions(folder: Path) -> None:
