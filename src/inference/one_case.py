@@ -15,6 +15,7 @@ from torch import Tensor
 
 from umamba.inference.decision import values_left
 from umamba.inference.devices import place_for
+from umamba.inference.doubts import strange_values, turned
 from umamba.inference.export import Export
 from umamba.inference.images import Image, as_case, like
 from umamba.inference.members import Member
@@ -120,8 +121,8 @@ class CasePredictor:
         if geometry.dimension == 2 and self.needs_volumes:
             raise ValueError(f"The image is 2D; the network was trained in 3D ({self.configuration.name}).")
         arrays_alone = isinstance(image, (np.ndarray, torch.Tensor))  # say nothing of how they lie in space
-        if turned := self._turned(None if arrays_alone else orientation_of(geometry), "The image"):
-            log.warning("%s", turned)
+        for message in self._doubts(array, None if arrays_alone else orientation_of(geometry), ["The image"]).values():
+            log.warning("%s", message)
         data, properties = self._preprocess(array, geometry)
         del array
         done = self._segment(data, properties, keep=("probabilities",) if probabilities else ())
@@ -171,11 +172,11 @@ class CasePredictor:
 
     def _read(self, images: Sequence[Path], doubts: dict[str, str] | None = None) -> tuple[np.ndarray, Geometry]:
         image, geometry = read_sound_images(images, self.plan.channel_names, doubts)
-        turned = self._turned(orientation(images[0], geometry), images[0])
-        if turned and doubts is None:
-            log.warning("%s", turned)
-        elif turned and doubts is not None:
-            doubts.setdefault("orientation", turned)
+        for kind, message in self._doubts(image, orientation(images[0], geometry), images).items():
+            if doubts is None:
+                log.warning("%s", message)
+            else:
+                doubts.setdefault(kind, message)
         if geometry.dimension == 2 and self.needs_volumes:
             raise DatasetError(
                 f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "
@@ -183,14 +184,13 @@ class CasePredictor:
             )
         return image, geometry
 
-    def _turned(self, found: str | None, what: Path | str) -> str:
-        """What is to be said of an image whose axes point elsewhere than in the training; "" for nothing."""
-        if found is None or not self.orientations or found in self.orientations:
-            return ""
-        return (
-            f"{what} is stored {found}, images of the training were {', '.join(sorted(self.orientations))} (where x, "
-            "y and z point to). The network sees it turned or mirrored; reorient it."
-        )
+    def _doubts(self, image: np.ndarray, orientation: str | None, what: Sequence[Path | str]) -> dict[str, str]:
+        """Kind -> what is odd about an image, see `umamba.raw.checks.log_doubts`."""
+        found = {
+            "orientation": turned(orientation, self.orientations, what[0]),
+            "values": strange_values(image, self.plan, self.configuration, what),
+        }
+        return {kind: message for kind, message in found.items() if message}
 
     def _postprocessed(self, label: np.ndarray, labels: Collection[str] | None = None) -> np.ndarray:
         """A label map after the rules, which see all classes; then of `labels` alone, if they are given."""

@@ -30,6 +30,7 @@ _DOUBTS = {
     "origin": "files that lie up to a voxel apart",
     "spacing": "a header that gives two sizes of a voxel",
     "orientation": "axes that point elsewhere than those of the training",
+    "values": "channels in which the network sees next to nothing",
 }
 
 
@@ -181,7 +182,7 @@ def log_warnings(findings: Sequence[Finding]) -> None:
 
 
 def log_doubts(kind: str, cases: int, first: str) -> None:
-    """Say in one line what is odd about so many cases: of the origin, spacing or orientation of their files."""
+    """Say in one line what is odd about so many cases: of origin, spacing, orientation or values."""
     log.warning("%d case(s) have %s, such as: %s", cases, _DOUBTS[kind], first)
 
 

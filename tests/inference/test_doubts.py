@@ -1,0 +1,69 @@
+"""Images in which the network sees next to nothing are predicted and named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from tests.inference.small import make_plan, save_checkpoint, write_image
+from umamba.inference.doubts import strange_values
+from umamba.inference.predictor import Predictor
+from umamba.planning.intensities import Intensities
+from umamba.planning.plan import Plan
+
+HU = Intensities(
+    mean=80.0, median=90.0, std=140.0, min=-900.0, max=1200.0, percentile_00_5=-160.0, percentile_99_5=240.0
+)
+
+
+def plan_of(*schemes: str) -> Plan:
+    plan = make_plan(channels=tuple(f"channel_{number}" for number in range(len(schemes))))
+    (one,) = plan.configurations.values()
+    changed = dataclasses.replace(one, normalization=schemes)
+    return dataclasses.replace(plan, intensities=(HU,) * len(schemes), configurations={one.name: changed})
+
+
+def said_of(plan: Plan, *channels: np.ndarray) -> str:
+    (configuration,) = plan.configurations.values()
+    return strange_values(np.stack(channels).astype(np.float32), plan, configuration, ["a_0000", "a_0001"])
+
+
+CT = np.linspace(-1024, 1500, 60).reshape(3, 4, 5)
+FAT_TO_MUSCLE = np.linspace(-100, 60, 60).reshape(3, 4, 5)
+
+
+@pytest.mark.parametrize("image", [CT, FAT_TO_MUSCLE, CT + 1024])
+def test_ct_that_the_network_sees_is_not_spoken_of(image: np.ndarray) -> None:
+    assert said_of(plan_of("CTNormalization"), image) == ""
+
+
+@pytest.mark.parametrize("image", [(CT + 1024) / 2524, CT - 3000, CT + 3000, CT / 100])
+def test_ct_that_was_scaled_or_moved_away_is_named(image: np.ndarray) -> None:
+    said = said_of(plan_of("CTNormalization", "CTNormalization"), CT, image)
+    assert said.startswith("a_0001 (channel channel_1) holds values of") and "-160 to 240" in said
+    assert said_of(plan_of("ZScoreNormalization"), image) == ""
+
+
+@pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization", "NoNormalization"])
+def test_a_single_value_is_named(scheme: str) -> None:
+    assert said_of(plan_of(scheme), 0 * CT) == "a_0000 (channel channel_0) holds the value 0 alone."
+
+
+def test_cases_are_predicted_and_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = Predictor.from_checkpoint(save_checkpoint(tmp_path / "a.ckpt", make_plan()), "cpu")
+    for seed, name in enumerate("abc"):
+        path = write_image(tmp_path / "images" / f"{name}_0000.nii.gz", seed=seed)
+        if name != "a":
+            sitk.WriteImage(0 * sitk.ReadImage(path), path)
+    empty = sitk.ReadImage(path)
+    assert len(predictor.segment_files(tmp_path / "images", tmp_path / "out")) == 3
+    (line,) = [record.getMessage() for record in caplog.records if "value 0 alone" in record.getMessage()]
+    assert line.startswith("2 case(s) have channels in which the network sees next to nothing") and "b_0000" in line
+    caplog.clear()
+    predictor.segment(empty)
+    predictor.segment(sitk.GetArrayFromImage(empty), (1.0, 1.0, 1.0))
+    assert caplog.text.count("The image (channel MR) holds the value 0 alone.") == 2
