@@ -149,8 +149,8 @@ def converted_checkpoint(
             set in the folder of `dataset_json`. eval.py takes another folder as data.dataset_dir=.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or does not belong to the others; see
-            `umamba.models.nnunet_checkpoint`, `check_same_training`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
+        FileNotFoundError, ValueError: a file is missing or does not belong to the others; see `check_same_training`,
+            `umamba.models.nnunet_checkpoint`, `recognize`, `convert_state_dict` and `umamba.planning.nnunet_plans`.
     """
     source = read_checkpoint(checkpoint)
     plan = load_plan(plans, DatasetDescription.read(dataset_json))

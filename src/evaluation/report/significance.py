@@ -169,6 +169,6 @@ def critical_difference(num_networks: int, num_cases: int) -> float:
 
 
 def _with_ties(values: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
-    """Values made of some scores, on their scale, as they are ranked: those that differ by round-off alone are equal."""
+    """Values made of some scores as they are ranked, on their scale: what differs by round-off alone is equal."""
     largest = np.abs(scores.to_numpy()).max(initial=0.0)
     return np.round(values / largest, _DIGITS) if largest > 0 else values
