@@ -18,7 +18,7 @@ from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.report.evidence_origin import counted, made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
 from umamba.evaluation.report.left_out import Faults, LeftOutError, check_any
-from umamba.evaluation.report.networks import MISSING, all_scores, title_of
+from umamba.evaluation.report.networks import MISSING, all_scores, title_of, unlike_cases
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.svg import Point, cost_panels
@@ -101,7 +101,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
         f"![Score against cost]({FIGURE})" if figure else "",
         words.read_text(encoding="utf-8").strip() if words.is_file() else "",
         _overview(rows, main, titles),
-        *(_section(name, titles[name], main[name], rows, differences) for name in settings),
+        *(_section(titles[name], main[name], rows, differences, scores[name]) for name in settings),
         f"### How to read these tables\n\n- {_SCORE_NOTE}\n- {_DIFFERENCE_NOTE}",
         "## Cost\n\n" + to_markdown(_cost_table(costs, titles)) + f"\n\n{_COST_NOTE}",
         made(valid, faults, titles),
@@ -167,7 +167,10 @@ def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, 
     return f"## All data sets\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"
 
 
-def _section(name: str, title: str, main: str, rows: pd.DataFrame, differences: pd.DataFrame) -> str:
+def _section(
+    title: str, main: str, rows: pd.DataFrame, differences: pd.DataFrame, scores_of_cases: pd.DataFrame
+) -> str:
+    name = scores_of_cases["dataset"].iloc[0]
     rows, differences = rows[rows["setting"] == name], differences[differences["setting"] == name]
     networks = numbers.in_order(rows["network"].unique())
     scores, compared = [], []
@@ -190,6 +193,7 @@ def _section(name: str, title: str, main: str, rows: pd.DataFrame, differences: 
     if compared:
         parts += [f"{METRICS[main].title}, difference to the control without Mamba and to nnU-Net's CNN:",
                   to_markdown(pd.DataFrame(compared))]  # fmt: skip
+    parts += filter(None, [unlike_cases(scores_of_cases)])
     return "\n\n".join(parts)
 
 

@@ -103,3 +103,16 @@ def paired(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     means = network_scores(scores)
     table = means.pivot(index=["case", "class"], columns="run", values=metric)
     return table[order_networks(means["run"].unique())]
+
+
+def unlike_cases(scores: pd.DataFrame) -> str:
+    """What to say where the networks of a data set have their scores in different cases; "" where in the same."""
+    scored = by_case(scores, metrics_of(scores)[0]).notna()
+    if scored.nunique(axis=1).le(1).all():
+        return ""
+    counts = ", ".join(f"{title_of(name)} {count}" for name, count in scored.sum().items())
+    return (
+        f"The means are over different cases ({counts}): where the reference has no class, a network that finds none "
+        "has no score and one that does has 0. Differences, tests and ranks are over cases in which those compared "
+        "have a score, and leave out such a false alarm: they may point the other way than the means."
+    )

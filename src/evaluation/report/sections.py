@@ -28,6 +28,7 @@ from umamba.evaluation.report.networks import (
     order_networks,
     paired,
     title_of,
+    unlike_cases,
 )
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.verdict import reference_of, verdict
@@ -66,7 +67,8 @@ def dataset_section(
     figures = output / "figures"
     costs = cost_table(runs)
     table = report_tables.result_table(scores, dataset, published)
-    note = f"{describe(network_scores(scores))} {REPLICATES}"
+    unlike = unlike_cases(scores)
+    note = f"{describe(network_scores(scores))} {REPLICATES}" + (f" {unlike}" if unlike else "")
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
     scored = report_tables.main_metrics(scores)

@@ -33,7 +33,7 @@ def main_metrics(scores: pd.DataFrame) -> list[str]:
 
 
 def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any]) -> pd.DataFrame:
-    """Networks of one data set: mean ± SD over cases, 95 % interval, SD over replicates.
+    """Networks of one data set: how many cases have a score, mean ± SD over them, 95 % interval, SD over replicates.
 
     Beside them the paper's score if ours were scored with protocol paper, and how many scores of all replicates are
     infinite if any is.
@@ -50,7 +50,7 @@ def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any
     cases = {metric: by_case(scores, metric) for metric in main_metrics(scores)}
     rows = []
     for network in means.index:
-        row = {"network": title_of(network), "cases": int(means.loc[network, "cases"])}
+        row = {"network": title_of(network), "cases": int(next(iter(cases.values()))[network].notna().sum())}
         row["runs"] = int(spread.loc[network, "replicates"])
         for metric, table in cases.items():
             title = METRICS[metric].title

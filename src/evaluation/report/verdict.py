@@ -9,7 +9,15 @@ import pandas as pd
 
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.networks import base_name, by_case, network_means, paired, replicate_spread, title_of
+from umamba.evaluation.report.networks import (
+    base_name,
+    by_case,
+    network_means,
+    paired,
+    replicate_spread,
+    title_of,
+    unlike_cases,
+)
 
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there
 _COSTS = {"seconds_per_epoch": "time per epoch", "train_peak_vram_gib": "GPU memory"}
@@ -46,7 +54,7 @@ def verdict(
         return [f"{title_of(best)} alone was scored, on {counted}: mean {title} {_number(metric, means.iloc[0])}.",
                 *_seeds(scores)]  # fmt: skip
     sentences = [_first(means, metric, counted, compared), *_against(list(means.index), metric, compared)]
-    sentences += _unlike(beyond)
+    sentences += [*_unlike(beyond), *filter(None, [unlike_cases(scores)])]
     sentences += _cost(costs, best)
     return [*sentences, *_doubts(scores, metric, len(means)), *_seeds(scores)]
 
@@ -57,6 +65,11 @@ def _first(means: pd.Series, metric: str, counted: str, compared: pd.DataFrame) 
     lead = f"{title_of(best)} has the best {METRICS[metric].title} on {counted}, {_number(metric, means[best])}"
     gap = f"{_number(metric, abs(means[best] - means[second]))} ahead of {title_of(second)}"
     if row is not None and row["p_holm"] < statistics.SIGNIFICANT:
+        if (row["difference"] < 0) != METRICS[metric].lower_is_better:
+            return (
+                f"{lead}, {gap}; but on the {row['cases']} cases in which both have a score {title_of(second)} is "
+                f"significantly better (p = {row['p_holm']:.2g})."
+            )
         return f"{lead}, {gap}, which is significant (p = {row['p_holm']:.2g})."
     return f"{lead}, {gap}; that difference is not significant, so the data do not tell these two apart."
 
