@@ -59,12 +59,9 @@ class AveragedPredictor(Predictor):
         for part in self.parts:
             part.run_in(precision)
 
-    def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
-        """What tells its predictions from others, see `Predictor.made_by`; with the plan of each part."""
-        parts = [part.made_by() for part in self.parts]
-        keys = ["networks", "plan", "configuration", *([PREVIOUS] if any(PREVIOUS in part for part in parts) else [])]
-        plans = {key: [part.get(key) for part in parts] for key in keys}
-        return super().made_by(keep, labels) | plans
+    def _networks_made_by(self) -> dict[str, Any]:
+        parts = [part._networks_made_by() for part in self.parts]
+        return {key: [part.get(key) for part in parts] for key in {key: None for part in parts for key in part}}
 
     def _check_kept(self, keep: Sequence[str], *, nifti: bool) -> None:
         super()._check_kept(keep, nifti=nifti)

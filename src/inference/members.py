@@ -89,22 +89,17 @@ def members_of(
         axes = axes_to_mirror(checkpoint["config"], plan.configuration(name).spatial_dims, one) if mirror else ()
         autocast = autocast_dtype(trained_precision(checkpoint["config"]), device)
         members.append(Member(network, autocast, axes))
-    if len(members) > 1:
-        _say_equal(
-            {
-                one: weights_hash(member.network.state_dict())
-                for (one, _), member in zip(checkpoints, members, strict=True)
-            }
-        )
+    _say_equal([str(one) for one, _ in checkpoints], [member.network.state_dict() for member in members])
     return members, plan, name
 
 
-def _say_equal(hashes: Mapping[Any, str]) -> None:
-    """Say which checkpoints hold the weights of another; given their hashes."""
-    first: dict[str, Any] = {}
-    for path, known in hashes.items():
-        if first.setdefault(known, path) is not path:
-            log.warning("%s holds the same weights as %s: they count double in the mean.", path, first[known])
+def _say_equal(names: Sequence[str], weights: Sequence[Mapping[str, Tensor]]) -> None:
+    """Say which checkpoints hold the weights of another; no hashes: of others the first tensor tells them apart."""
+    for index, mine in enumerate(weights):
+        for name, other in zip(names[:index], weights, strict=False):
+            if mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine):
+                log.warning("%s holds the same weights as %s: they count double in the mean.", names[index], name)
+                break
 
 
 def check_named_once(checkpoints: Sequence[str | Path]) -> None:

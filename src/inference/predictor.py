@@ -243,14 +243,19 @@ class Predictor(CasePredictor):
         """What tells its outputs from those of others, as plain data; arguments as of `predict_cases`."""
         rules = {KEY: [list(rule.labels) for rule in self.rules]} if self.rules else {}
         return {
+            **self._networks_made_by(),
+            "labels": None if labels is None else sorted(labels),
+            "keep": sorted(keep),
+            **rules,
+            **({} if self.step == STEP else {"step": self.step}),
+        }
+
+    def _networks_made_by(self) -> dict[str, Any]:
+        return {
             "networks": [member.made_by() for member in self.members],
             "plan": self.plan.hash(),
             "configuration": self.configuration.name,
-            "labels": None if labels is None else sorted(labels),
-            "keep": sorted(keep),
             **({} if self.previous is None else {PREVIOUS: self.previous.made_by()}),
-            **rules,
-            **({} if self.step == STEP else {"step": self.step}),
         }
 
     def segment_files(
