@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import tifffile
 from skimage import io as skio
 
+from umamba.datamodules.doctor.quick import header_faults
 from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.pairs import Pair, pair_cases, pair_folders
 from umamba.evaluation.scoring import Scoring
@@ -165,6 +166,28 @@ def test_faulty_predictions_are_named(tmp_path):
         score(Pair(case="a", prediction=holes, reference=tmp_path / "references" / "a.nii.gz"))
     with pytest.raises(ValueError, match=r"a\.nii\.gz: The prediction holds label 7; expected labels 0 to 2"):
         faulty(tmp_path, good * 7)
+
+
+@pytest.mark.parametrize(("apart", "accepted"), [(0.3, True), (0.79, True), (0.9, False)])
+def test_a_reference_that_the_data_set_may_have_beside_its_image_is_scored(tmp_path, apart, accepted):
+    """Training takes labels up to a voxel (0.8 mm) away from their image; the label map lies where the image does."""
+    reference = volume((1, slice(2, 6)))
+    pair = pair_of(tmp_path, reference, volume((1, slice(3, 7))), origin=(apart, 0.0, 0.0))
+    image = save(tmp_path / "images" / "a_0000.nii.gz", reference.astype(np.int16), origin=(apart, 0.0, 0.0))
+    case = RawCase(identifier="a", images=(image,), label=pair.reference)
+    errors = [finding for finding in header_faults(case) if finding.severity == "error"]
+    assert bool(errors) is not accepted
+    (made,) = pair_cases([case], pair.prediction.parent, scoring())
+    if accepted:
+        assert (
+            score(made)["liver"]["dsc"]
+            == score(pair_of(tmp_path / "b", reference, volume((1, slice(3, 7)))))["liver"]["dsc"]
+        )
+    else:
+        with pytest.raises(ValueError, match="its origin is"):
+            score(made)
+    with pytest.raises(ValueError, match="its origin is"):  # of a stored one nobody knows what it was made of
+        score(pair)
 
 
 def cut(path: Path) -> Path:

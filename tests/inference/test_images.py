@@ -120,6 +120,7 @@ def test_channels_on_different_grids_are_refused(pictures: Predictor) -> None:
 
 def test_channels_that_lie_apart_are_refused(pictures: Predictor, caplog: pytest.LogCaptureFixture) -> None:
     one, other = sitk.Image(8, 9, sitk.sitkFloat32), sitk.Image(8, 9, sitk.sitkFloat32)
+    one[0, 0] = other[0, 0] = 1.0
     other.SetOrigin((0.0, 0.5))
     pictures.segment([one, one, other])
     assert caplog.messages == ["The channels lie 0.50 voxels apart; they are taken voxel by voxel as if they did not."]
