@@ -30,7 +30,10 @@ def turned(found: str | None, known: Collection[str], what: Path | str) -> str:
 
 
 def strange_values(image: np.ndarray, plan: Plan, configuration: Configuration, what: Sequence[Path | str]) -> str:
-    """What is to be said of an image in which the network sees next to nothing; "" for nothing.
+    """What is to be said of an image of other values than those of the training; "" for nothing.
+
+    It holds a single value; or it is to be CT and has nothing below 0, as no CT of more than bone, or clipping leaves
+    next to nothing of it.
 
     Args:
         image: (C, Z, Y, X) as read.
@@ -46,9 +49,11 @@ def strange_values(image: np.ndarray, plan: Plan, configuration: Configuration, 
         least, most = known.percentile_00_5, known.percentile_99_5
         if low == high:
             said.append(f"{where} holds the value {low:g} alone.")
-        elif scheme == "CTNormalization" and np.ptp(np.clip([low, high], least, most)) < _LITTLE * (most - least):
+        elif scheme == "CTNormalization" and (
+            least < 0 <= low or np.ptp(np.clip([low, high], least, most)) < _LITTLE * (most - least)
+        ):
             said.append(
                 f"{where} holds values of {low:g} to {high:g}; those of the training, {least:g} to {most:g}, are all "
-                "that the network sees. Is it CT in Hounsfield units, or was it scaled?"
+                "that the network sees. Is it CT in Hounsfield units, or was it scaled or moved, or is it no CT?"
             )
     return " ".join(said)

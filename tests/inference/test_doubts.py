@@ -1,4 +1,4 @@
-"""Images in which the network sees next to nothing are predicted and named."""
+"""Images of other values than the training are predicted and named."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ CT = np.linspace(-1024, 1500, 60).reshape(3, 4, 5)
 FAT_TO_MUSCLE = np.linspace(-100, 60, 60).reshape(3, 4, 5)
 
 
-@pytest.mark.parametrize("image", [CT, FAT_TO_MUSCLE, CT + 1024])
+@pytest.mark.parametrize("image", [CT, FAT_TO_MUSCLE, FAT_TO_MUSCLE + 90])
 def test_ct_that_the_network_sees_is_not_spoken_of(image: np.ndarray) -> None:
     assert said_of(plan_of("CTNormalization"), image) == ""
 
 
-@pytest.mark.parametrize("image", [(CT + 1024) / 2524, CT - 3000, CT + 3000, CT / 100])
+@pytest.mark.parametrize("image", [(CT + 1024) / 2524, CT - 3000, CT + 3000, CT / 100, CT + 1024])
 def test_ct_that_was_scaled_or_moved_away_is_named(image: np.ndarray) -> None:
     said = said_of(plan_of("CTNormalization", "CTNormalization"), CT, image)
     assert said.startswith("a_0001 (channel channel_1) holds values of") and "-160 to 240" in said
@@ -62,7 +62,7 @@ def test_cases_are_predicted_and_said_in_one_line(tmp_path: Path, caplog: pytest
     empty = sitk.ReadImage(path)
     assert len(predictor.segment_files(tmp_path / "images", tmp_path / "out")) == 3
     (line,) = [record.getMessage() for record in caplog.records if "value 0 alone" in record.getMessage()]
-    assert line.startswith("2 case(s) have channels in which the network sees next to nothing") and "b_0000" in line
+    assert line.startswith("2 case(s) have values that are unlike those of the training") and "b_0000" in line
     caplog.clear()
     predictor.segment(empty)
     predictor.segment(sitk.GetArrayFromImage(empty), (1.0, 1.0, 1.0))
