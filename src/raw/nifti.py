@@ -38,7 +38,7 @@ def is_nifti_2(path: Path) -> bool:
     try:
         with _opened(path) as file:
             return _form(file.read(_HEADER_BYTES))[1]
-    except (OSError, *_HEADER_DAMAGES):
+    except _HEADER_DAMAGES:
         return False
 
 

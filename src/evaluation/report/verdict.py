@@ -13,7 +13,6 @@ from umamba.evaluation.report.networks import (
     base_name,
     by_case,
     network_means,
-    paired,
     replicate_spread,
     title_of,
     unlike_cases,
@@ -56,7 +55,7 @@ def verdict(
     sentences = [_first(means, metric, counted, compared), *_against(list(means.index), metric, compared)]
     sentences += [*_unlike(beyond), *filter(None, [unlike_cases(scores)])]
     sentences += _cost(costs, best)
-    return [*sentences, *_doubts(scores, metric, len(means)), *_seeds(scores)]
+    return [*sentences, *_doubts(int(compared["cases"].max()), len(means)), *_seeds(scores)]
 
 
 def _first(means: pd.Series, metric: str, counted: str, compared: pd.DataFrame) -> str:
@@ -112,8 +111,9 @@ def _cost(costs: pd.DataFrame, best: str) -> list[str]:
     return [f"{title_of(best)} takes {' and '.join(parts)} of {title_of(cheap)}."] if parts else []
 
 
-def _doubts(scores: pd.DataFrame, metric: str, networks: int) -> list[str]:
-    cases, comparisons = len(paired(scores, metric).groupby(level=0).size()), networks * (networks - 1) // 2
+def _doubts(cases: int, networks: int) -> list[str]:
+    """What no test can show; `cases` are those of the two networks that have most in common."""
+    comparisons = networks * (networks - 1) // 2
     least = 2 / 2**cases  # of the two-sided signed-rank test, where all differences have one sign
     if least * comparisons <= statistics.SIGNIFICANT:
         return []

@@ -9,7 +9,9 @@ import pandas as pd
 
 from tests.evaluation.scored_runs import make_run, replace_scores
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.report.networks import unlike_cases
+from umamba.evaluation.report.networks import paired, unlike_cases
+from umamba.evaluation.report.significance import compare_networks
+from umamba.evaluation.report.verdict import verdict
 
 TUMOUR = ("tumour",)
 
@@ -39,6 +41,18 @@ def test_false_alarms_that_no_test_sees_are_told(tmp_path: Path) -> None:
     assert page.count(told) == 2  # in words and below the table
     assert "nnU-Net has the best DSC" in page
     assert "but on the 10 cases in which both have a score U-Mamba_Bot is significantly better" in page
+
+
+def test_what_few_cases_cannot_show_is_told_by_those_in_common() -> None:
+    random = np.random.default_rng(0)
+    scores = pd.DataFrame([
+        {"network": name, "replicate": "seed 0", "case": f"c{number}", "class": "tumour", "protocol": "standard",
+         "dsc": random.uniform(0.5, 0.9) if name == "nnunet" or number < 4 else np.nan}
+        for name in ("nnunet", "umamba_bot") for number in range(12)
+    ])  # fmt: skip
+    costs = pd.DataFrame({"seconds_per_epoch": [], "train_peak_vram_gib": []})
+    words = " ".join(verdict(scores, costs, "dsc", compare_networks(paired(scores, "dsc"))))
+    assert "With 4 cases no Wilcoxon test can give less than p = 0.125" in words
 
 
 def test_nothing_is_said_where_all_have_the_same_cases(tmp_path: Path) -> None:
