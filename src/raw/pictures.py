@@ -57,7 +57,9 @@ def read_picture(path: Path) -> np.ndarray:
         with _opened_tiff(path) as tiff:
             _check_pages(tiff, path)
             require_memory(tiff.series[0].nbytes, f"{path} holds {tiff.series[0].shape} values")
-            return tiff.asarray()
+            pixels = tiff.asarray()
+            planes_of_colours = tiff.series[0].axes == "SYX"  # no stack of slices
+            return np.moveaxis(pixels, 0, -1) if planes_of_colours else pixels
     except DatasetError:
         raise
     except Exception as error:  # the decoders raise kinds of their own for damaged files
