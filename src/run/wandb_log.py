@@ -7,6 +7,7 @@ import os
 import secrets
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def has_wandb_key() -> bool:
     """Whether W&B could log in without asking: a key in the environment or in the user's netrc."""
     import wandb
 
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    if "prompt" in signature(wandb.login).parameters:
+        return bool(wandb.login(prompt=False, verify=False))
+    return bool(wandb.api.api_key)  # of releases that cannot be asked without a prompt
 
 
 def wandb_logger(*, save_dir: str, **arguments: Any) -> WandbLogger:
@@ -89,12 +94,14 @@ def wandb_logger(*, save_dir: str, **arguments: Any) -> WandbLogger:
     """
     import wandb
 
-    if os.environ.get("WANDB_MODE") is None and not has_wandb_key():
-        log.warning("No W&B API key: logging offline. %s `wandb login` sets a key.", _OFFLINE)
-        arguments |= {"offline": True, "mode": "offline"}  # wandb has read WANDB_MODE by now, which offline would set
     _stage_in(Path(save_dir) / "wandb")
-    # After the network is lost, finish() would wait for it for days.
-    settings = wandb.Settings(init_timeout=30, finish_timeout=60)
+    mode = os.environ.get("WANDB_MODE")
+    if mode is None and not has_wandb_key():
+        log.warning("No W&B API key: logging offline. %s `wandb login` sets a key.", _OFFLINE)
+        mode = "offline"
+        arguments |= {"offline": True, "mode": mode}  # wandb has read WANDB_MODE by now, which offline would set
+    # After the network is lost, finish() would wait for it for days. Offline W&B has nothing to say.
+    settings = wandb.Settings(init_timeout=30, finish_timeout=60, silent=mode == "offline")
     tags = arguments.pop("tags", None) or ()
     tags = [tags] if isinstance(tags, str) else list(tags)
     logger = ForgivingWandbLogger(

@@ -25,6 +25,42 @@ def test_wandb_is_offline_without_a_key(tmp_path: Path, monkeypatch, caplog) -> 
     assert logger._offline and "wandb sync" in caplog.text
 
 
+OFFLINE = """
+import sys
+from umamba.run.wandb_log import wandb_logger
+logger = wandb_logger(project="p", save_dir=sys.argv[1])
+logger.log_metrics({"train/loss": 1.0}, step=0)
+logger.experiment.finish()
+"""
+
+
+def test_offline_the_one_line_is_ours(tmp_path: Path, monkeypatch) -> None:
+    for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "" and result.stderr.splitlines() == [
+        "No W&B API key: logging offline. Upload later with `wandb sync`. `wandb login` sets a key."
+    ]
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_a_key_is_found_where_wandb_keeps_it(tmp_path: Path, monkeypatch) -> None:
+    for variable in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    program = "import sys; from umamba.run.wandb_log import has_wandb_key; sys.exit(has_wandb_key())"
+    netrc = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    for machine, found in (("elsewhere.example.org", False), ("wandb.example.org", True)):
+        netrc.write_text(f"machine {machine} login user password {'0123456789' * 4}\n")
+        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=240)
+        assert "deprecated" not in ended.stderr
+        assert ended.returncode == found, ended.stderr
+
+
 def test_a_resumed_run_continues_its_own_record(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     first, again = (wandb_logger(project="p", save_dir=str(tmp_path / "run")) for _ in range(2))
