@@ -75,7 +75,7 @@ def help_text(description: str | None, config: str) -> str:
     if groups:
         parts += ["", "Groups, given as group=choice; group.key=value changes a key of the choice:", ""]
         for name, default in groups:
-            choices = f"{name} ({default}): {', '.join(_choices(name))}"
+            choices = f"{name} ({default}): {', '.join(choices_of(name))}"
             parts += textwrap.wrap(choices, _width(), initial_indent="  ", subsequent_indent="      ")
     for name, files in shown.items():
         parts += ["", f"Keys of {name}, given as {name}.key=value:", ""]
@@ -154,5 +154,6 @@ def _examples(lines: list[str], description: str) -> list[str]:
     return [*after, *(f"    {command}" for command in further)] if further else []
 
 
-def _choices(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
+    """Names that a group can be given: its files but those that others are made of."""
     return sorted(path.stem for path in (CONFIGS / group).glob("[!_]*.yaml"))

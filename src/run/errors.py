@@ -37,6 +37,8 @@ _OF_LIBRARIES = ("MisconfigurationException",)  # Lightning's, of values that it
 _IN_A_TARGET = re.compile(r"\AError in call to target .*^full_key: (\S+)", re.DOTALL | re.MULTILINE)
 _MISSING = re.compile(r"Missing mandatory value: ([\w.]+)")
 _OF_OMEGACONF = re.compile(r"^ +(?:full_key|object_type|reference_type)[:=].*\n?", re.MULTILINE)  # its own words
+# Where Hydra has looked for a group's files, and those of them that are no choices but parts of others
+_OF_HYDRA = re.compile(r"^\t_\w+\n|\n*^Config search path:\n(?:\t.*\n?)*", re.MULTILINE)
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _NO_CHOICE = (
     "{} chooses none of the group's files, which --help lists. In a sweep callbacks=none and logger=none leave theirs "
@@ -139,7 +141,7 @@ def message_of(error: BaseException) -> str:
     parts = [str(error)]
     if isinstance(error, HydraException) and error.__cause__ is not None and str(error.__cause__) not in parts[0]:
         parts.append(str(error.__cause__))
-    text = _OF_OMEGACONF.sub("", " ".join(parts))
+    text = _OF_HYDRA.sub("", _OF_OMEGACONF.sub("", " ".join(parts)))
     parts = [text]
     of_hydra = isinstance(error, (HydraException, OmegaConfBaseException)) or _has_no_launcher(error)
     if of_hydra and (further := hint(text)):

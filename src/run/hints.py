@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from umamba.help import KEYS_OF_GROUPS, SHOWN_FILES, config_name
+from umamba.help import KEYS_OF_GROUPS, SHOWN_FILES, choices_of, config_name
 from umamba.locations import CONFIGS
 
 _WRONG_KEY = re.compile(r"Could not override '([\w./]+)'")
+_WRONG_CHOICE = re.compile(r"Could not find '([\w/]+)/([^'/]+)'")
 _GRAMMAR = {
     "missing EQUAL": "Options are given as key=value, without blanks around the =.",
     "LexerNoViableAlt": "A value with other characters than letters, digits and /._-:@% is put into quotes, and these "
@@ -40,6 +41,9 @@ def hint(message: str) -> str:
     for name, what in (*_PLUGINS.items(), *_GRAMMAR.items()):
         if name in message:
             return what
+    if choice := _WRONG_CHOICE.search(message):
+        choices = get_close_matches(choice[2], choices_of(choice[1]), n=2, cutoff=0.6)
+        return f"There is {' and '.join(choices)}." if choices else ""
     found = _WRONG_KEY.search(message)
     if found is None:
         return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 import umamba.cross_validation.__main__ as best
@@ -23,6 +24,7 @@ from umamba.locations import CONFIGS, ROOT
 from umamba.plain import values_at
 from umamba.planning.options import PlannerOptions
 from umamba.run import folder
+from umamba.run.errors import message_of
 from umamba.run.hints import hint
 from umamba.typed import check_types, has_type
 
@@ -155,6 +157,15 @@ def test_a_training_says_it_alone(tmp_path: Path, options: list[str], message: s
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_wrong_choice_lists_the_choices_alone() -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(MissingConfigException) as caught:
+        compose("train", overrides=["model=umamba_ecn"])
+    said = message_of(caught.value)
+    assert said.startswith("In 'train': Could not find 'model/umamba_ecn'") and "\tumamba_enc\n" in said
+    assert "_nnunet_training" not in said and "search path" not in said and str(CONFIGS) not in said
+    assert said.endswith("\nThere is umamba_enc and umamba_none.")
+
+
 def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("umamba.help._called", ["predict"])
     assert hint("Could not override 'stepp'.") == "There is step."
@@ -171,6 +182,8 @@ def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LexerNoViableAltException: checkpoint=~/x", "For ~ write the whole path"),
         ("Could not override 'trainer.gpus'.", "There is trainer.devices"),
         ("Could not override 'epochs'.", "There is trainer.max_epochs"),
+        ("In 'train': Could not find 'model/umamba_ecn'", "There is umamba_enc"),
+        ("Could not find 'experiment/flare_umamba'", "There is flare_umamba_"),
     ],
 )
 def test_habits_from_elsewhere(message: str, words: str) -> None:
