@@ -37,7 +37,7 @@ def overlay_figure(
     *,
     cases: int | Sequence[str] = 4,
 ) -> list[str]:
-    """Image, reference and each network's prediction for some cases; below each prediction, where it is wrong.
+    """Image, reference and each network's prediction for some cases; below it, beside a single one, where it is wrong.
 
     The slice of a case is the one where most voxels of its worst class are wrong. Over a prediction lies the
     reference's outline. Volumes are turned as radiologists look at them, see `view_of`.
@@ -63,12 +63,17 @@ def overlay_figure(
                 lacking = "image" if case in pairs else "prediction"
                 raise ValueError(f"Cannot draw case {case}: {name} has no {lacking} of it.")
     of_all = next(iter(labellings.values()))
-    figure = Figure(figsize=(2.6 * (2 + len(runs)), 5.4 * len(shown) + 0.9), layout="constrained")
-    axes = figure.subplots(2 * len(shown), 2 + len(runs), squeeze=False)
+    rows = 1 if len(runs) == 1 else 2  # of a case: the errors of a single network find room beside it
+    columns = 4 if rows == 1 else 2 + len(runs)
+    figure = Figure(figsize=(2.6 * columns, 2.7 * rows * len(shown) + 0.9), layout="constrained")
+    axes = figure.subplots(rows * len(shown), columns, squeeze=False)
     for index, case in enumerate(shown):
         of_case = scores[scores["case"] == case]
         pairs = {name: by_case[name][case] for name in runs}
-        _draw_case(axes[2 * index : 2 * index + 2], case, pairs, of_case, labellings)
+        above, last = axes[rows * index], axes[rows * (index + 1) - 1]
+        _draw_case(above, last[-len(runs) :], case, pairs, of_case, labellings)
+        for ax in last[:2] if rows > 1 else ():
+            ax.axis("off")
     patches = [Patch(color=colour, label=f"wrong: {name}") for name, colour in _ERRORS.items()]
     if of_all.of_instances:
         patches = patches[:2]
@@ -76,7 +81,7 @@ def overlay_figure(
         patches[:0] = [
             Patch(color=class_colour(value), label=literal(name)) for name, value in of_all.foreground.items()
         ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 3 + len(runs)), fontsize=8)
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 1 + columns), fontsize=8)
     save_figure(figure, path)
     return shown
 
@@ -108,9 +113,14 @@ def wrongest_slice(reference: np.ndarray, predictions: Sequence[np.ndarray], val
 
 
 def _draw_case(
-    axes: np.ndarray, case: str, pairs: Mapping[str, Pair], scores: pd.DataFrame, labellings: Mapping[str, Labelling]
+    axes: np.ndarray,
+    of_errors: np.ndarray,
+    case: str,
+    pairs: Mapping[str, Pair],
+    scores: pd.DataFrame,
+    labellings: Mapping[str, Labelling],
 ) -> None:
-    """Two rows of panels: label maps, and errors with the scores of the classes."""
+    """Panels of image and label maps, and for each prediction one of its errors with the scores of the classes."""
     first, of_all = next(iter(pairs.values())), next(iter(labellings.values()))
     image, geometry = read_images(first.images)
     reference, _ = read_label(first.reference)
@@ -122,24 +132,22 @@ def _draw_case(
     thin = (slice(None, None, max(1, max(image.shape[2:]) // _MAX_PIXELS)),) * 2
     picture = view.turn(picture_of(image[:, z]))[thin]
     truth = view.turn(reference[z])[thin]
-    _show(axes[0, 0], picture, aspect, "image", sides=view)
-    _show(axes[0, 1], picture, aspect, "reference", _coloured(truth, of_all.of_instances))
-    axes[0, 0].set_ylabel(literal(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}"), fontsize=9)
+    _show(axes[0], picture, aspect, "image", sides=view)
+    _show(axes[1], picture, aspect, "reference", _coloured(truth, of_all.of_instances))
+    axes[0].set_ylabel(literal(case if len(case) <= 24 else f"{case[:10]}…{case[-10:]}"), fontsize=9)
     about = [f"slice {z + 1} of {len(reference)}"] * (len(reference) > 1)
     if worst is not None and len(of_all.scored) > 1:
         about.append(f"worst class: {literal(worst)}")
-    for ax, text in zip(axes[1, :2], ("\n".join(about), ""), strict=True):
-        ax.axis("off")
-        ax.text(0.02, 0.95, text, fontsize=9, va="top", transform=ax.transAxes)
+    axes[0].set_xlabel("\n".join(about), fontsize=7)
     metric = metrics_of(scores)[0]
-    for column, (name, prediction) in enumerate(predictions.items(), start=2):
+    for ax, of_its_errors, (name, prediction) in zip(axes[2:], of_errors, predictions.items(), strict=False):
         of_run = scores[scores["run"] == name] if "run" in scores else scores
         layer = view.turn(labellings[name].as_compared(prediction[z]))[thin]
         title = f"{fill(literal(name), _TITLE_WIDTH)}\n{METRICS[metric].title} {case_means(of_run)[metric].mean():.3f}"
-        _show(axes[0, column], picture, aspect, title, _coloured(layer, of_all.of_instances))
-        _outline(axes[0, column], truth, of_all.of_instances)
-        _show(axes[1, column], picture, aspect, "", _errors(truth, layer, of_all))
-        axes[1, column].set_xlabel(_class_scores(of_run, metric), fontsize=7)
+        _show(ax, picture, aspect, title, _coloured(layer, of_all.of_instances))
+        _outline(ax, truth, of_all.of_instances)
+        _show(of_its_errors, picture, aspect, "errors" * (len(pairs) == 1), _errors(truth, layer, of_all))
+        of_its_errors.set_xlabel(_class_scores(of_run, metric), fontsize=7)
 
 
 def _class_scores(scores: pd.DataFrame, metric: str) -> str:
