@@ -120,6 +120,14 @@ def test_decathlon_refuses_what_is_incomplete_or_strange(hippocampus: Path, tmp_
         decathlon.prepare(None, tmp_path / "raw" / "other", task="Task04")
 
 
+@pytest.mark.parametrize("labels", [{"0": "background", "1": "head", "3": "tail"}, {"1": "head", "2": "tail"}])
+def test_decathlon_labels_keep_their_numbers(hippocampus: Path, tmp_path: Path, labels: dict[str, str]) -> None:
+    path = next(hippocampus.rglob("dataset.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels}))
+    with pytest.raises(DatasetError, match="labels must be numbered from 0 without a gap"):
+        decathlon.prepare(hippocampus, tmp_path / "raw" / "set")
+
+
 def test_a_truncated_decathlon_archive_is_refused(hippocampus: Path, tmp_path: Path) -> None:
     archive = tmp_path / "Task04_Hippocampus.tar"
     with tarfile.open(archive, "w") as file:

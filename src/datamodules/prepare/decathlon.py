@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ def prepare(
                 )
             root = described[0].parent
             meta = json.loads(described[0].read_text(encoding="utf-8"))
-            channels = [meta["modality"][key] for key in sorted(meta["modality"], key=int)]
-            labels = [meta["labels"][key] for key in sorted(meta["labels"], key=int)]
+            channels, labels = (_in_order(meta, key, described[0]) for key in ("modality", "labels"))
             images = find_files([root], "imagesTr/*.nii.gz")
             check_count(len(images), int(meta["numTraining"]), "training images", data, incomplete=incomplete)
             make = functools.partial(_write_case, root, folder, describe(channels, labels[1:]))
@@ -82,6 +82,14 @@ def prepare(
         )
 
     return build_dataset(target, write, {"source": str(source), "task": task})
+
+
+def _in_order(meta: Mapping[str, Any], key: str, path: Path) -> list[str]:
+    """The names under a key, which are keyed "0", "1", ...: a name takes the place of its number."""
+    names = {int(number): str(name) for number, name in meta[key].items()}
+    if sorted(names) != list(range(len(names))):
+        raise DatasetError(f"{path}: {key} must be numbered from 0 without a gap, it has {sorted(names)}. Correct it.")
+    return [names[number] for number in range(len(names))]
 
 
 def _write_case(root: Path, folder: Path, description: DatasetDescription, job: tuple[str, str]) -> None:
