@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import tifffile
 from scipy import ndimage
 from skimage import io as skio
 
@@ -109,6 +111,82 @@ def flat(folder: Path) -> None:
         save(folder / "labelsTr" / f"f_{i}.nii.gz", label, spacing)
 
 
+def change(path: Path, function: Callable[[sitk.Image], sitk.Image]) -> None:
+    """Write a file anew with what `function` makes of it."""
+    sitk.WriteImage(function(sitk.ReadImage(str(path))), str(path), True)
+
+
+def with_labels(kept: Sequence[int]) -> Callable[[sitk.Image], sitk.Image]:
+    """Of a label map these values alone."""
+
+    def keep(image: sitk.Image) -> sitk.Image:
+        array = sitk.GetArrayFromImage(image)
+        left = sitk.GetImageFromArray(np.where(np.isin(array, kept), array, 0).astype(np.uint8))
+        left.CopyInformation(image)
+        return left
+
+    return keep
+
+
+def regions(folder: Path) -> None:
+    """Regions within each other, and voxels to be ignored."""
+    volumes(
+        folder, [((30 + i, 40, 44), (1.5, 1.0, 1.0)) for i in range(4)], ("T1", "T2"), names(3) | {"x": 4}, border=0.1
+    )
+    content = json.loads((folder / "dataset.json").read_text())
+    content["labels"] = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    (folder / "dataset.json").write_text(json.dumps(content | {"regions_class_order": [1, 2, 3]}))
+
+
+def absent_classes(folder: Path) -> None:
+    """A case without two of the classes, and one without any."""
+    volumes(folder, [((30, 40, 44), (1.5, 1.0, 1.0))] * 3, ("MR",), names(3))
+    for case, kept in ((1, (1,)), (2, ())):
+        change(folder / "labelsTr" / f"v_{case}.nii.gz", with_labels(kept))
+
+
+def directions(folder: Path) -> None:
+    """Axes that are mirrored, exchanged and oblique."""
+    volumes(folder, [((30 + 3 * i, 40, 36), (2.5, 1 + 0.1 * i, 0.8)) for i in range(4)], ("MR",), names(2))
+    c, s = np.cos(0.3), np.sin(0.3)
+    turned = (np.diag([-1.0, -1, 1]), np.array([[0, 0, 1], [1, 0, 0], [0, -1, 0]]), [[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    for case, axes in enumerate(turned):
+
+        def turn(image: sitk.Image, axes: Any = axes) -> sitk.Image:
+            image.SetDirection(np.ravel(axes).astype(float).tolist())
+            return image
+
+        for part, name in (("imagesTr", f"v_{case}_0000"), ("labelsTr", f"v_{case}")):
+            change(folder / part / f"{name}.nii.gz", turn)
+
+
+def large_class(folder: Path) -> None:
+    """A class of two million voxels, of which a hundredth is kept to centre patches on."""
+    volumes(folder, [((120, 150, 150), (1.0, 1.0, 1.0))], ("MR",), names(1))
+
+    def fill(image: sitk.Image) -> sitk.Image:
+        image[:, :, 10:100] = 1
+        return image
+
+    change(folder / "labelsTr" / "v_0.nii.gz", fill)
+
+
+def tiff_stacks(folder: Path) -> None:
+    """3D TIFF, whose spacing stands in a file beside each."""
+    describe(folder, ("MR", "CT"), names(2), 3, ".tif")
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(exist_ok=True)
+    for i in range(3):
+        shape = (20 + i, 40, 44)
+        label = organs(shape, i + 1, 2)
+        for channel in range(2):
+            image = (50 * label + 20 * texture(shape, 3 * i + channel)).astype(np.float32)
+            tifffile.imwrite(folder / "imagesTr" / f"t_{i}_{channel:04d}.tif", image)
+        tifffile.imwrite(folder / "labelsTr" / f"t_{i}.tif", label)
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part / f"t_{i}.json").write_text(json.dumps({"spacing": [2.0, 0.9, 0.9]}))
+
+
 def make_sets(raw: Path) -> None:
     pictures(raw / "Dataset801_PicturesRGB")
     volumes(
@@ -152,6 +230,37 @@ def make_sets(raw: Path) -> None:
         names(2),
         ending=".mha",
     )
+    volumes(
+        raw / "Dataset810_MixedNormsBorder",
+        [((30 + i, 60 + 2 * i, 64), (2.0, 0.9, 0.9)) for i in range(3)],
+        ("MR", "CT", "noNorm", "zscore"),
+        names(3),
+        border=0.14,
+    )
+    regions(raw / "Dataset811_RegionsIgnore")
+    absent_classes(raw / "Dataset812_AbsentClasses")
+    directions(raw / "Dataset813_Directions")
+    volumes(
+        raw / "Dataset814_SlicesOf1To9mm",
+        [((12 + i, 96 + 8 * i, 90), (z, 0.7 + 0.05 * i, 0.7)) for i, z in enumerate((8.0, 8.0, 6.0, 3.0, 1.2, 9.0))],
+        ("MR",),
+        names(3),
+    )
+    volumes(
+        raw / "Dataset815_TwoCoarseAxes",
+        [((24, 26 + i, 90), (4.0 + 0.1 * i, 4.0, 0.8)) for i in range(4)],
+        ("MR",),
+        names(2),
+    )
+    volumes(
+        raw / "Dataset816_SingleSlicesAndStacks",
+        [((slices, 80, 90), (5.0, 0.8 + 0.1 * i, 0.9)) for i, slices in enumerate((1, 1, 3, 1, 9))],
+        ("MR",),
+        names(2),
+    )
+    tiff_stacks(raw / "Dataset817_TiffStacks")
+    large_class(raw / "Dataset818_LargeClass")
+    volumes(raw / "Dataset819_Tiny", [((5, 6, 7), (1.0, 1.0, 1.0))] * 4, ("MR",), names(1))
 
 
 if __name__ == "__main__":

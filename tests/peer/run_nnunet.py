@@ -45,6 +45,7 @@ def planners() -> dict[str, type]:
         module = importlib.import_module(f"{PACKAGE}.experiment_planners.residual_unets.residual_encoder_unet_planners")
         found["nnUNetResEncUNetMPlans"] = module.nnUNetPlannerResEncM
         found["nnUNetResEncUNetLPlans"] = module.nnUNetPlannerResEncL
+        found["nnUNetResEncUNetXLPlans"] = module.nnUNetPlannerResEncXL
     return found
 
 
