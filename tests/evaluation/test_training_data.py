@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
+from umamba.evaluation.record import save_record
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.training_data import data_of
 
@@ -65,6 +67,26 @@ def test_as_many_cases_with_other_labels_are_told_apart_by_their_hash(tmp_path: 
 def test_one_fold_of_two_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trained on different cases, though both are of fold 0: .*two splits"):
         names(tmp_path, r0=("nnunet", 0, data("ab", "c")), r1=("resenc", 0, data("bc", "a")))
+
+
+def test_an_ensemble_of_two_seeds_stands_beside_its_members(tmp_path: Path) -> None:
+    known = data("ab", "c")
+    of_seed_1 = {
+        "seed": 1, "data_name": "flare", "model_name": "nnunet", "fold": 0,
+        "model": {"network": {"_target_": "networks.nnunet"}},
+        "data": {"dataset_dir": "/raw/Dataset900_Phantom", "oversample": 0.33},
+        "trainer": {"max_epochs": 2, "precision": "32-true"},
+    }  # fmt: skip
+    make_run = scored_runs.make_run
+    for seed in (0, 1):
+        make_run(tmp_path / f"r{seed}" / "tables", network="nnunet", seed=seed, data=known)
+    both = make_run(tmp_path / "both", network="nnunet", data=known, more_members=(of_seed_1,))
+    assert sorted(run.network for run in gather([tmp_path])) == ["nnunet", "nnunet", "nnunet, ensemble of 2"]
+    record = json.loads((both / "run.json").read_text())
+    record["members"][1]["data"] = data("bc", "a")  # of another split
+    save_record(record, both)
+    with pytest.raises(ValueError, match="two splits"):
+        gather([tmp_path])
 
 
 def test_a_training_that_was_scored_by_an_older_version_too_counts_once(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ class ScoredRun:
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Hashes of the cases that its checkpoints were trained on; empty where it is unknown."""
+        """Hashes of the cases that its checkpoints were trained on, each once; empty where it is unknown."""
         data = [member.get("data") for member in self.record["members"]]
-        return tuple(sorted(one["trained_on"] for one in data)) if all(data) else ()
+        return tuple(sorted({one["trained_on"] for one in data})) if all(data) else ()
 
     @property
     def replicate(self) -> str:
