@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from umamba.files import file_hash
 from umamba.models.checkpoint import BUNDLE, PREFIX, load_plain
-from umamba.models.nnunet_checkpoint import ALLOWED
+from umamba.models.nnunet_checkpoint import ALLOWED, cases_of
 from umamba.models.nnunet_names import rename_weights
 from umamba.planning.configuration import PlanError
 from umamba.planning.plan import Plan
@@ -145,7 +145,7 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
     bad = [name for name, tensor in taken.items() if not tensor.isfinite().all()]
     if bad:
         raise ValueError(f"init_from={path} holds NaN or infinite weights ({listed(bad, 5)}). Take another checkpoint.")
-    cases = content.get("cases")
+    cases = content.get("cases") or cases_of(content)
     trained_on = cases.get("trained_on") if isinstance(cases, dict) else None
     known = {str(k): str(v) for k, v in trained_on.items()} if isinstance(trained_on, dict) else {}
     return InitialWeights(

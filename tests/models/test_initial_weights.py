@@ -18,6 +18,7 @@ from tests.models.test_import_weights import build, load_golden
 from umamba.models.baselines import segresnet, swinunetr, unetr
 from umamba.models.import_weights import convert_state_dict
 from umamba.models.initial_weights import freeze, read_initial_weights
+from umamba.models.nnunet_checkpoint import OURS
 from umamba.models.schedules import poly, warm_up
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.models.unet import PlainConvUNet
@@ -89,6 +90,15 @@ def test_checkpoints_of_nnunet_and_umamba_are_taken(name: str, tmp_path: Path) -
     assert initial.share == 1 and all(torch.equal(t, expected[name]) for name, t in target.state_dict().items())
     other = build({**golden, "spec": {**golden["spec"], "nc": golden["spec"]["nc"] + 3}})
     assert all(name.startswith("heads.") for name in read_initial_weights(initial.path, other).left_out)
+
+
+def test_the_cases_in_a_checkpoint_of_nnunets_form_that_was_exported_here_are_known(tmp_path: Path) -> None:
+    golden, seen = load_golden("nnunet_a3"), {"case_1": "0123456789abcdef"}
+    content = {"network_weights": golden["network_weights"], "init_args": {}}
+    torch.save(content, tmp_path / "of_nnunet.pth")
+    assert not read_initial_weights(tmp_path / "of_nnunet.pth", build(golden)).trained_on
+    torch.save({**content, OURS: {"cases": {"trained_on": seen}}}, tmp_path / "of_ours.pth")
+    assert read_initial_weights(tmp_path / "of_ours.pth", build(golden)).trained_on == seen
 
 
 def test_the_heads_of_as_many_other_classes_begin_anew(checkpoint: Path) -> None:
