@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.doctor.quick import header_faults
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import references_of
@@ -18,6 +19,7 @@ from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.tables import check_parquet
 from umamba.inference.predictor import Predictor
 from umamba.inference.rules import Rule, load_rules
+from umamba.raw.checks import log_warnings, raise_errors
 from umamba.raw.dataset import RawCase
 
 
@@ -77,7 +79,7 @@ def prepare(
 
     Raises:
         ValueError, FileNotFoundError, ImportError: See `Predictor`, `check_same_meaning`, `choose_cases`, `load_rules`,
-            `refuse_fitted`, `Scoring`, `references_of` and `check_parquet`.
+            `refuse_fitted`, `Scoring`, `references_of`, `header_faults` and `check_parquet`.
     """
     paths = [Path(path) for path in checkpoints]
     contents = [digest_of(path) if path.is_file() else "" for path in paths]
@@ -110,6 +112,9 @@ def prepare(
     )
     check_parquet(options.parquet)
     references_of(chosen, scoring)
+    findings = [finding for case in chosen for finding in header_faults(case)[0]]
+    raise_errors(findings)
+    log_warnings(findings)
     predictor.outputs(chosen, folder / "predictions")
     return Prepared(
         predictor=predictor,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from umamba.evaluation.pairs import Pair
-from umamba.raw.checks import SPACING_TOLERANCE
-from umamba.raw.origins import ORIGIN_LIMIT, origin_shift
-from umamba.raw.readers import Geometry, read_label
-
-_TOLERANCE_MM = 1e-2  # of the origin: float32 headers of NIfTI are off by less, a shifted case by more
-_TOLERANCE_COSINE = 1e-3
+from umamba.raw.grids import geometry_faults, grid_difference
+from umamba.raw.origins import origin_faults
+from umamba.raw.readers import Geometry, read_geometry, read_label
 
 
 class GridError(ValueError):
@@ -21,6 +16,9 @@ class GridError(ValueError):
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """Read both label maps of a pair and check that they are whole and lie on one grid.
+
+    Where the case's image is known the prediction must lie on its grid, and the reference as a label that is trained
+    with: what a training takes voxel by voxel is scored so. Else the prediction must lie on the reference's grid.
 
     Returns:
         Reference and prediction, (Z, Y, X) or for 2D images (Y, X), and the spacing in their axis order.
@@ -32,26 +30,25 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """
     reference, geometry = read_label(pair.reference)
     prediction, other = read_label(pair.prediction)
-    # A label map that was made of the case's images lies where they do, and references that lie up to a voxel apart
-    # from these are taken voxel by voxel, as in training and as the checks of the data set have said.
-    together = bool(pair.images) and origin_shift(geometry, other) <= ORIGIN_LIMIT
-    difference = _difference(replace(geometry, origin=other.origin) if together else geometry, other)
+    image = read_geometry(pair.images[0]) if pair.images else None
+    if image is not None:
+        _check_label(pair, geometry, image)
+    difference = grid_difference(geometry if image is None else image, other)
     if difference:
         raise GridError(
-            f"{pair.prediction} does not lie on the grid of {pair.reference}: {difference}. Predict in the geometry of "
-            "the original image, or resample the prediction with nearest-neighbour interpolation."
+            f"{pair.prediction} does not lie on the grid of {pair.images[0] if pair.images else pair.reference}: "
+            f"{difference}. Predict in the geometry of the original image, or resample the prediction with "
+            "nearest-neighbour interpolation. If the reference's header is the wrong one, give it its image's: the "
+            "doctor's geometry=copy_header."
         )
     if geometry.dimension == 2:
         return reference[0], prediction[0], tuple(geometry.spacing[1:])
     return reference, prediction, tuple(geometry.spacing)
 
 
-def _difference(expected: Geometry, found: Geometry) -> str | None:
-    for name, relative, absolute in (
-        ("dimension", 0, 0), ("shape", 0, 0), ("spacing", SPACING_TOLERANCE, 0), ("origin", 0, _TOLERANCE_MM),
-        ("direction", 0, _TOLERANCE_COSINE),
-    ):  # fmt: skip
-        a, b = getattr(expected, name), getattr(found, name)
-        if not np.allclose(b, a, rtol=relative, atol=absolute):
-            return f"its {name} is {b}, the reference's {a}"
-    return None
+def _check_label(pair: Pair, label: Geometry, image: Geometry) -> None:
+    files = (pair.images[0], pair.reference)
+    faults = [message for _, message in geometry_faults(pair.reference, pair.images[0], label, image)]
+    faults += [message for severity, message in origin_faults(files, (image, label)) if severity == "error"]
+    if faults:
+        raise GridError(" ".join(faults))

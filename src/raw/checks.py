@@ -13,6 +13,7 @@ import numpy as np
 
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.grids import DIRECTION_TOLERANCE, SPACING_TOLERANCE, close, geometry_faults
 from umamba.raw.nifti import count_nonfinite, is_nifti, sizes_of_voxel
 from umamba.raw.origins import origin_faults
 from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
@@ -20,10 +21,6 @@ from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
-# Headers store spacing and direction as float32, sometimes rounded again on the way: one thousandth of a voxel's edge
-# and about 0.06 degrees of direction are far above that and far below any real difference.
-SPACING_TOLERANCE = 1e-3
-DIRECTION_TOLERANCE = 1e-3
 _SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
 
 _DOUBTS = {
@@ -98,7 +95,7 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
             report("unreadable", str(error))
             return None, findings
         files, geometries = [*files, case.label], [*geometries, label_geometry]
-        for kind, message in geometry_faults(case, geometry, label_geometry):
+        for kind, message in geometry_faults(case.label, case.images[0], label_geometry, geometry):
             report(kind, message)
     for severity, message in origin_faults(files, geometries):
         report("origin", message, severity)
@@ -209,54 +206,23 @@ def _image_faults(
         )
     for path in paths[1:]:
         other = read_geometry(path)
-        if not _close(other.spacing, geometry.spacing, SPACING_TOLERANCE):
+        if not close(other.spacing, geometry.spacing, SPACING_TOLERANCE):
             yield (
                 "spacing",
                 f"{path} has spacing {other.spacing} mm, {paths[0]} has {geometry.spacing} (z, y, x).",
             )
-        elif not _close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
+        elif not close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
             yield "direction", f"{path} has direction {other.direction}, {paths[0]} has {geometry.direction}."
-
-
-def geometry_faults(case: RawCase, image: Geometry, label: Geometry) -> Iterator[tuple[str, str]]:
-    """Kind and message of each way in which a label's grid is not its image's; of origins see `origin_faults`."""
-    where = f"{case.label} and {case.images[0]}"
-    if image.shape != label.shape:
-        yield (
-            "shape",
-            f"{where} differ in shape: {label.shape} and {image.shape} (z, y, x). Resample the label to its "
-            "image's grid.",
-        )
-        return
-    if not _close(image.spacing, label.spacing, SPACING_TOLERANCE):
-        yield (
-            "spacing",
-            f"{where} differ in spacing: {label.spacing} and {image.spacing} mm (z, y, x). Correct the wrong header.",
-        )
-    if image.dimension == label.dimension and not _close(
-        image.direction, label.direction, DIRECTION_TOLERANCE, relative=False
-    ):
-        yield (
-            "direction",
-            f"{where} differ in direction: {label.direction} and {image.direction}. One of them is turned or mirrored; "
-            "correct its header or resample it.",
-        )
 
 
 def _sizes_fault(path: Path) -> str | None:
     """What is odd about a header that gives two sizes of a voxel; SimpleITK takes pixdim's for the spacing."""
     sizes = sizes_of_voxel(path)
-    if sizes is None or _close(*sizes, tolerance=_SIZES_TOLERANCE):
+    if sizes is None or close(*sizes, tolerance=_SIZES_TOLERANCE):
         return None
     return (
         f"{path} gives the voxel size twice: {sizes[0]} mm by pixdim, {tuple(round(size, 4) for size in sizes[1])} by "
         "sform (x, y, z). The first one is used; correct the header if it is wrong."
-    )
-
-
-def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float, *, relative: bool = True) -> bool:
-    return len(a) == len(b) and all(
-        abs(x - y) <= tolerance * (max(abs(x), abs(y)) if relative else 1.0) for x, y in zip(a, b, strict=True)
     )
 
 

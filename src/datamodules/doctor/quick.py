@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from umamba.raw.checks import Finding, geometry_faults, log_warnings, raise_errors
+from umamba.raw.checks import Finding, log_warnings, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.description import DatasetError
+from umamba.raw.grids import geometry_faults
 from umamba.raw.orientation import orientation_of
 from umamba.raw.origins import origin_faults
 from umamba.raw.pictures import check_picture_whole
@@ -78,8 +79,10 @@ def header_faults(case: RawCase) -> tuple[list[Finding], Geometry | None]:
         if other.shape != image.shape
     ]
     geometries = [image, *others]
-    if label is not None:
-        findings += [error(kind, message) for kind, message in geometry_faults(case, image, label)]
+    if case.label is not None and label is not None:
+        findings += [
+            error(kind, message) for kind, message in geometry_faults(case.label, case.images[0], label, image)
+        ]
         geometries.append(label)
     findings += [
         Finding(case=case.identifier, kind="origin", severity=severity, message=message)
