@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from umamba.files import atomic_file
-from umamba.run.errors import explained
 
 log = logging.getLogger(__name__)
 
@@ -128,5 +127,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from umamba.run.errors import explained  # takes a second, which help need not
+
     with explained():
         main()

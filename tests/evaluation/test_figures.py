@@ -53,6 +53,22 @@ def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["overlays.png"]
 
 
+def test_no_panel_of_a_single_network_is_empty(pairs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(overlays, "save_figure", lambda figure, path: drawn.append(figure))
+    scores = evaluate(pairs, SCORING, progress=False)
+    overlay_figure({"a": pairs}, scores, {"a": SCORING}, tmp_path / "o.png", cases=2)
+    overlay_figure({"a": pairs, "b": pairs}, scores, BOTH, tmp_path / "o.png", cases=2)
+    one, two = (np.array(figure.axes).reshape(-1, 4) for figure in drawn)
+    assert [[ax.get_title().split("\n")[0] for ax in row] for row in one] == [
+        ["image", "reference", "a", "errors"], ["image", "reference", "a", "errors"]
+    ]  # fmt: skip
+    assert all(ax.images for ax in one.flat)
+    assert all("slice" in row[0].get_xlabel() and "liver" in row[3].get_xlabel() for row in one)
+    assert [[len(ax.images) > 0 for ax in row] for row in two] == [[True] * 4, [False, False, True, True]] * 2
+    assert all("slice" in row[0].get_xlabel() for row in two[::2])
+
+
 def test_each_network_is_drawn_as_it_was_scored(tmp_path, monkeypatch):
     classes = np.zeros((24, 24), np.uint8)
     classes[4:14, 4:14], classes[6:12, 6:12] = 2, 1  # a cell within its boundary
