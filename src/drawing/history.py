@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +17,8 @@ from umamba.drawing.palette import class_colour
 _DPI = 100
 _MANY = 10  # classes; the legend of more is small
 _MAX_NAMES = 30
-_BEHIND = "#D4D4D4"  # pale and dark classes both show on it
+_BEHIND = "#D4D4D4"  # pale and dark classes both show on it; without pale ones it is white
+_PALE = 0.75  # luma of a class's colour from which it is hard to see on white
 _SMOOTHED, _MEAN = "val/dice_ema", "val/dice"
 
 
@@ -70,12 +72,13 @@ def _title(title: str, table: pd.DataFrame) -> str:
 def _draw_scores(ax: Axes, table: pd.DataFrame, classes: Mapping[int, str]) -> None:
     for value, name in classes.items():
         _curve(ax, table, f"{_MEAN}_{name}", color=class_colour(value), linewidth=1.0, label=literal(name))
-    ax.grid(color="white")
     _curve(ax, table, _MEAN, color="black", linewidth=1.8, label="mean")
     _curve(ax, table, _SMOOTHED, color="black", linewidth=1.2, linestyle="--", label="smoothed")
     _dress(ax, "pseudo Dice of the validation patches")
     ax.set_ylim(-0.02, 1.02)
-    ax.set_facecolor(_BEHIND)
+    if any(np.dot(class_colour(value), (0.2126, 0.7152, 0.0722)) > _PALE for value in classes):
+        ax.set_facecolor(_BEHIND)
+        ax.grid(color="white", alpha=1)
     handles, names = ax.get_legend_handles_labels()
     if handles:
         shown = [*zip(handles, names, strict=True)][-_MAX_NAMES - 2 :]

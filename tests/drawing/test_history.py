@@ -48,6 +48,12 @@ def curve(figure: Figure, label: str, panel: int) -> np.ndarray:
     return line.get_xydata()
 
 
+@pytest.mark.parametrize(("classes", "background"), [({1: "a", 3: "b"}, "#ffffff"), ({1: "a", 4: "pale"}, "#d4d4d4")])
+def test_pale_classes_are_drawn_on_grey(tmp_path: Path, drawn, classes, background) -> None:
+    history_figure(log(tmp_path, classes=classes), tmp_path / "progress.png", classes)
+    assert matplotlib.colors.to_hex(drawn[0].axes[1].get_facecolor()) == background
+
+
 def test_each_column_is_drawn_at_its_epoch(tmp_path: Path, drawn) -> None:
     history_figure(log(tmp_path), tmp_path / "progress.png", CLASSES, "run")
     (figure,) = drawn
