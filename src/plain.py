@@ -15,7 +15,12 @@ def values_at(config: DictConfig, names: Iterable[str]) -> dict[str, Any]:
         MissingMandatoryValue: one must be given and is not.
     """
     found = {name: OmegaConf.select(config, name, throw_on_missing=True) for name in names}
-    return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in found.items()}
+    return {name: plain(value) for name, value in found.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value of a configuration: lists and groups as Python's own, anything else as it is."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:

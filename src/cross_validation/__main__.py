@@ -17,7 +17,7 @@ import logging
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from umamba.cross_validation.best import find_best
 from umamba.cross_validation.folds import PoolOptions
@@ -25,7 +25,7 @@ from umamba.evaluation.evaluate import check_workers
 from umamba.files import check_takes_files
 from umamba.inference.devices import choose_device
 from umamba.locations import CONFIGS
-from umamba.plain import values_at
+from umamba.plain import plain, values_at
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 from umamba.typed import check_types
@@ -45,13 +45,10 @@ def main(cfg: DictConfig) -> None:
     check_workers(cfg.workers)
     check_takes_files(cfg.output, "output")
     choose_device(cfg.device)
-    folders = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
-    trusted = list(cfg.trusted) if isinstance(cfg.trusted, ListConfig) else cfg.trusted
-    options = PoolOptions(device=cfg.device, trusted=trusted, workers=cfg.workers)
-    path = find_best(
-        [Path(folder) for folder in folders], Path(cfg.output), options,
-        pairs=cfg.pairs, keep=cfg.keep_probabilities,
-    )  # fmt: skip
+    runs = plain(cfg.runs)
+    folders = [Path(folder) for folder in (runs if isinstance(runs, list) else [runs])]
+    options = PoolOptions(device=cfg.device, trusted=plain(cfg.trusted), workers=cfg.workers)
+    path = find_best(folders, Path(cfg.output), options, pairs=cfg.pairs, keep=cfg.keep_probabilities)
     log.info("Chosen: %s; tables are in %s.", path, Path(cfg.output) / "tables")
 
 

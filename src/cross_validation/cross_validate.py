@@ -11,12 +11,13 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import number_of_folds
 from umamba.inference.ensemble import FILE
+from umamba.plain import plain
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
 from umamba.run.folder import check_goes_on, check_options, last_checkpoint
 from umamba.run.habits import with_essentials
@@ -76,7 +77,7 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
                 f"combined in {folder}."
             )
         checkpoints = {fold: last_checkpoint(run) for fold, run in runs.items()}
-        pool(checkpoints, folder, PoolOptions(mirror=options.mirror, trusted=_plain(cfg.trusted)))
+        pool(checkpoints, folder, PoolOptions(mirror=options.mirror, trusted=plain(cfg.trusted)))
     return folder / FILE
 
 
@@ -107,7 +108,7 @@ def folds_of(wanted: Any) -> list[int]:
     Raises:
         ValueError: They are no two or more different folds, or a fold is given to the call as well.
     """
-    folds = _plain(wanted)
+    folds = plain(wanted)
     folds = folds if isinstance(folds, list) else [folds]
     if not folds or any(isinstance(fold, bool) or not isinstance(fold, int) or fold < 0 for fold in folds):
         raise ValueError(
@@ -136,7 +137,7 @@ def _slots(options: DictConfig, devices: Any) -> list[Slot]:
                 "per_gpu share the GPUs among folds. Leave one of the two out."
             )
         return [Slot(name="all GPUs")]
-    return slots_of(find_devices(_plain(options.gpus)), options.per_gpu)
+    return slots_of(find_devices(plain(options.gpus)), options.per_gpu)
 
 
 def _job(script: str | Path, fold: int, run: Path, at_a_time: int, extra: Sequence[str]) -> Job:
@@ -151,7 +152,3 @@ def _job(script: str | Path, fold: int, run: Path, at_a_time: int, extra: Sequen
 
 def _overrides(fold: int, extra: Sequence[str]) -> list[str]:
     return [*HydraConfig.get().overrides.task, f"~{KEY}", f"fold={fold}", *extra]
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

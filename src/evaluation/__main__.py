@@ -46,7 +46,7 @@ from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
-from umamba.plain import values_at
+from umamba.plain import plain, values_at
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
 from umamba.raw.sources import sources_of
@@ -208,9 +208,7 @@ def score_folders(cfg: DictConfig) -> None:
             "dataset_json=<file>; a raw data set has one beside labelsTr."
         )
     description = DatasetDescription.read(dataset_json)
-    tolerance = cfg.nsd_tolerance
-    if OmegaConf.is_config(tolerance):
-        tolerance = OmegaConf.to_container(tolerance)
+    tolerance = plain(cfg.nsd_tolerance)
     for key, names in (("task", TASKS), ("protocol", PROTOCOLS)):
         if cfg[key] not in names:
             raise ValueError(f"{key} must be one of {', '.join(names)}, it is {cfg[key]!r}.")

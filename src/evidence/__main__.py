@@ -24,7 +24,7 @@ if __name__ == "__main__":
     exit_with_help(__doc__, "evidence")
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
@@ -32,6 +32,7 @@ from umamba.evidence.manifest import Wanted, read_manifest
 from umamba.evidence.sitting import Rules, estimates, run_all, seconds_of
 from umamba.locations import CONFIGS, ROOT
 from umamba.machine import usable_cpus
+from umamba.plain import plain
 from umamba.resolvers import register_resolvers
 from umamba.run.devices import find_devices, workers_per_run
 from umamba.run.errors import explained
@@ -66,8 +67,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Mapping[str, int]) -> None:
-    gpus = OmegaConf.to_container(cfg.gpus) if OmegaConf.is_list(cfg.gpus) else cfg.gpus
-    devices = find_devices(gpus)  # type: ignore[arg-type]  # a list of numbers or texts, or it is refused there
+    devices = find_devices(plain(cfg.gpus))
     if not isinstance(cfg.per_gpu, int) or cfg.per_gpu < 1:
         raise ValueError(f"per_gpu={cfg.per_gpu}: expected how many runs a device takes at a time, at least 1.")
     rules = Rules(

@@ -21,9 +21,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from umamba.machine import usable_cpus
+from umamba.plain import plain
 from umamba.run import ranks
 from umamba.run.devices import CPU, Slot, find_devices, slots_of, workers_per_run
 from umamba.run.jobs import run_jobs
@@ -162,8 +163,8 @@ class LocalLauncher(_SweepLauncher):
     def _dealt(self) -> list[Slot]:
         if not isinstance(self.per_gpu, int) or isinstance(self.per_gpu, bool) or self.per_gpu < 1:
             raise ValueError(f"hydra.launcher.per_gpu={self.per_gpu}: expected how many jobs a GPU takes at a time.")
-        gpus = OmegaConf.to_container(self.gpus) if OmegaConf.is_config(self.gpus) else self.gpus
-        devices = find_devices(gpus)  # type: ignore[arg-type]  # numbers or texts, or it is refused there
+        gpus = plain(self.gpus)
+        devices = find_devices(gpus)
         if gpus == "auto" and [device.name for device in devices] == [CPU]:
             raise ValueError(
                 "hydra/launcher=gpus: there is no GPU that this process may see. Leave the launcher out to run "
