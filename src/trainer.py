@@ -10,7 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    LearningRateMonitor,
+    ProgressBar,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch.nn import functional as F
@@ -42,12 +48,18 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     within an epoch are kept by a callback of this project.
 
     Raises:
-        ValueError: trainer.max_time is no time, there are other processes than trainer.devices and num_nodes say, or
-            clipping would turn gradients round.
+        ValueError: trainer.max_time is no time, there are other processes than trainer.devices and num_nodes say,
+            clipping would turn gradients round, or a callback changes the network after its last checkpoint.
     """
     quiet()
     if (config.get("gradient_clip_val") or 0) < 0:
         raise ValueError(f"trainer.gradient_clip_val is {config.gradient_clip_val}; expected a norm, or null for none.")
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+        raise ValueError(
+            "StochasticWeightAveraging puts its mean into the network after the last checkpoint was written, which is "
+            "what is tested and predicted with. Take lightning.pytorch.callbacks.EMAWeightAveraging or "
+            "WeightAveraging, whose averages are what checkpoints hold."
+        )
     last = next((callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
     limits = Limits(last, config.get("max_time"))
     callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]

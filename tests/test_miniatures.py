@@ -79,5 +79,5 @@ def test_from_raw_data_to_scores(make, options: list[str], tmp_path: Path) -> No
 def test_one_case_has_no_folds(tmp_path: Path) -> None:
     dataset = one_case(tmp_path / "Dataset001_Small")
     output = run("train.py", *THREE_D, f"data.dataset_dir={dataset}", folder=tmp_path, ok=False)
-    assert "5 folds need at least 5 training cases, there are 1. Set data.fold=all" in output
+    assert "5 folds need at least 5 training cases, there are 1. Set fold=all" in output
     assert not list(tmp_path.rglob("plan.json")), "it must be said before anything is preprocessed"

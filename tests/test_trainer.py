@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, StochasticWeightAveraging
 from omegaconf import OmegaConf
 
 from umamba import trainer
@@ -38,6 +38,12 @@ def test_lightning_adds_nothing_in_place_of_what_was_left_out(tmp_path: Path) ->
     monitored = make_trainer(config, [], [LearningRateMonitor("epoch")])
     assert not any(isinstance(callback, LearningRateMonitor) for callback in monitored.callbacks)
     assert not any(isinstance(callback, (ModelCheckpoint, ProgressBar)) for callback in trainer.callbacks)
+
+
+def test_a_mean_that_comes_after_the_last_checkpoint_is_refused() -> None:
+    config = OmegaConf.create({"_target_": "lightning.Trainer", "accelerator": "cpu"})
+    with pytest.raises(ValueError, match="EMAWeightAveraging"):
+        make_trainer(config, [], [StochasticWeightAveraging(0.01)])
 
 
 @pytest.mark.parametrize(

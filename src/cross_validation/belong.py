@@ -61,5 +61,6 @@ def check_folds(
 
 
 def _plan(member: Member) -> dict[str, object]:
-    """Configuration and plan as plain data; of the plan what its present form has, whatever version wrote it."""
-    return {"configuration": member.configuration, "plan": Plan.from_dict(dict(member.plan)).to_dict()}
+    """Configuration and its part of the plan as plain data, in their present form, whatever version wrote them."""
+    plan = Plan.from_dict(dict(member.plan))
+    return {"configuration": member.configuration, "plan": plan.trained_part(member.configuration)}

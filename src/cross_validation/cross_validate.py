@@ -11,21 +11,26 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import number_of_folds
+from umamba.evaluation.held_out import cases_of_training
 from umamba.inference.ensemble import FILE
 from umamba.plain import plain
+from umamba.planning.plan import Plan
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
-from umamba.run.folder import check_goes_on, check_options, last_checkpoint
+from umamba.run.folder import Run, check_goes_on, check_options, last_checkpoint
 from umamba.run.habits import with_essentials
 from umamba.run.jobs import Job, run_jobs
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.named_dataset import name_dataset
+from umamba.run.resume import check_data, read_checkpoint
 from umamba.run.sweep import command_of, follow_sweep, quoted
+from umamba.targets import check_config
 from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
@@ -91,7 +96,7 @@ def check_folds_go_on(folder: Path, extra: Sequence[str] = ()) -> None:
         extra: Overrides of the folds beside those of this call.
 
     Raises:
-        ResumeError: One was not, or cannot be gone on with; says what differs.
+        ResumeError: One was not, has other data or another plan, or cannot be gone on with; says what differs.
     """
     hydra = HydraConfig.get()
     for run in sorted(folder.glob("fold_*")):
@@ -99,7 +104,25 @@ def check_folds_go_on(folder: Path, extra: Sequence[str] = ()) -> None:
         if run.is_dir() and number.isdecimal():
             own = [*_overrides(int(number), extra), f"run_dir={quoted(str(run))}"]
             cfg = compose(hydra.job.config_name, [*hydra.overrides.hydra, *own])  # Hydra's: where configs are found
-            check_goes_on(with_essentials(name_dataset(cfg)))
+            check_data_goes_on(check_goes_on(with_essentials(name_dataset(cfg))))
+
+
+def check_data_goes_on(run: Run) -> None:
+    """See that a fold that was trained has the data and the plan of this call.
+
+    Raises:
+        ResumeError: It has others, such as another data set; says what differs.
+    """
+    if run.resume_from is None:
+        return
+    stored = read_checkpoint(run.resume_from)
+    check_config(plain(run.config), run.config.trusted)
+    datamodule = instantiate(run.config.data)
+    datamodule.open_raw()
+    cases = cases_of_training(datamodule)
+    check_data(run.resume_from, stored, Plan.from_dict(stored["plan"]), stored["configuration"], cases)
+    datamodule.make_plan()  # only now: another data set would be planned first
+    check_data(run.resume_from, stored, datamodule.plan, run.config.data.configuration, cases)
 
 
 def folds_of(wanted: Any) -> list[int]:

@@ -213,5 +213,5 @@ class SegmentationDataModule(PatchDataModule):
             return labelled
         log.info("Test set: the %d validation cases, for imagesTs has no labelled case.", len(self.val_ids))
         if self.fold == "all":
-            log.warning("With data.fold=all these were trained on: their scores say nothing about new cases.")
+            log.warning("With fold=all these were trained on: their scores say nothing about new cases.")
         return tuple(case for case in self.raw.training_cases if case.identifier in set(self.val_ids))

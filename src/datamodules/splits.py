@@ -48,7 +48,7 @@ def make_splits(identifiers: Sequence[str], num_folds: int = NUM_FOLDS, seed: in
     if len(names) < num_folds:
         raise ValueError(
             f"{num_folds} folds need at least {num_folds} training cases, there are {len(names)}. "
-            "Set data.fold=all to train on every case."
+            "Set fold=all to train on every case."
         )
     order = np.random.RandomState(seed).permutation(len(names))
     splits = []

@@ -80,7 +80,7 @@ def members_of(
     members = []
     for one, checkpoint in checkpoints:
         network, other = network_from_checkpoint(checkpoint)
-        if (other.hash(), checkpoint["configuration"]) != (plan.hash(), name):
+        if checkpoint["configuration"] != name or other.trained_part(name) != plan.trained_part(name):
             raise ValueError(
                 f"{one} was trained with another plan or configuration ({checkpoint['configuration']}, plan "
                 f"{other.hash()}) than {first} ({name}, plan {plan.hash()}); their logits cannot be averaged."

@@ -114,6 +114,11 @@ class Plan:
             "regions": content["regions"] or {}
         }  # as ever without any: hashes of plans stay what they are
 
+    def trained_part(self, name: str) -> dict[str, Any]:
+        """`to_dict` with one configuration alone: what a training with it follows, whatever others a plan gets."""
+        content = self.to_dict()
+        return content | {"configurations": {name: content["configurations"].get(name)}}
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Build a plan from plain data, resolving ``inherits_from``.

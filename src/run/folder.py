@@ -23,7 +23,7 @@ from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.overrides import merged_overrides
 from umamba.run.provenance import provenance
-from umamba.run.resume import check_checkpoint, check_data, read_checkpoint, resumed_config
+from umamba.run.resume import DEFAULT_CONFIG, check_checkpoint, check_data, read_checkpoint, resumed_config
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
@@ -36,6 +36,15 @@ TYPES = {  # of train.yaml; what is not here is looked at where it is used
     "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
     "compile": bool, "optimizer": dict | None, "trusted": str | list[str] | None,
 }  # fmt: skip
+_NEW = {
+    "data",
+    "data.dataset_dir",
+    "model",
+    "experiment",
+    "debug",
+    "hparams_search",
+    "ckpt_path",
+}  # say what is trained
 _RECORD = ("config.yaml", "overrides.txt", "provenance.json")
 
 
@@ -107,15 +116,15 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
-def check_goes_on(cfg: DictConfig) -> None:
-    """See that `open_run` would go on with a folder as asked; nothing is written.
+def check_goes_on(cfg: DictConfig) -> Run:
+    """The run that `open_run` would go on with as asked; nothing is written.
 
     Raises:
         ResumeError: the run cannot go on as asked.
     """
     check_options(cfg)
     cfg.run_dir = os.path.abspath(cfg.run_dir)
-    _choose(cfg)
+    return _run(*_choose(cfg))
 
 
 @contextmanager
@@ -171,6 +180,12 @@ def check_options(cfg: DictConfig) -> None:
             raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
         raise ResumeError(f"seed={cfg.seed!r}: expected a whole number, 0 or more and below 2 to the 32nd.")
+    for key in ("fold", "seed"):
+        if cfg.data.get(key, cfg[key]) != cfg[key]:
+            raise ResumeError(
+                f"data.{key}={cfg.data[key]} and {key}={cfg[key]}: say {key}={cfg.data[key]}, which data.{key} "
+                f"follows. Folder, records and tables of the run are named by {key}."
+            )
     check_types(values_at(cfg, TYPES), TYPES)
     check_takes_files(cfg.run_dir, "run_dir")
 
@@ -221,6 +236,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         if begun_from != last and isinstance(stored, dict):
             stored = {**stored, "ckpt_path": str(begun_from)}
     if stored is None:
+        _say_new(folder, cfg)
         return OmegaConf.create(to_plain(cfg)), None
     needed = {"data": dict, "model": dict, "trainer": dict, "run_dir": str}
     if not isinstance(stored, dict) or any(not isinstance(stored.get(key), kind) for key, kind in needed.items()):
@@ -236,6 +252,16 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
     if begun_from is not None and checkpoint is not None:
         check_checkpoint(begun_from, checkpoint, config)
     return config, changes
+
+
+def _say_new(folder: Path, cfg: DictConfig) -> None:
+    """A call that names a folder and nothing to train may want to go on with a run that is elsewhere."""
+    hydra = HydraConfig.get()
+    named = {override.split("=", 1)[0].lstrip("+") for override in hydra.overrides.task}
+    of_a_sweep = any(line.startswith("hydra.mode=") for line in hydra.overrides.hydra)  # whose call names no folder
+    if hydra.job.config_name == DEFAULT_CONFIG and "run_dir" in named and not named & _NEW and not of_a_sweep:
+        log.warning("There is no run in %s: a new one begins, of the default data=%s and model=%s.", folder,
+                    cfg.data_name, cfg.model_name)  # fmt: skip
 
 
 def _find_begun_from(cfg: DictConfig, last: Path) -> None:

@@ -104,8 +104,9 @@ def check_data(
     path: Path, checkpoint: Mapping[str, Any], plan: Plan, configuration: str, cases: Mapping[str, Any]
 ) -> None:
     """Raises ResumeError if the data were planned or split otherwise when a checkpoint was trained."""
-    then = {"configuration": checkpoint["configuration"], "plan": Plan.from_dict(checkpoint["plan"]).to_dict()}
-    now = {"configuration": configuration, "plan": plan.to_dict()}
+    trained, before = checkpoint["configuration"], Plan.from_dict(checkpoint["plan"])
+    then = {"configuration": trained, "plan": before.trained_part(trained)}
+    now = {"configuration": configuration, "plan": plan.trained_part(trained)}
     if checkpoint.get("cases"):  # older ones did not keep all of them
         then["cases"] = checkpoint["cases"]
         newer = {"files", "orientations"} - checkpoint["cases"].keys()

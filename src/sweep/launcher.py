@@ -65,6 +65,11 @@ class _SweepLauncher(Launcher):
                 f"torchrun or srun has started {ranks.started_outside()} processes, of which each would run this "
                 "sweep. A sweep deals its jobs to processes itself: start it once, without torchrun and srun."
             )
+        if any(override.lstrip("+").startswith("run_dir=") for overrides in job_overrides for override in overrides):
+            raise ValueError(
+                "run_dir=... is given to a sweep, whose jobs get folders of their own: say hydra.sweep.dir=FOLDER, "
+                "with which the same command also goes on with what is left. hydra.sweep.subdir names the jobs."
+            )
         configs = [self._config(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         self.check(configs)
         jobs = [self._job(config) for config in configs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tests.cascade.made_cascade import LOW, SECOND, split_in_two, two_stages
@@ -17,6 +19,7 @@ from tests.miniatures import make_volumes
 from umamba.cascade import command as cascade
 from umamba.cross_validation import cross_validate as folds
 from umamba.cross_validation.cross_validate import cross_validate
+from umamba.evaluation.held_out import cases_of_training
 from umamba.locations import ROOT
 from umamba.plain import to_plain
 from umamba.resolvers import register_resolvers
@@ -60,17 +63,21 @@ def called(config: str, *overrides: str) -> Iterator[DictConfig]:
             HydraConfig.instance().cfg = before
 
 
-def left_by(job: list[str], config: str, *, trained: bool = True) -> Path:
-    """The folder that a fold's process leaves, made by composing its command; without weights."""
+def left_by(job: list[str], config: str, *, of_data: bool = False) -> Path:
+    """The folder that a fold's process leaves, made by composing its command; without weights, and data if none are."""
     overrides = [word for word in job if not word.startswith(("hydra", "--"))]
     with called(config, *overrides) as cfg:
         content = to_plain(cfg)
     folder = Path(content["run_dir"])
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
-    if trained:
-        checkpoint = {"config": content, "plan": {}, "configuration": content["data"]["configuration"]}
-        torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+    checkpoint = {"config": content, "plan": {}, "configuration": content["data"]["configuration"]}
+    if of_data:
+        datamodule = instantiate(content["data"])
+        datamodule.open_raw()
+        datamodule.make_plan()
+        checkpoint |= {"plan": datamodule.plan.to_dict(), "cases": cases_of_training(datamodule)}
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
     return folder
 
 
@@ -80,8 +87,9 @@ def train(tmp_path: Path, *overrides: str) -> None:
 
 
 @pytest.fixture
-def two(tmp_path: Path, jobs: list[Job]) -> Path:
-    """Folds 0 and 1 of a cross-validation, as its own commands leave them."""
+def two(tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folds 0 and 1 of a cross-validation, as its own commands leave them; of no data."""
+    monkeypatch.setattr(folds, "check_data_goes_on", lambda run: None)
     with pytest.raises(Began):
         train(tmp_path, "cross_validation.folds=[0,1]")
     for job in jobs:
@@ -142,6 +150,44 @@ def train_both(raw: Path, *overrides: str) -> None:
         cascade.run_cascade(cfg, "train.py")
 
 
+def train_set(raw: Path, *overrides: str) -> None:
+    """A cross-validation of a data set, always in the same folder, as without run_dir=."""
+    places = [f"data.dataset_dir={raw}", f"data.prepared_dir={raw.parent / raw.name}_prepared"]
+    called_with = ["data=custom", "model=nnunet", "trainer=cpu", *places, f"run_dir={raw.parent}/cv", *overrides]
+    with called("cross_validation", *called_with) as cfg:
+        cross_validate(cfg, "train.py")
+
+
+def test_other_data_and_another_plan_are_refused_before_a_fold_is_trained(raw: Path, jobs: list[Job]) -> None:
+    with pytest.raises(Began):
+        train_set(raw, "cross_validation.folds=[0,1]")
+    left_by(jobs[0].command[2:], "cross_validation", of_data=True)
+    jobs.clear()
+    with pytest.raises(Began):
+        train_set(raw, "cross_validation.folds=[0,1]")
+    other = make_volumes(raw.parent / "Dataset962_Other", labels=("liver", "tumour"), shape=(20, 24, 22))
+    split_in_two(other)
+    jobs.clear()
+    with pytest.raises(ResumeError, match=r"was trained on other data[^$]*cases\.trained_on"):
+        train_set(other, "cross_validation.folds=[0,1]")
+    with pytest.raises(ResumeError, match=r"was trained on other data"):  # no fold that is there is asked for
+        train_set(other, "cross_validation.folds=[1,0]")
+    assert not jobs and not (raw.parent / "Dataset962_Other_prepared" / "plan.json").exists()
+
+    path = raw.parent / f"{raw.name}_prepared" / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["configurations"]["wide"] = {"inherits_from": "3d_fullres", "batch_size": 3}
+    path.write_text(json.dumps(plan))
+    with pytest.raises(Began):
+        train_set(raw, "cross_validation.folds=[0,1]")
+    jobs.clear()
+    plan["configurations"]["3d_fullres"]["batch_size"] = 5
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ResumeError, match=r"plan.configurations.3d_fullres.batch_size: 2 -> 5"):
+        train_set(raw, "cross_validation.folds=[0,1]")
+    assert not jobs
+
+
 @pytest.mark.parametrize("stage", [LOW, SECOND])
 def test_both_stages_are_compared_before_the_first_is_trained(raw, jobs, monkeypatch, stage) -> None:
     commands: list[list[str]] = []
@@ -151,6 +197,7 @@ def test_both_stages_are_compared_before_the_first_is_trained(raw, jobs, monkeyp
         train_both(raw, "cross_validation.folds=[0,1]")
     of_stage = [command for command in commands if f"data.configuration='{stage}'" in command]
     assert len(commands) == 4 and len(of_stage) == 2
+    monkeypatch.setattr(folds, "check_data_goes_on", lambda run: None)
     left_by(of_stage[0][2:], "cascade")
     with pytest.raises(Began):
         train_both(raw, "cross_validation.folds=[0,1]")

@@ -57,7 +57,7 @@ def test_a_fold_that_does_not_exist(fold) -> None:
 
 
 def test_too_few_cases_for_folds() -> None:
-    with pytest.raises(ValueError, match="at least 5 training cases, there are 3. Set data.fold=all"):
+    with pytest.raises(ValueError, match="at least 5 training cases, there are 3. Set fold=all"):
         select_split(NAMES[:3], 0)
 
 

@@ -245,6 +245,22 @@ def test_a_run_from_before_a_trainer_argument_was_listed_goes_on(tmp_path: Path)
         assert run.resume_from
 
 
+@pytest.mark.parametrize("override", ["data.fold=1", "data.fold=all", "data.seed=7"])
+def test_fold_and_seed_have_one_name(tmp_path: Path, override: str) -> None:
+    said = override.removeprefix("data.")
+    with pytest.raises(ResumeError, match=rf"^{override} and .*say {said}, "), called(tmp_path / "run", override):
+        pass
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_folder_without_a_run_is_not_trained_in_unsaid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for override in ("data=hippocampus", "model=nnunet", "data.dataset_dir=here"):
+        with called(tmp_path / override, override):
+            assert not caplog.text
+    with called(tmp_path / "misspelt", "trainer.max_epochs=3"):
+        assert "misspelt: a new one begins, of the default data=phantom and model=umamba_bot." in caplog.text
+
+
 def test_a_second_training_in_the_folder_is_told_who_has_it(tmp_path: Path) -> None:
     code = "import sys, pathlib\nfrom umamba.run.lock import locked_run\nwith locked_run(pathlib.Path(sys.argv[1])):\n"
     code += "    print('held', flush=True); sys.stdin.read()"
@@ -283,6 +299,12 @@ def test_another_plan_or_split_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match=rf"plan.configurations.3d_fullres.batch_size: {entry.batch_size} -> "):
         replanned = dataclasses.replace(plan, configurations={**plan.configurations, "3d_fullres": other})
         check_data(path, checkpoint, replanned, "3d_fullres", cases)
+    for others in (
+        {"wide": dataclasses.replace(other, name="wide")},
+        {},
+    ):  # a configuration that is added or removed is another experiment's
+        beside = {"3d_fullres": entry, **others}
+        check_data(path, checkpoint, dataclasses.replace(plan, configurations=beside), "3d_fullres", cases)
     with pytest.raises(ResumeError, match=r"(?s)trained_on.b: '02' -> .*validated_with: \['c'\] -> \['b'\]"):
         check_data(path, checkpoint, plan, "3d_fullres", {"trained_on": {"a": "01"}, "validated_with": ["b"]})
 
