@@ -36,6 +36,7 @@ from umamba.inference.averaged import average
 from umamba.inference.decision import Decision
 from umamba.inference.ensemble import FILE, Ensemble, find_ensemble, read_ensemble, write_ensemble
 from umamba.inference.rules import Rule
+from umamba.raw.file_identity import are_same
 from umamba.raw.readers import read_label, write_label
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ def _singles(folders: Sequence[Path]) -> list[Candidate]:
         for pair in run.record["pairs"]:
             if Path(pair["reference"]).is_file():  # else the data lie elsewhere, and are compared where they are read
                 _check_reference(pair["case"], Path(pair["reference"]), run.record["cases"], ensemble, run.network)
+    _check_images(found, ensembles)
     networks = [run.network for run in runs]
     return [
         Candidate(
@@ -205,6 +207,27 @@ def _check_reference(case: str, reference: Path, scored: Mapping[str, str], ense
             f"The reference of {case}, {reference}, is not the one that {candidate} was scored against in "
             f"{ensemble.path.parent}. Give the cross-validation's command again: it scores anew."
         )
+
+
+def _check_images(runs: Sequence[ScoredRun], ensembles: Sequence[Ensemble]) -> None:
+    """See that all were scored on the images that there are now: pairs are predicted from these, as new cases are."""
+    seen: dict[str, tuple[list[str], Ensemble]] = {}
+    for run, ensemble in zip(runs, ensembles, strict=True):
+        paths = {pair["case"]: list(map(Path, pair["images"])) for pair in run.record["pairs"]}
+        for case, known in run.record.get("images", {}).items():
+            contents = [one.get("content") for one in known]
+            if not contents or None in contents:  # of a record from before they were hashed
+                continue
+            then, other = seen.setdefault(case, (contents, ensemble))
+            files = paths.get(case, [])
+            gone = not files or not all(path.is_file() for path in files)  # the data lie elsewhere
+            if then == contents and (gone or are_same(files, known)):
+                continue
+            now = "the ones that are there now" if then == contents else f"those of {other.path.parent}"
+            raise ValueError(
+                f"The images of {case} that {run.network} in {ensemble.path.parent} was scored on are not {now}: they "
+                "are of two versions of the data set. Train those of the older one anew, with another run_dir."
+            )
 
 
 def _mean(one: Pair, other: Pair, decision: Decision, place: Path) -> Pair:

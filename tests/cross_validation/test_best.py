@@ -141,6 +141,21 @@ def test_what_cannot_be_compared_is_refused(made: Path, tmp_path: Path, names: l
     assert not (tmp_path / "best").exists()
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_of_two_versions_of_the_images_nothing_is_compared(made: Path, tmp_path: Path, pairs: bool) -> None:
+    raw = shutil.copytree(made / "Dataset950_Small", tmp_path / "Dataset950_Small")
+    pool(make_folds(raw, tmp_path / "fine", (0, 1), PLANS["fine"]), tmp_path / "fine", CPU)
+    held_out = json.loads((tmp_path / "fine" / "ensemble.json").read_text())["fitted_on"][0]
+    path = raw / "imagesTr" / f"{held_out}_0000.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(path)) + 50, str(path))
+    for also in ([], ["coarse"]):  # the image is another one now; and another network was scored on that one
+        for name in also:
+            pool(make_folds(raw, tmp_path / name, (0, 1), PLANS[name]), tmp_path / name, CPU)
+        with pytest.raises(ValueError, match=rf"The images of {held_out} that .* was scored on are not (the|those of)"):
+            find_best([tmp_path / name for name in ["fine", *also]], tmp_path / "best", CPU, pairs=pairs)
+        assert not (tmp_path / "best").exists()
+
+
 def test_a_fold_trained_on_since_and_a_changed_label_are_named(made: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(made / "flat", tmp_path / "flat")
     make_fold(made / "Dataset950_Small", folder, 1, PLANS["flat"], seed=5)
