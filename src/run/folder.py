@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.files import check_takes_files, write_json, write_text
 from umamba.plain import to_plain, values_at
+from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.run import ranks
 from umamba.run.compare import Differences, ResumeError, listed
@@ -187,6 +188,8 @@ def check_options(cfg: DictConfig) -> None:
                 f"follows. Folder, records and tables of the run are named by {key}."
             )
     check_types(values_at(cfg, TYPES), TYPES)
+    if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
+        PlannerOptions.of(to_plain(planning))
     check_takes_files(cfg.run_dir, "run_dir")
 
 

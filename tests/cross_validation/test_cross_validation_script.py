@@ -34,6 +34,7 @@ def folder(tmp_path_factory) -> Path:
         (["data.fold=2"], "data.fold=2 is given to a cross-validation"),
         (["cross_validation.folds=all"], "Fold all holds no case out"),
         (["cross_validation.folds=[1,1]"], "expected two or more different folds"),
+        (["data.planning.preset=M"], "planning.preset = 'M': expected one of default, resenc_m, resenc_l, resenc_xl"),
         (["cross_validation.per_gpu=0"], "cross_validation.per_gpu is 0"),
         (["trainer.devices=2", "cross_validation.gpus=[0]"], "trainer.devices=2 gives each fold several GPUs"),
     ],
