@@ -32,26 +32,31 @@ class EpochLine(AfterEpoch):
     def __init__(self) -> None:
         super().__init__()
         self.best: float | None = None
-        self._rate: float | None = None
+        self._rate: float | None = None  # of the epoch under way
+        self._rate_is_known = False
         self._validated = False
         self._is_best = False
         self._waited = 0.0  # s for batches, in this epoch
         self._asked: float | None = None  # since when for the next one
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "rate": self._rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self._rate = state_dict["best"], state_dict.get("rate")  # which earlier versions did not keep
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._rate = _rate_of(trainer)
+        self._rate_is_known = False
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().on_train_epoch_start(trainer, module)
-        self._rate = _rate_of(trainer)
+        self._rate_is_known = False
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        # After its last step an epoch is still to be validated, and the optimizer has the next one's rate: a run that
+        # goes on there keeps what the checkpoint says.
+        if not self._rate_is_known:
+            self._rate, self._rate_is_known = _rate_of(trainer), True
         if self._asked is not None:
             self._waited += time.perf_counter() - self._asked
             self._asked = None

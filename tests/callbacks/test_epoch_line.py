@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import signal
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +16,13 @@ import lightning as L
 import pytest
 import torch
 
+from tests.run import test_stop
 from umamba.callbacks.after_epoch import AfterEpoch
 from umamba.callbacks.cost import Cost
 from umamba.callbacks.epoch_line import EpochLine, epoch_line, time_left
 from umamba.callbacks.limits import Limits
 from umamba.callbacks.pace import Pace, pace
+from umamba.run import stop
 
 METRICS = {
     "train/loss": -0.4123, "train/skipped_steps": 0.0, "val/loss": -0.398, "val/dice": 0.7134, "val/dice_ema": 0.7,
@@ -172,3 +175,25 @@ def test_what_fails_is_one_warning_and_the_training_goes_on(tmp_path: Path, capl
     assert [record.message for record in caplog.records if "no font" in record.message] == [
         "Broken has failed and is left out; the training goes on: no font"
     ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "time"), [("on_train_batch_start", 4), ("on_validation_batch_end", 8), ("on_train_batch_end", 6)]
+)
+def test_an_epoch_that_is_gone_on_with_has_the_rate_that_it_was_trained_with(
+    tmp_path: Path, caplog, monkeypatch, hook: str, time: int
+) -> None:
+    """Also where only its validation is left, when the optimizer has the next epoch's rate already."""
+    caplog.set_level(logging.INFO, logger="umamba.callbacks.epoch_line")
+    monkeypatch.setattr(stop, "_requests", stop._Requests())
+    handlers = {each: signal.getsignal(each) for each in stop.STOP_SIGNALS}
+    try:
+        with pytest.raises(SystemExit):
+            test_stop.fit(tmp_path, EpochLine(), test_stop.SignalAt(hook, time, signal.SIGTERM))
+        monkeypatch.setattr(stop, "_requests", stop._Requests())
+        test_stop.fit(tmp_path, EpochLine())
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    said = [re.search(r"Epoch (\d)/3: .*lr ([\d.]+)", line) for line in caplog.messages]
+    assert [found.groups() for found in said if found] == [("1", "0.1"), ("2", "0.05"), ("3", "0.025")]
