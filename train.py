@@ -22,9 +22,8 @@ import sys
 
 import hydra
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from umamba.callbacks.last_checkpoint import is_finished
 from umamba.cascade.command import run_cascade
@@ -35,7 +34,7 @@ from umamba.evaluation.before_training import check_test, is_tested
 from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.prepared import RunOptions
 from umamba.evaluation.score_run import predict_and_score
-from umamba.models.build import check_followed, check_preset
+from umamba.models.build import check_followed
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
 from umamba.run.announcement import announce, conclude
@@ -44,14 +43,14 @@ from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
 from umamba.run.habits import in_own_words, with_essentials
 from umamba.run.named_dataset import name_dataset
+from umamba.run.parts import build_parts
 from umamba.run.quiet import short_warnings
 from umamba.run.score import check_metric
 from umamba.run.stop import deferred, ends_on_signals
-from umamba.run.stop_on_signal import StopOnSignal
 from umamba.run.sweep import is_sweep_job
+from umamba.run.unbegun import nothing_left
 from umamba.sweep.launcher import refuse_other_launchers, register_launchers
-from umamba.targets import check_config
-from umamba.trainer import check_last_checkpoint, check_precision, entries, fit, make_module, make_trainer
+from umamba.trainer import entries, fit, make_module
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -60,46 +59,35 @@ register_launchers()
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    with explained():
+    with explained(), nothing_left(cfg):
         check_metric(cfg.optimized_metric, test=cfg.test)
-    if is_sweep_job():
-        with explained():
+        if is_sweep_job():
             refuse_other_launchers()
-    short_warnings()
-    if cfg.get("cascade"):
-        with explained():
+        short_warnings()
+        if cfg.get("cascade"):
             run_cascade(name_dataset(cfg), __file__)
-        return None
-    if cfg.get("cross_validation"):
-        with explained():
+        elif cfg.get("cross_validation"):
             cross_validate(name_dataset(cfg), __file__)
-        return None
-    with explained(), open_run(with_essentials(name_dataset(cfg))) as run:
-        train(run)
+        else:
+            with open_run(with_essentials(name_dataset(cfg))) as run:
+                train(run)
     return None
 
 
 def train(run: Run) -> None:
     cfg, last = run.config, run.last
-    check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     # What can be refused is refused before any case is read, and the rest before any is preprocessed.
-    callbacks, loggers = entries(cfg.get("callbacks")), entries(cfg.get("logger"))
-    check_last_checkpoint(last, cfg, callbacks)
-    check_precision(cfg.trainer)
+    loggers = entries(cfg.get("logger"))
+    parts = build_parts(cfg, last, loggers)
+    trainer, model, datamodule = parts.trainer, parts.model, parts.datamodule
     limits = {key: cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time")}
-    stops_early = any(isinstance(callback, EarlyStopping) for callback in callbacks)
+    stops_early = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     finished = run.resume_from and is_finished(run.resume_from, stops_early=stops_early, **limits)
     finished = finished and run.resume_from == last  # begun from another run's, it has no checkpoint of its own yet
-    trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
-    model = instantiate(cfg.model)
-    datamodule = instantiate(cfg.data)
-    if cfg.train:
-        datamodule.placement.check(trainer.strategy.root_device)
-        if not finished:
-            check_asked(cfg)
-    check_preset(model.network, datamodule.planning)
+    if cfg.train and not finished:
+        check_asked(cfg)
     datamodule.check_places()
     datamodule.open_raw()
     if cfg.test:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.cascade.previous_folds import folds_holding_out, split_of
 from umamba.cross_validation.cross_validate import KEY as FOLDS
-from umamba.cross_validation.cross_validate import check_folds_go_on, cross_validate, folds_of
+from umamba.cross_validation.cross_validate import check_folds_go_on, check_settings, cross_validate, folds_of
 from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.inference.previous_facts import KEY as PREVIOUS
@@ -57,6 +57,7 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
     }
     extra = {stage: [f"~{KEY}", f"data.configuration={quoted(stage)}", *own[stage]] for stage in places}
     for stage, place in places.items():
+        check_settings(place, folds_of(cfg[FOLDS].folds), extra[stage])
         check_folds_go_on(place, extra[stage])
     made = folder
     for number, (stage, place) in enumerate(places.items(), start=1):

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import number_of_folds
@@ -28,6 +29,7 @@ from umamba.run.jobs import Job, run_jobs
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.named_dataset import name_dataset
+from umamba.run.parts import build_parts
 from umamba.run.resume import check_data, read_checkpoint
 from umamba.run.sweep import command_of, follow_sweep, quoted
 from umamba.targets import check_config
@@ -71,6 +73,7 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     follow_sweep()
     refuse_links(folder)
     with locked_run(folder):
+        check_settings(folder, folds, extra)
         check_folds_go_on(folder, extra)
         runs = {fold: folder / f"fold_{fold}" for fold in folds}
         failed = run_jobs([_job(script, fold, run, len(slots), extra) for fold, run in runs.items()], slots)
@@ -98,13 +101,10 @@ def check_folds_go_on(folder: Path, extra: Sequence[str] = ()) -> None:
     Raises:
         ResumeError: One was not, has other data or another plan, or cannot be gone on with; says what differs.
     """
-    hydra = HydraConfig.get()
     for run in sorted(folder.glob("fold_*")):
         number = run.name.removeprefix("fold_")
         if run.is_dir() and number.isdecimal():
-            own = [*_overrides(int(number), extra), f"run_dir={quoted(str(run))}"]
-            cfg = compose(hydra.job.config_name, [*hydra.overrides.hydra, *own])  # Hydra's: where configs are found
-            check_data_goes_on(check_goes_on(with_essentials(name_dataset(cfg))))
+            check_data_goes_on(check_goes_on(_composed(int(number), run, extra)))
 
 
 def check_data_goes_on(run: Run) -> None:
@@ -123,6 +123,34 @@ def check_data_goes_on(run: Run) -> None:
     check_data(run.resume_from, stored, Plan.from_dict(stored["plan"]), stored["configuration"], cases)
     datamodule.make_plan()  # only now: another data set would be planned first
     check_data(run.resume_from, stored, datamodule.plan, run.config.data.configuration, cases)
+
+
+def check_settings(folder: Path, folds: Sequence[int], extra: Sequence[str] = ()) -> None:
+    """Refuse what the process of each fold would refuse, but for what it says of the data, before one is started.
+
+    Args:
+        folder: Of the cross-validation, absolute; it need not be there.
+        folds: To be trained, which have all the same settings.
+        extra: Overrides of the folds beside those of this call.
+
+    Raises:
+        ValueError, OSError, ImportError, HydraException: See `build_parts`; or the folds would keep no checkpoint.
+    """
+    last = last_checkpoint(folder / f"fold_{folds[0]}")
+    trainer = build_parts(_composed(folds[0], last.parent.parent, extra), last).trainer
+    if not any(isinstance(one, LastCheckpoint) and one.path == last for one in trainer.checkpoint_callbacks):
+        raise ValueError(
+            "A cross-validation combines the last checkpoints of its folds, which callbacks.last writes and this call "
+            "leaves out. Leave callbacks.last as it is."
+        )
+
+
+def _composed(fold: int, run: Path, extra: Sequence[str]) -> DictConfig:
+    """The configuration of a fold, as its own process will compose it."""
+    hydra = HydraConfig.get()
+    own = [*_overrides(fold, extra), f"run_dir={quoted(str(run))}"]
+    cfg = compose(hydra.job.config_name, [*hydra.overrides.hydra, *own])  # Hydra's: where configs are found
+    return with_essentials(name_dataset(cfg))
 
 
 def folds_of(wanted: Any) -> list[int]:

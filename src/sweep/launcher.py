@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from umamba.machine import usable_cpus
 from umamba.plain import plain
@@ -30,7 +30,9 @@ from umamba.run.devices import CPU, Slot, find_devices, slots_of, workers_per_ru
 from umamba.run.jobs import run_jobs
 from umamba.run.score import check_metric, score_of
 from umamba.run.sweep import command_of
+from umamba.run.unbegun import remove_unbegun
 from umamba.sweep.entry import Entry, SweepJob
+from umamba.sweep.settings import check_settings, speaking_of
 from umamba.sweep.slurm import check_options, submit
 
 log = logging.getLogger(__name__)
@@ -65,26 +67,27 @@ class _SweepLauncher(Launcher):
                 f"torchrun or srun has started {ranks.started_outside()} processes, of which each would run this "
                 "sweep. A sweep deals its jobs to processes itself: start it once, without torchrun and srun."
             )
-        if any(override.lstrip("+").startswith("run_dir=") for overrides in job_overrides for override in overrides):
-            raise ValueError(
-                "run_dir=... is given to a sweep, whose jobs get folders of their own: say hydra.sweep.dir=FOLDER, "
-                "with which the same command also goes on with what is left. hydra.sweep.subdir names the jobs."
-            )
-        configs = [self._config(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        self.check(configs)
-        jobs = [self._job(config) for config in configs]
-        names = [job.name for job in jobs]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                f"hydra.sweep.subdir gives several jobs the folder {twice[0]}, in which one can train. Leave it "
-                "out, or let it depend on all that the sweep varies."
-            )
+        folder = Path(self.config.hydra.sweep.dir)
+        try:
+            if any(
+                override.lstrip("+").startswith("run_dir=") for overrides in job_overrides for override in overrides
+            ):
+                raise ValueError(
+                    "run_dir=... is given to a sweep, whose jobs get folders of their own: say hydra.sweep.dir=FOLDER, "
+                    "with which the same command also goes on with what is left. hydra.sweep.subdir names the jobs."
+                )
+            configs = [self._config(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+            self.check(configs)
+            jobs = self._jobs(configs)
+            self.check_settings(configs, jobs)
+        except Exception:
+            remove_unbegun(folder, OmegaConf.select(self.config, "paths.runs"))
+            raise
         for config, job in zip(configs, jobs, strict=True):
             asked = job.command[2:-1]  # without Python and script, nor where it is done
             task = list(config.hydra.overrides.task)
             job.entry.update(number=config.hydra.job.num, overrides=task, asked=asked)
         waiting = [job for job in jobs if not job.entry.is_finished()]
-        folder = Path(self.config.hydra.sweep.dir)
         log.info("%d of %d job(s) to do in %s; how they stand: python -m umamba.sweep status %s", len(waiting),
                  len(jobs), folder, folder)  # fmt: skip
         failed = self.run(waiting)
@@ -102,6 +105,13 @@ class _SweepLauncher(Launcher):
         for config in configs:
             check_metric(config.get("optimized_metric"), test=config.test)
 
+    def check_settings(self, configs: Sequence[DictConfig], jobs: Sequence[SweepJob]) -> None:
+        """Refuse what the process of a job would refuse, but for what it says of the data, before one is started.
+
+        Raises:
+            ValueError, OSError, ImportError, HydraException: See `build_parts`.
+        """
+
     @abstractmethod
     def run(self, jobs: Sequence[SweepJob]) -> dict[str, str]:
         """Run jobs; name -> why it failed."""
@@ -116,13 +126,19 @@ class _SweepLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
+    def _jobs(self, configs: Sequence[DictConfig]) -> list[SweepJob]:
+        jobs = [self._job(config) for config in configs]
+        names = [job.name for job in jobs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"hydra.sweep.subdir gives several jobs the folder {twice[0]}, in which one can train. Leave it "
+                "out, or let it depend on all that the sweep varies."
+            )
+        return jobs
+
     def _job(self, config: DictConfig) -> SweepJob:
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)  # of which ${hydra:...} speaks
-        try:
+        with speaking_of(config):
             sweep, name = Path(config.hydra.sweep.dir).absolute(), str(config.hydra.sweep.subdir)
-        finally:
-            HydraConfig.instance().cfg = before
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"hydra.sweep.subdir={name}: expected a folder below hydra.sweep.dir.")
         entry = Entry(sweep=sweep, name=name)
@@ -131,7 +147,7 @@ class _SweepLauncher(Launcher):
 
     def _return(self, config: DictConfig, job: SweepJob, reason: str | None) -> JobReturn:
         """As Hydra and its sweepers want it: a job that failed raises where its value is asked for."""
-        done = JobReturn(overrides=list(config.hydra.overrides.task), cfg=config)
+        done = _Return(overrides=list(config.hydra.overrides.task), cfg=config)
         try:
             if reason is not None:
                 raise RuntimeError(f"{job.name} failed: {reason}")
@@ -140,6 +156,21 @@ class _SweepLauncher(Launcher):
         except (RuntimeError, ValueError, OSError) as error:
             done.return_value, done.status = error, JobStatus.FAILED
         return done
+
+
+class _Return(JobReturn):
+    """Hydra's, without the line that it writes of a job that failed: why it did was said by then."""
+
+    @property
+    def return_value(self) -> Any:
+        """Its score, if one is asked for."""
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
 
 class LocalLauncher(_SweepLauncher):
@@ -164,6 +195,10 @@ class LocalLauncher(_SweepLauncher):
                 f"trainer.devices={several[0]} gives a job several GPUs, hydra/launcher=gpus gives each one. Leave one "
                 "of the two out: without the launcher the jobs run one after the other, each on its GPUs."
             )
+
+    def check_settings(self, configs: Sequence[DictConfig], jobs: Sequence[SweepJob]) -> None:
+        """See the base. A job of SLURM runs on another machine, of which nothing is known here."""
+        check_settings(configs, jobs)
 
     def _dealt(self) -> list[Slot]:
         if not isinstance(self.per_gpu, int) or isinstance(self.per_gpu, bool) or self.per_gpu < 1:

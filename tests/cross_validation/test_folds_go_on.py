@@ -134,6 +134,22 @@ def test_one_differing_fold_among_others_is_found(two, jobs, tmp_path) -> None:
     assert not jobs
 
 
+REFUSED_EARLY = [
+    ("trainer.precision=half", "Precision 'half' is invalid"),
+    ("callbacks.last=null", "combines the last checkpoints of its folds"),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val is -1"),
+    ("data.placement=attic", "data.placement"),
+    ("+model.network._target_=os.system", "model.network._target_"),
+]
+
+
+@pytest.mark.parametrize(("option", "message"), REFUSED_EARLY)
+def test_what_every_fold_would_refuse_is_refused_before_the_first(jobs, tmp_path, option: str, message: str) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        train(tmp_path, option)
+    assert not isinstance(caught.value, Began) and not jobs
+
+
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """A data set of two folds, and the file of a plan that gives it a cascade."""
@@ -216,3 +232,9 @@ def test_folds_of_a_cascade_that_do_not_hold_out_every_case_are_refused(raw, job
     assert f"data.configuration={SECOND} previous_stage=" in str(caught.value) and not jobs
     with pytest.raises(Began):
         train_both(raw)
+
+
+def test_what_both_stages_would_refuse_is_refused_before_the_first(raw, jobs) -> None:
+    with pytest.raises(Exception, match="Precision 'half' is invalid"):
+        train_both(raw, "cross_validation.folds=[0,1]", "trainer.precision=half")
+    assert not jobs

@@ -1,0 +1,60 @@
+"""The trainer, model and data module of a run, built before any data are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from umamba.datamodules.base import SegmentationDataModule
+from umamba.models.build import check_preset
+from umamba.run.stop_on_signal import StopOnSignal
+from umamba.targets import check_config
+from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run consists of.
+
+    Attributes:
+        trainer: With the run's callbacks.
+        model: What the configuration's ``model`` builds: network, optimizer, scheduler and deep_supervision.
+        datamodule: Of the data, which it has not opened.
+    """
+
+    trainer: L.Trainer
+    model: Any
+    datamodule: SegmentationDataModule
+
+
+def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> Parts:
+    """Build them; all that a configuration alone tells to be wrong is refused here.
+
+    Who is about to start trainings as processes calls this for what it refuses.
+
+    Args:
+        cfg: Of a run.
+        last: Its last checkpoint to come.
+        loggers: Of the run.
+
+    Raises:
+        ValueError, OSError, ImportError, HydraException: A value is wrong, or asks for what this machine has not.
+    """
+    check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
+    callbacks = entries(cfg.get("callbacks"))
+    check_last_checkpoint(last, cfg, callbacks)
+    check_precision(cfg.trainer)
+    trainer = make_trainer(cfg.trainer, loggers, [*callbacks, StopOnSignal(last)])
+    model = instantiate(cfg.model)
+    datamodule = instantiate(cfg.data)
+    if cfg.train:
+        datamodule.placement.check(trainer.strategy.root_device)
+    check_preset(model.network, datamodule.planning)
+    return Parts(trainer=trainer, model=model, datamodule=datamodule)
