@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Collection
 from contextlib import suppress
 from enum import Enum
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from umamba.processes import STOP_SIGNALS
 from umamba.run.folder import last_checkpoint
@@ -20,6 +22,7 @@ from umamba.run.folder import last_checkpoint
 STOPPED_CODES = (*(128 + number for number in STOP_SIGNALS), *(-number for number in STOP_SIGNALS), -9, 137)
 _LAST_LINES = 3  # of the output, as the reason of a failure
 _LONGEST_REASON = 600  # characters
+_SECTIONS = ("data", "trainer")  # of the configuration of every run
 
 
 class Condition(Enum):
@@ -82,14 +85,27 @@ def steps_of(run_dir: Path) -> tuple[int | None, int | None]:
     return saved, reached
 
 
+def config_of(run_dir: Path) -> DictConfig | None:
+    """A run's config.yaml; None where there is none, or one of something else."""
+    with suppress(OSError, ValueError, YAMLError):
+        config = OmegaConf.load(run_dir / "config.yaml")
+        if isinstance(config, DictConfig) and all(OmegaConf.is_dict(config.get(key)) for key in _SECTIONS):
+            return config
+    return None
+
+
 def planned_steps(run_dir: Path) -> int | None:
     """How many optimizer steps a run is to take, by its config.yaml; None where that does not say it."""
-    path = run_dir / "config.yaml"
-    if not path.is_file():
+    config = config_of(run_dir)
+    if config is None:
         return None
-    config = OmegaConf.load(path)
-    epochs, per_epoch = (OmegaConf.select(config, k) for k in ("trainer.max_epochs", "data.iterations_per_epoch"))
-    return epochs * per_epoch if epochs and per_epoch else None
+    trainer = config.trainer
+    epochs, batches, most = (trainer.get("max_epochs"), config.data.get("iterations_per_epoch"),
+                             trainer.get("max_steps", -1))  # fmt: skip
+    limited = epochs is not None and epochs >= 0 and batches
+    limits = [epochs * math.ceil(batches / trainer.get("accumulate_grad_batches", 1))] if limited else []
+    limits += [most] if most is not None and most >= 0 else []
+    return min(limits, default=None)
 
 
 def last_words(output: Path | None) -> str:

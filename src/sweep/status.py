@@ -9,9 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from umamba.run.job_state import STOPPED_CODES, Condition, is_held, planned_steps, steps_of
+from umamba.run.job_state import STOPPED_CODES, Condition, config_of, is_held, planned_steps, steps_of
 from umamba.run.score import score_of
 from umamba.sweep.entry import FOLDER, Entry
 
@@ -65,7 +63,8 @@ def survey(sweep: Path, metric: str | None = None) -> list[Finding]:
     known = {path: path.relative_to(sweep / FOLDER).with_suffix("") for path in (sweep / FOLDER).rglob("*.json")}
     entries = [Entry(sweep=sweep, name=name.as_posix()) for name in known.values()]
     if not entries:  # of a launcher that writes nothing down
-        entries = [Entry(sweep=sweep, name=path.parent.name) for path in sorted(sweep.glob("*/config.yaml"))]
+        folders = sorted(path.parent for path in sweep.glob("*/config.yaml"))
+        entries = [Entry(sweep=sweep, name=folder.name) for folder in folders if config_of(folder) is not None]
     if not entries:
         raise FileNotFoundError(
             f"{sweep} is no folder of a sweep: it has no {FOLDER}/ and no runs. Sweeps lie where hydra.sweep.dir says, "
@@ -97,7 +96,7 @@ def _condition(entry: Entry, state: Mapping[str, Any], saved: int | None, steps:
     """Of a job that does not run now, and why."""
     if not state:
         done = saved is not None and steps is not None and saved >= steps
-        return (Condition.FINISHED, "") if done else (Condition.STOPPED, "")
+        return (Condition.FINISHED, "") if done else (Condition.STOPPED, "" if saved else "before its first checkpoint")
     if not state["attempts"]:
         submitted = state.get("submitted")
         return Condition.WANTED, f"submitted to SLURM as {submitted}" if submitted else ""
@@ -122,9 +121,8 @@ def _steps(run_dir: Path) -> tuple[int | None, int | None, int | None]:
 
 
 def _score(run_dir: Path, metric: str | None) -> tuple[str | None, float | None]:
-    asked = None
-    if metric is None and (run_dir / "config.yaml").is_file():
-        asked = OmegaConf.select(OmegaConf.load(run_dir / "config.yaml"), "optimized_metric")
+    config = config_of(run_dir)
+    asked = None if metric is not None or config is None else config.get("optimized_metric")
     for name in [metric] if metric else [*([asked] if asked else []), *_SCORES]:
         with suppress(OSError, ValueError):  # it has none yet
             return name, score_of(run_dir, name)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tests import warm_start
 from umamba.locations import ROOT
 from umamba.run.devices import CPU
-from umamba.run.job_state import Condition
+from umamba.run.job_state import Condition, planned_steps
 from umamba.sweep.__main__ import command_line, show
 from umamba.sweep.entry import Entry, SweepJob
 from umamba.sweep.launcher import LocalLauncher, SlurmLauncher
@@ -134,6 +134,9 @@ def test_a_sweep_of_another_launcher_is_known_by_its_runs(tmp_path: Path, capsys
         (run / "config.yaml").write_text("trainer: {max_epochs: 2}\ndata: {iterations_per_epoch: 10}\n")
         (run / "overrides.txt").write_text(f"data=phantom\nseed={seed}\n")
         torch.save({"global_step": step}, run / "checkpoints" / "last.ckpt")
+    for name, config in (("notes", "a: 1\n"), ("torn", "a: [1,\n"), ("list", "- 1\n"), ("binary", "\0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
     found = survey(tmp_path)
     assert [(f.condition, f.step, f.steps) for f in found] == [
         (Condition.FINISHED, 20, 20),
@@ -143,6 +146,23 @@ def test_a_sweep_of_another_launcher_is_known_by_its_runs(tmp_path: Path, capsys
     show(found)
     said = capsys.readouterr().out
     assert "5 of 20" in said and "1 stopped, 1 finished" in said and all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_folders_that_only_have_a_configuration_are_no_jobs(tmp_path: Path) -> None:
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "config.yaml").write_text("learning_rate: 1\n")
+    with pytest.raises(FileNotFoundError, match="is no folder of a sweep"):
+        survey(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps"),
+    [("max_epochs: 2", 20), ("max_epochs: 2, accumulate_grad_batches: 3", 8), ("max_epochs: 2, max_steps: 7", 7),
+     ("max_epochs: -1, max_steps: 7", 7), ("max_epochs: null", None)],
+)  # fmt: skip
+def test_how_many_steps_a_run_is_to_take(tmp_path: Path, trainer: str, steps: int | None) -> None:
+    (tmp_path / "config.yaml").write_text(f"trainer: {{{trainer}}}\ndata: {{iterations_per_epoch: 10}}\n")
+    assert planned_steps(tmp_path) == steps
 
 
 def test_the_folds_of_a_cross_validation_are_one_job(tmp_path: Path) -> None:
