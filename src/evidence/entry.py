@@ -59,6 +59,12 @@ class Entry:
         """See `umamba.run.job_state.steps_of`."""
         return steps_of(self.run_dir)
 
+    def is_untrained(self, state: dict[str, Any]) -> bool:
+        """Whether no start has kept any step, by its files and its state: to begin anew mixes nothing."""
+        return not any(self.run_dir.glob("checkpoints/*.ckpt")) and not any(
+            attempt.get("step") for attempt in state["attempts"]
+        )
+
     def share_left(self) -> float:
         """About how much of the run is still to do, 0 to 1."""
         saved, planned = self.steps()[0], planned_steps(self.run_dir)
@@ -132,13 +138,17 @@ def _look(entry: Entry) -> Finding:
     held, state = entry.is_held(), entry.state()
     if held or not state:
         return Finding(entry=entry, condition=Condition.RUNNING if held else Condition.WANTED)
+    untrained = entry.is_untrained(state)
+    if state["overrides"] != asked and untrained:
+        return Finding(entry=entry, condition=Condition.WANTED, detail="begun with other settings; nothing was trained")
     if state["overrides"] != asked:
         return Finding(entry=entry, condition=Condition.REFUSED, code=state["code"], detail=(
             f"{entry.folder} was begun with other settings ({_apart(state['overrides'], asked)}). Remove it to begin "
             "anew."))  # fmt: skip
     last, step = state["attempts"][-1], entry.steps()[0]
     if last.get("exit_code") in (None, *STOPPED_CODES):
-        return Finding(entry=entry, condition=Condition.STOPPED, step=step, code=state["code"])
+        code = None if untrained else state["code"]
+        return Finding(entry=entry, condition=Condition.STOPPED, step=step, code=code)
     return Finding(
         entry=entry, condition=Condition.FAILED, detail=last.get("reason", ""), step=step, code=state["code"]
     )
@@ -153,9 +163,10 @@ def _with_cell(finding: Finding, faults: dict[str, str], version: str | None, co
                                     "seed": entry.wanted.seed}))  # fmt: skip
         detail = f"{entry.record}: {fault}. Move it away to run it anew." if fault else ""
     elif finding.condition in (Condition.WANTED, Condition.STOPPED, Condition.FAILED):
-        began = finding.code if finding.condition is Condition.STOPPED else version
+        itself = finding.condition is Condition.STOPPED and finding.code is not None
+        began = finding.code if itself else version
         if began is not None and began != code:
-            what = "It was" if finding.condition is Condition.STOPPED else f"Runs of {entry.wanted.cell} were"
+            what = "It was" if itself else f"Runs of {entry.wanted.cell} were"
             detail = (
                 f"{what} trained with the code {began}, this is {code}. Take that version of the code, or remove what "
                 "it made."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,8 +74,17 @@ class Job:
 
     @classmethod
     def start(cls, entry: Entry, lock: FileLock, device: Device, place: Place) -> Job:
-        """Start or go on with a run whose lock is held."""
-        state = entry.state() or {"overrides": list(entry.wanted.overrides), "attempts": []}
+        """Start or go on with a run whose lock is held.
+
+        Where nothing is kept of one that was begun with other settings, or by another version of the code, it begins
+        anew: train.py would go on with the configuration that it finds, which has these settings.
+        """
+        asked = list(entry.wanted.overrides)
+        state = entry.state()
+        if state and (state["overrides"], state["code"]) != (asked, place.code) and entry.is_untrained(state):
+            shutil.rmtree(entry.run_dir, ignore_errors=True)
+            state = {}
+        state = state or {"overrides": asked, "attempts": []}
         for attempt in state["attempts"]:  # of a runner that was killed: what it left is known now
             if "step" not in attempt:
                 attempt["step"], attempt["reached"] = entry.steps()

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import threading
 from collections import Counter
 
 import pytest
 
+from umamba.evaluation.report.record_faults import OWN_HASH, hash_of
 from umamba.evidence.__main__ import command_line
 from umamba.evidence.job import Place, command
 from umamba.evidence.sitting import estimates, seconds_of
@@ -146,12 +148,35 @@ def test_runs_of_other_settings_are_named_and_not_counted(stub, caplog):
     assert count(stub.look()) == {Condition.WANTED: 2, DONE: 1, STOPPED: 1}
 
 
+def test_a_run_of_which_nothing_is_kept_begins_anew_with_other_settings(stub):
+    text = stub.manifest.read_text()
+    stub.manifest.write_text(text.replace("[logger=csv]", "[logger=csv, plan=left_over]").replace("=nnunet", "=broken"))
+    found = stub.sit("*nnunet_*")
+    assert count(found) == {Condition.WANTED: 2, Condition.FAILED: 2} and not stub.log
+    stub.manifest.write_text(text)
+    found = stub.look()
+    assert count(found) == {Condition.WANTED: 4} and "nothing was trained" in found[KEYS[0]].detail
+    found = stub.sit("*nnunet_*", code="2222", per_device=2)
+    assert count(found) == {Condition.WANTED: 2, DONE: 2} and len(stub.record(KEYS[0])["attempts"]) == 1
+    assert "plan" not in json.loads((stub.state / KEYS[0] / "run" / "config.yaml").read_text())
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_takes_another_version(stub):
+    stub.sit("*nnunet_1", limit=0.6, stop_seconds=0.4, start_unfinishable=True)
+    shutil.rmtree(stub.state / KEYS[0] / "run" / "checkpoints", ignore_errors=True)
+    rewrite(stub.state / KEYS[0] / "state.json", attempts=[{"started": "2026-01-01T00:00:00+00:00", "seconds": 0.0}])
+    found = stub.sit("*nnunet_*", code="2222", per_device=2)
+    assert count(found) == {Condition.WANTED: 2, DONE: 2}
+    assert {stub.record(key)["code"] for key in KEYS[:2]} == {"2222"}
+
+
 def test_a_cell_takes_no_run_of_another_version_of_the_code(stub, caplog):
     stub.sit("*nnunet_1")
     found = stub.sit(code="2222", per_device=4)
     assert count(found) == {DONE: 3, REFUSED: 1}
     assert "Runs of phantom/nnunet were trained with the code c0de, this is 2222" in found[KEYS[1]].detail
-    rewrite(stub.records / f"{KEYS[3]}.json", code="3333")
+    record = stub.record(KEYS[3]) | {"code": "3333"}
+    rewrite(stub.records / f"{KEYS[3]}.json", **record | {OWN_HASH: hash_of(record)})
     assert "another version of the code than seed 1" in stub.look("2222")[KEYS[3]].detail
 
 
