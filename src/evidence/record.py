@@ -14,6 +14,7 @@ import torch
 
 from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.record import is_scored
+from umamba.evaluation.report.record_faults import OWN_HASH, hash_of, rounded, steady_hash
 from umamba.evaluation.report.records import VERSION
 from umamba.evaluation.tables import metrics_of
 from umamba.evidence.manifest import Wanted
@@ -58,7 +59,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
     training = run["members"][0]["training"]
     kept = {key: value for key, value in run.items() if key not in _PATHS}
     tested = {case: [image["content"] for image in images] for case, images in run["images"].items()}
-    return {
+    record = {
         "version": VERSION,
         "dataset": wanted.dataset,
         "title": wanted.title,
@@ -67,8 +68,8 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
         "overrides": list(wanted.overrides),
         "revision": provenance.get("git_revision"),
         "code": code,
-        "config_hash": content_hash(_steady(training)),
-        "plan_hash": content_hash(_steady(run["plan"])),
+        "config_hash": steady_hash(training),
+        "plan_hash": steady_hash(run["plan"]),
         "data_hash": content_hash([cases.get("trained_on"), cases.get("files"), run["cases"], tested]),
         "trained_cases": len(cases.get("trained_on") or {}) or None,
         "python": provenance.get("python"),
@@ -78,6 +79,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
         "run": kept,
         "scores": _compact(scores),
     }
+    return {**record, OWN_HASH: hash_of(record)}
 
 
 def _cost(measured: Mapping[str, Any], folder: Path, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -91,26 +93,15 @@ def _cost(measured: Mapping[str, Any], folder: Path, attempts: Sequence[Mapping[
     reasons = sorted({one["no_energy"] for one in attempts if one.get("no_energy")})
     seconds = sum(one["seconds"] for one in attempts)
     return {
-        **{key: _rounded(value) for key, value in measured.items()},
+        **{key: rounded(value) for key, value in measured.items()},
         "steps": steps,
-        "seconds_per_step": _rounded(median(epochs) / per_epoch) if per_epoch else None,
+        "seconds_per_step": rounded(median(epochs) / per_epoch) if per_epoch else None,
         "seconds": round(seconds, 1),
         "gpu_hours": round(sum(hours), 5) if len(hours) == len(attempts) else None,
-        "runs_per_gpu": _rounded(sum(one["seconds"] * one["packed"] for one in attempts) / max(seconds, 0.1)),
+        "runs_per_gpu": rounded(sum(one["seconds"] * one["packed"] for one in attempts) / max(seconds, 0.1)),
         "energy_wh": round(sum(energy), 2) if len(energy) == len(attempts) else None,
         "energy_reason": "; ".join(reasons) or None,
     }
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _steady(value: Any) -> Any:
-    """Six digits of every number: what was computed on another machine differs in the last bits."""
-    if isinstance(value, Mapping):
-        return {key: _steady(entry) for key, entry in value.items()}
-    return [_steady(entry) for entry in value] if isinstance(value, (list, tuple)) else _rounded(value)
 
 
 def _compact(scores: pd.DataFrame) -> dict[str, Any]:

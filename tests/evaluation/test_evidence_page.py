@@ -7,6 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from umamba.evaluation.record import digest_of
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL, verdict
 from umamba.evaluation.report.left_out import LeftOutError
+from umamba.evaluation.report.record_faults import OWN_HASH, fault_of, hash_of
 from umamba.evaluation.report.records import find_runs, mixed, read_run
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.significance import compare_networks, false_claim
@@ -49,6 +51,11 @@ def make_records(folder: Path, records: Path, dataset: str = "heart_3d", title: 
             write_json({"git_revision": "abc", "python": "3", "versions": {"torch": "2.9"}}, run / "provenance.json")
             wanted = Wanted(dataset=dataset, title=title, network=network, seed=seed, overrides=("a=b",), seconds=1.0)
             write_json(make_record(wanted, run, attempts, code), records / f"{wanted.key}.json")
+
+
+def resaved(record: dict, path: Path) -> None:
+    """Write a record as if all this had been recorded."""
+    write_json(record | {OWN_HASH: hash_of(record)}, path)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +136,7 @@ def test_a_class_that_one_seed_missed_is_counted_beside_hd95(records, tmp_path):
             for row in record["scores"]["rows"]:
                 if row[columns.index("class")] == "spleen":
                     row[columns.index("dsc")], row[columns.index("hd95")] = 0.0, None
-        write_json(record, target / path.relative_to(records))
+        resaved(record, target / path.relative_to(records))
     page = make_page(target, tmp_path / "page").read_text()
     scores = pd.read_csv(tmp_path / "page" / "tables" / "scores.csv").set_index(["setting", "network", "metric"])
     assert scores.loc[("heart_3d", "umamba_bot", "hd95"), "infinite"] == 12 == scores["infinite"].sum()
@@ -143,7 +150,7 @@ def test_what_is_of_another_version_is_named_and_not_counted(records, tmp_path, 
         record = json.loads(path.read_text())
         if path.name == "umamba_enc_3.json" and path.parent.name == "heart_3d":
             record["code"] = "other"
-        write_json(record, target / path.relative_to(records))
+        resaved(record, target / path.relative_to(records))
     page = make_page(target).read_text()
     why = "another version of the code than seed 1 of its cell"
     assert f"Not counted: heart_3d/umamba_enc_3, {why}." in page and why in caplog.text
@@ -167,8 +174,8 @@ def test_budgets_that_differ_are_said(records, tmp_path):
     for seed in (1, 2, 3):
         path = target / "heart_3d" / f"umamba_enc_{seed}.json"
         record = json.loads(path.read_text())
-        record["cost"]["steps"] *= 10
-        write_json(record, path)
+        record["cost"]["steps"] = record["attempts"][-1]["step"] = 1000
+        resaved(record, path)
     page = make_page(target, tmp_path / "page").read_text()
     assert "one short budget" not in page and "trained for different numbers of steps**: Heart, MR, 3D." in page
 
@@ -189,6 +196,7 @@ def test_networks_that_were_trained_on_other_data_do_not_count(records):
         (lambda rows, at: rows[2].__setitem__(at["dsc"], 1.7), "the DSC of pancreas of case_00 is 1.7"),
         (lambda rows, at: rows[2].__setitem__(at["hd95"], -1.0), "the HD95 of pancreas of case_00 is -1.0"),
         (lambda rows, at: rows[2].__setitem__(at["nsd"], "0.9"), "no record of a run"),
+        (lambda rows, at: rows[2].__setitem__(at["dsc"], 0.5), "record_hash is not that of what it holds"),
     ],
 )
 def test_scores_that_cannot_be_are_refused(records, tmp_path, edit, told):
@@ -197,6 +205,65 @@ def test_scores_that_cannot_be_are_refused(records, tmp_path, edit, told):
     write_json(record, tmp_path / "heart_3d" / "nnunet_2.json")
     with pytest.raises(ValueError, match=told):
         read_run(tmp_path / "heart_3d" / "nnunet_2.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("config_hash", "0" * 16, "config_hash is not that of the configuration in it"),
+        ("run.members.0.training", {"seed": 2}, "config_hash is not that of the configuration in it"),
+        ("run.plan.patch_size", [1, 2, 3], "plan_hash is not that of the plan in it"),
+        ("run.seed", 9, "it is of seed 2, its run of seed 9"),
+        ("cost.steps", 1000, "its steps are 1000, of its starts together 100"),
+        ("cost.seconds", 30.0, r"its seconds are 30.0, of its starts together 60.0"),
+        ("attempts.0.seconds", 30.0, r"its seconds are 60.0, of its starts together 30.0"),
+        ("cost.gpu_hours", 0.001, "its gpu_hours are 0.001"),
+        ("cost.energy_wh", None, "its energy_wh are None"),
+        ("cost.seconds_per_step", 4.0, r"100 steps of 4.0 s do not fit into its 60.0 s"),
+        ("record_hash", "0" * 16, "record_hash is not that of what it holds"),
+    ],
+)
+def test_a_record_that_does_not_agree_with_itself_is_refused(records, tmp_path, key: str, value: Any, told: str):
+    """Also where whoever edited it has made its own hash anew, or it is of a version that had none."""
+    path = tmp_path / "heart_3d" / "nnunet_2.json"
+    record = node = read_run(records / "heart_3d" / "nnunet_2.json")
+    *parents, last = key.split(".")
+    for part in parents:
+        node = node[int(part)] if part.isdecimal() else node[part]
+    assert node[last] != value
+    node[last] = value
+    without = {name: entry for name, entry in record.items() if name != OWN_HASH}
+    for one in [record] if key == OWN_HASH else [without, without | {OWN_HASH: hash_of(without)}]:
+        write_json(one, path)
+        with pytest.raises(ValueError, match=rf"nnunet_2\.json: {told}.*\. It was edited or cut"):
+            read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ({"dsc": 0.95, "volume_error": 0.0, "abs_volume_error": 0.0}, None),
+        ({"dsc": 0.96, "volume_error": 0.1, "abs_volume_error": 0.1}, "a DSC that its vol. error rules out"),
+        ({"dsc": 0.9, "volume_error": -0.2, "abs_volume_error": 0.2}, "a DSC that its vol. error rules out"),
+        ({"dsc": 0.0, "volume_error": -1.0, "abs_volume_error": 1.0}, None),
+        (
+            {"dsc": 0.5, "volume_error": -0.2, "abs_volume_error": 0.1},
+            r"a \|vol. error\| that its vol. error rules out",
+        ),
+        ({"f1": 0.5, "precision": 0.5, "recall": 0.5, "panoptic_quality": 0.4, "f1_50_95": 0.3}, None),
+        ({"f1": 0.0, "precision": 0.0, "recall": 0.0, "panoptic_quality": 0.0, "f1_50_95": 0.0}, None),
+        ({"f1": 0.6, "precision": 0.5, "recall": 0.5}, "a F1 that its precision rules out"),
+        ({"f1": 0.5, "panoptic_quality": 0.6}, "a PQ that its F1 rules out"),
+        ({"f1": 0.5, "panoptic_quality": 0.2}, "a PQ that its F1 rules out"),
+        ({"f1": 0.5, "f1_50_95": 0.6}, "a F1 0.5:0.95 that its F1 rules out"),
+    ],
+)
+def test_scores_of_a_case_must_be_those_of_one_label_map(records, scores: dict[str, float], told: str | None):
+    record = read_run(records / "heart_3d" / "nnunet_2.json")
+    table = {"columns": ["case", "class", *scores], "rows": [["case_00", "liver", *scores.values()]]}
+    record |= {"scores": table, "run": record["run"] | {"cases": {"case_00": "0"}}}
+    found = fault_of(record | {OWN_HASH: hash_of(record)})
+    assert found == "" if told is None else re.fullmatch(f"liver of case_00 has {told}", found), found
 
 
 def test_a_record_under_another_name_is_left_out(records, tmp_path):

@@ -7,16 +7,14 @@ it was made from are not needed.
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report.left_out import Faults, left_out
+from umamba.evaluation.report.record_faults import fault_of
 
 VERSION = 1
 _NEEDED = (
@@ -34,9 +32,6 @@ _NEEDED = (
     "run",
     "scores",
 )
-_RANGES = {"hd95": (0.0, math.inf), "volume_error": (-1.0, math.inf), "abs_volume_error": (0.0, math.inf)}
-_SHARE = (0.0, 1.0)  # of all other metrics
-_ROUNDED = 1e-6  # as records are
 _OTHER_DATA = "data_hash"
 _MUST_AGREE = {  # within a cell of the table
     "overrides": "other settings",
@@ -52,7 +47,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: It is none, or of a version that is not known here; it lies under another run's name, as a copy
-            does; or its scores are not one row a case and class, or no scores.
+            does; or it does not agree with itself, see `umamba.evaluation.report.record_faults`.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -65,32 +60,11 @@ def read_run(path: Path) -> dict[str, Any]:
                 f"{path} holds the record of {name_of(record)}, which would count twice or for another run. Put it "
                 "back under its own name, or remove it."
             )
-        if fault := _fault_of(record):
+        if fault := fault_of(record):
             raise ValueError(f"{path}: {fault}. It was edited or cut; remove it, and run it again.")
         return record
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no record of a run ({error!r}). Remove it, and run it again.") from error
-
-
-def _fault_of(record: Mapping[str, Any]) -> str:
-    """What is wrong with the scores of a record; "" if nothing is."""
-    columns, rows = record["scores"]["columns"], record["scores"]["rows"]
-    keys = [(row[columns.index("case")], row[columns.index("class")]) for row in rows]
-    if twice := [key for key, count in Counter(keys).items() if count > 1]:
-        return f"{' of '.join(reversed(twice[0]))} is scored twice"
-    cases, classes = record["run"]["cases"], {name for _, name in keys}
-    if strange := sorted({case for case, _ in keys} - set(cases)):
-        return f"it has scores of {strange[0]}, which is none of the cases that were scored"
-    # The scripts of protocol paper leave out cases and classes.
-    missing = sorted({(case, name) for case in cases for name in classes} - set(keys))
-    if missing and record["run"]["protocol"] == "standard":
-        return f"it lacks the score of {' of '.join(reversed(missing[0]))}"
-    for at, metric in enumerate(columns):
-        low, high = _RANGES.get(metric, _SHARE)
-        for key, row in zip(keys, rows if metric in METRICS else (), strict=False):
-            if row[at] is not None and not low - _ROUNDED <= row[at] <= high + _ROUNDED:
-                return f"the {METRICS[metric].title} of {' of '.join(reversed(key))} is {row[at]!r}"
-    return ""
 
 
 def read_runs(paths: Iterable[Path], faults: Faults | None = None) -> list[dict[str, Any]]:
