@@ -59,10 +59,14 @@ class MetricsWriter(ExperimentWriter):
             self._keep(lambda row: True)
 
     def rewind(self, step: int) -> None:
-        """Keep the rows of the optimizer steps before `step`."""
+        """Keep the rows of the optimizer steps before `step`.
+
+        Raises:
+            ValueError: A row has no step, so that nobody knows whether it is of a step that is trained again.
+        """
         self.metrics = [row for row in self.metrics if row["step"] < step]
         if os.path.isfile(self.metrics_file_path):
-            self._keep(lambda row: int(row["step"]) < step)
+            self._keep(lambda row: self._step_of(row) < step)
 
     def save(self) -> None:
         """Append the rows recorded since the last call."""
@@ -91,7 +95,22 @@ class MetricsWriter(ExperimentWriter):
 
     def _text(self) -> str:
         with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
-            return file.read()
+            try:
+                return file.read()
+            except UnicodeDecodeError as error:
+                raise ValueError(self._no_table(str(error))) from error
+
+    def _step_of(self, row: dict[str, str]) -> int:
+        try:
+            return int(row["step"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(self._no_table(f"a row has the step {row.get('step')!r}")) from error
+
+    def _no_table(self, reason: str) -> str:
+        return (
+            f"{self.metrics_file_path} is not as a run leaves it ({reason}). Put the run's own file back, or move this "
+            "one away: the run goes on without the rows of the steps so far."
+        )
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         """Columns and whole rows of the file."""
@@ -99,7 +118,14 @@ class MetricsWriter(ExperimentWriter):
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             log.warning("%s ends within a row, which is removed: %r.", self.metrics_file_path, text[len(whole) :])
-        header, *rows = [*csv.reader(io.StringIO(whole, newline=""))] or [[]]
+        try:
+            header, *rows = [*csv.reader(io.StringIO(whole, newline=""))] or [[]]
+        except csv.Error as error:
+            raise ValueError(self._no_table(str(error))) from error
+        if odd := sum(len(row) != len(header) for row in rows):
+            log.warning(
+                "%s has %d row(s) of another number of columns, which are removed.", self.metrics_file_path, odd
+            )
         return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from umamba.files import check_takes_files, write_json, write_text
+from umamba.files import check_takes_files, read_json, write_json, write_text
 from umamba.plain import to_plain, values_at
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
@@ -24,7 +26,7 @@ from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.overrides import merged_overrides
 from umamba.run.provenance import provenance
-from umamba.run.resume import DEFAULT_CONFIG, check_checkpoint, check_data, read_checkpoint, resumed_config
+from umamba.run.resume import DEFAULT_CONFIG, check_checkpoint, check_data, check_last, read_checkpoint, resumed_config
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
@@ -46,6 +48,10 @@ _NEW = {
     "hparams_search",
     "ckpt_path",
 }  # say what is trained
+_WITHOUT = (
+    "Put the run's own file back, or remove this one: the run then goes on with the configuration in its checkpoint. "
+    "Or give another run_dir."
+)
 _RECORD = ("config.yaml", "overrides.txt", "provenance.json")
 
 
@@ -101,15 +107,25 @@ class Run:
         else:
             except_for = f", except{listed(self.changes)}" if self.changes else "."
             log.info("Going on with the configuration of %s%s", self.folder, except_for)
-            first = json.loads(path.read_text(encoding="utf-8"))
+            first = read_json(path)
+            if not first:
+                log.warning("%s was not whole: what it said of the calls before this one is lost.", path)
             call["changes"] = {key: list(values) for key, values in self.changes.items()}
             record = {**first, "resumes": [*first.get("resumes", []), call]}
             if kept.is_file() and HydraConfig.initialized():
-                overrides = merged_overrides(kept.read_text(encoding="utf-8").splitlines(), self.config)
+                overrides = self._merged(kept, overrides)
         write_text("\n".join(overrides) + "\n", kept)
         self.metadata["provenance"] = record
         write_json(record, path)
         write_text(OmegaConf.to_yaml(self.config, resolve=True), self.folder / "config.yaml")
+
+    def _merged(self, kept: Path, overrides: list[str]) -> list[str]:
+        """Those of the run so far with those of this call."""
+        try:
+            return merged_overrides(kept.read_text(encoding="utf-8").splitlines(), self.config)
+        except (UnicodeDecodeError, HydraException) as error:
+            log.warning("%s was not as a run leaves it (%s): it gets this call's overrides alone.", kept, error)
+            return overrides
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -194,10 +210,14 @@ def check_options(cfg: DictConfig) -> None:
 
 
 def _loaded(path: Path) -> DictConfig:
-    config = OmegaConf.load(path)
-    if not isinstance(config, DictConfig):
-        raise ResumeError(f"{path} is not the configuration of a run. Give another run_dir.")
-    return config
+    reason = ""
+    try:
+        config = OmegaConf.load(path)
+        if isinstance(config, DictConfig):
+            return config
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        reason = f" ({str(error).splitlines()[0]})"
+    raise ResumeError(f"{path} is not the configuration of a run{reason}. {_WITHOUT}")
 
 
 def _run(config: DictConfig, changes: Differences | None) -> Run:
@@ -228,9 +248,11 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
             "or remove the folder."
         )
     _find_begun_from(cfg, last)
+    if cfg.train:
+        check_last(last)
     source, stored = stored_path, None
     if stored_path.is_file():
-        stored = present_names(OmegaConf.to_container(OmegaConf.load(stored_path)))
+        stored = present_names(OmegaConf.to_container(_loaded(stored_path)))
     own = _checkpoint_of(folder, stored if isinstance(stored, Mapping) else {})
     begun_from = own if last.is_file() or cfg.ckpt_path is None else Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(begun_from) if begun_from is not None else None
@@ -243,7 +265,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         return OmegaConf.create(to_plain(cfg)), None
     needed = {"data": dict, "model": dict, "trainer": dict, "run_dir": str}
     if not isinstance(stored, dict) or any(not isinstance(stored.get(key), kind) for key, kind in needed.items()):
-        raise ResumeError(f"{source} holds no configuration of a run. Give another run_dir.")
+        raise ResumeError(f"{source} holds no configuration of a run. {_WITHOUT}")
     try:
         refuse_interpolations(stored)
         config, changes = resumed_config(cfg, stored, trained=checkpoint is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -47,6 +48,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ResumeError(f"{path} is no checkpoint of train.py: it lacks {', '.join(missing)}.")
     checkpoint["config"] = present_names(checkpoint["config"])
     return checkpoint
+
+
+def check_last(last: Path) -> None:
+    """Refuse to begin anew where a run's last checkpoint is gone and others would be overwritten.
+
+    Of a run that was killed in its first epoch, between its two checkpoints, no more than that is lost.
+
+    Args:
+        last: Where the run keeps its last checkpoint.
+
+    Raises:
+        ResumeError: Something else is there, or nothing beside a checkpoint of more than an epoch.
+    """
+    if last.is_file():
+        return
+    if os.path.lexists(last):
+        raise ResumeError(f"{last} is no file. Put the run's last checkpoint there, or give another run_dir.")
+    for other in sorted(last.parent.glob("*.ckpt")):
+        progress = read_checkpoint(other).get("loops", {}).get("fit_loop", {}).get("epoch_progress", {})
+        if progress.get("current", {}).get("processed", 0) > 1:
+            raise ResumeError(
+                f"{last} is not there, from which the run would go on, but {other} is, which a new training would "
+                f"overwrite. Copy it to {last.name} to go on from its epoch, or give a new training another run_dir."
+            )
 
 
 def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool) -> tuple[DictConfig, Differences]:

@@ -43,6 +43,29 @@ def test_a_file_without_a_whole_header_is_begun_anew(tmp_path: Path, size: int) 
     assert pd.read_csv(tmp_path / "metrics.csv")["loss"].tolist() == [1.0]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfestep\r\n1\r\n", "can't decode byte 0xff"),
+        (b"a,b\r\n1,2\r\n", "a row has the step None"),
+        (b"step,loss\r\n1.0,2\r\n", "a row has the step '1.0'"),
+    ],
+)
+def test_a_file_of_something_else_is_named_and_stays(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"metrics\.csv is not as a run leaves it \(.*{reason}.*move this one away"):
+        ResumableCSVLogger(tmp_path).rewind(2)
+    assert path.read_bytes() == content
+
+
+def test_a_row_that_was_cut_by_hand_is_told_of(tmp_path: Path, caplog) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"step,loss\r\n0\r\n1,2\r\n")
+    ResumableCSVLogger(tmp_path).rewind(2)
+    assert "1 row(s) of another number of columns" in caplog.text
+    assert (tmp_path / "metrics.csv").read_bytes() == b"step,loss\r\n1,2\r\n"
+
+
 def test_rewinding_drops_the_rows_that_are_trained_again(tmp_path: Path) -> None:
     logger = ResumableCSVLogger(tmp_path)
     for step in range(4):
