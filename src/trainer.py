@@ -68,6 +68,7 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
         config,
         logger=list(loggers),
         callbacks=[*callbacks, limits],
+        benchmark=config.get("benchmark") and not config.get("deterministic"),  # which is ignored beside it
         max_time=None,
         plugins=[AtomicCheckpointIO(), *([environment] if environment else [])],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -165,19 +166,25 @@ def _smaller_steps(datamodule: SegmentationDataModule | DummyDataModule, fault: 
 
 
 def check_precision(config: DictConfig) -> None:
-    """Refuse, before any work, bf16 on a CPU that computes gradients of convolutions wrongly in it.
+    """Refuse, before any work, fp16 on a CPU, and bf16 on one that computes gradients of convolutions wrongly in it.
 
     With torch 2.13 and oneDNN on CPUs with avx512_bf16, parts of the weight gradient of small bf16 convolutions are
-    never written: a training goes on with arbitrary numbers. So it is tried here.
+    never written: a training goes on with arbitrary numbers. So it is tried here. In place of mixed fp16 Lightning
+    would take bf16 on a CPU, with a warning, and the run would be recorded as one of fp16.
 
     Args:
         config: of the Trainer.
 
     Raises:
-        ValueError: the gradients are wrong.
+        ValueError: the precision is one of these.
     """
     accelerator = str(config.get("accelerator", "auto"))
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if on_cpu and str(config.get("precision", "")) in ("16-mixed", "16"):
+        raise ValueError(
+            f"trainer.precision={config.precision}: on a CPU there is no training in mixed fp16. Leave "
+            "trainer.precision out (a CPU takes 32-true), or take bf16-mixed."
+        )
     if on_cpu and str(config.get("precision", "")).startswith("bf16") and not _bf16_gradients_are_right():
         raise ValueError(
             f"trainer.precision={config.precision}: with torch {torch.__version__} this CPU computes wrong "

@@ -93,6 +93,32 @@ def test_bf16_on_a_cpu_is_tried_first(monkeypatch: pytest.MonkeyPatch, right: bo
     check_precision(OmegaConf.create({"accelerator": "gpu", "precision": "bf16-mixed"}))
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", 16, "16"])
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_fp16_is_not_replaced_by_another_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: str | int, accelerator: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"trainer.precision=16.*no training in mixed fp16.*bf16-mixed"):
+        check_precision(OmegaConf.create({"accelerator": accelerator, "precision": precision}))
+    check_precision(OmegaConf.create({"accelerator": "gpu", "precision": precision}))
+
+
+@pytest.mark.parametrize(("deterministic", "benchmark"), [(None, True), (False, True), (True, False), ("warn", False)])
+def test_no_kernels_are_chosen_by_time_where_they_must_be_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deterministic: bool | str | None, benchmark: bool
+) -> None:
+    """torch ignores that they must where it is to choose the fastest."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    settings = {"accelerator": "cpu", "benchmark": True, "deterministic": deterministic}
+    make_trainer(
+        OmegaConf.create({"_target_": "lightning.Trainer", "default_root_dir": str(tmp_path), **settings}), [], []
+    )
+    assert torch.backends.cudnn.benchmark == benchmark
+
+
 def test_the_trial_of_bf16_agrees_with_a_cpu_that_has_no_such_kernels() -> None:
     with torch.backends.mkldnn.flags(enabled=False):  # torch's own convolution, in which nothing is left unwritten
         assert trainer._bf16_gradients_are_right()
