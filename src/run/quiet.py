@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 # The beginning of each, as a regular expression, and why it says nothing here
@@ -22,8 +23,12 @@ _NOT_FOR_THE_USER = (
 )
 
 
+_ADVERTISING = "lightning.pytorch.utilities.rank_zero"  # logger of the devices that were found, too
+
+
 def quiet() -> None:
-    """Leave these warnings out; all others are shown."""
+    """Leave these warnings, and what a new trainer says of itself, out; all others are shown."""
+    logging.getLogger(_ADVERTISING).setLevel(logging.WARNING)
     for beginning in _NOT_FOR_THE_USER:
         warnings.filterwarnings("ignore", message=beginning)
 

@@ -41,7 +41,7 @@ def sweep(folder: Path, *arguments: str, ok: bool = True, **variables: str) -> s
     process = start(folder, *arguments, **variables)
     output = process.communicate(timeout=300)[0]
     assert (process.returncode == 0) == ok, output
-    assert "Traceback" not in output, output
+    assert "Traceback" not in output and "GPU available" not in output, output
     return output
 
 
