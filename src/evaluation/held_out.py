@@ -10,9 +10,10 @@ from typing import Any
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.splits import select_split
 from umamba.evaluation.members import Member
-from umamba.planning.raw_files import contents
+from umamba.planning.raw_files import contents, known_voxels
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import fingerprint
+from umamba.raw.image_marks import KnownImages, joined
 from umamba.raw.orientation import orientation
 from umamba.raw.readers import is_picture, read_geometry
 from umamba.words import listed
@@ -23,10 +24,10 @@ log = logging.getLogger(__name__)
 def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None = None) -> dict[str, Any]:
     """What a checkpoint keeps of the split, for the folds of a data set may be dealt anew.
 
-    That is ``trained_on`` (case -> fingerprint of its first image), by which a case is known again under another name;
-    ``validated_with`` (cases); and ``files``: case, trained on or validated with -> hashes of its other files, "label"
+    That is ``trained_on`` (case -> mark of its first image), by which a case is known again under another name;
+    ``validated_with`` (cases); and ``files``: case, trained on or validated with -> marks of its other files, "label"
     and "channel_1" and so on, for who goes on with other labels trains on other data. ``orientations`` are those of the
-    images, for prediction to say where others are turned.
+    images, for prediction to say where others are turned. Marks are those of `umamba.raw.image_marks`.
 
     Args:
         datamodule: With its raw data open.
@@ -36,17 +37,18 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
         ValueError: A case to validate with or to test has the image of one to train on, under another name: its scores
             would be of seen data. Both are named.
     """
-    images = {case.identifier: case.images[0] for case in datamodule.raw.training_cases}
-    before = (Member.read(resumed).trained_on or {}) if resumed else {}
-    trained_on = {**before, **{name: fingerprint(images[name]) for name in datamodule.train_ids}}
-    if datamodule.fold != "all":
-        _refuse_twins(trained_on, [*(c for c in datamodule.raw.training_cases if c.identifier in datamodule.val_ids)])
-    _refuse_twins(trained_on, [case for case in datamodule.raw.test_cases if case.label is not None])
-    held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
     used = {*datamodule.train_ids, *datamodule.val_ids}
     cases = [case for case in datamodule.raw.training_cases if case.identifier in used]
+    voxels = _voxels(datamodule, cases)
+    marks = _marks(cases, voxels)
+    before = (Member.read(resumed).trained_on or {}) if resumed else {}
+    trained_on = {**before, **{name: marks[name] for name in datamodule.train_ids}}
+    if datamodule.fold != "all":
+        _refuse_twins(trained_on, [case for case in cases if case.identifier in datamodule.val_ids], marks)
+    _refuse_twins(trained_on, [case for case in datamodule.raw.test_cases if case.label is not None], {})
+    held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
     labels = contents([case.label for case in cases if case.label], datamodule.raw.folder, datamodule.prepared_dir)
-    files = {case.identifier: _other_files(case, labels) for case in cases}
+    files = {case.identifier: _other_files(case, labels, voxels) for case in cases}
     volumes = [case.images[0] for case in cases if not is_picture(case.images[0])]
     found = {orientation(path, read_geometry(path)) for path in volumes} - {None}
     return {"trained_on": trained_on, "validated_with": held_out, "files": files, "orientations": sorted(found)}
@@ -61,7 +63,7 @@ def add_source(cases: dict[str, Any], datamodule: SegmentationDataModule, seen: 
     Args:
         cases: Of `cases_of_training`; gets them, under names of their own, for two data sets may call cases the same.
         datamodule: With its raw data open.
-        seen: Case of the source -> fingerprint of its first image.
+        seen: Case of the source -> mark of its first image.
 
     Raises:
         ValueError: The source was trained on a case to validate with or to test: its scores would be of seen data.
@@ -69,8 +71,10 @@ def add_source(cases: dict[str, Any], datamodule: SegmentationDataModule, seen: 
     held_out = [] if datamodule.fold == "all" else list(datamodule.val_ids)
     training = [case for case in datamodule.raw.training_cases if case.identifier in set(held_out)]
     tested = [case for case in datamodule.raw.test_cases if case.label is not None]
-    marks = set(seen.values())
-    known = sorted(case.identifier for case in (*training, *tested) if fingerprint(case.images[0]) in marks)
+    marks, images = _marks(training, _voxels(datamodule, training)), KnownImages(seen)
+    of_tested = {case.identifier: images.name_of(case.images) for case in tested}
+    found = {case.identifier: images.name_of(case.images, marks[case.identifier]) for case in training} | of_tested
+    known = sorted(name for name, source in found.items() if source is not None)
     if known:
         raise ValueError(
             f"init_from was trained on {len(known)} of the cases that this training validates with or tests: "
@@ -85,13 +89,30 @@ def source_of(cases: Mapping[str, Any]) -> dict[str, str]:
     return {name: mark for name, mark in (cases.get("trained_on") or {}).items() if name.startswith(SOURCE)}
 
 
-def _other_files(case: RawCase, labels: Mapping[Path, str]) -> dict[str, str]:
-    """Hashes of what `fingerprint` of the first image leaves out of a case.
+def _voxels(datamodule: SegmentationDataModule, cases: Iterable[RawCase]) -> dict[Path, str]:
+    """What the preparation knows of the voxels of training cases' files; nothing is read."""
+    files = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    return known_voxels(files, datamodule.raw.folder, datamodule.prepared_dir)
+
+
+def _marks(cases: Iterable[RawCase], voxels: Mapping[Path, str]) -> dict[str, str]:
+    """Case -> mark of its first image."""
+    firsts = {case.identifier: case.images[0] for case in cases}
+    return {name: joined(fingerprint(path), voxels.get(path)) for name, path in firsts.items()}
+
+
+def _other_files(case: RawCase, labels: Mapping[Path, str], voxels: Mapping[Path, str]) -> dict[str, str]:
+    """Marks of what that of the first image leaves out of a case.
 
     Labels are hashed whole: two of them differ in a few voxels only, and they are small when compressed.
     """
-    channels = {f"channel_{index}": fingerprint(path) for index, path in enumerate(case.images[1:], start=1)}
-    return channels if case.label is None else {**channels, "label": labels[case.label]}
+    channels = {
+        f"channel_{index}": joined(fingerprint(path), voxels.get(path))
+        for index, path in enumerate(case.images[1:], start=1)
+    }
+    if case.label is None:
+        return channels
+    return {**channels, "label": joined(labels[case.label], voxels.get(case.label))}
 
 
 def choose_cases(
@@ -117,7 +138,7 @@ def choose_cases(
     labelled = [case for case in datamodule.raw.test_cases if case.label is not None]
     if cases == "test" and labelled:
         for member in members:
-            _refuse_seen(member, labelled, names=())
+            _refuse_seen(member, labelled, names=(), marks={})
         return labelled, "test"
     training = {case.identifier: case for case in datamodule.raw.training_cases}
     of_all = [member for member in members if member.fold == "all"]
@@ -144,9 +165,11 @@ def choose_cases(
         )
     if len(chosen) < len(set.union(*held_out)):
         log.info("Only the %d case(s) that no member was trained on are scored: %s.", len(chosen), listed(chosen))
+    held = [training[name] for name in chosen]
+    marks = _marks(held, _voxels(datamodule, held))
     for member in members:
-        _refuse_seen(member, [training[name] for name in chosen], names=chosen)
-    return [training[name] for name in chosen], "validation"
+        _refuse_seen(member, held, names=chosen, marks=marks)
+    return held, "validation"
 
 
 _WAY_OUT = (
@@ -182,14 +205,19 @@ def _held_out(member: Member, datamodule: SegmentationDataModule, training: Iter
     return set(select_split(sorted(known), member.fold, (datamodule.prepared_dir, datamodule.dataset_dir)).val)
 
 
-def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str]) -> None:
+def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str], marks: Mapping[str, str]) -> None:
     """Refuse cases whose image is one that was trained on, and training cases (`names`) that are called like one."""
     if member.trained_on is None:
         return
-    prints, called = set(member.trained_on.values()), set(names) & set(member.trained_on)
-    if not names and member.previous is not None:  # cases of the training have a network that did not see them
-        prints |= set(member.previous.trained_on.values())
-    seen = [c.identifier for c in cases if c.identifier in called or fingerprint(c.images[0]) in prints]
+    called = set(names) & set(member.trained_on)
+    # Cases of the training have a network of a previous stage that did not see them.
+    before = member.previous.trained_on if not names and member.previous is not None else {}
+    images = KnownImages(member.trained_on, before)
+    seen = [
+        case.identifier
+        for case in cases
+        if case.identifier in called or images.name_of(case.images, marks.get(case.identifier)) is not None
+    ]
     if seen:
         raise ValueError(
             f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {listed(seen)}. "
@@ -197,10 +225,10 @@ def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str])
         )
 
 
-def _refuse_twins(trained_on: Mapping[str, str], held_out: Iterable[RawCase]) -> None:
-    named = {mark: name for name, mark in trained_on.items()}
-    marks = {case.identifier: fingerprint(case.images[0]) for case in held_out}
-    twins = [f"{name} = {named[mark]}" for name, mark in marks.items() if mark in named and named[mark] != name]
+def _refuse_twins(trained_on: Mapping[str, str], held_out: Iterable[RawCase], marks: Mapping[str, str]) -> None:
+    images = KnownImages(trained_on)
+    found = {case.identifier: images.name_of(case.images, marks.get(case.identifier)) for case in held_out}
+    twins = [f"{name} = {other}" for name, other in found.items() if other not in (None, name)]
     if twins:
         raise ValueError(
             f"{len(twins)} case(s) to validate with or to test have the image of a case to train on: {listed(twins)}. "

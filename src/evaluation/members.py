@@ -26,7 +26,7 @@ class Member:
         epochs: Trained epochs; None for the best one of a training, which is another in every run.
         global_step: Optimizer steps done; None where it is unknown.
         imported: Of a checkpoint that was trained elsewhere: {"trainer": ..., "sha256": ...}.
-        trained_on: Case -> fingerprint of its first image (see `held_out.fingerprint`); None in older checkpoints.
+        trained_on: Case -> mark of its first image (see `umamba.raw.image_marks`); None in older checkpoints.
         validated_with: Cases of the validation fold; None in older checkpoints.
         init_from: Hash of the checkpoint whose weights the training began with; None if it began anew.
         data: What it was trained on, see `data_of`; None in older checkpoints.

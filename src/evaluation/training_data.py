@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from umamba.files import content_hash
+from umamba.raw.image_marks import of_files
 
 _SHOWN = 4  # digits of a hash in a name
 
@@ -14,8 +15,10 @@ def data_of(trained_on: object, files: object) -> dict[str, Any] | None:
     """What a checkpoint's cases say of its training data, as plain data; None where it does not say all.
 
     Args:
-        trained_on: Case -> fingerprint of its first image; those of `init_from` are not among `files`.
-        files: Case, trained on or validated with -> hashes of its other files.
+        trained_on: Case -> mark of its first image; those of `init_from` are not among `files`.
+        files: Case, trained on or validated with -> marks of its other files.
+
+    Of the marks only what earlier versions have is told, so that their networks are not told apart.
 
     Returns:
         cases: How many were trained on.
@@ -25,9 +28,10 @@ def data_of(trained_on: object, files: object) -> dict[str, Any] | None:
     """
     if not isinstance(trained_on, dict) or not isinstance(files, dict) or not files:
         return None
-    own = {name: [trained_on[name], files[name]] for name in files if name in trained_on}
+    images, others = of_files(trained_on), of_files(files)
+    own = {name: [images[name], others[name]] for name in others if name in images}
     return {
-        "cases": len(own), "trained_on": content_hash(own), "set": content_hash(files), "set_cases": len(files),
+        "cases": len(own), "trained_on": content_hash(own), "set": content_hash(others), "set_cases": len(others),
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from umamba.evaluation.report.records import VERSION
 from umamba.evaluation.tables import metrics_of
 from umamba.evidence.manifest import Wanted
 from umamba.files import content_hash
+from umamba.raw.image_marks import of_files
 from umamba.run.folder import last_checkpoint
 
 _DECIMALS = 6  # of scores
@@ -70,7 +71,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
         "code": code,
         "config_hash": steady_hash(training),
         "plan_hash": steady_hash(run["plan"]),
-        "data_hash": content_hash([cases.get("trained_on"), cases.get("files"), run["cases"], tested]),
+        "data_hash": content_hash([*of_files([cases.get("trained_on"), cases.get("files")]), run["cases"], tested]),
         "trained_cases": len(cases.get("trained_on") or {}) or None,
         "python": provenance.get("python"),
         "versions": provenance.get("versions"),

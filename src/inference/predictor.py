@@ -212,8 +212,9 @@ class Predictor(CasePredictor):
 
             def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
                 record.images[case.identifier] = identities_of(case.images)
-                record.trained_on |= self.training_cases.answer(case, self.previous)
-                return *self._read(case.images, doubts[case.identifier]), case.identifier
+                image, geometry = self._read(case.images, doubts[case.identifier])
+                record.trained_on |= self.training_cases.answer(case, image, self.previous)
+                return image, geometry, case.identifier
 
             with record.saved_when_stopped():
                 record.seconds |= each_case(

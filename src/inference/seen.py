@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from umamba.inference.previous_facts import PreviousFacts
 from umamba.inference.written import listed
 from umamba.raw.dataset import RawCase
-from umamba.raw.file_identity import fingerprint
+from umamba.raw.image_marks import known_marks
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class TrainingCases:
     """The training cases of one or more networks.
 
     Attributes:
-        own: Fingerprints of their first images.
+        own: Marks of their first images, see `umamba.raw.image_marks`.
         previous: Likewise of the networks of a cascade's previous stage.
         names: What they are called.
         complete: Whether those of all networks are known; imported ones and earlier versions do not say it.
@@ -70,19 +72,21 @@ class TrainingCases:
             complete=all(part.complete for part in parts),
         )
 
-    def answer(self, case: RawCase, previous: HasFolds | None = None) -> dict[str, str]:
+    def answer(self, case: RawCase, image: np.ndarray, previous: HasFolds | None = None) -> dict[str, str]:
         """Case -> whether it is one of them, told by its first image; nothing if nobody knows.
 
         Args:
             case: With its images.
+            image: What they hold, (C, Z, Y, X) float32.
             previous: Of a cascade, the previous stage.
         """
         unseen_before = previous is not None and previous.out_of_fold
+        known = known_marks(self.own if unseen_before else self.own | self.previous)
         try:
-            mark = fingerprint(case.images[0])
-        except OSError:  # said where the image is read
+            seen = known.name_of(case.images, array=image) is not None
+        except OSError:  # gone since it was read
             return {}
-        if mark in (self.own if unseen_before else self.own | self.previous):
+        if seen:
             return {case.identifier: YES}
         if case.identifier in self.names:
             return {case.identifier: BY_NAME}

@@ -45,7 +45,7 @@ class InitialWeights:
         left_out: Name of a weight of the network that is not taken -> why.
         unused: Names of weights of the checkpoint that the network does not have.
         share: Of the network's weights that are taken, in [0, 1], by number of values.
-        trained_on: Case -> fingerprint of its image, where the checkpoint says it; none of these is unseen any more.
+        trained_on: Case -> mark of its image, where the checkpoint says it; none of these is unseen any more.
     """
 
     path: Path

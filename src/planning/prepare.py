@@ -35,7 +35,8 @@ from umamba.planning.transfer import load_source, move_plan
 from umamba.raw.checks import Finding, load_and_check, log_warnings, raise_errors
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 from umamba.raw.description import DatasetDescription, DatasetError
-from umamba.raw.readers import read_geometry
+from umamba.raw.image_marks import voxel_marks
+from umamba.raw.readers import read_geometry, read_images, read_label
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int, files: RawFile
     """The stored fingerprint if it is of exactly these files, else a new one; checks every case on the way."""
     made_from = content_hash([*files.keys.values(), *sorted(raw.allowed_values)])
     if read_json(path).get("made_from") == made_from:
+        _hash_voxels(raw, workers, files)
         return Fingerprint.load(path)
     cases = raw.training_cases
     measure = partial(_measure, description=raw.description, num_samples=samples_per_case(len(cases)))
@@ -175,27 +177,47 @@ def _fresh_fingerprint(raw: RawDataset, path: Path, workers: int, files: RawFile
 
     def facts() -> Iterator[CaseFacts]:
         results = map_cases(measure, cases, lambda case: case.identifier, workers)
-        for measured, found in track(results, len(cases), f"Fingerprint of {raw.name}"):
+        pairs = zip(cases, results, strict=True)
+        for case, (measured, found, marks) in track(pairs, len(cases), f"Fingerprint of {raw.name}"):
             findings.extend(found)
             if measured is not None:
+                files.note_voxels(case, raw.folder, marks)
                 yield measured
         raise_errors(findings)
 
     fingerprint = combine(facts())
     log_warnings(findings)
+    files.save()
     write_json({"made_from": made_from, **fingerprint.to_dict()}, path)
     return fingerprint
 
 
+def _hash_voxels(raw: RawDataset, workers: int, files: RawFiles) -> None:
+    """Of cases that an earlier version has prepared: read them once, so that they are known by their voxels."""
+    cases = files.of_unknown_voxels(raw)
+    if not cases:
+        return
+    results = map_cases(_voxels, cases, lambda case: case.identifier, workers)
+    for case, marks in zip(cases, track(results, len(cases), f"Hashing the voxels of {raw.name}"), strict=True):
+        files.note_voxels(case, raw.folder, marks)
+    files.save()
+
+
+def _voxels(case: RawCase) -> list[str]:
+    image, geometry = read_images(case.images)
+    return voxel_marks(image, len(case.images), geometry.spacing, read_label(case.label_file)[0])
+
+
 def _measure(
     case: RawCase, description: DatasetDescription, num_samples: int
-) -> tuple[CaseFacts | None, list[Finding]]:
+) -> tuple[CaseFacts | None, list[Finding], list[str]]:
     loaded, findings = load_and_check(case, description)
     if loaded is None or any(finding.severity == "error" for finding in findings):
-        return None, findings
+        return None, findings, []
     if loaded.label is None:
         raise DatasetError(f"Case {case.identifier} has no label; only labelled cases are planned from.")
-    return case_facts(loaded.image, loaded.label, loaded.geometry.spacing, num_samples), findings
+    marks = voxel_marks(loaded.image, len(case.images), loaded.geometry.spacing, loaded.label)
+    return case_facts(loaded.image, loaded.label, loaded.geometry.spacing, num_samples), findings, marks
 
 
 def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:

@@ -1,7 +1,8 @@
 """Which raw files a preparation was made of: by their content, which is read only where the file system is in doubt.
 
 ``<prepared_dir>/raw_files.json`` has stamp and hash of each training file, see `umamba.raw.file_identity`. A file whose
-stamp is another one is hashed: with the content that it had, it is the file it was.
+stamp is another one is hashed: with the content that it had, it is the file it was. It also has what is known of the
+voxels, see `umamba.raw.image_marks`; they are hashed when the cases are read for their fingerprint.
 
 Cost: each file is read once more than its preparation needs, when it is first met and after it was copied or moved.
 """
@@ -9,6 +10,7 @@ Cost: each file is read once more than its preparation needs, when it is first m
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,19 +27,21 @@ log = logging.getLogger(__name__)
 _NAME = "raw_files.json"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RawFiles:
     """The training files of a data set, as they are now.
 
     Attributes:
         keys: Case -> what tells its files from others of their names; see `_key`.
-        records: File -> {"stamp", "content", "first"}, to be kept; None where nothing can be kept.
+        records: File -> {"stamp", "content", "first", "voxels"}, to be kept; None where nothing can be kept.
         path: Where.
+        changed: Whether they are others than those kept there.
     """
 
     keys: Mapping[str, list[Any]]
-    records: Mapping[str, Any] | None
+    records: dict[str, Any] | None
     path: Path
+    changed: bool = False
 
     @classmethod
     def read(cls, raw: RawDataset, prepared_dir: Path, workers: int) -> Self:
@@ -66,13 +70,38 @@ class RawFiles:
         for file, content in hashed.items():
             stamp, record = stamps[file], before.get(names[file], {})
             first = {_moment(stamp): content, **record.get("first", {})}
-            records[names[file]] = {"stamp": stamp, "content": content, "first": first}
+            kept = {"voxels": record["voxels"]} if "voxels" in record and record["content"] == content else {}
+            records[names[file]] = {"stamp": stamp, "content": content, "first": first, **kept}
         keys = {name: [name, *(_key(file, records[names[file]]) for file in own)] for name, own in files.items()}
-        return cls(keys=keys, records=records if unsure else None, path=path)
+        return cls(keys=keys, records=records, path=path, changed=bool(unsure))
+
+    def of_unknown_voxels(self, raw: RawDataset) -> list[RawCase]:
+        """Cases whose voxels are to be hashed yet: prepared by an earlier version; none where that cannot be kept."""
+        if self.records is None or not os.access(self.path, os.W_OK):
+            return []
+        known = {name for name, record in self.records.items() if "voxels" in record}
+        return [
+            case for case in raw.training_cases if any(_name(file, raw.folder) not in known for file in _files(case))
+        ]
+
+    def note_voxels(self, case: RawCase, folder: Path, marks: Sequence[str]) -> None:
+        """Take over what `voxel_marks` says of a case's files, to be saved.
+
+        Args:
+            case: Of the data set.
+            folder: Of the data set.
+            marks: In the order of its images, then the label.
+        """
+        if self.records is None:
+            return
+        for file, voxels in zip(_files(case), marks, strict=True):
+            record = self.records[_name(file, folder)]
+            self.changed = self.changed or record.get("voxels") != voxels
+            record["voxels"] = voxels
 
     def save(self) -> None:
         """Keep what was found out; on a read-only or full disk it is found out again by the next call."""
-        if self.records is None:
+        if self.records is None or not self.changed:
             return
         try:
             write_json(self.records, self.path)
@@ -96,6 +125,23 @@ def contents(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Pa
         record = records.get(_name(file, folder), {})
         found[file] = record["content"] if record.get("stamp") == file_stamp(file) else file_content(file)
     return found
+
+
+def known_voxels(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, str]:
+    """What the preparation knows of the voxels of training files, see `umamba.raw.image_marks`; nothing is read.
+
+    Args:
+        files: Of a data set.
+        folder: Of the data set.
+        prepared_dir: Of the data set.
+    """
+    records = read_json(prepared_dir / _NAME)
+    found = {file: records.get(_name(file, folder), {}) for file in files}
+    return {
+        file: record["voxels"]
+        for file, record in found.items()
+        if "voxels" in record and record["stamp"] == file_stamp(file)
+    }
 
 
 def file_key(path: Path) -> list[Any]:

@@ -26,7 +26,15 @@ from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.overrides import merged_overrides
 from umamba.run.provenance import provenance
-from umamba.run.resume import DEFAULT_CONFIG, check_checkpoint, check_data, check_last, read_checkpoint, resumed_config
+from umamba.run.resume import (
+    DEFAULT_CONFIG,
+    as_then,
+    check_checkpoint,
+    check_data,
+    check_last,
+    read_checkpoint,
+    resumed_config,
+)
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
@@ -93,7 +101,9 @@ class Run:
         """
         self.metadata["cases"] = cases
         if self.resume_from:
-            check_data(self.resume_from, read_checkpoint(self.resume_from), plan, configuration, cases)
+            checkpoint = read_checkpoint(self.resume_from)
+            check_data(self.resume_from, checkpoint, plan, configuration, cases)
+            self.metadata["cases"] = as_then(cases, checkpoint.get("cases"))
             if ranks.is_first():
                 self.record()
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.models.checkpoint import check_archive
 from umamba.plain import to_plain
 from umamba.planning.plan import Plan
+from umamba.raw.image_marks import are_alike, of_files, samples_of
 from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
 from umamba.targets import present_names
 
@@ -30,6 +31,12 @@ _OF_THE_BEGINNING = ("init_from", "freeze", "warmup_epochs")
 NEWER = {"data.augment_on": "auto", "ckpt_path": None, "previous_stage": None, **dict.fromkeys(_OF_THE_BEGINNING)}
 OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
+_MARKS = ("cases.files.", "cases.trained_on.")
+_OF_FILES = (
+    " (The voxels of these files, or their spacing, are others. Checkpoints of earlier versions know files by their "
+    "bytes alone: there it may be headers or compression too. What has been trained can be scored all the same, with "
+    "eval.py.)"
+)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -128,20 +135,42 @@ def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig)
 def check_data(
     path: Path, checkpoint: Mapping[str, Any], plan: Plan, configuration: str, cases: Mapping[str, Any]
 ) -> None:
-    """Raises ResumeError if the data were planned or split otherwise when a checkpoint was trained."""
+    """See that the data are planned and split as they were when a checkpoint was trained.
+
+    A file that was compressed anew or given another header is the same data if a preparation makes the same of it.
+
+    Raises:
+        ResumeError: They are not; names each difference.
+    """
     trained, before = checkpoint["configuration"], Plan.from_dict(checkpoint["plan"])
     then = {"configuration": trained, "plan": before.trained_part(trained)}
     now = {"configuration": configuration, "plan": plan.trained_part(trained)}
     if checkpoint.get("cases"):  # older ones did not keep all of them
-        then["cases"] = checkpoint["cases"]
+        then["cases"] = of_files(checkpoint["cases"])
         newer = {"files", "orientations"} - checkpoint["cases"].keys()
-        now["cases"] = {key: known for key, known in cases.items() if key not in newer}
+        known = {key: known for key, known in cases.items() if key not in newer}
+        now["cases"] = of_files(as_then(known, checkpoint["cases"]))
     found = differences(_plain(then), _plain(now))
     if found:
         raise ResumeError(
             f"{path} was trained on other data, or with another plan, than there are now (then -> now):"
             f"{listed(found)}\nPut plan and data back as they were, or start a new run with another run_dir."
+            f"{_OF_FILES if all(key.startswith(_MARKS) for key in found) else ''}"
         )
+
+
+def as_then(now: Any, then: Any) -> Any:
+    """What a call keeps of the cases: the marks of files as a checkpoint has them where they are of the same voxels.
+
+    Args:
+        now: Of `umamba.evaluation.held_out.cases_of_training`.
+        then: Of the checkpoint that the training goes on from.
+    """
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        return {key: as_then(value, then.get(key)) for key, value in now.items()}
+    if isinstance(now, str) and isinstance(then, str) and samples_of(now) != samples_of(then) and are_alike(then, now):
+        return then
+    return now
 
 
 def _asked_keys(cfg: DictConfig) -> list[str]:

@@ -11,12 +11,17 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from tests.miniatures import make_volumes
 from umamba.datamodules.custom import CustomDataModule
 from umamba.evaluation.held_out import add_source, cases_of_training, choose_cases, source_of
 from umamba.evaluation.members import Member
 from umamba.planning import raw_files
+from umamba.planning.options import PlannerOptions
+from umamba.planning.prepare import prepare_plan
 from umamba.planning.raw_files import RawFiles
+from umamba.raw import image_marks
 from umamba.raw.file_identity import fingerprint
+from umamba.raw.image_marks import are_alike, of_files
 from umamba.run.compare import differences
 
 
@@ -253,6 +258,67 @@ def test_a_test_case_that_is_a_training_case_is_refused_before_training(raw):
     image.write_bytes((raw / "imagesTr" / f"{trained_on}_0000.nii.gz").read_bytes())
     with pytest.raises(ValueError, match=rf"t0 = {trained_on}\."):
         cases_of_training(opened(raw))
+
+
+def compressed_anew(source: Path, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    before = source.read_bytes()
+    path.write_bytes(gzip.compress(gzip.decompress(before), 1, mtime=1))
+    assert path.read_bytes() != before
+
+
+def planned(raw: Path, fold: int | str = 0) -> CustomDataModule:
+    prepare_plan(raw, raw.parent / "prepared", PlannerOptions(base_features=8), 1)
+    return opened(raw, fold)
+
+
+def test_images_that_were_compressed_anew_are_known(tmp_path: Path) -> None:
+    raw = make_volumes(tmp_path / "Dataset950_Small", cases=10, labels=("liver",))
+    first = planned(raw)
+    seen, cases, trained = first.train_ids[0], cases_of_training(first), member(raw, 0)
+    images = raw / "imagesTr"
+    compressed_anew(images / f"{seen}_0000.nii.gz", raw / "imagesTs" / "t0_0000.nii.gz")
+    compressed_anew(raw / "labelsTr" / f"{seen}.nii.gz", raw / "labelsTs" / "t0.nii.gz")
+    with pytest.raises(ValueError, match=rf"1 case\(s\) .* to test have the image of .*: t0 = {seen}\."):
+        cases_of_training(opened(raw))
+    with pytest.raises(ValueError, match=r"was trained on 1 of the cases to be scored: t0\."):
+        choose_cases([trained], opened(raw), "test")
+    tested = opened(raw, "all")
+    with pytest.raises(ValueError, match=r"init_from was trained on 1 of the cases .*: t0\. Their"):
+        add_source({"trained_on": {}}, tested, cases["trained_on"])
+
+
+def test_training_images_that_were_compressed_anew_are_known_without_reading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = make_volumes(tmp_path / "Dataset950_Small", cases=10, labels=("liver",))
+    every = cases_of_training(planned(raw, "all"))["trained_on"]
+    for path in (raw / "imagesTr").iterdir():
+        compressed_anew(path, path)
+    again = planned(raw)
+    monkeypatch.setattr(image_marks, "read_images", lambda paths: pytest.fail("was read"))
+    names = ", ".join(sorted(again.val_ids))
+    with pytest.raises(ValueError, match=f"init_from was trained on 2 of the cases .*: {names}. Their scores"):
+        add_source(cases_of_training(again), again, every)
+    old = of_files(every)  # of an earlier version
+    add_source(cases_of_training(again), again, old)
+    now = cases_of_training(again)["trained_on"]
+    assert now and all(are_alike(every[name], mark) and mark != every[name] for name, mark in now.items())
+
+
+def test_what_an_earlier_version_prepared_is_read_once(tmp_path: Path) -> None:
+    raw = make_volumes(tmp_path / "Dataset950_Small", cases=5, labels=("liver",))
+    before = cases_of_training(planned(raw))
+    path = raw.parent / "prepared" / "raw_files.json"
+    records = json.loads(path.read_text())
+    path.write_text(json.dumps({n: {k: v for k, v in one.items() if k != "voxels"} for n, one in records.items()}))
+    fingerprint_before = (path.with_name("fingerprint.json")).stat().st_mtime_ns
+    assert cases_of_training(opened(raw)) == of_files(before)
+    assert cases_of_training(planned(raw)) == before and json.loads(path.read_text()) == records
+    assert path.with_name("fingerprint.json").stat().st_mtime_ns == fingerprint_before
+    kept = path.stat().st_mtime_ns
+    planned(raw)
+    assert path.stat().st_mtime_ns == kept
 
 
 def test_what_the_first_weights_have_seen_is_kept_and_refused_where_it_is_held_out(raw):

@@ -21,6 +21,8 @@ from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS
 from umamba.raw.file_identity import fingerprint
+from umamba.raw.image_marks import joined, voxel_marks
+from umamba.raw.readers import read_images
 
 CASES = tuple(f"case_{number}" for number in range(4))
 
@@ -278,6 +280,17 @@ def test_cases_that_were_trained_on_are_not_scored_as_new_ones(
     score(raw, tmp_path / "copy", "seen_cases=true")
     assert "2 of 4 cases were trained on" in (raw.parent / "scores" / "tables" / "summary.md").read_text()
     assert "called like cases" in caplog.text and "case_2." in caplog.text  # its image is another file
+
+
+def test_a_training_image_that_was_compressed_anew_is_known_when_it_is_predicted(raw: Path, tmp_path: Path) -> None:
+    images, out = images_of(raw, CASES), tmp_path / "predictions"
+    image, geometry = read_images([images / "case_1_0000.nii.gz"])
+    mark = joined("0123456789abcdef", voxel_marks(image, 1, geometry.spacing)[0])  # of another file
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan())
+    torch.save({**torch.load(path, weights_only=True), "cases": {"trained_on": {"other": mark}}}, path)
+    Predictor.from_checkpoint([path], "cpu").segment_files(images, out)
+    with pytest.raises(ValueError, match=r"trained on 1 of the 4 cases to be scored: case_1\."):
+        score(raw, out)
 
 
 def test_changed_label_maps_are_not_shown_as_what_was_scored(

@@ -14,6 +14,7 @@ from umamba.raw.checks import Finding, LoadedCase, load_and_check
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription
 from umamba.raw.file_identity import file_stamp
+from umamba.raw.image_marks import voxel_hash
 from umamba.raw.orientation import orientation
 
 VERSION = 2  # of these checks: raise it when one changes, and every case is examined anew
@@ -95,7 +96,7 @@ def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFa
         orientation=orientation(case.images[0], loaded.geometry),
         channels=channels,
         labels=None if loaded.label is None else count_labels(loaded.label),
-        content=content_hash(loaded.image),
+        content=voxel_hash(loaded.image),
         findings=tuple(findings),
     )
 
@@ -123,15 +124,6 @@ def count_labels(label: np.ndarray) -> dict[int, int]:
         values, numbers = np.unique(part, return_counts=True)
         counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     return dict(sorted(counts.items()))
-
-
-def content_hash(image: np.ndarray) -> str:
-    """Hash of shape and voxels: the same for the same image however its file was written."""
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    for channel in image:
-        for part in channel:
-            digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
 
 
 def intensity_faults(
