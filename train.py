@@ -25,7 +25,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig
 
-from umamba.callbacks.last_checkpoint import is_finished
+from umamba.callbacks.last_checkpoint import ended_by
 from umamba.cascade.command import run_cascade
 from umamba.cascade.training import check_asked, find_previous
 from umamba.cross_validation.cross_validate import cross_validate
@@ -84,8 +84,9 @@ def train(run: Run) -> None:
     trainer, model, datamodule = parts.trainer, parts.model, parts.datamodule
     limits = {key: cfg.trainer.get(key) for key in ("max_epochs", "max_steps", "max_time")}
     stops_early = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    finished = run.resume_from and is_finished(run.resume_from, stops_early=stops_early, **limits)
-    finished = finished and run.resume_from == last  # begun from another run's, it has no checkpoint of its own yet
+    finished = ended_by(run.resume_from, stops_early=stops_early, **limits) if run.resume_from else None
+    if run.resume_from != last:  # begun from another run's, it has no checkpoint of its own yet
+        finished = None
     if cfg.train and not finished:
         check_asked(cfg)
     datamodule.check_places()
@@ -115,7 +116,7 @@ def train(run: Run) -> None:
         logger.log_hyperparams({**run.metadata, **facts})
 
     if finished:
-        log.info("%s has been trained to its end; nothing is trained again.", run.folder)
+        log.info("%s has been trained to its end, by %s; nothing is trained again.", run.folder, finished)
     elif cfg.train:
         if run.resume_from:
             log.info("Resuming from %s.", run.resume_from)
@@ -130,7 +131,8 @@ def train(run: Run) -> None:
     elif cfg.test and trainer.is_global_zero:
         predict_and_score([last], datamodule, run.folder, loggers, RunOptions(trusted=cfg.trusted))
     if trainer.is_global_zero and last.is_file():
-        conclude(run.folder, cfg.trusted)
+        limit = ended_by(last, stops_early=stops_early, **limits) if cfg.train else None
+        conclude(run.folder, cfg.trusted, limit)
 
 
 if __name__ == "__main__":

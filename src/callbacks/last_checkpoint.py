@@ -48,15 +48,15 @@ def log_epoch(trainer: L.Trainer) -> None:
     loop._batches_that_stepped += 1
 
 
-def is_finished(
+def ended_by(
     checkpoint: str | Path,
     *,
     max_epochs: int | None,
     max_steps: int = -1,
     max_time: Any | None = None,
     stops_early: bool = False,
-) -> bool:
-    """Whether the run that wrote a checkpoint has trained as long as it should.
+) -> str | None:
+    """By what the run that wrote a checkpoint has trained as long as it should; None if it has not.
 
     Args:
         checkpoint: written by Lightning.
@@ -64,6 +64,9 @@ def is_finished(
         max_steps: the trainer's; -1 for no limit.
         max_time: the trainer's, in any of its forms; None for no limit.
         stops_early: whether the run still has a callback that may stop it before these limits.
+
+    Returns:
+        "max_epochs", "max_steps", "max_time" or "early stopping".
 
     Raises:
         ValueError: it has trained longer than that, so that neither its weights nor its learning rates are those of a
@@ -76,8 +79,10 @@ def is_finished(
             f"{checkpoint} was trained for {epochs} epochs, more than trainer.max_epochs={max_epochs}. Set "
             f"trainer.max_epochs to {epochs} or more to go on with it, or train anew in another run_dir."
         )
-    stopped = stops_early and any(
+    found = {"max_epochs": epochs == max_epochs, "max_steps": 0 <= max_steps <= state["global_step"]}
+    found["max_time"] = is_over(state, max_time)
+    found["early stopping"] = stops_early and any(
         key.startswith(EarlyStopping.__qualname__) and kept["wait_count"] >= kept["patience"]
         for key, kept in state.get("callbacks", {}).items()
     )
-    return stopped or epochs == max_epochs or 0 <= max_steps <= state["global_step"] or is_over(state, max_time)
+    return next((limit for limit, reached in found.items() if reached), None)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
-from umamba.datamodules.splits import number_of_folds
+from umamba.datamodules.splits import check_folds, number_of_folds
 from umamba.evaluation.held_out import cases_of_training
 from umamba.inference.ensemble import FILE
 from umamba.plain import plain
@@ -62,9 +62,11 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
     check_switches(options, ("mirror",))
     folds = folds_of(options.folds)
-    count = number_of_folds([Path(cfg.data[key]) for key in ("prepared_dir", "dataset_dir")])
+    places = [Path(cfg.data[key]) for key in ("prepared_dir", "dataset_dir")]
+    count = number_of_folds(places)
     if max(folds) >= count:  # or the others would be trained before this one is refused
         raise ValueError(f"cross_validation.folds={options.folds}: the data set has {count} folds, 0 to {count - 1}.")
+    check_folds(places, folds)
     if cfg.trainer.fast_dev_run or not cfg.train:
         raise ValueError(
             "A cross-validation trains: trainer.fast_dev_run and train=false are for single folds (train.py fold=0)."

@@ -102,6 +102,27 @@ def number_of_folds(folders: Sequence[Path]) -> int:
     return NUM_FOLDS if path is None else len(read_splits(path))
 
 
+def check_folds(folders: Sequence[Path], folds: Sequence[int]) -> None:
+    """See that the folds of a splits_final.json, if there is one, make a cross-validation: known before any is trained.
+
+    Args:
+        folders: As for `number_of_folds`.
+        folds: Numbers of those that are to be trained.
+
+    Raises:
+        ValueError: One trains on what it validates with, or two validate with the same case.
+    """
+    path = _stored(folders)
+    if path is None:
+        return
+    holders: dict[str, int] = {}
+    for number in folds:
+        split = read_splits(path)[number]
+        _refuse(f"{path}, fold {number}", "in both train and val", set(split.train) & set(split.val))
+        _refuse(f"{path}, fold {number}", "in the val of another fold too", holders.keys() & set(split.val))
+        holders |= dict.fromkeys(split.val, number)
+
+
 def _stored(folders: Sequence[Path]) -> Path | None:
     return next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()), None)
 
@@ -180,16 +201,20 @@ def _check(split: Split, known: Sequence[str], where: str) -> None:
         f"not in the data set (which has {known[0]!r}, ...)": {*split.train, *split.val} - set(known),
     }
     for fault, names in faults.items():
-        if names:
-            raise ValueError(
-                f"{where}: {len(names)} case(s) {fault}: {_few(names)}. Correct the file, or remove it to get "
-                "the default five folds."
-            )
+        _refuse(where, fault, names)
     if not split.train or not split.val:
         raise ValueError(f"{where} needs at least one training and one validation case.")
     left_out = set(known) - {*split.train, *split.val}
     if left_out:
         log.warning("%s leaves %d case(s) of the data set out: %s.", where, len(left_out), _few(left_out))
+
+
+def _refuse(where: str, fault: str, names: set[str]) -> None:
+    if names:
+        raise ValueError(
+            f"{where}: {len(names)} case(s) {fault}: {_few(names)}. Correct the file, or remove it to get the default "
+            "five folds."
+        )
 
 
 def _few(names: set[str], most: int = 10) -> str:

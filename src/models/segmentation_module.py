@@ -92,6 +92,11 @@ class SegmentationModule(L.LightningModule):
         self.loss = DeepSupervision(loss)
         self.pseudo_dice = PseudoDice(plan.num_classes, ignored, regions)
         self.class_names = [*plan.foreground]
+        if "ema" in self.class_names:
+            raise ValueError(
+                "A class is called ema, and so val/dice_ema, by which the best checkpoint is chosen, would be of that "
+                "class too. Call it otherwise in dataset.json."
+            )
         self.register_buffer("dice_ema", torch.tensor(float("nan")))
         self._last_validation: float | None = None  # epochs trained when the EMA was last updated
         self._step_losses: list[Tensor] = []  # of the batches since the last optimizer step

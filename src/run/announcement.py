@@ -73,17 +73,18 @@ def plan_line(datamodule: SegmentationDataModule) -> str:
     )
 
 
-def conclude(folder: Path, trusted: Sequence[str] = ()) -> None:
-    """Log where the results are, and the commands that go on from here."""
+def conclude(folder: Path, trusted: Sequence[str] = (), limit: str | None = None) -> None:
+    """Log where the results are, and the commands that go on from here; `limit` is what has ended the training."""
+    larger = f" trainer.{limit}=MORE" if limit in ("max_epochs", "max_steps", "max_time") else ""
     checkpoint = Path(short(folder)) / "checkpoints" / "last.ckpt"
     trust = f" trusted=[{','.join(trusted)}]" if trusted else ""
     log.info(
         "The results are in %s\n"
         "  predict:  python predict.py %s input=IMAGES output=PREDICTIONS%s\n"
         "  evaluate: python eval.py %s output=SCORES%s\n"
-        "  go on:    python train.py %s trainer.max_epochs=MORE%s",
+        "  go on:    python train.py %s%s%s",
         short(folder), _argument("checkpoint", checkpoint), trust, _argument("ckpt_path", checkpoint), trust,
-        _argument("run_dir", Path(short(folder))), trust,
+        _argument("run_dir", Path(short(folder))), larger, trust,
     )  # fmt: skip
 
 

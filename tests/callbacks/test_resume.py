@@ -17,7 +17,7 @@ from umamba.callbacks.cost import Cost
 from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.callbacks.epoch_line import EpochLine
 from umamba.callbacks.finite_watch import FiniteWatch
-from umamba.callbacks.last_checkpoint import LastCheckpoint, is_finished
+from umamba.callbacks.last_checkpoint import LastCheckpoint, ended_by
 from umamba.callbacks.pace import Pace
 from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
@@ -187,11 +187,11 @@ def test_last_is_the_last_and_every_row_is_there(kind: int, uninterrupted) -> No
     assert metrics.loc[metrics["train/loss"].notna(), "epoch"].tolist() == [0, 1, 2, 3]
     validations = 8 if kind == 3 else 4 // INTERVALS[kind].get("check_val_every_n_epoch", 1)
     assert metrics["val/dice_ema"].notna().sum() == validations
-    assert is_finished(folder / "checkpoints" / "last.ckpt", max_epochs=4)
-    assert not is_finished(folder / "checkpoints" / "last.ckpt", max_epochs=5)
-    assert is_finished(folder / "checkpoints" / "last.ckpt", max_epochs=5, max_steps=2)
+    assert ended_by(folder / "checkpoints" / "last.ckpt", max_epochs=4)
+    assert not ended_by(folder / "checkpoints" / "last.ckpt", max_epochs=5)
+    assert ended_by(folder / "checkpoints" / "last.ckpt", max_epochs=5, max_steps=2)
     with pytest.raises(ValueError, match="trained for 4 epochs, more than trainer.max_epochs=3"):
-        is_finished(folder / "checkpoints" / "last.ckpt", max_epochs=3)
+        ended_by(folder / "checkpoints" / "last.ckpt", max_epochs=3)
 
 
 @pytest.mark.parametrize("kind", range(4))
@@ -214,7 +214,7 @@ def test_max_steps_within_an_epoch(kind: int, steps: int, dataset: Path, uninter
     for _ in range(2):  # the second time nothing is left to train
         assert run(tmp_path, dataset, max_steps=steps, **INTERVALS[kind])
         assert torch.load(last, weights_only=True)["global_step"] == steps
-        assert is_finished(last, max_epochs=4, max_steps=steps)
+        assert ended_by(last, max_epochs=4, max_steps=steps)
     assert run(tmp_path, dataset, **INTERVALS[kind])
     assert_same_end(tmp_path, uninterrupted(kind))
 
@@ -241,9 +241,9 @@ def test_max_time_within_an_epoch(kind: int, workers: int, dataset: Path, uninte
     trainer = run(tmp_path, dataset, [clock], max_time="00:06:00:00", workers=workers, **INTERVALS[kind])
     assert trainer and trainer.fit_loop.epoch_loop.batch_progress.total.processed == 6
     last = tmp_path / "checkpoints" / "last.ckpt"
-    assert is_finished(last, max_epochs=4, max_time="00:06:00:00")
-    assert not is_finished(last, max_epochs=4, max_time="00:06:00:01")
-    assert not is_finished(last, max_epochs=4)
+    assert ended_by(last, max_epochs=4, max_time="00:06:00:00")
+    assert not ended_by(last, max_epochs=4, max_time="00:06:00:01")
+    assert not ended_by(last, max_epochs=4)
     assert run(tmp_path, dataset, workers=workers, **INTERVALS[kind])
     assert_same_end(tmp_path, uninterrupted(kind))
 

@@ -204,6 +204,20 @@ def test_other_data_and_another_plan_are_refused_before_a_fold_is_trained(raw: P
     assert not jobs
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"train": ["b", "a"], "val": ["b"]}, r"splits_final.json, fold 1: 1 case\(s\) in both train and val: 'b'"),
+        ({"train": ["c"], "val": ["a", "b"]}, r"splits_final.json, fold 1: 1 case\(s\) in the val of another fold too"),
+    ],
+)
+def test_faults_of_any_fold_are_told_before_the_first_is_trained(raw: Path, jobs, second: dict, message: str) -> None:
+    (raw / "splits_final.json").write_text(json.dumps([{"train": ["b", "c"], "val": ["a"]}, second]))
+    with pytest.raises(ValueError, match=message):
+        train_set(raw, "cross_validation.folds=[0,1]")
+    assert not jobs
+
+
 @pytest.mark.parametrize("stage", [LOW, SECOND])
 def test_both_stages_are_compared_before_the_first_is_trained(raw, jobs, monkeypatch, stage) -> None:
     commands: list[list[str]] = []

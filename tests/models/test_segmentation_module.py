@@ -1,5 +1,6 @@
 """The training step: it can overfit, it reaches every parameter, and its checkpoint holds plan and configuration."""
 
+import dataclasses
 import functools
 import re
 from types import SimpleNamespace
@@ -68,6 +69,12 @@ def test_every_parameter_gets_a_gradient(plan: Plan, name: str) -> None:
     module.loss(module(sample["image"]), sample["label"]).backward()
     without = [n for n, p in module.named_parameters() if p.grad is None]
     assert not without
+
+
+def test_a_class_that_would_share_the_column_of_the_best_checkpoint_is_refused(plan: Plan) -> None:
+    labels = {("ema" if value == 1 else name): value for name, value in plan.labels.items()}
+    with pytest.raises(ValueError, match="val/dice_ema"):
+        make_module(dataclasses.replace(plan, labels=labels), "nnunet")
 
 
 def test_a_graph_that_is_asked_for_and_not_possible_is_refused(plan: Plan, tmp_path) -> None:

@@ -23,7 +23,7 @@ from umamba.run.announcement import _lost, _watching, conclude
 def test_paths_survive_shell_and_hydra(name: str, tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
     folder = tmp_path / name
-    conclude(folder, ["mymix"])
+    conclude(folder, ["mymix"], "max_steps")
     found = {}
     for line in caplog.messages[0].splitlines()[1:]:
         words = shlex.split(line.partition(": ")[2])
@@ -32,14 +32,14 @@ def test_paths_survive_shell_and_hydra(name: str, tmp_path: Path, caplog) -> Non
             found[override.key_or_group] = getattr(value, "text", value)
     last = str(folder / "checkpoints" / "last.ckpt")
     assert (found["checkpoint"], found["ckpt_path"], found["run_dir"]) == (last, last, str(folder))
-    assert found["trusted"] == ["mymix"]
+    assert found["trusted"] == ["mymix"] and found["trainer.max_steps"] == "MORE"
 
 
 def test_below_the_present_folder_paths_are_short(tmp_path: Path, monkeypatch, caplog) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
     conclude(tmp_path / "logs" / "a", [])
-    assert re.search(r"run_dir=logs/a trainer", caplog.text) and "trusted" not in caplog.text
+    assert re.search(r"run_dir=logs/a$", caplog.text, re.M) and "trusted" not in caplog.text
 
 
 def trainer_with(folder: Path, *callbacks: L.Callback, logger: bool = False, **options: object) -> L.Trainer:

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from umamba.callbacks.last_checkpoint import is_finished
+from umamba.callbacks.last_checkpoint import ended_by
 from umamba.locations import CONFIGS
 from umamba.resolvers import job_name, register_resolvers
 from umamba.run.compare import ResumeError
@@ -124,7 +124,8 @@ def test_a_run_that_stopped_early_is_finished(tmp_path: Path, waited: int, stops
     kept = {"EarlyStopping{'monitor': 'val/dice_ema', 'mode': 'max'}": {"wait_count": waited, "patience": 5}}
     loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 7}}}}
     torch.save({"loops": loops, "global_step": 70, "callbacks": kept}, tmp_path / "last.ckpt")
-    assert is_finished(tmp_path / "last.ckpt", max_epochs=100, stops_early=stops_early) is finished
+    by = ended_by(tmp_path / "last.ckpt", max_epochs=100, stops_early=stops_early)
+    assert by == ("early stopping" if finished else None)
 
 
 @pytest.mark.parametrize(
