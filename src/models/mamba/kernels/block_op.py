@@ -9,13 +9,15 @@ in float32.
 
 from __future__ import annotations
 
+from typing import List
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from umamba.models.mamba.kernels.conv import conv_silu, conv_silu_backward, edge_shape
-from umamba.models.mamba.kernels.eager import as_function, as_operation
+from umamba.models.mamba.kernels.eager import as_function, like_each
 from umamba.models.mamba.kernels.scan_backward import scan_backward
 from umamba.models.mamba.kernels.scan_forward import kept_like, scan_forward
 from umamba.models.mamba.kernels.widen import padded_rows
@@ -60,8 +62,8 @@ def block_forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of x and the nine weights in their order, some of them views of one another."""
-    w, grad = Weights(*weights), grad.contiguous()
+    """Gradients of x and the nine weights in their order, some of them views of one another; `grad` is contiguous."""
+    w = Weights(*weights)
     inner = w.D.shape[0]
     edges = x.new_empty(edge_shape(x, inner, w.conv.shape[-1]))
     xz, u, step_input, delta, A, B, C, projection = _prepare(x, w, edges)
@@ -110,19 +112,68 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     )
 
 
-# `mamba_block`, and what its backward pass needs of the chunks
-operation = as_operation(
-    "mamba_block",
-    "Tensor x, Tensor in_weight, Tensor conv_weight, Tensor conv_bias, Tensor x_weight, Tensor dt_weight, "
-    "Tensor dt_bias, Tensor A_log, Tensor D, Tensor out_weight",
-    block_forward,
-    block_backward,
-    lambda x, *weights: (x.new_empty(x.shape), kept_like(x, Weights(*weights).A_log)),
-)
+@torch.library.custom_op("umamba::mamba_block", mutates_args=(), device_types="cuda")
+def operation(
+    x: Tensor,
+    in_weight: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    out_weight: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`mamba_block`, and what its backward pass needs of the chunks."""
+    return block_forward(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
+
+
+@torch.library.custom_op("umamba::mamba_block_backward", mutates_args=(), device_types="cuda")
+def operation_backward(
+    grad: Tensor,
+    kept: Tensor,
+    x: Tensor,
+    in_weight: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    out_weight: Tensor,
+) -> List[Tensor]:
+    """Gradients of x and the nine weights, in the order of the arguments."""
+    weights = (in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
+    grad_x, *others = block_backward(grad, kept, x, *weights)
+    # operations may not return views of one another
+    return [grad_x, *(t.clone(memory_format=torch.contiguous_format) for t in others)]
+
+
+@operation.register_fake
+def _(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight):
+    return x.new_empty(x.shape), kept_like(x, A_log)
+
+
+operation_backward.register_fake(lambda grad, kept, *inputs: like_each(*inputs))
+
+
+def _setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(output[1], *inputs)
+
+
+def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(operation_backward(grad.contiguous(), *ctx.saved_tensors))
+
+
+operation.register_autograd(_backward, setup_context=_setup)
 
 # The block of `block.Mamba` on x (batch, L, d_model), contiguous, float32, float16 or bfloat16, on a CUDA device, and
 # float32 weights in the order of `Weights`; returns (batch, L, d_model) in the dtype of x
-mamba_block = as_function("MambaBlock", operation, block_forward, block_backward, tensors=10)
+mamba_block = as_function(
+    "MambaBlock", operation, block_forward, lambda grad, *saved: block_backward(grad.contiguous(), *saved), tensors=10
+)
 
 
 def block_flops(x_shape, in_shape, conv_shape, x_proj_shape, dt_shape, A_shape, out_shape) -> int:

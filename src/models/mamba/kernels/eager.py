@@ -1,8 +1,8 @@
-"""Passes through kernels as torch operations, and calls in eager mode that pass by torch's dispatcher.
+"""Calls in eager mode that pass by torch's dispatcher.
 
-The scan, the block and the layer norm are torch operations for the sake of torch.compile, operation counters and
-whatever else watches or replaces operations. With nobody watching, an autograd function of the same passes saves the
-dispatcher's tenth of a millisecond, which is as long as a short sequence takes on the device.
+The scan and the block are torch operations for the sake of torch.compile, operation counters and whatever else watches
+or replaces operations. With nobody watching, an autograd function of the same passes saves the dispatcher's tenth of a
+millisecond, which is as long as a short sequence takes on the device.
 """
 
 from __future__ import annotations
@@ -16,53 +16,6 @@ from torch import Tensor
 Operation = Callable[..., tuple[Tensor, Tensor]]  # what `Forward` is, through the dispatcher
 Forward = Callable[..., tuple[Tensor, Tensor]]  # inputs -> output, what backward needs besides
 Backward = Callable[..., tuple[Tensor | None, ...]]  # gradient, the latter, inputs -> gradients of the tensor inputs
-
-DEVICES = "cuda"  # on which operations run
-
-
-def as_operation(name: str, arguments: str, forward: Forward, backward: Backward, like: Forward) -> Operation:
-    """`forward` as the operation umamba::NAME, whose gradients are those of umamba::NAME_backward.
-
-    Both are opaque to a compiler, so that a compiled network keeps one graph around them.
-
-    Args:
-        name: Of the operation.
-        arguments: Of `forward`, as torch's schemas write them: first the tensors, or None, then the flags.
-        forward: What it computes.
-        backward: Gradients of the tensors in their order, some of them views of one another; None for None.
-        like: What `forward` returns, without values.
-    """
-    tensors = arguments.count("Tensor")
-
-    def gradients(*inputs: Any) -> list[Tensor]:
-        got = [gradient for gradient in backward(*inputs) if gradient is not None]
-        places = [gradient.untyped_storage().data_ptr() for gradient in got]
-        # Operations may not return views of one another
-        return [
-            t if t.is_contiguous() and places.count(place) == 1 else t.clone(memory_format=torch.contiguous_format)
-            for t, place in zip(got, places, strict=True)
-        ]
-
-    operation = _define(name, f"({arguments}) -> (Tensor, Tensor)", forward)
-    reverse = _define(f"{name}_backward", f"(Tensor grad, Tensor kept, {arguments}) -> Tensor[]", gradients)
-    operation.register_fake(like)
-    reverse.register_fake(lambda grad, kept, *inputs: like_each(*inputs[:tensors]))
-
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(output[1], *inputs[:tensors])
-        ctx.flags = inputs[tensors:]
-
-    def differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        kept, *inputs = ctx.saved_tensors
-        got = iter(reverse(grad, kept, *inputs, *ctx.flags))
-        return *(None if t is None else next(got) for t in inputs), *[None] * len(ctx.flags)
-
-    operation.register_autograd(differentiate, setup_context=keep)
-    return operation
-
-
-def _define(name: str, schema: str, passes: Callable[..., Any]) -> Any:
-    return torch.library.custom_op(f"umamba::{name}", mutates_args=(), device_types=DEVICES, schema=schema)(passes)
 
 
 def is_watched(x: Tensor) -> bool:
