@@ -13,7 +13,8 @@ from typing import Any
 
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
-from umamba.planning.plan import Plan, inherit
+from umamba.planning.plain_plan import inherit
+from umamba.planning.plan import Plan
 from umamba.raw.description import READERS, DatasetDescription
 
 log = logging.getLogger(__name__)

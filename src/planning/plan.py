@@ -11,16 +11,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, Self
 
 from umamba.files import content_hash, write_json
 from umamba.planning.cascade import why_none
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
+from umamba.planning.plain_plan import as_plain, build, inherit
 from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, foreground_of
 from umamba.raw.regions import Region, region_fault
-from umamba.typed import describe, has_type
 
 # Beyond any data set; a plan may come from anybody
 _MAX_CHANNELS, _MAX_CLASSES = 1_024, 4_096
@@ -109,7 +109,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data (dict, list, str, int, float, bool, None), as in plan.json and in checkpoints."""
-        content = _plain(dataclasses.asdict(self))
+        content = as_plain(dataclasses.asdict(self))
         return content | {
             "regions": content["regions"] or {}
         }  # as ever without any: hashes of plans stay what they are
@@ -137,21 +137,21 @@ class Plan:
         if not isinstance(entries, dict) or not entries:
             raise PlanError("A plan needs configurations, an object with one entry per configuration.")
         configurations = {
-            name: _build(Configuration, inherit(name, entries), f"configurations.{name}") for name in entries
+            name: build(Configuration, inherit(name, entries), f"configurations.{name}") for name in entries
         }
         intensities = content.pop("intensities", ())
         if not isinstance(intensities, (list, tuple)):
             raise PlanError(f"plan.intensities = {intensities!r:.200}: expected a list with an entry per channel.")
-        statistics = tuple(_build(Intensities, entry, f"intensities[{i}]") for i, entry in enumerate(intensities))
+        statistics = tuple(build(Intensities, entry, f"intensities[{i}]") for i, entry in enumerate(intensities))
         listed = content.pop("regions", None) or ()
         if not isinstance(listed, (list, tuple)):
             raise PlanError(
                 f"plan.regions = {listed!r:.200}: expected a list with an entry per region (name, labels, written). A "
                 "plan of an earlier version has none that can be trained: delete it to plan anew."
             )
-        regions = tuple(_build(Region, entry, f"regions[{i}]") for i, entry in enumerate(listed))
+        regions = tuple(build(Region, entry, f"regions[{i}]") for i, entry in enumerate(listed))
         made = {"intensities": statistics, "regions": regions, "configurations": configurations}
-        return _build(cls, {**content, **made}, "plan")
+        return build(cls, {**content, **made}, "plan")
 
     def save(self, path: Path | str) -> None:
         """Write plan.json: beside the target first, then moved into place."""
@@ -245,65 +245,3 @@ def _check_configurations(plan: Plan) -> None:
                     f"differ in {key} ({getattr(entry, key)} and {getattr(other, key)}). Give {name} a "
                     "data_identifier of its own."
                 )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(entry) for entry in value) if isinstance(value, (list, tuple)) else value
-
-
-def _build(kind: type, content: object, where: str) -> Any:
-    """Make a dataclass from plain data; a wrong or missing key is named together with the right ones."""
-    if not isinstance(content, dict):
-        raise PlanError(f"{where} must be an object, it is {content!r}.")
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    unknown = sorted(content.keys() - fields.keys())
-    if unknown:
-        raise PlanError(f"{where} has unknown keys {unknown}; allowed are {sorted(fields)}.")
-    needed = {
-        name
-        for name, entry in fields.items()
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    }
-    missing = sorted(needed - content.keys())
-    if missing:
-        raise PlanError(f"{where} lacks {missing}.")
-    frozen = {key: value if key == "configurations" else _freeze_entry(value) for key, value in content.items()}
-    for key, hint in get_type_hints(kind).items():
-        if key in frozen and not has_type(frozen[key], hint):
-            raise PlanError(f"{where}.{key} = {content[key]!r:.200}: expected {describe(hint)}.")
-    return kind(**frozen)
-
-
-def _freeze_entry(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _frozen(entry) for key, entry in value.items()}
-    return _frozen(value)
-
-
-def inherit(name: str, entries: dict[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The entry of a configuration with everything it inherits filled in.
-
-    Raises:
-        PlanError: it inherits from itself or from what is not there, or an entry is no object with its key as name.
-    """
-    if name in seen:
-        raise PlanError(f"configurations.{seen[0]} inherits from itself: {' -> '.join((*seen, name))}.")
-    if name not in entries:
-        raise PlanError(f"configurations.{seen[-1]}.inherits_from is {name!r}; there are {', '.join(entries)}.")
-    entry = entries[name]
-    if not isinstance(entry, dict):
-        raise PlanError(f"configurations.{name} must be an object, it is {entry!r}.")
-    parent = entry.get("inherits_from")
-    if not isinstance(parent, (str, type(None))):
-        raise PlanError(f"configurations.{name}.inherits_from is {parent!r:.200}; expected a name.")
-    own = {key: value for key, value in entry.items() if key != "inherits_from"}
-    if own.get("name", name) != name:
-        raise PlanError(f"configurations.{name}.name is {own['name']!r:.200}; it must be its key.")
-    inherited = inherit(parent, entries, (*seen, name)) if parent is not None else {}
-    return {**inherited, **own, "name": name}

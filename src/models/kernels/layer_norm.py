@@ -7,7 +7,6 @@ and standard deviation are formed again in the backward pass, from the row that 
 from __future__ import annotations
 
 import functools
-from typing import List
 
 import torch
 import triton
@@ -132,7 +131,7 @@ def operation(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
 
 
 @torch.library.custom_op("umamba::layer_norm_backward", mutates_args=(), device_types="cuda")
-def operation_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> List[Tensor]:
+def operation_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> list[Tensor]:
     """Gradients of x, weight and bias."""
     grad_x, grad_weight, grad_bias = backward(grad, x, x, weight, bias, eps)
     return [grad_x, grad_weight.clone(), grad_bias.clone()]  # operations may not return views of one another

@@ -9,8 +9,6 @@ in float32.
 
 from __future__ import annotations
 
-from typing import List
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -143,7 +141,7 @@ def operation_backward(
     A_log: Tensor,
     D: Tensor,
     out_weight: Tensor,
-) -> List[Tensor]:
+) -> list[Tensor]:
     """Gradients of x and the nine weights, in the order of the arguments."""
     weights = (in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
     grad_x, *others = block_backward(grad, kept, x, *weights)

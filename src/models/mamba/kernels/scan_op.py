@@ -6,8 +6,6 @@ them.
 
 from __future__ import annotations
 
-from typing import List
-
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
@@ -69,7 +67,7 @@ def operation_backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-) -> List[Tensor]:
+) -> list[Tensor]:
     """Gradients of those tensors that are given, in their order."""
     got = _gradients(grad, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     fresh = (0, 1, 6)  # of u, delta and z; operations may not return views of one another, as the others are
