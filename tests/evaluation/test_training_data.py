@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from umamba.evaluation.record import save_record
+from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.training_data import data_of
 
@@ -62,6 +63,14 @@ def test_as_many_cases_with_other_labels_are_told_apart_by_their_hash(tmp_path: 
     one, other = data("abc"), data("abc", changed="b")
     found = names(tmp_path, r0=("nnunet", 0, one), r1=("nnunet", 0, other))
     assert found == [f"nnunet (training set {known['set'][:4]} of 3)" for known in (one, other)]
+
+
+def test_a_comparison_of_networks_of_other_cases_is_said_to_be_more_than_theirs(tmp_path: Path) -> None:
+    more = "in the training set (see the runs and their settings): a difference between runs that do is not one of"
+    for name, other in (("same", data("abc")), ("other", data("abc", changed="b"))):
+        names(tmp_path / name, r0=("nnunet", 0, data("abc")), r1=("resenc", 0, other))
+        page = make_report([tmp_path / name], tmp_path / f"{name}_report").read_text()
+        assert (more in page) == (name == "other")
 
 
 def test_one_fold_of_two_splits_is_refused(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from umamba.evaluation.report.verdict import reference_of, verdict
 from umamba.evaluation.scoring import Labelling
 from umamba.evaluation.table_text import to_latex, to_markdown
 from umamba.evaluation.tables import describe
+from umamba.evaluation.training_data import sets_apart
 from umamba.files import write_text
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,10 @@ def dataset_section(
     parts.append(_draw(lambda: learning_figure(runs), figures / f"{stem}_learning.png", "Learning curves"))
     parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
     parts.append(_keep(report_tables.runs_table(runs), output, f"{stem}_runs", "", "The runs"))
-    words = verdict(scores, costs, scored[0], compared[scored[0]], names_of(in_names(networks, facts)))
+    beyond = names_of(in_names(networks, facts))
+    if len(set(networks)) > 1 and any(sets_apart([run.training_sets for run in runs])):
+        beyond = [*beyond, "the training set"]
+    words = verdict(scores, costs, scored[0], compared[scored[0]], beyond)
     return words, "\n".join(parts)
 
 

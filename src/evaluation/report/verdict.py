@@ -95,7 +95,7 @@ def _unlike(beyond: Sequence[str]) -> list[str]:
     if not beyond:
         return []
     return [
-        f"The runs differ in more than their networks, in {', '.join(beyond)} (see the table of settings): "
+        f"The runs differ in more than their networks, in {', '.join(beyond)} (see the runs and their settings): "
         "a difference between runs that do is not one of the networks alone."
     ]
 

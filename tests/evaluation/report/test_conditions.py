@@ -36,7 +36,7 @@ def test_a_flat_network_beside_a_3d_one(tmp_path):
     assert names(tmp_path) == {"nnunet (configuration=3d_fullres)", "umamba_none (configuration=2d)"}
     page = make_report([tmp_path], tmp_path / "report").read_text()
     assert "nnU-Net (configuration=3d_fullres) against U-Mamba without Mamba (configuration=2d): " in page
-    assert f"in configuration (see the table of settings): {NOT_ALONE}." in page
+    assert f"in configuration (see the runs and their settings): {NOT_ALONE}." in page
     table = pd.read_csv(tmp_path / "report" / "tables" / "flare_settings.csv").set_index("setting")
     assert table.loc["configuration"].to_dict() == {
         "nnU-Net (configuration=3d_fullres)": "3d_fullres", "U-Mamba without Mamba (configuration=2d)": "2d",
