@@ -20,7 +20,7 @@ from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.planning.cascade import previous_stage
-from umamba.run.folder import check_options
+from umamba.run.asked import check_options
 from umamba.run.sweep import quoted
 from umamba.targets import check_config
 

@@ -22,8 +22,9 @@ from umamba.evaluation.held_out import cases_of_training
 from umamba.inference.ensemble import FILE
 from umamba.plain import plain
 from umamba.planning.plan import Plan
+from umamba.run.asked import check_options
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
-from umamba.run.folder import Run, check_goes_on, check_options, last_checkpoint
+from umamba.run.folder import Run, check_goes_on, last_checkpoint
 from umamba.run.habits import with_essentials
 from umamba.run.jobs import Job, run_jobs
 from umamba.run.links import refuse_links

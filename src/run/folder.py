@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from umamba.files import check_takes_files, read_json, write_json, write_text
-from umamba.plain import to_plain, values_at
-from umamba.planning.options import PlannerOptions
+from umamba.files import read_json, write_json, write_text
+from umamba.plain import to_plain
 from umamba.planning.plan import Plan
 from umamba.run import ranks
+from umamba.run.asked import check_options
 from umamba.run.compare import Differences, ResumeError, listed
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
@@ -38,24 +38,10 @@ from umamba.run.resume import (
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
-from umamba.typed import check_types
 
 log = logging.getLogger(__name__)
 
-TYPES = {  # of train.yaml; what is not here is looked at where it is used
-    "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
-    "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
-    "compile": bool, "optimizer": dict | None, "trusted": str | list[str] | None,
-}  # fmt: skip
-_NEW = {
-    "data",
-    "data.dataset_dir",
-    "model",
-    "experiment",
-    "debug",
-    "hparams_search",
-    "ckpt_path",
-}  # say what is trained
+_NEW = {"data", "data.dataset_dir", "model", "experiment", "debug", "hparams_search", "ckpt_path"}  # what to train
 _WITHOUT = (
     "Put the run's own file back, or remove this one: the run then goes on with the configuration in its checkpoint. "
     "Or give another run_dir."
@@ -193,30 +179,6 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
                 for path in recorded:
                     path.unlink(missing_ok=True)
             raise
-
-
-def check_options(cfg: DictConfig) -> None:
-    """See that what a training is given is of the right type, and that its folder can be one; nothing is written.
-
-    Raises:
-        ResumeError, ValueError, OSError: something is not.
-    """
-    for key in ("train", "test", "resume"):
-        if not isinstance(cfg[key], bool):
-            advice = " run_dir=<folder> goes on with the run in that folder." if key == "resume" else ""
-            raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
-    if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
-        raise ResumeError(f"seed={cfg.seed!r}: expected a whole number, 0 or more and below 2 to the 32nd.")
-    for key in ("fold", "seed"):
-        if cfg.data.get(key, cfg[key]) != cfg[key]:
-            raise ResumeError(
-                f"data.{key}={cfg.data[key]} and {key}={cfg[key]}: say {key}={cfg.data[key]}, which data.{key} "
-                f"follows. Folder, records and tables of the run are named by {key}."
-            )
-    check_types(values_at(cfg, TYPES), TYPES)
-    if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
-        PlannerOptions.of(to_plain(planning))
-    check_takes_files(cfg.run_dir, "run_dir")
 
 
 def _loaded(path: Path) -> DictConfig:

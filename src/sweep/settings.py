@@ -10,7 +10,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from umamba.run.folder import check_options, last_checkpoint
+from umamba.run.asked import check_options
+from umamba.run.folder import last_checkpoint
 from umamba.run.habits import with_essentials
 from umamba.run.named_dataset import name_dataset
 from umamba.run.parts import build_parts

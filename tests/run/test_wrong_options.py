@@ -23,7 +23,7 @@ from umamba.datamodules.splits import number_of_folds
 from umamba.locations import CONFIGS, ROOT
 from umamba.plain import values_at
 from umamba.planning.options import PlannerOptions
-from umamba.run import folder
+from umamba.run import asked
 from umamba.run.errors import message_of
 from umamba.run.hints import hint
 from umamba.typed import check_types, has_type
@@ -35,7 +35,7 @@ TYPES = {
     "best": best.TYPES,
     "planning": planning.TYPES,
     "report": report.TYPES,
-    "train": folder.TYPES,
+    "train": asked.TYPES,
 }
 MAINS = {"predict": inference.main, "eval": evaluation.main, "export": export.main, "best": best.main}
 MAINS |= {"planning": planning.main, "report": report.main}

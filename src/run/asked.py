@@ -1,0 +1,43 @@
+"""What a call of train.py asks for, looked at before anything is read or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from umamba.files import check_takes_files
+from umamba.plain import to_plain, values_at
+from umamba.planning.options import PlannerOptions
+from umamba.run.compare import ResumeError
+from umamba.typed import check_types
+
+TYPES = {  # of train.yaml; what is not here is looked at where it is used
+    "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
+    "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
+    "compile": bool, "optimizer": dict | None, "trusted": str | list[str] | None,
+}  # fmt: skip
+
+
+def check_options(cfg: DictConfig) -> None:
+    """See that what a training is given is of the right type, and that its folder can be one; nothing is written.
+
+    Raises:
+        ResumeError, ValueError, OSError: something is not.
+    """
+    for key in ("train", "test", "resume"):
+        if not isinstance(cfg[key], bool):
+            advice = " run_dir=<folder> goes on with the run in that folder." if key == "resume" else ""
+            raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
+    if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
+        raise ResumeError(f"seed={cfg.seed!r}: expected a whole number, 0 or more and below 2 to the 32nd.")
+    for key in ("fold", "seed"):
+        if cfg.data.get(key, cfg[key]) != cfg[key]:
+            raise ResumeError(
+                f"data.{key}={cfg.data[key]} and {key}={cfg[key]}: say {key}={cfg.data[key]}, which data.{key} "
+                f"follows. Folder, records and tables of the run are named by {key}."
+            )
+    check_types(values_at(cfg, TYPES), TYPES)
+    if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
+        PlannerOptions.of(to_plain(planning))
+    check_takes_files(cfg.run_dir, "run_dir")
