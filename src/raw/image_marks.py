@@ -4,6 +4,9 @@ A mark is plain text, ``<samples>`` or ``<samples>/<shape>/<hash>[/<spacing>]``:
 (of a label `file_content`), shape and hash of the voxels, and of a case's first image the spacing in mm. What has been
 prepared by earlier versions, and their checkpoints, have the first part alone.
 
+An image that holds one value alone, as a missing channel may, has that value instead of a hash: two of them are not
+taken for one image.
+
 The voxels are those of the arrays that the readers give: a file that was compressed anew, stored as another type that
 holds its values, or given another header is the same image; one that was resampled, turned or rescaled is another.
 """
@@ -21,6 +24,7 @@ from umamba.raw.file_identity import fingerprint
 from umamba.raw.readers import read_geometry, read_images
 
 _BETWEEN = "/"
+_CONSTANT = "constant "  # before the value
 _DIGITS = 6  # of a spacing, which headers round to float32
 
 
@@ -86,7 +90,7 @@ class KnownImages:
     """
 
     def __init__(self, *marks: Mapping[str, str]) -> None:
-        pairs = [(name, mark) for some in marks for name, mark in some.items()]
+        pairs = [(name, mark) for some in marks for name, mark in some.items() if not _is_constant(mark)]
         self._by_samples = {samples_of(mark): name for name, mark in pairs}
         self._by_voxels = {voxels: name for name, mark in pairs if (voxels := _shape_and_hash(mark))}
         self._shapes = {voxels.split(_BETWEEN)[0] for voxels in self._by_voxels}
@@ -99,6 +103,8 @@ class KnownImages:
             mark: Of the first, if it is known.
             array: All channels (C, Z, Y, X) if they have been read. Else they are where mark and shape leave it open.
         """
+        if mark is not None and _is_constant(mark):
+            return None
         name = self._by_samples.get(fingerprint(images[0]) if mark is None else samples_of(mark))
         if name is not None or not self._by_voxels:
             return name
@@ -118,7 +124,12 @@ def known_marks(marks: Iterable[str]) -> KnownImages:
 
 
 def _voxels_of(image: np.ndarray) -> str:
-    return _text(image.shape[1:]) + _BETWEEN + voxel_hash(image)
+    low, high = float(image.min()), float(image.max())
+    return _text(image.shape[1:]) + _BETWEEN + (f"{_CONSTANT}{low:g}" if low == high else voxel_hash(image))
+
+
+def _is_constant(mark: str) -> bool:
+    return _shape_and_hash(mark).partition(_BETWEEN)[2].startswith(_CONSTANT)
 
 
 def _shape_and_hash(mark: str) -> str:

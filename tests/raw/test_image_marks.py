@@ -84,3 +84,14 @@ def test_one_channel_of_several_tells_a_case(tmp_path: Path, scan: np.ndarray) -
     known = KnownImages({"a": joined("other bytes", marks[0])})
     assert known.name_of(paths) == known.name_of(paths, array=image) == "a"
     assert known.name_of(paths[1:]) is None
+
+
+def test_a_channel_of_one_value_tells_no_case(tmp_path: Path, scan: np.ndarray) -> None:
+    blank = write(tmp_path / "blank.nii.gz", np.zeros_like(scan))
+    copy = write(tmp_path / "copy.nii.gz", np.zeros_like(scan))
+    known = KnownImages({"case_1": mark(blank)})
+    for given in (None, mark(copy)):
+        assert known.name_of([copy], given) is None
+    assert known.name_of([copy], array=read_images([copy])[0]) is None
+    assert are_alike(mark(blank), mark(copy))  # a run goes on with it all the same
+    assert not are_alike(mark(blank), mark(write(tmp_path / "other.nii.gz", np.ones_like(scan))))
