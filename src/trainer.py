@@ -49,11 +49,14 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
 
     Raises:
         ValueError: trainer.max_time is no time, there are other processes than trainer.devices and num_nodes say,
-            clipping would turn gradients round, or a callback changes the network after its last checkpoint.
+            clipping would turn gradients round, a callback changes the network after its last checkpoint, or a callback
+            or logger is none of Lightning's.
     """
     quiet()
     if (config.get("gradient_clip_val") or 0) < 0:
         raise ValueError(f"trainer.gradient_clip_val is {config.gradient_clip_val}; expected a norm, or null for none.")
+    _refuse_foreign(callbacks, Callback)
+    _refuse_foreign(loggers, Logger)
     if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise ValueError(
             "StochasticWeightAveraging puts its mean into the network after the last checkpoint was written, which is "
@@ -76,6 +79,16 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     )
     check_processes(trainer)
     return trainer
+
+
+def _refuse_foreign(parts: Sequence[object], kind: type) -> None:
+    for part in parts:
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"{type(part).__module__}.{type(part).__qualname__} is no {kind.__name__} of the package lightning, on "
+                "which train.py is built: what it does may come at another time, or to nothing. Of pytorch_lightning "
+                "take the one in lightning.pytorch."
+            )
 
 
 def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[str, Any]) -> SegmentationModule:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, StochasticWeightAveraging
 from omegaconf import OmegaConf
@@ -38,6 +39,14 @@ def test_lightning_adds_nothing_in_place_of_what_was_left_out(tmp_path: Path) ->
     monitored = make_trainer(config, [], [LearningRateMonitor("epoch")])
     assert not any(isinstance(callback, LearningRateMonitor) for callback in monitored.callbacks)
     assert not any(isinstance(callback, (ModelCheckpoint, ProgressBar)) for callback in trainer.callbacks)
+
+
+def test_parts_of_another_lightning_are_refused() -> None:
+    config = OmegaConf.create({"_target_": "lightning.Trainer", "accelerator": "cpu"})
+    with pytest.raises(ValueError, match=r"pytorch_lightning\.\S+Timer is no Callback of the package lightning"):
+        make_trainer(config, [], [pytorch_lightning.callbacks.Timer()])
+    with pytest.raises(ValueError, match=r"pytorch_lightning\.\S+CSVLogger is no Logger"):
+        make_trainer(config, [pytorch_lightning.loggers.CSVLogger("logs")], [])
 
 
 def test_a_mean_that_comes_after_the_last_checkpoint_is_refused() -> None:

@@ -59,10 +59,10 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
         RunInUseError: Another process is at work in the folder.
         Stopped: A signal ended it; the folds have ended too, with their checkpoints.
     """
-    check_options(cfg)
     options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
-    check_switches(options, ("mirror",))
     folds = folds_of(options.folds)
+    check_options(cfg)
+    check_switches(options, ("mirror",))
     places = [Path(cfg.data[key]) for key in ("prepared_dir", "dataset_dir")]
     count = number_of_folds(places)
     if max(folds) >= count:  # or the others would be trained before this one is refused
