@@ -36,13 +36,15 @@ def nothing_left(cfg: DictConfig) -> Iterator[None]:
 def remove_unbegun(folder: Path, runs: str | Path | None) -> None:
     """Remove a folder in which no run has begun; one that holds anything else, or is in use, stays as it is.
 
+    So does the folder in which this process was started, and those above it.
+
     Args:
         folder: Of a run or a sweep.
         runs: Folder of all runs, if that is known: those between the two are removed where they are left empty.
     """
     folder = folder.absolute()
     with suppress(OSError):
-        if not _is_unbegun(folder):
+        if not _is_unbegun(folder) or folder in (Path.cwd(), *Path.cwd().parents):
             return
         lock = FileLock(folder / ".lock")
         try:

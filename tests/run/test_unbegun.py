@@ -65,6 +65,16 @@ def test_what_a_run_has_made_and_what_is_in_use_stays(tmp_path: Path, caplog) ->
     assert all((folder / "train.log").read_text() == "said" for folder in tmp_path.iterdir())
 
 
+def test_the_folder_of_the_call_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    for start in ("here/below", "here"):
+        monkeypatch.chdir(tmp_path / start)
+        remove_unbegun(Path(), tmp_path)
+        assert (tmp_path / start).is_dir()
+    remove_unbegun(tmp_path / "here" / "below", None)
+    assert not (tmp_path / "here" / "below").exists()
+
+
 def test_folders_between_the_runs_and_this_one_go_while_they_are_empty(tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "task" / "fold_0" / "now"
     folder.mkdir(parents=True)
