@@ -22,6 +22,7 @@ from umamba.evaluation.held_out import cases_of_training
 from umamba.inference.ensemble import FILE
 from umamba.plain import plain
 from umamba.planning.plan import Plan
+from umamba.raw.dataset import RawDataset
 from umamba.run.asked import check_options
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
 from umamba.run.folder import Run, check_goes_on, last_checkpoint
@@ -67,7 +68,9 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     count = number_of_folds(places)
     if max(folds) >= count:  # or the others would be trained before this one is refused
         raise ValueError(f"cross_validation.folds={options.folds}: the data set has {count} folds, 0 to {count - 1}.")
-    check_folds(places, folds)
+    raw = places[1]
+    cases = RawDataset.open(raw).training_cases if (raw / "dataset.json").is_file() else ()
+    check_folds(places, folds, [case.identifier for case in cases])
     if cfg.trainer.fast_dev_run or not cfg.train:
         raise ValueError(
             "A cross-validation trains: trainer.fast_dev_run and train=false are for single folds (train.py fold=0)."

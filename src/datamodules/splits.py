@@ -102,15 +102,17 @@ def number_of_folds(folders: Sequence[Path]) -> int:
     return NUM_FOLDS if path is None else len(read_splits(path))
 
 
-def check_folds(folders: Sequence[Path], folds: Sequence[int]) -> None:
+def check_folds(folders: Sequence[Path], folds: Sequence[int], known: Sequence[str]) -> None:
     """See that the folds of a splits_final.json, if there is one, make a cross-validation: known before any is trained.
 
     Args:
         folders: As for `number_of_folds`.
         folds: Numbers of those that are to be trained.
+        known: Every training case; none if the data set is still to be made.
 
     Raises:
-        ValueError: One trains on what it validates with, or two validate with the same case.
+        ValueError: One trains on what it validates with or names a case that does not exist, or two validate with the
+            same case.
     """
     path = _stored(folders)
     if path is None:
@@ -119,6 +121,8 @@ def check_folds(folders: Sequence[Path], folds: Sequence[int]) -> None:
     for number in folds:
         split = read_splits(path)[number]
         _refuse(f"{path}, fold {number}", "in both train and val", set(split.train) & set(split.val))
+        if known:
+            _refuse(f"{path}, fold {number}", _unknown(known), {*split.train, *split.val} - set(known))
         _refuse(f"{path}, fold {number}", "in the val of another fold too", holders.keys() & set(split.val))
         holders |= dict.fromkeys(split.val, number)
 
@@ -198,7 +202,7 @@ def _check(split: Split, known: Sequence[str], where: str) -> None:
     faults = {
         "in both train and val": set(split.train) & set(split.val),
         "named twice": {name for part in (split.train, split.val) for name in part if part.count(name) > 1},
-        f"not in the data set (which has {known[0]!r}, ...)": {*split.train, *split.val} - set(known),
+        _unknown(known): {*split.train, *split.val} - set(known),
     }
     for fault, names in faults.items():
         _refuse(where, fault, names)
@@ -207,6 +211,10 @@ def _check(split: Split, known: Sequence[str], where: str) -> None:
     left_out = set(known) - {*split.train, *split.val}
     if left_out:
         log.warning("%s leaves %d case(s) of the data set out: %s.", where, len(left_out), _few(left_out))
+
+
+def _unknown(known: Sequence[str]) -> str:
+    return f"not in the data set (which has {min(known)!r}, ...)"
 
 
 def _refuse(where: str, fault: str, names: set[str]) -> None:

@@ -233,6 +233,11 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         if begun_from != last and isinstance(stored, dict):
             stored = {**stored, "ckpt_path": str(begun_from)}
     if stored is None:
+        if (folder / "metrics.csv").is_file():
+            raise ResumeError(
+                f"{folder} holds a metrics.csv, which a new run would replace, and no run to go on with: no "
+                "config.yaml and no checkpoints/last.ckpt. Give another run_dir, or move the file away."
+            )
         _say_new(folder, cfg)
         return OmegaConf.create(to_plain(cfg)), None
     needed = {"data": dict, "model": dict, "trainer": dict, "run_dir": str}
@@ -255,8 +260,7 @@ def _say_new(folder: Path, cfg: DictConfig) -> None:
     """A call that names a folder and nothing to train may want to go on with a run that is elsewhere."""
     hydra = HydraConfig.get()
     named = {override.split("=", 1)[0].lstrip("+") for override in hydra.overrides.task}
-    of_a_sweep = any(line.startswith("hydra.mode=") for line in hydra.overrides.hydra)  # whose call names no folder
-    if hydra.job.config_name == DEFAULT_CONFIG and "run_dir" in named and not named & _NEW and not of_a_sweep:
+    if hydra.job.config_name == DEFAULT_CONFIG and "run_dir" in named and not named & _NEW:
         log.warning("There is no run in %s: a new one begins, of the default data=%s and model=%s.", folder,
                     cfg.data_name, cfg.model_name)  # fmt: skip
 

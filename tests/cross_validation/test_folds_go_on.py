@@ -205,15 +205,20 @@ def test_other_data_and_another_plan_are_refused_before_a_fold_is_trained(raw: P
 
 
 @pytest.mark.parametrize(
-    ("second", "message"),
+    ("train", "val", "message"),
     [
-        ({"train": ["b", "a"], "val": ["b"]}, r"splits_final.json, fold 1: 1 case\(s\) in both train and val: 'b'"),
-        ({"train": ["c"], "val": ["a", "b"]}, r"splits_final.json, fold 1: 1 case\(s\) in the val of another fold too"),
+        ("10", "1", r"1 case\(s\) in both train and val: 'case_1'"),
+        ("29", "1", r"1 case\(s\) not in the data set \(which has 'case_0', ...\): 'case_9'"),
+        ("2", "01", r"1 case\(s\) in the val of another fold too: 'case_0'"),
     ],
 )
-def test_faults_of_any_fold_are_told_before_the_first_is_trained(raw: Path, jobs, second: dict, message: str) -> None:
-    (raw / "splits_final.json").write_text(json.dumps([{"train": ["b", "c"], "val": ["a"]}, second]))
-    with pytest.raises(ValueError, match=message):
+def test_faults_of_any_fold_are_told_before_the_first_is_trained(
+    raw: Path, jobs, train: str, val: str, message
+) -> None:
+    parts = [("12", "0"), (train, val)]
+    splits = [{"train": [f"case_{i}" for i in one], "val": [f"case_{i}" for i in other]} for one, other in parts]
+    (raw / "splits_final.json").write_text(json.dumps(splits))
+    with pytest.raises(ValueError, match=rf"splits_final.json, fold 1: {message}"):
         train_set(raw, "cross_validation.folds=[0,1]")
     assert not jobs
 

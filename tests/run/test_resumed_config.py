@@ -253,6 +253,13 @@ def test_fold_and_seed_have_one_name(tmp_path: Path, override: str) -> None:
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_metrics_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("a,b\n")
+    with pytest.raises(ResumeError, match=r"holds a metrics.csv"), called(tmp_path, "data=hippocampus"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} <= {"metrics.csv", ".lock"}
+
+
 def test_a_folder_without_a_run_is_not_trained_in_unsaid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for override in ("data=hippocampus", "model=nnunet", "data.dataset_dir=here"):
         with called(tmp_path / override, override):
