@@ -119,12 +119,8 @@ def contents(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Pa
         folder: Of the data set.
         prepared_dir: Of the data set.
     """
-    records = read_json(prepared_dir / _NAME)
-    found = {}
-    for file in files:
-        record = records.get(_name(file, folder), {})
-        found[file] = record["content"] if record.get("stamp") == file_stamp(file) else file_content(file)
-    return found
+    known = _known(files, folder, prepared_dir)
+    return {file: known[file]["content"] if file in known else file_content(file) for file in files}
 
 
 def known_voxels(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, str]:
@@ -135,13 +131,15 @@ def known_voxels(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dic
         folder: Of the data set.
         prepared_dir: Of the data set.
     """
+    known = _known(files, folder, prepared_dir)
+    return {file: record["voxels"] for file, record in known.items() if "voxels" in record}
+
+
+def _known(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, dict[str, Any]]:
+    """The records of those files that the file system shows as they were."""
     records = read_json(prepared_dir / _NAME)
-    found = {file: records.get(_name(file, folder), {}) for file in files}
-    return {
-        file: record["voxels"]
-        for file, record in found.items()
-        if "voxels" in record and record["stamp"] == file_stamp(file)
-    }
+    found = {file: records.get(_name(file, folder)) for file in files}
+    return {file: record for file, record in found.items() if record and record.get("stamp") == file_stamp(file)}
 
 
 def file_key(path: Path) -> list[Any]:
