@@ -126,7 +126,7 @@ class TrainingMaps:
     checkpoints: dict[int, Path]
 
     def give(self, datamodule: SegmentationDataModule, device: torch.device, trusted: Sequence[str] = ()) -> None:
-        """Make the maps that are missing, and give the data module's store all of them.
+        """Make the maps that are missing or damaged, and give the data module's store all of them.
 
         Args:
             datamodule: With its store open.
@@ -139,11 +139,10 @@ class TrainingMaps:
         """
         maps = PreviousMaps(self._folder(datamodule), datamodule.plan.foreground_labels)
         names = [*dict.fromkeys([*datamodule.train_ids, *datamodule.val_ids])]
-        if maps.missing(names):
-            with locked(maps.folder):  # another one may make them, or has made them by now
-                remove_unfinished(maps.folder)
-                if missing := maps.missing(names):
-                    self._make(maps, missing, datamodule, device, trusted)
+        with locked(maps.folder):  # another one may make them, or has made them by now
+            remove_unfinished(maps.folder)
+            if missing := maps.missing(names):
+                self._make(maps, missing, datamodule, device, trusted)
         datamodule.store = dataclasses.replace(datamodule.store, previous=maps)
 
     def _folder(self, datamodule: SegmentationDataModule) -> Path:

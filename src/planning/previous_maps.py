@@ -1,11 +1,13 @@
 """What the previous stage of a cascade has segmented in each training case, on the grid of the next stage's store.
 
 A folder of compressed label maps, one file a case, named after all that they were made from: a file that is there is
-whole, and of nothing else. Maps of other networks or other cases lie in another folder.
+whole, and of nothing else. Maps of other networks or other cases lie in another folder. A file beside each map has its
+checksum, which tells whether it was damaged since; earlier versions wrote none.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,16 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from umamba.files import atomic_file
+from umamba.files import atomic_file, write_text
 from umamba.names import name_fault
 from umamba.planning.arrays import compress, open_array
+from umamba.planning.checksums import checksum, fault_of
+from umamba.words import listed
+
+log = logging.getLogger(__name__)
 
 _ENDING = ".b2nd"
+_CHECKSUM = ".crc32"  # follows the name of the map
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,18 @@ class PreviousMaps:
     labels: tuple[int, ...]
 
     def missing(self, identifiers: Iterable[str]) -> list[str]:
-        """The cases that have no map yet."""
-        return [name for name in identifiers if not self._path(name).is_file()]
+        """The cases that have no map yet, or one that is damaged, which is said."""
+        missing, faults = [], []
+        for name in identifiers:
+            path = self._path(name)
+            if not path.is_file():
+                missing.append(name)
+            elif fault := _fault_of(path):
+                missing.append(name)
+                faults.append(fault)
+        if faults:
+            log.warning("Maps of the previous stage are not as written and made anew: %s.", listed(faults, 5, "; "))
+        return missing
 
     def case(self, identifier: str) -> blosc2.NDArray:
         """(Z, Y, X) label map of a case, read where it is sliced.
@@ -61,13 +78,25 @@ class PreviousMaps:
         Raises:
             OSError: The disk is full or cannot be written to; nothing half-written is left.
         """
-        with atomic_file(self._path(identifier)) as beside:
-            beside.write_bytes(compress(label_map, patch_size))
+        path, content = self._path(identifier), compress(label_map, patch_size)
+        # Before the map: a kill between the two leaves none, or an older one that is then made again
+        write_text(checksum(content) + "\n", _checksum_file(path))
+        with atomic_file(path) as beside:
+            beside.write_bytes(content)
 
     def _path(self, identifier: str) -> Path:
         if fault := name_fault(identifier):
             raise ValueError(f"A case cannot be called {identifier!r}: {fault}.")
         return self.folder / f"{identifier}{_ENDING}"
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(path.name + _CHECKSUM)
+
+
+def _fault_of(path: Path) -> str | None:
+    kept = _checksum_file(path)
+    return fault_of(path, kept.read_text(encoding="utf-8", errors="replace").strip()) if kept.is_file() else None
 
 
 def one_hot(label_map: np.ndarray, labels: Sequence[int], dtype: type[np.generic] = np.float32) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The preprocessed store: one folder per case with compressed arrays that are read patch by patch.
 
-A case is written beside its place and moved there whole, so that a case that exists is complete.
+A case is written beside its place and moved there whole, so that a case that exists is complete. Its description has
+the checksums of its files and of itself, see `umamba.planning.sound_cases`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from umamba.files import UNFINISHED, read_json, write_json
 from umamba.names import name_fault
 from umamba.planning.arrays import compress, open_array
+from umamba.planning.checksums import checksum, json_checksum
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, PreprocessedCase, annotated_locations, foreground_locations
 from umamba.planning.previous_maps import PreviousMaps
@@ -29,8 +31,8 @@ from umamba.planning.previous_maps import PreviousMaps
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the format; raised when older stores cannot be read
-_META = "case.json"
-_FILES = (_META, "data.b2nd", "label.b2nd", "locations.npy")  # all that a case's folder holds
+META = "case.json"
+FILES = (META, "data.b2nd", "label.b2nd", "locations.npy")  # all that a case's folder holds
 
 
 @dataclass(frozen=True)
@@ -180,24 +182,27 @@ def write_case(
     """
     if case.label is None:
         raise ValueError(f"Case {identifier} has no label; a store holds labelled cases.")
-    beside = _beside(folder, identifier)
+    beside, checksums = _beside(folder, identifier), {}
+
+    def write(content: bytes | memoryview, name: str) -> None:
+        checksums[name] = checksum(content)
+        (beside / name).write_bytes(content)
+
     try:
-        for name, array in (("data", case.data), ("label", case.label)):
-            (beside / f"{name}.b2nd").write_bytes(compress(array, patch_size))
+        write(compress(case.data, patch_size), "data.b2nd")
+        write(compress(case.label, patch_size), "label.b2nd")
         located, annotated = foreground_locations(case.label, plan), annotated_locations(case.label, plan)
         rows = io.BytesIO()
         np.save(rows, np.concatenate([*located.values(), annotated]))
-        (beside / "locations.npy").write_bytes(rows.getbuffer())  # NumPy's own writer does not say that a disk is full
-        write_json(
-            {
-                "version": VERSION,
-                "key": key,
-                "properties": dataclasses.asdict(case.properties),
-                "locations": {str(value): len(rows) for value, rows in located.items()},
-                "annotated": len(annotated),
-            },
-            beside / _META,
-        )
+        write(rows.getbuffer(), "locations.npy")  # NumPy's own writer does not say that a disk is full
+        meta = {
+            "version": VERSION,
+            "key": key,
+            "properties": dataclasses.asdict(case.properties),
+            "locations": {str(value): len(rows) for value, rows in located.items()},
+            "annotated": len(annotated),
+        }
+        write_json({**meta, "checksums": {**checksums, META: json_checksum(meta)}}, beside / META)
         remove_case(folder, identifier)
         os.replace(beside, folder / identifier)
     finally:
@@ -212,7 +217,7 @@ def link_case(source: Path, folder: Path, identifier: str) -> bool:
     """
     beside = _beside(folder, identifier)
     try:
-        for name in _FILES:
+        for name in FILES:
             os.link(source / identifier / name, beside / name)
         remove_case(folder, identifier)
         os.replace(beside, folder / identifier)
@@ -243,12 +248,12 @@ def remove_unfinished_cases(folder: Path) -> None:
 
 def stored_identifiers(folder: Path) -> tuple[str, ...]:
     """The cases that lie complete in a folder, sorted; none if there is no such folder."""
-    return tuple(sorted(entry.parent.name for entry in folder.glob(f"[!.]*/{_META}")))
+    return tuple(sorted(entry.parent.name for entry in folder.glob(f"[!.]*/{META}")))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """What was recorded with a case; empty where there is none."""
-    return read_json(folder / _META)
+    return read_json(folder / META)
 
 
 def _check_name(identifier: str) -> None:
@@ -270,7 +275,7 @@ def _remove_files(case: Path) -> None:
     """Delete a case's folder if nothing else is in it; a link is not followed."""
     if case.is_symlink() or not case.is_dir():
         return
-    for path in (*(case / name for name in _FILES), *case.glob(f"{UNFINISHED}*")):
+    for path in (*(case / name for name in FILES), *case.glob(f"{UNFINISHED}*")):
         path.unlink(missing_ok=True)
     try:
         case.rmdir()

@@ -22,7 +22,15 @@ from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.plan import Plan
 from umamba.planning.planner import resampled_shape
 from umamba.planning.preprocess import preprocess_case, target_of
-from umamba.planning.store import VERSION, link_case, read_meta, remove_unfinished_cases, stored_identifiers, write_case
+from umamba.planning.sound_cases import case_faults, damaged_cases
+from umamba.planning.store import (
+    VERSION,
+    link_case,
+    read_meta,
+    remove_unfinished_cases,
+    stored_identifiers,
+    write_case,
+)
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import read_images, read_label
@@ -38,7 +46,7 @@ def fresh_store(
     workers: int,
     files: Mapping[str, list[Any]],
 ) -> Path:
-    """Make the store of these data and this plan: cases are preprocessed that no store beside it has yet.
+    """Make the store of these data and this plan: cases are preprocessed that no store beside it has yet, undamaged.
 
     Args:
         raw: The data set.
@@ -54,13 +62,14 @@ def fresh_store(
     key = _store_key(plan, configuration)
     keys = {name: content_hash([key, own]) for name, own in files.items()}
     folder = store_folder(prepared_dir, configuration.data_identifier, keys)
-    if not missing_cases(folder, keys):
+    missing = set(missing_cases(folder, keys))
+    missing |= damaged_cases(folder, keys.keys() - missing, workers)
+    if not missing:
         return folder
     folder.mkdir(exist_ok=True)
     remove_unfinished_cases(folder)
     name_others(folder)
-    link_known_cases(folder, keys)
-    missing = set(missing_cases(folder, keys))
+    missing -= link_known_cases(folder, {name: keys[name] for name in missing})
     if not missing:
         return folder
     log.info("Preprocessing %d of %d cases for %s into %s", len(missing), len(keys), configuration.name, folder)
@@ -106,17 +115,25 @@ def missing_cases(folder: Path, keys: Mapping[str, str]) -> list[str]:
     return [name for name, key in keys.items() if read_meta(folder / name).get("key") != key]
 
 
-def link_known_cases(folder: Path, keys: Mapping[str, str]) -> None:
-    """Take from the other stores beside `folder` what they hold of its cases; they keep it too."""
-    missing = missing_cases(folder, keys)
-    found = 0
+def link_known_cases(folder: Path, keys: Mapping[str, str]) -> set[str]:
+    """Take cases from the other stores beside `folder`, where they are undamaged; they keep them too.
+
+    Args:
+        folder: The store that lacks them.
+        keys: Of these cases: name -> key of its content.
+
+    Returns:
+        The cases that it has now.
+    """
+    found: set[str] = set()
     for other in _others(folder):
-        for name in [name for name in missing if read_meta(other / name).get("key") == keys[name]]:
-            if link_case(other, folder, name):
-                missing.remove(name)
-                found += 1
+        for name in keys.keys() - found:
+            known = read_meta(other / name).get("key") == keys[name]
+            if known and not case_faults(other / name) and link_case(other, folder, name):
+                found.add(name)
     if found:
-        log.info("%d case(s) of %s are shared with the stores beside it.", found, folder)
+        log.info("%d case(s) of %s are shared with the stores beside it.", len(found), folder)
+    return found
 
 
 def name_others(folder: Path) -> None:

@@ -1,0 +1,108 @@
+"""Whether stored cases are still as they were written: looked at by each start of a training, before they are read.
+
+A disk or a copy that changes a byte makes other voxels of a whole block, which no reader notices. Cases are read once
+for it, about 1 GB/s a thread from memory. Those that were found sound within a day are not read again as long as the
+file system shows them unchanged, so that the jobs of a sweep and the processes of a run do not read a data set each;
+``<prepared_dir>/checked.json`` keeps when that was.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from umamba.files import amount, read_json, write_json
+from umamba.planning.checksums import fault_of, json_checksum
+from umamba.planning.locking import NO_ROOM, READ_ONLY
+from umamba.planning.store import FILES, META, read_meta
+from umamba.raw.file_identity import file_stamp
+from umamba.words import count, listed
+
+log = logging.getLogger(__name__)
+
+_NAME = "checked.json"
+_VALID = 24 * 3600  # s: a disk may lose what it has without a sign; a training reads a store many times a day
+_LARGE = 4e9  # bytes: reading them may take long enough to be announced
+
+
+def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set[str]:
+    """The cases of a store that are not as they were written; each is said, with what is wrong with it.
+
+    Cases that earlier versions wrote have no checksums: that is said, and they count as sound if their files are there.
+
+    Args:
+        folder: The store, in a prepared folder that is locked.
+        identifiers: Cases that are in it.
+        workers: Files to read at once.
+    """
+    path = folder.parent / _NAME
+    known, now = read_json(path), time.time()
+    stamps = {name: _stamp(folder / name) for name in sorted(identifiers)}
+    unsure = [name for name in stamps if not _is_recent(known.get(f"{folder.name}/{name}"), stamps[name], now)]
+    if not unsure:
+        return set()
+    if (size := sum(path.stat().st_size for name in unsure for path in _files(folder / name))) > _LARGE:
+        log.info("Comparing %s, %s, with the checksums in %s.", count(len(unsure), "case"), amount(size), folder)
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        faults = dict(zip(unsure, threads.map(lambda name: case_faults(folder / name), unsure), strict=True))
+    damaged = {name for name, found in faults.items() if found}
+    if damaged:
+        found = [fault for faults_of_one in faults.values() for fault in faults_of_one]
+        log.warning(
+            "%s of %s not as written and preprocessed anew: %s. Is the folder a copy of a part, or a disk failing?",
+            count(len(damaged), "case"), folder, listed(found, 5, "; "),
+        )  # fmt: skip
+    if bare := [name for name in unsure if name not in damaged and not _has_checksums(folder / name)]:
+        log.info(
+            "%s of %s were written by an earlier version, without checksums: damage to them would not be noticed. "
+            "Delete that folder to have its cases preprocessed anew.", count(len(bare), "case"), folder,
+        )  # fmt: skip
+    sound = {f"{folder.name}/{name}": {"stamp": stamps[name], "at": now} for name in unsure if name not in damaged}
+    _keep({**known, **sound}, path)
+    return damaged
+
+
+def case_faults(case: Path) -> list[str]:
+    """What in a case's folder is not as it was written, in words; without checksums, what is gone."""
+    if not _has_checksums(case):
+        return [f"{case / name} is gone" for name in FILES if not (case / name).is_file()]
+    meta = read_meta(case)
+    checksums = meta.pop("checksums")
+    faults = [fault_of(case / name, str(checksums.get(name))) for name in FILES if name != META]
+    own = json_checksum(meta)
+    if own != checksums.get(META):
+        faults.append(f"{case / META} has the checksum {own}, it was written with {checksums.get(META)}")
+    return [fault for fault in faults if fault]
+
+
+def _has_checksums(case: Path) -> bool:
+    return isinstance(read_meta(case).get("checksums"), dict)
+
+
+def _files(case: Path) -> list[Path]:
+    return [path for name in FILES if (path := case / name).is_file()]
+
+
+def _stamp(case: Path) -> list[int]:
+    return [number for path in _files(case) for number in file_stamp(path)]
+
+
+def _is_recent(record: Any, stamp: list[int], now: float) -> bool:
+    if not isinstance(record, dict) or record.get("stamp") != stamp or not isinstance(record.get("at"), int | float):
+        return False
+    return 0 <= now - record["at"] < _VALID  # one of the future is of a clock that was wrong
+
+
+def _keep(records: dict[str, Any], path: Path) -> None:
+    """Keep what is of stores that are there; on a read-only or full disk the next call reads the cases again."""
+    there = {folder.name for folder in path.parent.iterdir() if folder.is_dir()}
+    try:
+        write_json({name: record for name, record in records.items() if name.split("/")[0] in there}, path)
+    except OSError as error:
+        if error.errno not in READ_ONLY + NO_ROOM:
+            raise
+        log.info("%s is not brought up to date (%s).", path, error.strerror)
