@@ -23,6 +23,7 @@ from skimage import io as skio
 from umamba.files import atomic_file
 from umamba.machine import require_memory
 from umamba.raw.description import DatasetError
+from umamba.words import listed
 
 TIFF_ENDINGS = (".tif", ".tiff")
 _COLOURS, _PALETTE, _GREY_ALPHA = (2, 6), 3, 4  # colour types of PNG: RGB and RGBA; palette; grey with alpha
@@ -56,6 +57,7 @@ def read_picture(path: Path) -> np.ndarray:
             return skio.imread(path)
         with _opened_tiff(path) as tiff:
             _check_pages(tiff, path)
+            _check_one_image(tiff, path)
             require_memory(tiff.series[0].nbytes, f"{path} holds {tiff.series[0].shape} values")
             pixels = tiff.asarray()
             planes_of_colours = tiff.series[0].axes == "SYX"  # no stack of slices
@@ -145,6 +147,23 @@ def _check_pages(tiff: tifffile.TiffFile, path: Path) -> None:
     )
     if end > size:
         raise DatasetError(f"{path} has {size} bytes, its pages need {end}: it is cut off. Copy it again.")
+
+
+def _check_one_image(tiff: tifffile.TiffFile, path: Path) -> None:
+    """See that all pages are one image, of which tifffile reads the first; smaller copies of it do not count."""
+    images = [series for series in tiff.series if not series.keyframe.is_reduced]
+    if len(images) > 1:
+        shapes = listed([" x ".join(map(str, image.shape)) for image in images], 3)
+        raise DatasetError(
+            f"{path} holds {len(images)} images (pixels: {shapes}), and a file is read as one. If they are slices of "
+            "one volume, write them together (tifffile.imwrite(path, stack), not page by page with append=True); else "
+            "give each a file of its own."
+        )
+    if images and images[0].axes.startswith("C") and images[0].ndim > 2:
+        raise DatasetError(
+            f"{path} says that its {images[0].shape[0]} planes are channels (axes {images[0].axes}), which are no "
+            "slices. Write each channel into a file of its own: NAME_0000, NAME_0001, ..."
+        )
 
 
 @contextmanager

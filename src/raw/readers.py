@@ -220,7 +220,11 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     elif array.ndim == 3 and is_tiff(path):
         array, spacing, dimension = array[None], _stack_spacing(path), 3
     else:
-        raise DatasetError(f"{path} has an array of shape {array.shape}; expected (y, x), (y, x, 3) or (y, x, 4).")
+        stack = ", or a grey stack (z, y, x)" if is_tiff(path) else ""
+        raise DatasetError(
+            f"{path} has an array of shape {array.shape}; expected a picture (y, x), (y, x, 3) or (y, x, 4){stack}. "
+            "Write each channel of a stack, or each picture, into a file of its own."
+        )
     identity = tuple(float(i == j) for i in range(dimension) for j in range(dimension))
     depth, height, width = array.shape[1:]
     return array, Geometry(
