@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from umamba.files import FULL, amount
+from umamba.files import FULL, amount, write_json
 
 log = logging.getLogger(__name__)
 
@@ -77,3 +78,17 @@ def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> 
             f"{error.strerror}: cannot write to {prepared_dir} ({amount(free)} free{need}). Free some space or point "
             "paths.prepared at another disk; what is finished is kept and the rest is picked up from there",
         ) from error
+
+
+def write_record(record: Mapping[str, Any], path: Path, tolerated: tuple[int, ...] = READ_ONLY + NO_ROOM) -> None:
+    """Bring a JSON file up to date that work can go on without; where that cannot be done it is said.
+
+    Raises:
+        OSError: Of another number than the tolerated ones.
+    """
+    try:
+        write_json(record, path)
+    except OSError as error:
+        if error.errno not in tolerated:
+            raise
+        log.info("%s is not brought up to date (%s).", path, error.strerror)

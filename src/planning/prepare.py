@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from umamba.files import content_hash, read_json, write_json
 from umamba.parallel import fitting_workers, map_cases, track
@@ -24,7 +23,7 @@ from umamba.planning.configuration import PlanError
 from umamba.planning.edits import edited_topology, refuse_idle_edits
 from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, combine
 from umamba.planning.intensities import samples_per_case
-from umamba.planning.locking import READ_ONLY, disk_errors, locked
+from umamba.planning.locking import READ_ONLY, disk_errors, locked, write_record
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.planner import plan_dataset
@@ -145,7 +144,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
             if not state:
                 write_json({"dataset": dataset, "source": source, "plan": None, "planned": planned}, state_path)
             elif (state.get("dataset"), state.get("planned")) != (dataset, planned):
-                _record({**state, "dataset": dataset, "planned": planned}, state_path)
+                write_record({**state, "dataset": dataset, "planned": planned}, state_path, tolerated=READ_ONLY)
             return plan
         if edited:
             raise PlanError(
@@ -235,16 +234,6 @@ def _identity(raw: RawDataset, files: RawFiles) -> dict[str, str]:
     keys = [*files.keys.values()]
     sizes = [[entry[:2] if isinstance(entry, list) else entry for entry in key] for key in keys]
     return {"folder": str(raw.folder.resolve()), "files": content_hash(keys), "sizes": content_hash(sizes)}
-
-
-def _record(state: dict[str, Any], path: Path) -> None:
-    """Note where a data set lies now; what is finished on a read-only disk serves without."""
-    try:
-        write_json(state, path)
-    except OSError as error:
-        if error.errno not in READ_ONLY:
-            raise
-        log.info("%s is not brought up to date (%s).", path, error.strerror)
 
 
 def _check_owner(dataset: dict[str, str], recorded: dict[str, str] | None, prepared_dir: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from umamba.files import amount, read_json, write_json
-from umamba.planning.locking import NO_ROOM, READ_ONLY
+from umamba.planning.locking import NO_ROOM, READ_ONLY, write_record
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.file_identity import file_content, file_stamp
 
@@ -101,14 +101,8 @@ class RawFiles:
 
     def save(self) -> None:
         """Keep what was found out; on a read-only or full disk it is found out again by the next call."""
-        if self.records is None or not self.changed:
-            return
-        try:
-            write_json(self.records, self.path)
-        except OSError as error:
-            if error.errno not in READ_ONLY + NO_ROOM:
-                raise
-            log.info("%s is not brought up to date (%s).", self.path, error.strerror)
+        if self.records is not None and self.changed:
+            write_record(self.records, self.path)
 
 
 def contents(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, str]:

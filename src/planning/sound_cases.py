@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from umamba.files import amount, read_json, write_json
+from umamba.files import amount, read_json
 from umamba.planning.checksums import fault_of, json_checksum
-from umamba.planning.locking import NO_ROOM, READ_ONLY
+from umamba.planning.locking import write_record
 from umamba.planning.store import FILES, META, read_meta
 from umamba.raw.file_identity import file_stamp
 from umamba.words import count, listed
@@ -45,7 +45,7 @@ def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set
     unsure = [name for name in stamps if not _is_recent(known.get(f"{folder.name}/{name}"), stamps[name], now)]
     if not unsure:
         return set()
-    if (size := sum(path.stat().st_size for name in unsure for path in _files(folder / name))) > _LARGE:
+    if (size := sum(file.stat().st_size for name in unsure for file in _files(folder / name))) > _LARGE:
         log.info("Comparing %s, %s, with the checksums in %s.", count(len(unsure), "case"), amount(size), folder)
     with ThreadPoolExecutor(max(1, workers)) as threads:
         faults = dict(zip(unsure, threads.map(lambda name: case_faults(folder / name), unsure), strict=True))
@@ -68,10 +68,10 @@ def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set
 
 def case_faults(case: Path) -> list[str]:
     """What in a case's folder is not as it was written, in words; without checksums, what is gone."""
-    if not _has_checksums(case):
-        return [f"{case / name} is gone" for name in FILES if not (case / name).is_file()]
     meta = read_meta(case)
-    checksums = meta.pop("checksums")
+    checksums = meta.pop("checksums", None)
+    if not isinstance(checksums, dict):
+        return [f"{case / name} is gone" for name in FILES if not (case / name).is_file()]
     faults = [fault_of(case / name, str(checksums.get(name))) for name in FILES if name != META]
     own = json_checksum(meta)
     if own != checksums.get(META):
@@ -100,9 +100,4 @@ def _is_recent(record: Any, stamp: list[int], now: float) -> bool:
 def _keep(records: dict[str, Any], path: Path) -> None:
     """Keep what is of stores that are there; on a read-only or full disk the next call reads the cases again."""
     there = {folder.name for folder in path.parent.iterdir() if folder.is_dir()}
-    try:
-        write_json({name: record for name, record in records.items() if name.split("/")[0] in there}, path)
-    except OSError as error:
-        if error.errno not in READ_ONLY + NO_ROOM:
-            raise
-        log.info("%s is not brought up to date (%s).", path, error.strerror)
+    write_record({name: record for name, record in records.items() if name.split("/")[0] in there}, path)

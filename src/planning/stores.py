@@ -23,14 +23,7 @@ from umamba.planning.plan import Plan
 from umamba.planning.planner import resampled_shape
 from umamba.planning.preprocess import preprocess_case, target_of
 from umamba.planning.sound_cases import case_faults, damaged_cases
-from umamba.planning.store import (
-    VERSION,
-    link_case,
-    read_meta,
-    remove_unfinished_cases,
-    stored_identifiers,
-    write_case,
-)
+from umamba.planning.store import VERSION, link_case, read_meta, remove_unfinished_cases, stored_identifiers, write_case
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import read_images, read_label
