@@ -7,6 +7,7 @@ the memory of the sample itself, and every statistic of the sample follows from 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -107,18 +108,21 @@ def statistics(samples: Sequence[Sample]) -> Intensities:
     """
     total = sum(int(sample.counts.sum()) for sample in samples)
     mean = sum(float(sample.values.astype(np.float64) @ sample.counts) for sample in samples) / total
-    spread = sum(float(np.square(sample.values - mean) @ sample.counts) for sample in samples) / total
+    filled = [sample.values for sample in samples if sample.values.size]
+    smallest, largest = float(min(values[0] for values in filled)), float(max(values[-1] for values in filled))
+    # Squares of deviations below 1e-19 or above 1e19 leave float32's range; a power of two changes no digit of others
+    power = math.frexp(max(mean - smallest, largest - mean))[1]
+    spread = sum(float(np.square(np.ldexp(s.values - mean, -power)) @ s.counts) for s in samples) / total
     positions = [q / 100 * (total - 1) for q in _PERCENTILES]
     lower = [order_statistic(samples, int(p)) for p in positions]
     upper = [order_statistic(samples, min(int(p) + 1, total - 1)) for p in positions]
     low, median, high = (a + (b - a) * (p - int(p)) for a, b, p in zip(lower, upper, positions, strict=True))
-    filled = [sample.values for sample in samples if sample.values.size]
     return Intensities(
         mean=mean,
         median=median,
-        std=spread**0.5,
-        min=float(min(values[0] for values in filled)),
-        max=float(max(values[-1] for values in filled)),
+        std=math.ldexp(spread**0.5, power),
+        min=smallest,
+        max=largest,
         percentile_00_5=low,
         percentile_99_5=high,
     )

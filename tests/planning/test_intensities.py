@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from umamba.planning.intensities import draw, order_statistic, statistics
@@ -28,6 +28,8 @@ def test_draw_is_numpys_choice(num_samples):
     cases=st.lists(st.lists(st.floats(-1e6, 1e6, width=32), max_size=20), min_size=1, max_size=4).filter(any),
     num_samples=st.integers(1, 200),
 )
+@example(cases=[[0.0, 1.1754943508222875e-38]], num_samples=3)
+@example(cases=[[-3e30, 2e30], [1e30]], num_samples=5)
 def test_statistics_are_those_of_the_pooled_samples(cases, num_samples):
     arrays = [np.array(case, dtype=np.float32) for case in cases]
     samples = [draw(array, num_samples, np.random.RandomState(1234)) for array in arrays]
