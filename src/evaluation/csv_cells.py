@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 _NAMES = ("case", "class", "run")  # columns of scores.csv
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?( ± \d+\.?\d*)?[ %*°]*", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # OWASP: how a spreadsheet knows one
 
 

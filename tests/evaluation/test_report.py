@@ -172,12 +172,18 @@ def test_the_paper_stands_beside_scores_of_its_own_protocol_only(tmp_path):
         make_run(folder / "run", protocol=protocol)
         make_report([folder], folder / "report")
     beside = pd.read_csv(tmp_path / "paper" / "report" / "tables" / "table_3.csv").set_index("network")
-    assert beside.loc["U-Mamba_Bot", "Abdomen CT (3D) DSC, paper"] == "0.8683 ± 0.0808"
-    assert beside.loc["U-Mamba_Bot", "Abdomen CT (3D) DSC"] != "–" and beside.loc["UNETR", "Abdomen CT (3D) DSC"] == "–"
-    apart = pd.read_csv(tmp_path / "standard" / "report" / "tables" / "table_3.csv")
+    bot = beside.loc["U-Mamba_Bot"]
+    assert (bot["flare_dsc_paper_mean"], bot["flare_dsc_paper_sd"]) == (0.8683, 0.0808)
+    assert (bot["flare_dsc_paper_provisional"], bot["flare_nsd_paper_provisional"]) == (False, True)
+    assert 0 < bot["flare_dsc_mean"] < 1 and math.isnan(beside.loc["UNETR", "flare_dsc_mean"])
+    text = (tmp_path / "paper" / "report" / "tables" / "table_3.md").read_text()
+    assert "Abdomen CT (3D) DSC, paper" in text and "| 0.8683 ± 0.0808 |" in text and "| 0.9049 ± 0.0821° |" in text
+    folder = tmp_path / "standard" / "report" / "tables"
+    apart, theirs = pd.read_csv(folder / "table_3.csv"), pd.read_csv(folder / "table_3_paper.csv")
     assert not [column for column in apart if "paper" in column] and apart["network"].tolist() == ["U-Mamba_Bot"]
-    results = pd.read_csv(tmp_path / "standard" / "report" / "tables" / "flare_results.csv")
-    assert "DSC paper" not in results and "DSC SD of runs" in results
+    assert all(column == "network" or "_paper_" in column for column in theirs) and len(theirs) == 6
+    text = (folder / "flare_results.md").read_text()
+    assert "DSC paper" not in text and "DSC SD of runs" in text
 
 
 def test_a_report_of_several_networks_is_one_file(tmp_path):

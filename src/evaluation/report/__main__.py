@@ -28,7 +28,7 @@ from umamba.evaluation.report import page as html
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.left_out import Faults, LeftOutError
 from umamba.evaluation.report.networks import all_scores
-from umamba.evaluation.report.published import load_published, paper_table, published_elsewhere
+from umamba.evaluation.report.published import load_published, published_elsewhere
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.scored_run import ScoredRun
@@ -111,8 +111,7 @@ def _write_report(
     summary: list[str] = []
     for number in (3, 4):
         if any(published["settings"].get(name, {}).get("table") == number for name in scores["dataset"]):
-            table = paper_table(scores, number, published)
-            sections.append((f"Table {number}", paper_section(table, number, scores, output, published)))
+            sections.append((f"Table {number}", paper_section(number, scores, output, published)))
     of_paper = [name for name in published["settings"] if name in set(scores["dataset"])]
     stems = file_names(scores["dataset"])
     for dataset in [*of_paper, *sorted(set(scores["dataset"]) - set(of_paper))]:

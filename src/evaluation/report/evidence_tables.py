@@ -12,8 +12,8 @@ import pandas as pd
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.networks import by_case, network_means, paired, replicate_spread
+from umamba.evaluation.report.numbers import main_metrics
 from umamba.evaluation.report.scored_run import ScoredRun
-from umamba.evaluation.report.tables import main_metrics
 from umamba.evaluation.tables import metrics_of
 
 CONTROL, CNN = "umamba_none", "nnunet"

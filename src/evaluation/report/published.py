@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from umamba.evaluation.metrics import METRICS
-from umamba.evaluation.report.networks import MISSING, network_means, order_networks, title_of
+from umamba.evaluation.report.networks import MISSING, title_of
 from umamba.evaluation.table_text import format_score
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -31,39 +31,18 @@ def published_score(published: Mapping[str, Any], dataset: str, network: str, me
     return format_score(*score) + MARKS[network in setting["confirmed"].get(metric, ())]
 
 
-def paper_table(scores: pd.DataFrame, number: int, published: Mapping[str, Any]) -> pd.DataFrame:
-    """Table 3 (3D) or 4 (2D) of the paper: our scores, and the paper's beside them.
-
-    Args:
-        scores: From `all_scores`, of any data sets.
-        number: 3 or 4.
-        published: What `load_published` gives.
-
-    Returns:
-        Text, one row per network; settings without a run of ours have dashes.
-    """
-    settings = {name: s for name, s in published["settings"].items() if s["table"] == number}
-    ours = {
-        name: network_means(part.dropna(axis=1, how="all"))
-        for name, part in scores.groupby("dataset")
-        if name in settings
-    }
-    networks = [network for means in ours.values() for network in means.index]
-    listed = [network for setting in settings.values() for network in setting["scores"]]
-    rows = []
-    for network in order_networks([*networks, *listed]):
-        row = {"network": title_of(network)}
-        for name, setting in settings.items():
-            for metric in next(iter(setting["scores"].values())):
-                column = f"{setting['title']} {METRICS[metric].title}"
-                here = ours.get(name)
-                if here is None or network not in here.index:
-                    row[column] = MISSING
-                else:
-                    row[column] = format_score(*here.loc[network, [metric, f"{metric}_sd"]])
-                row[f"{column}, paper"] = published_score(published, name, network, metric)
-        rows.append(row)
-    return pd.DataFrame(rows)
+def paper_table(numbers: pd.DataFrame, number: int, published: Mapping[str, Any]) -> pd.DataFrame:
+    """`paper_numbers` of table 3 or 4 as text: a dash where there is no score, a mark at provisional ones."""
+    table = {"network": numbers["network"].map(title_of)}
+    for name, setting in published["settings"].items():
+        for metric in next(iter(setting["scores"].values())) if setting["table"] == number else ():
+            key, column = f"{name}_{metric}", f"{setting['title']} {METRICS[metric].title}"
+            scores = zip(numbers[f"{key}_mean"], numbers[f"{key}_sd"], strict=True)
+            table[column] = [format_score(*score) for score in scores]
+            table[f"{column}, paper"] = [
+                published_score(published, name, network, metric) for network in numbers["network"]
+            ]
+    return pd.DataFrame(table)
 
 
 def published_elsewhere(published: Mapping[str, Any], datasets: Sequence[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.identity import names_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.overlays import overlay_figure
+from umamba.evaluation.report import numbers
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report import tables as report_tables
@@ -30,6 +31,7 @@ from umamba.evaluation.report.networks import (
     title_of,
     unlike_cases,
 )
+from umamba.evaluation.report.published import paper_table
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.verdict import reference_of, verdict
 from umamba.evaluation.scoring import Labelling
@@ -67,21 +69,23 @@ def dataset_section(
     """What one data set says in words, and everything about it as HTML; `stem` begins the names of its files."""
     figures = output / "figures"
     costs = cost_table(runs)
-    table = report_tables.result_table(scores, dataset, published)
+    unit, results = numbers.distance_unit(runs), numbers.result_numbers(scores)
+    table = report_tables.result_table(results, scores, dataset, published)
     unlike = unlike_cases(scores)
     note = f"{describe(network_scores(scores))} {REPLICATES}" + (f" {unlike}" if unlike else "")
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
-    parts = [_keep(table, output, f"{stem}_results", note, "Scores")]
-    scored = report_tables.main_metrics(scores)
+    parts = [_keep(table, output, f"{stem}_results", note, "Scores", numbers.for_programs(results, unit=unit))]
+    scored = numbers.main_metrics(scores)
     compared = {metric: _compare(scores, metric) for metric in scored}
     machines = f"Measured on: {', '.join(devices(runs)) or 'not recorded'}. Means over runs."
     networks, facts = [run.record["network"] for run in runs], [run.facts for run in runs]
     settings = report_tables.settings_table(runs, beyond_networks(networks, facts))
     if len(settings):
         parts.append(_keep(settings, output, f"{stem}_settings", SETTINGS, SETTINGS_HEADING))
-    parts.append(_keep(format_costs(costs), output, f"{stem}_cost", machines, "Cost"))
+    paid = costs.loc[order_networks(list(costs.index))].rename_axis("network").reset_index()
+    parts.append(_keep(format_costs(costs), output, f"{stem}_cost", machines, "Cost", numbers.for_programs(paid)))
     for metric in scored:
-        parts += _metric_parts(scores, metric, compared[metric], f"{stem}_{metric}", output)
+        parts += _metric_parts(scores, metric, compared[metric], f"{stem}_{metric}", output, unit)
     parts.append(
         _draw(lambda: cost_figure(scores, costs, scored[0]), figures / f"{stem}_cost.png", "Score against cost")
     )
@@ -99,13 +103,16 @@ def _compare(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return statistics.compare_networks(paired(scores, metric), lower_is_better=METRICS[metric].lower_is_better)
 
 
-def _metric_parts(scores: pd.DataFrame, metric: str, compared: pd.DataFrame, name: str, output: Path) -> list[str]:
-    """By class, tests and ranks; `name` begins the names of the files."""
+def _metric_parts(
+    scores: pd.DataFrame, metric: str, compared: pd.DataFrame, name: str, output: Path, unit: str
+) -> list[str]:
+    """By class, tests and ranks; `name` begins the names of the files, distances are in `unit`."""
     parts, title, figures = [], METRICS[metric].title, output / "figures"
     table = paired(scores, metric)
     if len(report_tables.class_names(scores)) > 1:
-        by_class = report_tables.classes_table(scores, metric)
-        parts.append(_keep(by_class, output, f"{name}_by_class", "Mean ± SD over cases.", f"{title} by class"))
+        found = numbers.class_numbers(scores, metric)
+        by_class, plain = report_tables.classes_table(found, metric), numbers.for_programs(found, unit=unit)
+        parts.append(_keep(by_class, output, f"{name}_by_class", "Mean ± SD over cases.", f"{title} by class", plain))
     boxes = f"{title} by class and network"
     parts.append(_draw(lambda: box_figure(scores, metric), figures / f"{name}_boxes.png", boxes))
     if table.shape[1] > 1:
@@ -116,10 +123,12 @@ def _metric_parts(scores: pd.DataFrame, metric: str, compared: pd.DataFrame, nam
         )
         text = report_tables.comparison_table(compared, metric)
         tests = " ".join([TESTS, *(text for key, text in OF_METRIC.items() if getattr(METRICS[metric], key))])
-        parts.append(_keep(text, output, f"{name}_tests", tests, f"{title}: differences between networks"))
+        plain = numbers.for_programs(compared, metric, unit)
+        parts.append(_keep(text, output, f"{name}_tests", tests, f"{title}: differences between networks", plain))
     if table.shape[1] > 1 and len(table.dropna()):
-        ranks = report_tables.rank_table(scores, metric)
-        parts.append(_keep(ranks, output, f"{name}_ranks", "", f"{title}: ranks"))
+        ranks = statistics.mean_ranks(table, lower_is_better=METRICS[metric].lower_is_better)
+        plain = numbers.for_programs(ranks.rename("mean_rank").rename_axis("network").reset_index())
+        parts.append(_keep(report_tables.rank_table(ranks), output, f"{name}_ranks", "", f"{title}: ranks", plain))
         note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
         critical = f"{title}: critical difference"
         parts.append(_draw(lambda: rank_figure(scores, metric), figures / f"{name}_ranks.png", critical, note))
@@ -135,19 +144,22 @@ def _draw(make: Callable[[], Figure | None], path: Path, heading: str, note: str
     return html.drawing(page_svg(make), heading, note)
 
 
-def paper_section(
-    table: pd.DataFrame, number: int, scores: pd.DataFrame, output: Path, published: Mapping[str, Any]
-) -> str:
+def paper_section(number: int, scores: pd.DataFrame, output: Path, published: Mapping[str, Any]) -> str:
     """Ours beside the paper's in one table if both were scored by the paper's protocol, else in two."""
+    found = numbers.paper_numbers(scores, number, published)
+    table, plain = paper_table(found, number, published), numbers.for_programs(found)
     note = f"{published['paper']}, table {number}, scored with protocol paper. {PROVISIONAL}"
     if scores["protocol"].str.startswith("paper").all():
-        return _keep(table, output, f"table_{number}", f"Protocol paper; mean ± SD over cases. Paper: {note}")
+        caption = f"Protocol paper; mean ± SD over cases. Paper: {note}"
+        return _keep(table, output, f"table_{number}", caption, plain=plain)
     theirs = [column for column in table.columns if column.endswith(", paper")]
     ours = table.drop(columns=theirs)
     ours = ours[(ours.drop(columns="network") != MISSING).any(axis=1)]
+    plain_theirs = plain.filter(regex="^network$|_paper_(mean|sd|provisional)$")
+    plain_ours = plain.drop(columns=[name for name in plain_theirs if name != "network"]).loc[ours.index]
     hint = "Protocol standard; mean ± SD over cases. To compare with the paper, score with protocol=paper."
-    return _keep(ours, output, f"table_{number}", hint, "Ours") + _keep(
-        table[["network", *theirs]], output, f"table_{number}_paper", note, "The paper's"
+    return _keep(ours, output, f"table_{number}", hint, "Ours", plain_ours) + _keep(
+        table[["network", *theirs]], output, f"table_{number}_paper", note, "The paper's", plain_theirs
     )
 
 
@@ -179,10 +191,12 @@ def _labelling(record: Mapping[str, Any]) -> Labelling:
     return Labelling(labels=record["labels"], regions=record.get("regions", {}), task=record["task"], grow=grow)
 
 
-def _keep(table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "") -> str:
-    """Write a table as CSV, Markdown and LaTeX, and return it as HTML."""
+def _keep(
+    table: pd.DataFrame, output: Path, name: str, note: str, heading: str = "", plain: pd.DataFrame | None = None
+) -> str:
+    """Write a table of text as Markdown and LaTeX, and `plain`, its numbers, as CSV; return it as HTML."""
     folder = output / "tables"
-    write_text(to_csv(table), folder / f"{name}.csv")
+    write_text(to_csv(table.replace(MISSING, "") if plain is None else plain), folder / f"{name}.csv")
     write_text(f"{to_markdown(table)}\n\n{note}\n", folder / f"{name}.md")
     write_text(to_latex(table, note), folder / f"{name}.tex")
     return html.table(table, heading, note)

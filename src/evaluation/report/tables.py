@@ -9,36 +9,25 @@ import numpy as np
 import pandas as pd
 
 from umamba.evaluation.identity import differing
-from umamba.evaluation.metrics import INFINITE, METRICS
+from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.networks import (
-    MISSING,
-    by_case,
-    network_means,
-    network_scores,
-    order_networks,
-    paired,
-    replicate_spread,
-    title_of,
-)
+from umamba.evaluation.report.networks import MISSING, order_networks, title_of
+from umamba.evaluation.report.numbers import main_metrics
 from umamba.evaluation.report.published import published_score
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.table_text import format_metric, mark_best
-from umamba.evaluation.tables import class_table, metrics_of
 
 
-def main_metrics(scores: pd.DataFrame) -> list[str]:
-    """What networks are compared by: DSC, NSD and HD95, or for instances F1."""
-    return [metric for metric in metrics_of(scores) if METRICS[metric].compared]
-
-
-def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any]) -> pd.DataFrame:
+def result_table(
+    numbers: pd.DataFrame, scores: pd.DataFrame, dataset: str, published: Mapping[str, Any]
+) -> pd.DataFrame:
     """Networks of one data set: how many cases have a score, mean ± SD over them, 95 % interval, SD over replicates.
 
     Beside them the paper's score if ours were scored with protocol paper, and how many scores of all replicates are
     infinite if any is.
 
     Args:
+        numbers: Of `result_numbers`.
         scores: Of `all_scores`, one data set.
         dataset: Its name, as in published.yaml if it is there.
         published: What `load_published` gives.
@@ -46,39 +35,37 @@ def result_table(scores: pd.DataFrame, dataset: str, published: Mapping[str, Any
     Returns:
         Text, one row per network.
     """
-    means, spread = network_means(scores), replicate_spread(scores)
-    cases = {metric: by_case(scores, metric) for metric in main_metrics(scores)}
+    beside_paper = dataset in published["settings"] and scores["protocol"].iloc[0].startswith("paper")
     rows = []
-    for network in means.index:
-        row = {"network": title_of(network), "cases": int(next(iter(cases.values()))[network].notna().sum())}
-        row["runs"] = int(spread.loc[network, "replicates"])
-        for metric, table in cases.items():
+    for found in numbers.to_dict("records"):
+        row = {"network": title_of(found["network"]), "cases": found["cases"], "runs": found["runs"]}
+        for metric in main_metrics(scores):
             title = METRICS[metric].title
-            row[title] = format_metric(metric, means.loc[network, metric], means.loc[network, f"{metric}_sd"])
-            interval = [format_metric(metric, end) for end in statistics.bootstrap_mean(table[network].to_numpy())]
+            row[title] = format_metric(metric, found[f"{metric}_mean"], found[f"{metric}_sd"])
+            interval = [format_metric(metric, found[f"{metric}_{end}"]) for end in ("low", "high")]
             row[f"{title} 95 %"] = MISSING if MISSING in interval else " to ".join(interval)
-            row[f"{title} SD of runs"] = format_metric(metric, spread.loc[network, f"{metric}_sd_replicates"])
-            if metric in INFINITE and means[f"{metric}_infinite"].any():
-                row[f"{title} inf."] = int(means.loc[network, f"{metric}_infinite"])
-            if dataset in published["settings"] and scores["protocol"].iloc[0].startswith("paper"):
-                row[f"{title} paper"] = published_score(published, dataset, network, metric)
+            row[f"{title} SD of runs"] = format_metric(metric, found[f"{metric}_sd_runs"])
+            if f"{metric}_infinite" in found:
+                row[f"{title} inf."] = found[f"{metric}_infinite"]
+            if beside_paper:
+                row[f"{title} paper"] = published_score(published, dataset, found["network"], metric)
         rows.append(row)
     text = pd.DataFrame(rows)
-    for metric in cases:
-        mark_best(text, METRICS[metric].title, means[metric], lower_is_better=METRICS[metric].lower_is_better)
+    for metric in main_metrics(scores):
+        lower_is_better = METRICS[metric].lower_is_better
+        mark_best(text, METRICS[metric].title, numbers[f"{metric}_mean"], lower_is_better=lower_is_better)
     return text
 
 
-def classes_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One metric of one data set by class and network, as text: mean ± SD over cases, and how many are infinite."""
-    table = class_table(network_scores(scores))
+def classes_table(numbers: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """`class_numbers` as text, by class and network: mean ± SD over cases, and how many are infinite."""
     text = {
         title_of(network): {
-            row["class"]: format_metric(metric, row[metric], row[f"{metric}_sd"])
+            row["class"]: format_metric(metric, row[f"{metric}_mean"], row[f"{metric}_sd"])
             + (f" ({row[f'{metric}_infinite']} inf.)" if row.get(f"{metric}_infinite") else "")
             for row in part.to_dict("records")
         }
-        for network, part in table.groupby("run", sort=False)
+        for network, part in numbers.groupby("network", sort=False)
     }
     return pd.DataFrame(text).rename_axis("class").reset_index()
 
@@ -100,9 +87,8 @@ def comparison_table(compared: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rank_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean rank of each network over the cases, best first, as text."""
-    ranks = statistics.mean_ranks(paired(scores, metric), lower_is_better=METRICS[metric].lower_is_better)
+def rank_table(ranks: pd.Series) -> pd.DataFrame:
+    """`statistics.mean_ranks` as text, best first."""
     text = [f"{rank:.2f}" for rank in ranks]
     return pd.DataFrame({"network": list(map(title_of, ranks.index)), "mean rank": text})
 
