@@ -95,7 +95,7 @@ def read_previous(
             member_of(fold, path, known, held_out[fold], checkpoints)
             for (fold, path), known in zip(paths.items(), ensemble.groups[0].hashes, strict=True)
         ),
-        trained_on={case: mark for member in members.values() for case, mark in (member.trained_on or {}).items()},
+        trained_on={case: mark for member in members.values() for case, mark in member.marks.items()},
     )
     return facts, paths
 

@@ -13,7 +13,8 @@ from umamba.evaluation.members import Member
 from umamba.planning.raw_files import contents, known_voxels
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import fingerprint
-from umamba.raw.image_marks import KnownImages, joined
+from umamba.raw.image_marks import CHANNEL, joined, known_by
+from umamba.raw.known_images import WHY_DOUBT, KnownImages, Match
 from umamba.raw.orientation import orientation
 from umamba.raw.readers import is_picture, read_geometry
 from umamba.words import listed
@@ -41,14 +42,16 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
     cases = [case for case in datamodule.raw.training_cases if case.identifier in used]
     voxels = _voxels(datamodule, cases)
     marks = _marks(cases, voxels)
-    before = (Member.read(resumed).trained_on or {}) if resumed else {}
-    trained_on = {**before, **{name: marks[name] for name in datamodule.train_ids}}
+    member = Member.read(resumed) if resumed else None
+    before = dict(member.trained_on or {}) if member else {}
+    trained_on = {**before, **{name: marks[name][0] for name in datamodule.train_ids}}
+    known = (member.marks if member else {}) | {name: known_by(marks[name]) for name in datamodule.train_ids}
     if datamodule.fold != "all":
-        _refuse_twins(trained_on, [case for case in cases if case.identifier in datamodule.val_ids], marks)
-    _refuse_twins(trained_on, [case for case in datamodule.raw.test_cases if case.label is not None], {})
+        _refuse_twins(known, [case for case in cases if case.identifier in datamodule.val_ids], marks)
+    _refuse_twins(known, [case for case in datamodule.raw.test_cases if case.label is not None], {})
     held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
     labels = contents([case.label for case in cases if case.label], datamodule.raw.folder, datamodule.prepared_dir)
-    files = {case.identifier: _other_files(case, labels, voxels) for case in cases}
+    files = {case.identifier: _other_files(case, marks[case.identifier], labels, voxels) for case in cases}
     volumes = [case.images[0] for case in cases if not is_picture(case.images[0])]
     found = {orientation(path, read_geometry(path)) for path in volumes} - {None}
     return {"trained_on": trained_on, "validated_with": held_out, "files": files, "orientations": sorted(found)}
@@ -63,7 +66,7 @@ def add_source(cases: dict[str, Any], datamodule: SegmentationDataModule, seen: 
     Args:
         cases: Of `cases_of_training`; gets them, under names of their own, for two data sets may call cases the same.
         datamodule: With its raw data open.
-        seen: Case of the source -> mark of its first image.
+        seen: Case of the source -> mark by which it is known, see `umamba.raw.image_marks.of_cases`.
 
     Raises:
         ValueError: The source was trained on a case to validate with or to test: its scores would be of seen data.
@@ -72,15 +75,15 @@ def add_source(cases: dict[str, Any], datamodule: SegmentationDataModule, seen: 
     training = [case for case in datamodule.raw.training_cases if case.identifier in set(held_out)]
     tested = [case for case in datamodule.raw.test_cases if case.label is not None]
     marks, images = _marks(training, _voxels(datamodule, training)), KnownImages(seen)
-    of_tested = {case.identifier: images.name_of(case.images) for case in tested}
-    found = {case.identifier: images.name_of(case.images, marks[case.identifier]) for case in training} | of_tested
-    known = sorted(name for name, source in found.items() if source is not None)
+    found = _found(images, [*training, *tested], marks)
+    known = sorted(name for name, source in found.items() if source.name is not None)
     if known:
         raise ValueError(
             f"init_from was trained on {len(known)} of the cases that this training validates with or tests: "
             f"{listed(known)}. Their scores would be of seen data. Take a checkpoint of the same fold, or fold=all "
             "and score on cases that neither saw."
         )
+    _say_doubts("init_from", found)
     cases["trained_on"] |= {SOURCE + name.removeprefix(SOURCE): mark for name, mark in seen.items()}
 
 
@@ -95,21 +98,32 @@ def _voxels(datamodule: SegmentationDataModule, cases: Iterable[RawCase]) -> dic
     return known_voxels(files, datamodule.raw.folder, datamodule.prepared_dir)
 
 
-def _marks(cases: Iterable[RawCase], voxels: Mapping[Path, str]) -> dict[str, str]:
-    """Case -> mark of its first image."""
-    firsts = {case.identifier: case.images[0] for case in cases}
-    return {name: joined(fingerprint(path), voxels.get(path)) for name, path in firsts.items()}
+def _marks(cases: Iterable[RawCase], voxels: Mapping[Path, str]) -> dict[str, list[str]]:
+    """Case -> marks of its images."""
+    return {case.identifier: [joined(fingerprint(path), voxels.get(path)) for path in case.images] for case in cases}
 
 
-def _other_files(case: RawCase, labels: Mapping[Path, str], voxels: Mapping[Path, str]) -> dict[str, str]:
+def _found(images: KnownImages, cases: Iterable[RawCase], marks: Mapping[str, Sequence[str]]) -> dict[str, Match]:
+    """Case -> what is known of its image."""
+    return {case.identifier: images.find(case.images, marks.get(case.identifier, ())) for case in cases}
+
+
+def _say_doubts(who: object, found: Mapping[str, Match]) -> None:
+    if doubtful := sorted(name for name, match in found.items() if match.doubt):
+        log.warning(
+            "Nobody can tell whether %s was trained on %d of the cases to be scored: %s. Cases are known by the voxels "
+            "of their channels, and %s.", who, len(doubtful), listed(doubtful), WHY_DOUBT,
+        )  # fmt: skip
+
+
+def _other_files(
+    case: RawCase, marks: Sequence[str], labels: Mapping[Path, str], voxels: Mapping[Path, str]
+) -> dict[str, str]:
     """Marks of what that of the first image leaves out of a case.
 
     Labels are hashed whole: two of them differ in a few voxels only, and they are small when compressed.
     """
-    channels = {
-        f"channel_{index}": joined(fingerprint(path), voxels.get(path))
-        for index, path in enumerate(case.images[1:], start=1)
-    }
+    channels = {f"{CHANNEL}{index}": mark for index, mark in enumerate(marks[1:], start=1)}
     if case.label is None:
         return channels
     return {**channels, "label": joined(labels[case.label], voxels.get(case.label))}
@@ -205,30 +219,30 @@ def _held_out(member: Member, datamodule: SegmentationDataModule, training: Iter
     return set(select_split(sorted(known), member.fold, (datamodule.prepared_dir, datamodule.dataset_dir)).val)
 
 
-def _refuse_seen(member: Member, cases: Iterable[RawCase], names: Iterable[str], marks: Mapping[str, str]) -> None:
+def _refuse_seen(
+    member: Member, cases: Iterable[RawCase], names: Iterable[str], marks: Mapping[str, Sequence[str]]
+) -> None:
     """Refuse cases whose image is one that was trained on, and training cases (`names`) that are called like one."""
     if member.trained_on is None:
         return
     called = set(names) & set(member.trained_on)
     # Cases of the training have a network of a previous stage that did not see them.
     before = member.previous.trained_on if not names and member.previous is not None else {}
-    images = KnownImages(member.trained_on, before)
-    seen = [
-        case.identifier
-        for case in cases
-        if case.identifier in called or images.name_of(case.images, marks.get(case.identifier)) is not None
-    ]
+    found = _found(KnownImages(member.marks, before), cases, marks)
+    seen = [name for name, match in found.items() if name in called or match.name is not None]
     if seen:
         raise ValueError(
             f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {listed(seen)}. "
             "Remove them from the test set, or take checkpoints of another fold."
         )
+    _say_doubts(f"{member.path} (fold {member.fold})", found)
 
 
-def _refuse_twins(trained_on: Mapping[str, str], held_out: Iterable[RawCase], marks: Mapping[str, str]) -> None:
-    images = KnownImages(trained_on)
-    found = {case.identifier: images.name_of(case.images, marks.get(case.identifier)) for case in held_out}
-    twins = [f"{name} = {other}" for name, other in found.items() if other not in (None, name)]
+def _refuse_twins(
+    trained_on: Mapping[str, str], held_out: Iterable[RawCase], marks: Mapping[str, Sequence[str]]
+) -> None:
+    found = _found(KnownImages(trained_on), held_out, marks)
+    twins = [f"{name} = {match.name}" for name, match in found.items() if match.name not in (None, name)]
     if twins:
         raise ValueError(
             f"{len(twins)} case(s) to validate with or to test have the image of a case to train on: {listed(twins)}. "

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from umamba.evaluation.training_data import data_of
 from umamba.inference.previous_facts import PreviousFacts
 from umamba.models.checkpoint import load_plain
+from umamba.raw.image_marks import of_cases
 from umamba.targets import present_names
 
 
@@ -27,6 +28,7 @@ class Member:
         global_step: Optimizer steps done; None where it is unknown.
         imported: Of a checkpoint that was trained elsewhere: {"trainer": ..., "sha256": ...}.
         trained_on: Case -> mark of its first image (see `umamba.raw.image_marks`); None in older checkpoints.
+        files: Case -> marks of its other files; None in older checkpoints.
         validated_with: Cases of the validation fold; None in older checkpoints.
         init_from: Hash of the checkpoint whose weights the training began with; None if it began anew.
         data: What it was trained on, see `data_of`; None in older checkpoints.
@@ -41,6 +43,7 @@ class Member:
     global_step: int | None = None
     imported: Mapping[str, str] | None = None
     trained_on: Mapping[str, str] | None = None
+    files: Mapping[str, Any] | None = None
     validated_with: tuple[str, ...] | None = None
     init_from: str | None = None
     data: Mapping[str, Any] | None = None
@@ -80,11 +83,17 @@ class Member:
             global_step=checkpoint.get("global_step"),
             imported=imported if "imported_from" in provenance else None,
             trained_on=trained_on,
+            files=cases.get("files"),
             validated_with=None if validated_with is None else tuple(validated_with),
             init_from=_dict_of(checkpoint, "init_from", path).get("hash"),
             data=data_of(trained_on, cases.get("files")),
             previous=PreviousFacts.of(checkpoint, path),
         )
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Case that it was trained on -> mark by which it is known; none where nothing is said of them."""
+        return of_cases(self.trained_on or {}, self.files)
 
     @property
     def fold(self) -> int | Literal["all"] | None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from umamba.files import read_json
 from umamba.inference.record import find_records, stamps_of
-from umamba.inference.seen import BY_NAME, YES
+from umamba.inference.seen import BY_NAME, UNTOLD, YES
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import compare_written, kept_of, listed, say_untold
+from umamba.raw.known_images import WHY_DOUBT
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,9 @@ def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
     """
     records = list(_full_records(folder).values())
     answers = {name: answer for record in records for name, answer in (record.get(SEEN) or {}).items() if name in cases}
-    seen = sorted(name for name, answer in answers.items() if answer == YES)
-    named = sorted(name for name, answer in answers.items() if answer == BY_NAME)
+    seen, named, doubtful = (
+        sorted(name for name, answer in answers.items() if answer == one) for one in (YES, BY_NAME, UNTOLD)
+    )
     if seen and not allowed:
         raise ValueError(
             f"The networks that made the label maps in {folder} were trained on {len(seen)} of the {len(cases)} cases "
@@ -116,9 +118,14 @@ def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
         )
     if named:
         log.warning(
-            "%d case(s) are called like cases that the networks in %s were trained on, but were predicted from other "
-            "image files: %s. If they were only converted, their scores say nothing of new cases.",
+            "%d case(s) are called like cases that the networks in %s were trained on, and are not known to be the "
+            "same images: %s. If they were only converted, their scores say nothing of new cases.",
             len(named), folder, listed(named),
+        )  # fmt: skip
+    if doubtful:
+        log.warning(
+            "Nobody can tell whether the networks in %s were trained on %d of the cases to be scored: %s. Cases are "
+            "known by the voxels of their channels, and %s.", folder, len(doubtful), listed(doubtful), WHY_DOUBT,
         )  # fmt: skip
     if records and not cases <= answers.keys():
         log.info("%s does not say of all cases whether the networks were trained on them.", folder)

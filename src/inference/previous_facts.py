@@ -45,7 +45,7 @@ class PreviousFacts:
         training: Hash of all that decided its weights but fold and seed.
         mirror: Whether what it segmented for the training is averaged over mirrored inputs.
         members: Its folds.
-        trained_on: Case that any of them has seen -> mark of its first image, see `umamba.raw.image_marks`.
+        trained_on: Case that any of them has seen -> mark by which it is known, see `umamba.raw.image_marks`.
     """
 
     configuration: str

@@ -12,12 +12,14 @@ import numpy as np
 from umamba.inference.previous_facts import PreviousFacts
 from umamba.inference.written import listed
 from umamba.raw.dataset import RawCase
-from umamba.raw.image_marks import known_marks
+from umamba.raw.image_marks import of_cases
+from umamba.raw.known_images import WHY_DOUBT, known_marks
 
 log = logging.getLogger(__name__)
 
 KEY = "trained_on"  # of a record: case -> one of the answers; a case of which nothing is known is not there
 YES, NO, BY_NAME = "yes", "no", "another image of that name"
+UNTOLD = "cannot be told"
 
 
 class HasFolds(Protocol):
@@ -31,7 +33,7 @@ class TrainingCases:
     """The training cases of one or more networks.
 
     Attributes:
-        own: Marks of their first images, see `umamba.raw.image_marks`.
+        own: Marks by which they are known, see `umamba.raw.image_marks`.
         previous: Likewise of the networks of a cascade's previous stage.
         names: What they are called.
         complete: Whether those of all networks are known; imported ones and earlier versions do not say it.
@@ -49,8 +51,9 @@ class TrainingCases:
         previous: set[str] = set()
         for path, content in checkpoints:
             cases = content.get("cases")
-            known = cases.get("trained_on") if isinstance(cases, dict) else None
-            told.append({str(n): str(mark) for n, mark in known.items()} if isinstance(known, dict) else None)
+            cases = cases if isinstance(cases, dict) else {}
+            known = cases.get("trained_on")
+            told.append(of_cases(known, cases.get("files")) if isinstance(known, dict) else None)
             stage = PreviousFacts.of(content, path)
             previous |= set() if stage is None else set(stage.trained_on.values())
         found = [one for one in told if one is not None]
@@ -73,7 +76,7 @@ class TrainingCases:
         )
 
     def answer(self, case: RawCase, image: np.ndarray, previous: HasFolds | None = None) -> dict[str, str]:
-        """Case -> whether it is one of them, told by its first image; nothing if nobody knows.
+        """Case -> whether it is one of them, told by its image; nothing if nobody knows.
 
         Args:
             case: With its images.
@@ -83,11 +86,11 @@ class TrainingCases:
         unseen_before = previous is not None and previous.out_of_fold
         known = known_marks(self.own if unseen_before else self.own | self.previous)
         try:
-            seen = known.name_of(case.images, array=image) is not None
+            match = known.find(case.images, array=image)
         except OSError:  # gone since it was read
             return {}
-        if seen:
-            return {case.identifier: YES}
+        if match.name is not None or match.doubt:
+            return {case.identifier: UNTOLD if match.doubt else YES}
         if case.identifier in self.names:
             return {case.identifier: BY_NAME}
         return {case.identifier: NO} if self.complete else {}
@@ -99,4 +102,9 @@ def say_seen(answers: Mapping[str, str], cases: Sequence[RawCase]) -> None:
         log.warning(
             "%d case(s) are ones that the network was trained on: scores of them would say nothing of new ones: %s.",
             len(seen), listed(seen),
+        )  # fmt: skip
+    if doubtful := sorted(case.identifier for case in cases if answers.get(case.identifier) == UNTOLD):
+        log.warning(
+            "Nobody can tell whether the network was trained on %d case(s): %s. Cases are known by the voxels of their "
+            "channels, and %s.", len(doubtful), listed(doubtful), WHY_DOUBT,
         )  # fmt: skip

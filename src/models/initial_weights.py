@@ -25,6 +25,7 @@ from umamba.planning.configuration import PlanError
 from umamba.planning.plan import Plan
 from umamba.planning.transfer import exchanged
 from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.image_marks import of_cases
 from umamba.words import listed
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class InitialWeights:
         left_out: Name of a weight of the network that is not taken -> why.
         unused: Names of weights of the checkpoint that the network does not have.
         share: Of the network's weights that are taken, in [0, 1], by number of values.
-        trained_on: Case -> mark of its image, where the checkpoint says it; none of these is unseen any more.
+        trained_on: Case -> mark by which it is known, where the checkpoint says it; none of these is unseen any more.
     """
 
     path: Path
@@ -147,7 +148,7 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
         raise ValueError(f"init_from={path} holds NaN or infinite weights ({listed(bad, 5)}). Take another checkpoint.")
     cases = content.get("cases") or cases_of(content)
     trained_on = cases.get("trained_on") if isinstance(cases, dict) else None
-    known = {str(k): str(v) for k, v in trained_on.items()} if isinstance(trained_on, dict) else {}
+    known = of_cases(trained_on, cases.get("files")) if isinstance(trained_on, dict) else {}
     return InitialWeights(
         path=path, hash=file_hash(path), taken=taken, left_out=left_out,
         unused=tuple(name for name in found if name not in expected), share=share, trained_on=known,

@@ -5,7 +5,7 @@ A mark is plain text, ``<samples>`` or ``<samples>/<shape>/<hash>[/<spacing>]``:
 prepared by earlier versions, and their checkpoints, have the first part alone.
 
 An image that holds one value alone, as a missing channel may, has that value instead of a hash: two of them are not
-taken for one image.
+taken for one image. A case is known by its first channel that holds more, see `known_by`.
 
 The voxels are those of the arrays that the readers give: a file that was compressed anew, stored as another type that
 holds its values, or given another header is the same image; one that was resampled, turned or rescaled is another.
@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from umamba.raw.file_identity import fingerprint
-from umamba.raw.readers import read_geometry, read_images
-
+CHANNEL = "channel_"  # before the number of a case's second image and those after it, in checkpoints
 _BETWEEN = "/"
 _CONSTANT = "constant "  # before the value
 _DIGITS = 6  # of a spacing, which headers round to float32
@@ -51,9 +48,9 @@ def voxel_marks(image: np.ndarray, files: int, spacing: Sequence[float], label: 
         One of each file of the image, and one of the label.
     """
     each = len(image) // files
-    marks = [_voxels_of(image[number * each : (number + 1) * each]) for number in range(files)]
+    marks = [voxels_of(image[number * each : (number + 1) * each]) for number in range(files)]
     marks[0] += _BETWEEN + "x".join(f"{size:.{_DIGITS}g}" for size in spacing)
-    return marks if label is None else [*marks, _voxels_of(label[None])]
+    return marks if label is None else [*marks, voxels_of(label[None])]
 
 
 def joined(samples: str, voxels: str | None) -> str:
@@ -82,59 +79,68 @@ def are_alike(then: str, now: str) -> bool:
     return samples == samples_now or (voxels != "" and voxels == voxels_now)
 
 
-class KnownImages:
-    """Images by their marks.
+def known_by(marks: Sequence[str]) -> str:
+    """The mark by which a case is known: that of its first image that does not hold one value alone.
 
     Args:
-        marks: Name -> mark, of one or several sets of cases.
+        marks: Of all its images, in the order of the channels.
+
+    Returns:
+        Where all hold one value alone, one of all these values, by which nobody can tell cases apart.
     """
-
-    def __init__(self, *marks: Mapping[str, str]) -> None:
-        pairs = [(name, mark) for some in marks for name, mark in some.items() if not _is_constant(mark)]
-        self._by_samples = {samples_of(mark): name for name, mark in pairs}
-        self._by_voxels = {voxels: name for name, mark in pairs if (voxels := _shape_and_hash(mark))}
-        self._shapes = {voxels.split(_BETWEEN)[0] for voxels in self._by_voxels}
-
-    def name_of(self, images: Sequence[Path], mark: str | None = None, array: np.ndarray | None = None) -> str | None:
-        """What the image of a case is called here; None if it is none of these.
-
-        Args:
-            images: Files of its channels; the first one tells.
-            mark: Of the first, if it is known.
-            array: All channels (C, Z, Y, X) if they have been read. Else they are where mark and shape leave it open.
-        """
-        if mark is not None and _is_constant(mark):
-            return None
-        name = self._by_samples.get(fingerprint(images[0]) if mark is None else samples_of(mark))
-        if name is not None or not self._by_voxels:
-            return name
-        voxels = "" if mark is None else _shape_and_hash(mark)
-        if not voxels:
-            shape = read_geometry(images[0]).shape if array is None else array.shape[1:]
-            if _text(shape) not in self._shapes:
-                return None
-            first = read_images(images[:1])[0] if array is None else array[: len(array) // len(images)]
-            voxels = _voxels_of(first)
-        return self._by_voxels.get(voxels)
+    told = next((mark for mark in marks if not is_constant(mark)), None)
+    return told or joined(samples_of(marks[0]), constants(map(shape_and_hash, marks)))
 
 
-def known_marks(marks: Iterable[str]) -> KnownImages:
-    """Images whose names do not matter."""
-    return KnownImages({mark: mark for mark in marks})
+def of_cases(trained_on: Mapping[Any, Any], files: Any) -> dict[str, str]:
+    """The marks by which the cases of a checkpoint are known.
+
+    Args:
+        trained_on: Case -> mark of its first image.
+        files: Case -> marks of its other files, "channel_1" and so on; a case that is not among them, as of a source
+            (`init_from`), is known by its first image alone.
+    """
+    known = {}
+    for name, first in trained_on.items():
+        others = files.get(name) if isinstance(files, Mapping) else None
+        others = others if isinstance(others, Mapping) else {}
+        channels = (others.get(f"{CHANNEL}{index}") for index in range(1, len(others) + 1))
+        known[str(name)] = known_by([str(first), *(str(mark) for mark in channels if mark is not None)])
+    return known
 
 
-def _voxels_of(image: np.ndarray) -> str:
+def voxels_of(image: np.ndarray) -> str:
+    """Shape and hash, or the one value, of the image (C, Z, Y, X) that a file holds."""
     low, high = float(image.min()), float(image.max())
-    return _text(image.shape[1:]) + _BETWEEN + (f"{_CONSTANT}{low:g}" if low == high else voxel_hash(image))
+    return shape_text(image.shape[1:]) + _BETWEEN + (f"{_CONSTANT}{low:g}" if low == high else voxel_hash(image))
 
 
-def _is_constant(mark: str) -> bool:
-    return _shape_and_hash(mark).partition(_BETWEEN)[2].startswith(_CONSTANT)
+def is_constant(mark: str) -> bool:
+    """Whether it is known to be of an image that holds one value alone."""
+    return are_constant(shape_and_hash(mark))
 
 
-def _shape_and_hash(mark: str) -> str:
+def are_constant(voxels: str) -> bool:
+    """Likewise, of what `voxels_of` says."""
+    return voxels.partition(_BETWEEN)[2].startswith(_CONSTANT)
+
+
+def constants(voxels: Iterable[str]) -> str:
+    """One for the images of a case that hold one value each, of what `voxels_of` says of them."""
+    first, *others = voxels
+    return " ".join([first, *(one.removeprefix(f"{shape_of(one)}{_BETWEEN}{_CONSTANT}") for one in others)])
+
+
+def shape_of(voxels: str) -> str:
+    """The shape in what `voxels_of` says, as `shape_text` writes it."""
+    return voxels.partition(_BETWEEN)[0]
+
+
+def shape_and_hash(mark: str) -> str:
+    """What a mark has of `voxels_of`; "" where the voxels are unknown."""
     return _BETWEEN.join(mark.split(_BETWEEN)[1:3])
 
 
-def _text(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape (Z, Y, X) as marks have it."""
     return "x".join(map(str, shape))

@@ -19,7 +19,7 @@ from umamba.planning import raw_files
 from umamba.planning.options import PlannerOptions
 from umamba.planning.prepare import prepare_plan
 from umamba.planning.raw_files import RawFiles
-from umamba.raw import image_marks
+from umamba.raw import known_images
 from umamba.raw.file_identity import fingerprint
 from umamba.raw.image_marks import are_alike, of_files
 from umamba.run.compare import differences
@@ -56,7 +56,8 @@ def opened(raw: Path, fold: int | str = 0) -> CustomDataModule:
 
 def member(raw: Path, fold: int | str, *, old: bool = False, seed: int = 0) -> Member:
     cases = cases_of_training(opened(raw, fold))
-    known = {} if old else {"trained_on": cases["trained_on"], "validated_with": tuple(cases["validated_with"])}
+    known = {} if old else {**cases, "validated_with": tuple(cases["validated_with"])}
+    known.pop("orientations", None)
     config = {"fold": fold, "seed": seed, "data": {"dataset_dir": str(raw), "fold": fold}}
     plan = {"num_training": len(opened(raw, fold).raw.training_cases)}
     path = Path(f"fold_{fold}_{seed}.ckpt")
@@ -296,7 +297,7 @@ def test_training_images_that_were_compressed_anew_are_known_without_reading_the
     for path in (raw / "imagesTr").iterdir():
         compressed_anew(path, path)
     again = planned(raw)
-    monkeypatch.setattr(image_marks, "read_images", lambda paths: pytest.fail("was read"))
+    monkeypatch.setattr(known_images, "read_images", lambda paths: pytest.fail("was read"))
     names = ", ".join(sorted(again.val_ids))
     with pytest.raises(ValueError, match=f"init_from was trained on 2 of the cases .*: {names}. Their scores"):
         add_source(cases_of_training(again), again, every)
@@ -304,6 +305,53 @@ def test_training_images_that_were_compressed_anew_are_known_without_reading_the
     add_source(cases_of_training(again), again, old)
     now = cases_of_training(again)["trained_on"]
     assert now and all(are_alike(every[name], mark) and mark != every[name] for name, mark in now.items())
+
+
+def blanked(raw: Path, channels: tuple[int, ...] = (0,)) -> None:
+    """Let channels of all cases be empty."""
+    for channel in channels:
+        for path in (raw / "imagesTr").glob(f"*_{channel:04d}.nii.gz"):
+            sitk.WriteImage(sitk.ReadImage(path) * 0, path)
+
+
+def test_cases_whose_first_channel_is_empty_are_known_by_the_next_one(tmp_path: Path) -> None:
+    raw = make_volumes(tmp_path / "Dataset950_Small", cases=10, channels=("T1", "T2"))
+    blanked(raw)
+    first = planned(raw)
+    trained = member(raw, 0)
+    seen = first.train_ids[0]
+    assert chosen([trained], raw)[0] == sorted(first.val_ids)  # empty channels make no two cases one
+    save = {"config": {"data": {}}, "plan": {}, "configuration": "2d", "cases": cases_of_training(first)}
+    torch.save(save, tmp_path / "last.ckpt")
+    source = Member.read(tmp_path / "last.ckpt").marks
+    second = opened(raw, 1)
+    with pytest.raises(ValueError, match=f"init_from was trained on 2 of the cases .*: {', '.join(second.val_ids)}"):
+        add_source(cases_of_training(second), second, source)
+    add_source(cases_of_training(first), first, source)
+    for channel in range(2):
+        compressed_anew(
+            raw / "imagesTr" / f"{seen}_{channel:04d}.nii.gz", raw / "imagesTs" / f"t0_{channel:04d}.nii.gz"
+        )
+    compressed_anew(raw / "labelsTr" / f"{seen}.nii.gz", raw / "labelsTs" / "t0.nii.gz")
+    with pytest.raises(ValueError, match=rf"to test have the image of .*: t0 = {seen}\."):
+        cases_of_training(opened(raw))
+    with pytest.raises(ValueError, match=r"was trained on 1 of the cases to be scored: t0\."):
+        choose_cases([trained], opened(raw), "test")
+
+
+def test_of_cases_that_are_empty_in_all_channels_it_is_said_that_nobody_can_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = make_volumes(tmp_path / "Dataset950_Small", cases=10, channels=("T1", "T2"))
+    blanked(raw, (0, 1))
+    first = planned(raw)
+    own = sorted(first.val_ids)
+    assert chosen([member(raw, 0)], raw)[0] == own
+    said = f"was trained on 2 of the cases to be scored: {', '.join(own)}. Cases are known by the voxels"
+    assert f"fold_0_0.ckpt (fold 0) {said}" in caplog.text
+    every = cases_of_training(opened(raw, "all"))["trained_on"]
+    add_source(cases_of_training(first), first, every)
+    assert f"Nobody can tell whether init_from {said}" in caplog.text
 
 
 def test_what_an_earlier_version_prepared_is_read_once(tmp_path: Path) -> None:

@@ -293,6 +293,23 @@ def test_a_training_image_that_was_compressed_anew_is_known_when_it_is_predicted
         score(raw, out)
 
 
+def test_of_an_image_that_holds_one_value_nobody_says_whether_it_was_trained_on(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, out = images_of(raw, CASES), tmp_path / "predictions"
+    empty = images / "case_1_0000.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(empty) * 0, empty)
+    image, geometry = read_images([empty])
+    mark = joined("0123456789abcdef", voxel_marks(image, 1, geometry.spacing)[0])  # of another file
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan())
+    torch.save({**torch.load(path, weights_only=True), "cases": {"trained_on": {"case_1": mark}}}, path)
+    Predictor.from_checkpoint([path], "cpu").segment_files(images, out)
+    assert "Nobody can tell whether the network was trained on 1 case(s): case_1. Cases are known" in caplog.text
+    score(raw, out)
+    assert "was trained on 1 of the cases to be scored: case_1" not in caplog.text and "called like" not in caplog.text
+    assert "were trained on 1 of the cases to be scored: case_1. Cases are known by the voxels" in caplog.text
+
+
 def test_changed_label_maps_are_not_shown_as_what_was_scored(
     raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
