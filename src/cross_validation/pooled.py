@@ -79,7 +79,8 @@ def pool(checkpoints: Mapping[int, Path], folder: Path, options: PoolOptions) ->
 
 
 def _scoring(fold: Fold) -> Scoring:
-    return Scoring.of(fold.datamodule.raw, task=fold.datamodule.task, tolerance=fold.datamodule.nsd_tolerance)
+    data = fold.datamodule
+    return Scoring.of(data.raw, task=data.task, tolerance=data.nsd_tolerance, grow=data.grow)
 
 
 def _is_done(folder: Path, group: Group, folds: Sequence[Fold], scoring: Scoring, options: PoolOptions) -> bool:
@@ -94,7 +95,7 @@ def _is_done(folder: Path, group: Group, folds: Sequence[Fold], scoring: Scoring
     held_out = [cases[name] for fold in folds for name in fold.cases]
     images = {case.identifier: case.images for case in held_out}
     references = references_of(held_out, scoring)
-    return is_scored(group.checkpoints, folder / "tables", references, images, scoring.tolerances)
+    return is_scored(group.checkpoints, folder / "tables", references, images, scoring)
 
 
 def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOptions) -> Path:
@@ -117,9 +118,10 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
     rules: list[Rule] = []
     if scoring.task == "semantic":
         rules = fit_rules(pairs, plan.foreground, plan.ignore_label)
-    text = write_tables(scores.drop(columns="fold"), folder / "tables", remark=REMARK)
-    write_fold_tables(scores, folder / "tables")
-    show_table(text, f"{describe(scores)} {REMARK}")
+    remark = f"{REMARK} {scoring.remark}".strip()
+    text = write_tables(scores.drop(columns="fold"), folder / "tables", remark=remark)
+    write_fold_tables(scores, folder / "tables", scoring.remark)
+    show_table(text, f"{describe(scores)} {remark}")
     write_source_tables(scores.drop(columns="fold"), pairs, folder / "tables")
     first = folds[0]
     record = run_record(
@@ -128,7 +130,7 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
         scored=SCORED,
         protocol=scores["protocol"].iloc[0],
         labelling=scoring,
-        options={"mirror": options.mirror},
+        options={"mirror": options.mirror, "grow": scoring.grow},
         cost=mean_cost(costs),
         pairs=pairs,
         contents=Contents(checkpoints=contents, images=images),

@@ -30,7 +30,7 @@ def fold_means(scores: pd.DataFrame) -> dict[Any, dict[str, float | None]]:
     return {key: {f"mean_{metric}": None if pd.isna(value) else value} for key, value in values.items()}
 
 
-def write_fold_tables(scores: pd.DataFrame, folder: Path) -> None:
+def write_fold_tables(scores: pd.DataFrame, folder: Path, remark: str = "") -> None:
     """Write ``folds.csv``, a row per fold and class, and ``over_folds`` as csv, md and tex: mean and SD over folds.
 
     The mean is that over all cases; the SD is that of the folds' means (n - 1).
@@ -38,6 +38,7 @@ def write_fold_tables(scores: pd.DataFrame, folder: Path) -> None:
     Args:
         scores: Of `evaluate`, with a column "fold".
         folder: Where to write.
+        remark: Put behind the caption.
     """
     metrics = metrics_of(scores)
     by_fold = pd.concat(
@@ -55,7 +56,7 @@ def write_fold_tables(scores: pd.DataFrame, folder: Path) -> None:
     columns = ["fold", *(column for column in by_fold.columns if column != "fold")]
     write_text(to_csv(by_fold[columns].assign(protocol=protocol)), folder / "folds.csv")
     write_text(to_csv(table.assign(folds=scores["fold"].nunique(), protocol=protocol)), folder / "over_folds.csv")
-    caption = describe(scores).replace(
+    caption = f"{describe(scores)} {remark}".strip().replace(
         "Mean ± SD over cases.", f"Mean over all cases ± SD of the means of {scores['fold'].nunique()} folds."
     )
     text = format_table(table)

@@ -18,6 +18,7 @@ from umamba.planning.plan import Plan
 from umamba.planning.prepare import prepare, prepare_plan, topology_edits
 from umamba.planning.sizes import with_sizes
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
+from umamba.raw.instances import grow_pixels
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class SegmentationDataModule(PatchDataModule):
         patch_multiple: Patch axes are rounded up to a multiple of this, for networks that need it.
         batch_size: Patches per step over all processes, instead of the plan's.
         augment_on: "cpu": the workers augment; "cuda": the GPU does; "auto": the GPU where the workers fall short.
+        grow: Instance data only: px by which predicted instances are grown back over the boundary class to be scored.
 
     Attributes:
         plan: The plan, with a changed patch or batch size in it.
@@ -88,6 +90,7 @@ class SegmentationDataModule(PatchDataModule):
         patch_multiple: int = 1,
         batch_size: int | None = None,
         augment_on: str = "cpu",
+        grow: float = 0,
     ) -> None:
         super().__init__(
             augmentation=augmentation,
@@ -107,6 +110,7 @@ class SegmentationDataModule(PatchDataModule):
         self.patch_size = patch_size
         self.patch_multiple = patch_multiple
         self.batch_size = batch_size
+        self.grow = self._own_growth(grow)
         self._planned: Plan | None = None  # as it lies in the prepared folder
         self._prepared = False
 
@@ -205,6 +209,15 @@ class SegmentationDataModule(PatchDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open plan and store in a process in which `prepare_data` was not called."""
         self.prepare_data()
+
+    def _own_growth(self, grow: float) -> float:
+        pixels = grow_pixels(grow)
+        if pixels and self.task != "instances":
+            raise ValueError(
+                f"data.grow={pixels} grows predicted instances (cells, nuclei) back over their boundary class; this "
+                f"data set has none, it is scored by class (task {self.task}). Leave it out."
+            )
+        return pixels
 
     def _choose_test_cases(self) -> tuple[RawCase, ...]:
         labelled = tuple(case for case in self.raw.test_cases if case.label is not None)

@@ -23,8 +23,8 @@ class CustomDataModule(SegmentationDataModule):
         nsd_tolerance: float | dict[str, float] = 2.0,
         **arguments: Any,
     ) -> None:
-        super().__init__(**arguments)
         if task not in ("semantic", "instances"):
             raise ValueError(f'data.task is {task!r}; expected "semantic" or "instances"')
-        self.task = task
+        self.task = task  # before the base looks at what only one of them has
+        super().__init__(**arguments)
         self.nsd_tolerance = nsd_tolerance

@@ -71,7 +71,6 @@ SWITCHES = (
     "instance_predictions",
     "other_dataset",
     "seen_cases",
-    "grow",
     "parquet",
 )
 TYPES = {  # of the configuration; what is not here is looked at where it is used
@@ -79,7 +78,7 @@ TYPES = {  # of the configuration; what is not here is looked at where it is use
     "postprocessing": Path | None, "previous_stage": Path | list[Path] | None, "trusted": str | list[str] | None,
     "data.dataset_dir": Path | None, "data.prepared_dir": Path | None, "predictions": Path | None,
     "references": Path | None, "dataset_json": Path | None, "cases": str, "protocol": str, "task": str,
-    "nsd_tolerance": float | dict | None,
+    "nsd_tolerance": float | dict | None, "grow": float | bool | None,
 }  # fmt: skip
 
 
@@ -184,14 +183,14 @@ def _rows(cfg: DictConfig, paths: list[Path]) -> list[_Row]:
 
 
 def _check_rows(rows: list[_Row], datamodules: Mapping[Path, SegmentationDataModule]) -> str:
-    """See that every row can be scored, and in one table, before the first is; returns what to say of their cases."""
+    """See that every row can be scored, and in one table, before the first is; returns what to say of them all."""
     ways, cases = {}, {}
     for row in rows:
         prepared = prepare(row.paths, datamodules[row.paths[0]], row.folder, row.options)
         ways[row.name], cases[row.name] = prepared.scoring, [case.identifier for case in prepared.chosen]
         del prepared  # with its networks
     check_one_way(ways)
-    return note_on_cases(cases)
+    return f"{note_on_cases(cases)} {next(iter(ways.values())).remark}".strip()
 
 
 def score_folders(cfg: DictConfig) -> None:
@@ -221,7 +220,7 @@ def score_folders(cfg: DictConfig) -> None:
         tolerance=tolerance,
         protocol=cfg.protocol,
         instance_predictions=cfg.instance_predictions,
-        grow=cfg.grow,
+        grow=0 if cfg.grow is None else cfg.grow,
     )
     check_predictions(predictions, references, dataset_json, other_dataset=cfg.other_dataset)
     check_parquet(cfg.parquet)
@@ -230,6 +229,7 @@ def score_folders(cfg: DictConfig) -> None:
     pairs = pair_folders(predictions, references, scoring, sources)
     check_one_prediction(predictions, {pair.case: pair.prediction for pair in pairs})
     remark = check_unseen(predictions, {pair.case for pair in pairs}, allowed=cfg.seen_cases)
+    remark = f"{remark} {scoring.remark}".strip()
     scores = evaluate(pairs, scoring, workers=cfg.workers)
     with writing_into(Path(cfg.output)):
         text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet, remark=remark)

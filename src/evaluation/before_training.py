@@ -29,9 +29,10 @@ def check_test(datamodule: SegmentationDataModule) -> None:
 
 
 def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule) -> bool:
-    """Whether a checkpoint has been scored on the test cases of a data set, as they and its NSD tolerances are now.
+    """Whether a checkpoint has been scored on the test cases of a data set as they are now, and as they are to be.
 
-    Images, too, are told by their content, which is read only where the file system does not show them unchanged.
+    That is with its NSD tolerances and growth of instances. Images, too, are told by their content, which is read only
+    where the file system does not show them unchanged.
 
     Args:
         checkpoint: The checkpoint's file.
@@ -44,8 +45,9 @@ def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule
     scoring = _scoring(datamodule)
     cases = datamodule.test_cases
     images = {case.identifier: case.images for case in cases}
-    return is_scored(checkpoint, folder, references_of(cases, scoring), images, scoring.tolerances)
+    return is_scored(checkpoint, folder, references_of(cases, scoring), images, scoring)
 
 
 def _scoring(datamodule: SegmentationDataModule) -> Scoring:
-    return Scoring.of(datamodule.raw, task=datamodule.task, tolerance=datamodule.nsd_tolerance)
+    how = {"task": datamodule.task, "tolerance": datamodule.nsd_tolerance, "grow": datamodule.grow}
+    return Scoring.of(datamodule.raw, **how)

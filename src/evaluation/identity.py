@@ -11,6 +11,7 @@ from typing import Any
 
 from umamba.evaluation.members import Member
 from umamba.files import content_hash
+from umamba.raw.instances import grow_pixels
 
 # Of the resolved configuration: what names, places, shows or repeats a training, or is compared elsewhere (the plan,
 # the fold, the data set by its cases).
@@ -20,8 +21,8 @@ _OUTSIDE = {
          "train", "trusted"),
     "model": ("optimizer", "precision", "patch_multiple"),
     "data": ("_target_", "augment_on", "batch_size", "configuration", "dataset_dir", "decathlon_task", "fold",
-             "images", "nsd_tolerance", "num_workers", "patch_multiple", "patch_size", "planning", "prepared_dir",
-             "seed", "sources", "task", "val_iterations"),
+             "grow", "images", "nsd_tolerance", "num_workers", "patch_multiple", "patch_size", "planning",
+             "prepared_dir", "seed", "sources", "task", "val_iterations"),
     "trainer": ("_target_", "accelerator", "barebones", "benchmark", "callbacks", "check_val_every_n_epoch",
                 "default_root_dir", "detect_anomaly", "deterministic", "devices", "enable_autolog_hparams",
                 "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "inference_mode",
@@ -103,10 +104,22 @@ def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
     for key in sorted({key for member in members for key in member}):
         values = [member.get(key) for member in members]
         facts[key] = values[0] if all(value == values[0] for value in values) else values
-    options = {key: record["options"].get(key) or None for key in ("mirror", "grow")}
+    options = {"mirror": record["options"].get("mirror") or None, "grow": grown_by(record) or None}
     options["rules"] = (record["options"].get("rules") or "unknown") if processed else None
     others = {"configuration": record["configuration"], "members": len(members), "plan": record["plan"], **options}
     return facts | dict(_flat(others))
+
+
+def grown_by(record: Mapping[str, Any]) -> float:
+    """Px by which predicted instances were grown; 0 where there were none, whatever a record of classes says.
+
+    Args:
+        record: Content of a run.json.
+
+    Raises:
+        ValueError: It is no such number.
+    """
+    return grow_pixels(record["options"].get("grow") or 0) if record.get("task") == "instances" else 0
 
 
 def name_apart(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:

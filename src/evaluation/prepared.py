@@ -30,7 +30,8 @@ class RunOptions:
     Attributes:
         cases: "test", or "validation" for the cases that the checkpoints were validated with, see `choose_cases`.
         protocol: "standard", or "paper" for comparisons with the paper's tables.
-        grow: Instance data only: grow the predicted instances back over the boundary class.
+        grow: Instance data only: px by which predicted instances are grown back over the boundary class; None for what
+            the data module says.
         mirror, device, trusted, previous_stage: As for `umamba.inference.predictor.Predictor.from_checkpoint`.
         postprocessing: File of rules; the scores then hold both, apart by "run": "plain" and "post-processed".
         parquet: Write scores.parquet too (needs pyarrow).
@@ -39,7 +40,7 @@ class RunOptions:
 
     cases: str = "test"
     protocol: str = "standard"
-    grow: bool = False
+    grow: float | None = None
     mirror: bool = False
     device: str = "auto"
     trusted: str | Sequence[str] = ()
@@ -108,7 +109,7 @@ def prepare(
         task=datamodule.task,
         tolerance=datamodule.nsd_tolerance,
         protocol=options.protocol,
-        grow=options.grow,
+        grow=datamodule.grow if options.grow is None else options.grow,
     )
     check_parquet(options.parquet)
     references_of(chosen, scoring)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from umamba.evaluation.csv_cells import read_scores
-from umamba.evaluation.identity import plan_of, training_of
+from umamba.evaluation.identity import grown_by, plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.scoring import Labelling
+from umamba.evaluation.scoring import Labelling, Scoring
 from umamba.evaluation.tables import RECORD
 from umamba.files import write_text
 from umamba.raw.file_identity import are_same, parts_of
@@ -216,7 +216,7 @@ def is_scored(
     folder: Path,
     references: Mapping[str, Path] | None = None,
     images: Mapping[str, Sequence[Path]] | None = None,
-    tolerances: Mapping[str, float] | None = None,
+    scoring: Scoring | None = None,
 ) -> bool:
     """Whether a folder of tables has the scores of this very checkpoint, to the end: told by contents, not by times.
 
@@ -226,7 +226,7 @@ def is_scored(
         references: Case -> file. Scores of other cases, or with references that hold something else, are none; None
             asks for any.
         images: Case -> files. Scores of images that hold something else are none; None asks for any.
-        tolerances: Class -> tolerance of NSD, which those of protocol standard must have; None asks for any.
+        scoring: Whose growth they must have, and those of protocol standard its NSD tolerances; None asks for any.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -235,17 +235,20 @@ def is_scored(
         if kept != ([digest_of(path) for path in paths], digest_of(folder / "scores.csv")):
             return False
         cases, protocol, seen = record.get("cases"), record.get("protocol"), record.get("images", {})
-    except (OSError, ValueError, AttributeError):  # none, or no such record
+        grow = grown_by(record)
+    except (OSError, ValueError, AttributeError, KeyError):  # none, or no such record
         return False
     if references is not None and cases != {case: content_of(path.resolve()) for case, path in references.items()}:
         return False
     if images is not None and not all(case in seen and are_same(files, seen[case]) for case, files in images.items()):
         return False
-    if tolerances is None or protocol != "standard":
+    if scoring is None or grow != scoring.grow:
+        return scoring is None
+    if protocol != "standard":
         return True
     scores = read_scores(folder / "scores.csv")
     used = scores.groupby("class")["nsd_tolerance"].first().to_dict() if "nsd_tolerance" in scores else {}
-    return used == dict(tolerances)
+    return used == scoring.tolerances
 
 
 def digest_of(path: Path) -> str:

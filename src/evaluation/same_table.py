@@ -34,7 +34,7 @@ def check_one_data_set(datamodules: Mapping[Path, SegmentationDataModule]) -> No
 
 
 def check_one_way(rows: Mapping[str, Scoring]) -> None:
-    """See that the rows of a table are scored with the same classes, task and NSD tolerances.
+    """See that the rows of a table are scored with the same classes, task, NSD tolerances and growth.
 
     Args:
         rows: Name of a row -> how it is scored.
@@ -44,11 +44,12 @@ def check_one_way(rows: Mapping[str, Scoring]) -> None:
     """
     (first, one), *others = rows.items()
     for name, other in others:
-        for what in ("task", "scored", "tolerances"):
+        for what in ("task", "scored", "tolerances", "grow"):
             here, there = getattr(one, what), getattr(other, what)
             if here != there:
-                called = {"scored": "classes", "tolerances": "NSD tolerances"}.get(what, what)
-                raise ValueError(f"{first} and {name} differ in {called}: {here} and {there}. {_WAY_OUT}")
+                called = {"scored": "classes", "tolerances": "NSD tolerances", "grow": "grow (px)"}.get(what, what)
+                one_for_all = ", or give grow=..., which is then that of all" * (what == "grow")
+                raise ValueError(f"{first} and {name} differ in {called}: {here} and {there}{one_for_all}. {_WAY_OUT}")
 
 
 def note_on_cases(rows: Mapping[str, Sequence[str]]) -> str:

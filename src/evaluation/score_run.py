@@ -45,7 +45,7 @@ def predict_and_score(
 
     Args:
         checkpoints: One, or several whose logits are averaged.
-        datamodule: With its raw data open; gives cases, task and NSD tolerance.
+        datamodule: With its raw data open; gives cases, task, NSD tolerance and growth.
         folder: Gets predictions/, tables/ (with run.json, written last) and figures/overlays.png.
         loggers: Of Lightning; W&B gets the means and the table with overlays.
         options: None for those of a plain test.
@@ -79,7 +79,7 @@ def _predict_and_score(
         processed = postprocess_pairs(pairs, rules, folder / POSTPROCESSED)
         after = evaluate(processed, scoring, workers=options.workers)
         scores = pd.concat([scores.assign(run="plain"), after.assign(run=POSTPROCESSED_RUN)])
-    remark = REMARKS[prepared.scored]
+    remark = f"{REMARKS[prepared.scored]} {scoring.remark}".strip()
     text = write_tables(scores, folder / "tables", parquet=options.parquet, remark=remark)
     show_table(text, f"{describe(scores)} {remark}".strip())
     write_source_tables(scores, pairs, folder / "tables")
@@ -96,7 +96,7 @@ def _predict_and_score(
         options={
             "cases": options.cases,
             "mirror": options.mirror,
-            "grow": options.grow,
+            "grow": scoring.grow,
             "postprocessing": rules is not None,
             "rules": None if rules is None else [list(rule.classes) for rule in rules],
         },

@@ -11,7 +11,7 @@ import numpy as np
 
 from umamba.evaluation.paper import abdomen_labels
 from umamba.raw.description import PICTURE_ENDINGS
-from umamba.raw.instances import classes_to_instances
+from umamba.raw.instances import classes_to_instances, grow_pixels
 from umamba.raw.regions import Region
 
 PROTOCOLS = ("standard", "paper")
@@ -47,7 +47,7 @@ class Labelling:
         regions: Region name -> the values it is made of, where regions are scored; else empty.
         task: "semantic" compares classes, "instances" single objects of them.
         instance_predictions: Instance data only: predictions are instance maps already, not maps of classes.
-        grow: Instance data only: grow the predicted instances back over the boundary class.
+        grow: Instance data only: px by which predicted instances are grown back over the boundary class.
 
     Raises:
         ValueError: The task is unknown, or an option would not act.
@@ -57,11 +57,12 @@ class Labelling:
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
     task: str = "semantic"
     instance_predictions: bool = False
-    grow: bool = False
+    grow: float = 0
 
     def __post_init__(self) -> None:
         _own(self, "labels")
         _own(self, "regions")
+        object.__setattr__(self, "grow", grow_pixels(self.grow))
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, it is {self.task!r}.")
         if self.of_instances and self.regions:
@@ -69,15 +70,22 @@ class Labelling:
                 f"task=instances counts objects of classes; the labels are the regions {', '.join(self.regions)}."
             )
         if not self.of_instances and (self.grow or self.instance_predictions):
-            which = "grow" if self.grow else "instance_predictions"
-            raise ValueError(f"{which}=true is for task=instances; this task is {self.task}. Leave it out.")
+            which = f"grow={self.grow}" if self.grow else "instance_predictions=true"
+            raise ValueError(f"{which} is for task=instances; this task is {self.task}. Leave it out.")
         if self.grow and self.instance_predictions:
-            raise ValueError("grow=true grows instances out of class maps; instance_predictions=true gives it none.")
+            raise ValueError(
+                f"grow={self.grow} grows instances out of class maps; instance_predictions=true gives it none."
+            )
 
     @property
     def of_instances(self) -> bool:
         """Whether references are instance maps."""
         return self.task == "instances"
+
+    @property
+    def remark(self) -> str:
+        """What captions say of it; "" where predictions are compared as they are."""
+        return grow_remark(self.grow)
 
     @property
     def foreground(self) -> dict[str, int]:
@@ -176,6 +184,11 @@ class Scoring(Labelling):
 
     def _tolerance(self, name: str) -> Any:
         return self.tolerance.get(name) if isinstance(self.tolerance, Mapping) else self.tolerance
+
+
+def grow_remark(grow: float) -> str:
+    """What captions say of instances that were grown by so many px; "" of 0."""
+    return f"Predicted instances are grown by {grow} px over the boundary class." if grow else ""
 
 
 def check_tolerance_names(tolerance: object, labels: Mapping[str, object]) -> None:

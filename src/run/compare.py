@@ -13,7 +13,7 @@ MAY_DIFFER = (
     "run_dir", "tags", "compile", "cuda_graph", "callbacks", "logger",
     "previous_stage",  # where it lies; which networks it has is compared by their hashes
     "data.dataset_dir", "data.prepared_dir", "data.num_workers", "data.val_iterations", "data.nsd_tolerance",
-    "data.sources", "data.images",
+    "data.grow", "data.sources", "data.images",
     # how long and on what; the learning rate follows max_epochs, precision is changed to get over NaN
     "trainer.max_epochs", "trainer.max_time", "trainer.max_steps", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.precision",

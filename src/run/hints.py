@@ -25,6 +25,8 @@ _ELSEWHERE = {
     "ckpt_path": "predict.py takes checkpoint=<file>, train.py and eval.py ckpt_path=<file>.",
     "checkpoint": "train.py and eval.py take ckpt_path=<file>, predict.py checkpoint=<file>.",
     "extras": "What is asked or printed beside a run has no options here.",
+    "data.grow": "It grows predicted cells back over their boundary class, in data sets that are scored by instance "
+    "(nuclei, cell, phantom_cells, custom). Of a run that run_dir=<folder> goes on with it is +data.grow=2.",
     "task": "data=custom has data.task: semantic or instances.",
 }
 _PLUGINS = {

@@ -28,7 +28,13 @@ from umamba.targets import present_names
 DEFAULT_CONFIG = "train"
 # Settings that the configurations of earlier runs lack, and their default: such a run goes on without, as it began
 _OF_THE_BEGINNING = ("init_from", "freeze", "warmup_epochs")
-NEWER = {"data.augment_on": "auto", "ckpt_path": None, "previous_stage": None, **dict.fromkeys(_OF_THE_BEGINNING)}
+NEWER = {
+    "data.augment_on": "auto",
+    "data.grow": 0,
+    "ckpt_path": None,
+    "previous_stage": None,
+    **dict.fromkeys(_OF_THE_BEGINNING),
+}
 OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
 _MARKS = ("cases.files.", "cases.trained_on.")

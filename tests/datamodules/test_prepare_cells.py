@@ -69,7 +69,7 @@ def test_a_small_interior_is_dropped_and_a_large_one_kept() -> None:
 def test_instances_come_back_apart_and_growing_restores_their_size() -> None:
     _, instances = phantom_cells.make_cells(0, 1)
     classes = instances_to_classes(instances)
-    shrunk, grown = classes_to_instances(classes), classes_to_instances(classes, grow=True)
+    shrunk, grown = classes_to_instances(classes), classes_to_instances(classes, grow=2)
     assert shrunk.dtype == grown.dtype == np.int32
     for identifier in range(1, instances.max() + 1):
         cell = instances == identifier

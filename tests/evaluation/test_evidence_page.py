@@ -187,6 +187,21 @@ def test_networks_that_were_trained_on_other_data_do_not_count(records):
     assert mixed(some) == {f"heart_3d/umamba_enc_{n}": "other data than heart_3d/nnunet_1" for n in (1, 2, 3)}
 
 
+def test_networks_whose_instances_were_grown_otherwise_do_not_count(records, tmp_path):
+    target = shutil.copytree(records, tmp_path / "records")
+    assert "grown by" not in make_page(target, tmp_path / "page").read_text()
+    for path in find_runs(target):
+        record = json.loads(path.read_text())
+        record["run"]["options"]["grow"] = 0 if record["network"] == "umamba_enc" else 2
+        resaved(record, path)
+    some = [read_run(path) for path in find_runs(target)]
+    why = "scored with data.grow=0, nuclei/nnunet_1 with 2"
+    assert mixed(some) == {f"nuclei/umamba_enc_{n}": why for n in (1, 2, 3)}
+    page = make_page(target, tmp_path / "page").read_text()
+    assert page.count("Predicted instances are grown by 2 px over the boundary class.") == 1
+    assert f"Not counted: nuclei/umamba_enc_1, {why}." in page
+
+
 @pytest.mark.parametrize(
     ("edit", "told"),
     [

@@ -62,12 +62,12 @@ def test_what_the_paper_cannot_score_is_refused_when_it_is_asked_for() -> None:
 
 
 def test_options_that_would_not_act() -> None:
-    with pytest.raises(ValueError, match="grow=true is for task=instances; this task is semantic"):
-        Labelling(labels=LABELS, grow=True)
+    with pytest.raises(ValueError, match="grow=2 is for task=instances; this task is semantic"):
+        Labelling(labels=LABELS, grow=2)
     with pytest.raises(ValueError, match="instance_predictions=true is for task=instances"):
         Labelling(labels=LABELS, instance_predictions=True)
     with pytest.raises(ValueError, match="instance_predictions=true gives it none"):
-        Labelling(labels=LABELS, task="instances", grow=True, instance_predictions=True)
+        Labelling(labels=LABELS, task="instances", grow=2, instance_predictions=True)
 
 
 def test_class_maps_become_instances_and_nothing_else_changes() -> None:

@@ -64,6 +64,8 @@ def start(train, dataset: Path, *overrides: str) -> None:
         (["data.nsd_tolerance=-1"], "nsd_tolerance"),
         (["data.nsd_tolerance={liver: 2}"], "spleen"),
         (["data.nsd_tolerance={liver: 2, spleen: 2, kidney: 1}"], "kidney"),
+        (["data.grow=2"], r"data\.grow=2 grows predicted instances .* scored by class"),
+        (["data.grow=-1"], r"grow is -1; expected a number of pixels"),
         (["model=nnunet", "data.planning.preset=resenc_l"], "plain CNN"),
         (["trainer.max_time=soon"], r"trainer\.max_time is 'soon'"),
         (["trainer.precision=17"], "17"),

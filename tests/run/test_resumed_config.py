@@ -178,6 +178,20 @@ def test_a_run_of_an_earlier_version_goes_on_without_a_newer_setting(tmp_path: P
             pass
 
 
+def test_how_instances_are_scored_may_change_also_of_a_run_that_did_not_know_of_it(tmp_path: Path) -> None:
+    command = ["data=phantom_cells", "model=umamba_enc"]
+    config = trained(tmp_path, *command)
+    for asked in (["+data.grow=2"], [*command, "data.grow=2"]):
+        with called(tmp_path, *asked) as run:
+            assert run.config.data.grow == 2 and run.changes == {"data.grow": (0, 2)}
+    del config["data"]["grow"]
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+    with called(tmp_path, *command) as run:
+        assert run.changes == {}
+    with called(tmp_path, *command, "data.grow=2") as run:
+        assert run.config.data.grow == 2 and run.changes == {"data.grow": ("(absent)", 2)}
+
+
 def test_a_trainer_choice_changes_only_what_it_is_about(tmp_path: Path) -> None:
     trained(tmp_path, "trainer.max_epochs=7")
     with called(tmp_path, "trainer=ddp") as run:

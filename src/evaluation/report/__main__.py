@@ -32,7 +32,7 @@ from umamba.evaluation.report.published import load_published, published_elsewhe
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.scored_run import ScoredRun
-from umamba.evaluation.report.sections import dataset_section, paper_section
+from umamba.evaluation.report.sections import dataset_section, growth_note, paper_section
 from umamba.files import check_takes_files, write_text, writing_into
 from umamba.locations import CONFIGS
 from umamba.plain import values_at
@@ -111,7 +111,8 @@ def _write_report(
     summary: list[str] = []
     for number in (3, 4):
         if any(published["settings"].get(name, {}).get("table") == number for name in scores["dataset"]):
-            sections.append((f"Table {number}", paper_section(number, scores, output, published)))
+            section = paper_section(number, scores, output, published, growth_note(runs))
+            sections.append((f"Table {number}", section))
     of_paper = [name for name in published["settings"] if name in set(scores["dataset"])]
     stems = file_names(scores["dataset"])
     for dataset in [*of_paper, *sorted(set(scores["dataset"]) - set(of_paper))]:

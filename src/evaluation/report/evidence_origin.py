@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from umamba.evaluation.identity import differing, facts_of
+from umamba.evaluation.identity import differing, facts_of, grown_by
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report.networks import title_of
+from umamba.evaluation.scoring import grow_remark
 from umamba.evaluation.table_text import markdown
 
 _KILLED = (None, -9, 137)  # exit codes of what had no time to write a checkpoint; None: the runner was killed too
@@ -34,6 +35,7 @@ def made(records: Sequence[Mapping[str, Any]], faults: Mapping[str, str], titles
             lines.append(
                 f"- {markdown(title)}: {first['configuration']}, fold {first['fold']}, {trained} cases to train on, "
                 f"{len(first['cases'])} scored ({first['scored']}), {steps} a run{_plans(part)}."
+                + f" {grow_remark(grown_by(first))}".rstrip()
             )
     lines += _interruptions(records)
     devices = _listed({str(record["cost"].get("train_device")) for record in records})

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from umamba.evaluation.identity import grown_by
 from umamba.evaluation.report.left_out import Faults, left_out
 from umamba.evaluation.report.record_faults import fault_of
 
@@ -97,7 +98,8 @@ def name_of(record: Mapping[str, Any]) -> str:
 def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """What cannot stand in one cell of a table with the first run of it, or not in one table with the others.
 
-    Networks of a data set may differ in all but the data that they were trained on and are scored with.
+    Networks of a data set may differ in all but the data that they were trained on and are scored with, and how far
+    predicted instances were grown.
 
     Args:
         records: Of any cells; the first of a cell, by its seed, decides.
@@ -115,6 +117,10 @@ def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
             faults[name_of(record)] = f"{' and '.join(differing)} than seed {kept['seed']} of its cell"
             continue
         beside = of_data.setdefault(record["dataset"], record)
-        if beside.get(_OTHER_DATA) != record.get(_OTHER_DATA):
+        if grown_by(beside["run"]) != grown_by(record["run"]):
+            faults[name_of(record)] = (
+                f"scored with data.grow={grown_by(record['run'])}, {name_of(beside)} with {grown_by(beside['run'])}"
+            )
+        elif beside.get(_OTHER_DATA) != record.get(_OTHER_DATA):
             faults[name_of(record)] = f"{_MUST_AGREE[_OTHER_DATA]} than {name_of(beside)}"
     return faults

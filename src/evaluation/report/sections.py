@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from umamba.drawing.figure import page_svg, save_figure
 from umamba.evaluation.csv_cells import to_csv
-from umamba.evaluation.identity import names_of
+from umamba.evaluation.identity import grown_by, names_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.report import numbers
@@ -34,7 +34,7 @@ from umamba.evaluation.report.networks import (
 from umamba.evaluation.report.published import paper_table
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.verdict import reference_of, verdict
-from umamba.evaluation.scoring import Labelling
+from umamba.evaluation.scoring import Labelling, grow_remark
 from umamba.evaluation.table_text import to_latex, to_markdown
 from umamba.evaluation.tables import describe
 from umamba.evaluation.training_data import sets_apart
@@ -73,6 +73,7 @@ def dataset_section(
     table = report_tables.result_table(results, scores, dataset, published)
     unlike = unlike_cases(scores)
     note = f"{describe(network_scores(scores))} {REPLICATES}" + (f" {unlike}" if unlike else "")
+    note += growth_note(runs)
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores", numbers.for_programs(results, unit=unit))]
     scored = numbers.main_metrics(scores)
@@ -97,6 +98,12 @@ def dataset_section(
         beyond = [*beyond, "the training set"]
     words = verdict(scores, costs, scored[0], compared[scored[0]], beyond)
     return words, "\n".join(parts)
+
+
+def growth_note(runs: Sequence[ScoredRun]) -> str:
+    """What to say of predicted instances that were grown alike in all runs; where they differ names say it."""
+    grown = {grown_by(run.record) for run in runs if run.record["task"] == "instances"}
+    return f" {grow_remark(grown.pop())}".rstrip() if len(grown) == 1 else ""
 
 
 def _compare(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -144,20 +151,25 @@ def _draw(make: Callable[[], Figure | None], path: Path, heading: str, note: str
     return html.drawing(page_svg(make), heading, note)
 
 
-def paper_section(number: int, scores: pd.DataFrame, output: Path, published: Mapping[str, Any]) -> str:
-    """Ours beside the paper's in one table if both were scored by the paper's protocol, else in two."""
+def paper_section(
+    number: int, scores: pd.DataFrame, output: Path, published: Mapping[str, Any], remark: str = ""
+) -> str:
+    """Ours beside the paper's in one table if both were scored by the paper's protocol, else in two.
+
+    `remark` is put behind what is said of ours.
+    """
     found = numbers.paper_numbers(scores, number, published)
     table, plain = paper_table(found, number, published), numbers.for_programs(found)
     note = f"{published['paper']}, table {number}, scored with protocol paper. {PROVISIONAL}"
     if scores["protocol"].str.startswith("paper").all():
-        caption = f"Protocol paper; mean ± SD over cases. Paper: {note}"
+        caption = f"Protocol paper; mean ± SD over cases.{remark} Paper: {note}"
         return _keep(table, output, f"table_{number}", caption, plain=plain)
     theirs = [column for column in table.columns if column.endswith(", paper")]
     ours = table.drop(columns=theirs)
     ours = ours[(ours.drop(columns="network") != MISSING).any(axis=1)]
     plain_theirs = plain.filter(regex="^network$|_paper_(mean|sd|provisional)$")
     plain_ours = plain.drop(columns=[name for name in plain_theirs if name != "network"]).loc[ours.index]
-    hint = "Protocol standard; mean ± SD over cases. To compare with the paper, score with protocol=paper."
+    hint = f"Protocol standard; mean ± SD over cases.{remark} To compare with the paper, score with protocol=paper."
     return _keep(ours, output, f"table_{number}", hint, "Ours", plain_ours) + _keep(
         table[["network", *theirs]], output, f"table_{number}_paper", note, "The paper's", plain_theirs
     )
@@ -187,8 +199,8 @@ def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | 
 
 
 def _labelling(record: Mapping[str, Any]) -> Labelling:
-    grow = record["task"] == "instances" and bool(record["options"].get("grow"))  # once accepted where it did nothing
-    return Labelling(labels=record["labels"], regions=record.get("regions", {}), task=record["task"], grow=grow)
+    how = {"regions": record.get("regions", {}), "task": record["task"], "grow": grown_by(record)}
+    return Labelling(labels=record["labels"], **how)
 
 
 def _keep(
