@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,13 +23,14 @@ from umamba.cross_validation.folds import PoolOptions, predict_held_out, read_fo
 from umamba.cross_validation.tables import foreground_mean
 from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.file_names import file_names
+from umamba.evaluation.identity import grown_by
 from umamba.evaluation.pairs import Pair, references_of
 from umamba.evaluation.postprocessing import fit_rules
 from umamba.evaluation.prepared import prepare
 from umamba.evaluation.record import content_of
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.scored_run import ScoredRun
-from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.scoring import Scoring, grow_remark
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import describe, metrics_of, write_tables
 from umamba.files import writing_into
@@ -55,6 +57,7 @@ class Candidate:
         scores: A row per case and class, see `umamba.evaluation.evaluate.evaluate`.
         labels: Class name -> value, or region name -> the values it is made of.
         references: Case -> hash of what it was scored against, as in run.json.
+        grow: px by which predicted instances were grown.
         pairs: The files of a mean of two, and how they were scored; None of a cross-validation.
     """
 
@@ -63,7 +66,15 @@ class Candidate:
     scores: pd.DataFrame
     labels: Mapping[str, int | Sequence[int]]
     references: Mapping[str, str]
+    grow: float = 0
     pairs: tuple[list[Pair], Scoring] | None = None
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How it was scored, which may be another way than its checkpoints say; for `PoolOptions`."""
+        if "nsd_tolerance" not in self.scores:
+            return {"grow": self.grow}
+        return {"grow": self.grow, "nsd_tolerance": self.scores.groupby("class")["nsd_tolerance"].first().to_dict()}
 
     @property
     def mean(self) -> float:
@@ -95,8 +106,8 @@ def find_best(
 
     Raises:
         FileNotFoundError: A folder has no ensemble.json, or a checkpoint that it names is missing.
-        ValueError: They cannot be compared: other data sets, cases, labels, protocol or mirroring; names two and what
-            differs. Or checkpoints were trained on since.
+        ValueError: They cannot be compared: other data sets, cases, labels, protocol, tolerances, growth or mirroring;
+            names two and what differs. Or checkpoints were trained on since.
     """
     single = _singles(folders)
     (output / FILE).unlink(missing_ok=True)
@@ -137,6 +148,7 @@ def _singles(folders: Sequence[Path]) -> list[Candidate]:
             f"These are not different cross-validations of one data set: {_listed(runs)}. Give each once, and those of "
             "one data set."
         )
+    _check_growth(found)
     for run, ensemble in zip(found, ensembles, strict=True):
         for pair in run.record["pairs"]:
             if Path(pair["reference"]).is_file():  # else the data lie elsewhere, and are compared where they are read
@@ -147,11 +159,23 @@ def _singles(folders: Sequence[Path]) -> list[Candidate]:
         Candidate(
             name=run.network if networks.count(run.network) == 1 else f"{run.network}, {run.replicate}",
             ensembles=(ensemble,), scores=run.scores, labels=run.record.get("regions") or run.record["labels"],
-            references=run.record["cases"],
+            references=run.record["cases"], grow=grown_by(run.record),
         )
         for run, ensemble in zip(found, ensembles, strict=True)
         if run is not None
     ]  # fmt: skip
+
+
+def _check_growth(runs: Sequence[ScoredRun]) -> None:
+    """See that all were scored with instances that were grown alike."""
+    first, *others = runs
+    for run in others:
+        if grown_by(run.record) != grown_by(first.record):
+            raise ValueError(
+                f"{first.folder} was scored with data.grow={grown_by(first.record)}, {run.folder} with "
+                f"data.grow={grown_by(run.record)}. Score them alike: data.grow=... and the command of the "
+                "cross-validation again, which trains nothing anew."
+            )
 
 
 def _listed(runs: Sequence[ScoredRun]) -> str:
@@ -160,10 +184,9 @@ def _listed(runs: Sequence[ScoredRun]) -> str:
 
 def _means_of_two(single: Sequence[Candidate], output: Path, options: PoolOptions) -> list[Candidate]:
     """The mean of the probabilities of each two, case by case."""
-    mirror = single[0].ensembles[0].mirror
-    with_mirror = PoolOptions(mirror=mirror, device=options.device, trusted=options.trusted, workers=options.workers)
+    alike = replace(options, mirror=single[0].ensembles[0].mirror, scoring=single[0].scoring)
     stems = file_names([candidate.name for candidate in single])
-    scored = [_probabilities(candidate, output / _WORK / stems[candidate.name], with_mirror) for candidate in single]
+    scored = [_probabilities(candidate, output / _WORK / stems[candidate.name], alike) for candidate in single]
     found = []
     for (one, made), (other, (others, *_)) in itertools.combinations(zip(single, scored, strict=True), 2):
         pairs, scoring, decision = made
@@ -176,6 +199,7 @@ def _means_of_two(single: Sequence[Candidate], output: Path, options: PoolOption
                 scores=evaluate(mean, scoring, workers=options.workers),
                 labels=one.labels,
                 references=one.references,
+                grow=one.grow,
                 pairs=(mean, scoring),
             )
         )
@@ -249,8 +273,9 @@ def _choose(candidates: Sequence[Candidate], output: Path) -> Path:
         raise ValueError("No candidate has a score: neither references nor predictions hold a class.")
     best = max(candidates, key=lambda one: -np.inf if np.isnan(one.mean) else one.mean)
     table = pd.concat([one.scores.assign(run=one.name) for one in candidates], ignore_index=True)
-    text = write_tables(table, output / "tables", remark=REMARK)
-    show_table(text.groupby("run", sort=False).tail(1), f"{describe(table)} {REMARK}")
+    remark = f"{REMARK} {grow_remark(best.grow)}".strip()
+    text = write_tables(table, output / "tables", remark=remark)
+    show_table(text.groupby("run", sort=False).tail(1), f"{describe(table)} {remark}")
     first = best.ensembles[0]
     rules = best.rules()
     metric = metrics_of(table)[0]

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from umamba.callbacks.last_checkpoint import LastCheckpoint
-from umamba.cross_validation.folds import PoolOptions
+from umamba.cross_validation.folds import SCORING, PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import check_folds, number_of_folds
 from umamba.evaluation.held_out import cases_of_training
@@ -91,7 +91,8 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
                 f"combined in {folder}."
             )
         checkpoints = {fold: last_checkpoint(run) for fold, run in runs.items()}
-        pool(checkpoints, folder, PoolOptions(mirror=options.mirror, trusted=plain(cfg.trusted)))
+        asked = {key: plain(cfg.data[key]) for key in SCORING if key in cfg.data}
+        pool(checkpoints, folder, PoolOptions(mirror=options.mirror, trusted=plain(cfg.trusted), scoring=asked))
     return folder / FILE
 
 

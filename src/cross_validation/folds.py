@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from umamba.cross_validation.belong import check_folds
 from umamba.datamodules.base import SegmentationDataModule
@@ -16,6 +17,8 @@ from umamba.files import read_json
 from umamba.inference.record import record_path
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 
+SCORING = ("nsd_tolerance", "grow")  # of a data module: how predictions are scored, which no training depends on
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolOptions:
@@ -24,12 +27,14 @@ class PoolOptions:
     Attributes:
         mirror, device, trusted: As for `umamba.inference.predictor.Predictor.from_checkpoint`.
         workers: Processes that score; 0 or 1 scores in this one, None takes the CPUs at hand.
+        scoring: What is scored in another way than the checkpoints say: `SCORING` -> value.
     """
 
     mirror: bool = False
     device: str = "auto"
     trusted: str | Sequence[str] = ()
     workers: int | None = None
+    scoring: Mapping[str, Any] = field(default_factory=dict)
 
     def of_run(self) -> RunOptions:
         """The same for the scoring of one fold."""
@@ -60,7 +65,7 @@ def read_folds(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[Fo
 
     Args:
         checkpoints: Fold -> file.
-        options: Whom to trust.
+        options: Whom to trust, and how to score.
 
     Raises:
         FileNotFoundError: A checkpoint, or the data set, is missing.
@@ -72,6 +77,7 @@ def read_folds(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[Fo
         found[number] = (Member.of(path, checkpoint), datamodule_from_checkpoint(checkpoint, {}))
         del checkpoint  # with its weights
     for _, datamodule in found.values():
+        vars(datamodule).update(options.scoring)
         datamodule.open_raw()
     held_out = {
         number: [case.identifier for case in choose_cases([member], datamodule, "validation")[0]]
