@@ -40,7 +40,7 @@ def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], ti
     table = pd.read_csv(metrics_csv)
     if "epoch" not in table or table["epoch"].isna().all():
         raise ValueError(f"{metrics_csv} holds no epoch yet; it has the columns {', '.join(table.columns)}.")
-    table["epoch"] = table["epoch"].bfill() + 1  # learning rates stand in front of their epoch, without its number
+    table["epoch"] = table["epoch"].bfill() + 1  # older files have learning rates in front of their epoch
     figure = Figure(figsize=(11, 7), dpi=_DPI)
     figure.subplots_adjust(left=0.07, right=0.98, top=0.9, bottom=0.08, hspace=0.28, wspace=0.16)
     (losses, scores), (rates, seconds) = figure.subplots(2, 2)

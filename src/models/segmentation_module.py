@@ -114,7 +114,7 @@ class SegmentationModule(L.LightningModule):
     def on_train_start(self) -> None:
         for logger in self.loggers:
             if isinstance(logger, ResumableCSVLogger):
-                logger.rewind(self.global_step)
+                logger.begin(self.trainer)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)  # as configure_optimizers gives it
         fuse(optimizer)

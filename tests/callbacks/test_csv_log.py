@@ -55,13 +55,13 @@ def test_a_file_of_something_else_is_named_and_stays(tmp_path: Path, content: by
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"metrics\.csv is not as a run leaves it \(.*{reason}.*move this one away"):
-        ResumableCSVLogger(tmp_path).rewind(2)
+        ResumableCSVLogger(tmp_path).experiment.rewind(2)
     assert path.read_bytes() == content
 
 
 def test_a_row_that_was_cut_by_hand_is_told_of(tmp_path: Path, caplog) -> None:
     (tmp_path / "metrics.csv").write_bytes(b"step,loss\r\n0\r\n1,2\r\n")
-    ResumableCSVLogger(tmp_path).rewind(2)
+    ResumableCSVLogger(tmp_path).experiment.rewind(2)
     assert "1 row(s) of another number of columns" in caplog.text
     assert (tmp_path / "metrics.csv").read_bytes() == b"step,loss\r\n1,2\r\n"
 
@@ -72,7 +72,7 @@ def test_rewinding_drops_the_rows_that_are_trained_again(tmp_path: Path) -> None
         logger.log_metrics({"loss": float(step)}, step=step)
     logger.save()
     resumed = ResumableCSVLogger(tmp_path)
-    resumed.rewind(2)
+    resumed.experiment.rewind(2)
     resumed.log_metrics({"loss": 20.0, "dice": 0.5}, step=2)
     resumed.save()
     assert pd.read_csv(tmp_path / "metrics.csv")["loss"].tolist() == [0.0, 1.0, 20.0]
@@ -91,3 +91,41 @@ def test_a_kill_while_a_column_is_added_loses_no_row(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         logger.save()
     assert pd.read_csv(tmp_path / "metrics.csv")["loss"].tolist() == [1.0]
+
+
+def saved(logger: ResumableCSVLogger, *rows: dict) -> list[dict]:
+    """What is in the file when each of some rows was logged and saved; without what is empty."""
+    for row in rows:
+        logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+        logger.save()
+    table = pd.read_csv(logger.experiment.metrics_file_path)
+    return [{key: value for key, value in row.items() if value == value} for row in table.to_dict("records")]
+
+
+def test_an_epoch_is_one_row(tmp_path: Path) -> None:
+    rows = [{"step": 0, "epoch": 0, "lr-SGD": 0.1}, {"step": 9, "epoch": 0, "val/loss": 2.0},
+            {"step": 9, "epoch": 0, "train/loss": 1.0}, {"step": 10, "epoch": 1, "lr-SGD": 0.05}]  # fmt: skip
+    whole = [{"step": 9, "epoch": 0, "lr-SGD": 0.1, "val/loss": 2.0, "train/loss": 1.0}, rows[3]]
+    assert saved(ResumableCSVLogger(tmp_path / "one"), *rows) == whole
+    for row in rows:  # each by a process of its own
+        found = saved(ResumableCSVLogger(tmp_path / "many"), row)
+    assert found == whole
+
+
+def test_what_is_logged_by_step_has_a_row_each_time(tmp_path: Path) -> None:
+    steps = [{"step": step, "epoch": 0, "lr-SGD": 0.1} for step in (3, 6, 9)]
+    end = {"step": 9, "epoch": 0, "train/loss": 1.0}
+    assert saved(ResumableCSVLogger(tmp_path), *steps, end) == [*steps[:2], {**steps[2], **end}]
+    validated = [{"step": step, "epoch": 1, "val/loss": 1.0} for step in (14, 19)]  # twice in an epoch
+    assert saved(ResumableCSVLogger(tmp_path), *validated)[3:] == validated
+
+
+def test_an_epoch_that_is_gone_on_with_midway_keeps_its_learning_rate(tmp_path: Path) -> None:
+    rows = [{"step": 9, "epoch": 0, "train/loss": 1.0}, {"step": 10, "epoch": 1, "lr-SGD": 0.1},
+            {"step": 19, "epoch": 1, "val/loss": 2.0}]  # fmt: skip
+    end = {"step": 19, "epoch": 1, "val/loss": 3.0}
+    for step, midway, expected in ((15, 1, {**end, "lr-SGD": 0.1}), (10, None, end)):
+        saved(ResumableCSVLogger(tmp_path / str(step)), *rows)
+        resumed = ResumableCSVLogger(tmp_path / str(step))
+        resumed.experiment.rewind(step, midway)
+        assert saved(resumed, end) == [rows[0], expected]

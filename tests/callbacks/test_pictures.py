@@ -60,7 +60,7 @@ class Module(L.LightningModule):
     def on_train_start(self) -> None:
         for logger in self.loggers:
             if isinstance(logger, ResumableCSVLogger):
-                logger.rewind(self.global_step)
+                logger.begin(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", 1.0)

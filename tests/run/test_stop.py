@@ -193,7 +193,7 @@ class Logged(Module):
 
     def on_train_start(self) -> None:
         for logger in self.loggers:
-            logger.rewind(self.global_step)
+            logger.begin(self.trainer)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         loss = super().training_step(batch, batch_idx)
