@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
+from lightning import Trainer
 from omegaconf import OmegaConf
 
 import umamba.cross_validation.__main__ as best
@@ -209,3 +211,13 @@ def test_mistakes_of_beginners(tmp_path: Path, line: list[str], message: str) ->
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode in (1, 2)
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", asked.IDLE)
+def test_what_the_trainer_would_take_without_effect_is_refused(key: str, tmp_path: Path) -> None:
+    value = "[{_target_: builtins.dict}]" if key == "plugins" else str(not key.startswith("enable_")).lower()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[f"++trainer.{key}={value}", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ValueError, match=rf"trainer\.{key}=.* is not taken here: .*Leave trainer\.{key} out"):
+        asked.check_options(cfg)
+    assert key in inspect.signature(Trainer).parameters
