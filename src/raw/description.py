@@ -151,7 +151,7 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: numTraining must be a whole number of cases, it is {num_training!r}.")
     labels, regions, ignore = parse_labels(content["labels"], content.get("regions_class_order"), path)
     return {
-        "name": str(content.get("name", path.resolve().parent.name)),
+        "name": str(content.get("name", path.parent.resolve().name)),
         "channel_names": tuple(str(channels[str(i)]) for i in range(len(channels))),
         "labels": labels,
         "regions": regions,

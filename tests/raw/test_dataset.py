@@ -91,6 +91,18 @@ def test_wrong_num_training_is_said(tmp_path, caplog):
     assert "declares numTraining 2, but 3 training cases were found" in caplog.text
 
 
+def test_a_data_set_without_a_name_is_called_like_its_folder_wherever_its_description_lies(tmp_path):
+    (tmp_path / "described").mkdir()
+    (tmp_path / "Dataset001_Mine").mkdir()
+    write_description(tmp_path, 1)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    del content["name"]
+    (tmp_path / "described" / "dataset.json").write_text(json.dumps(content))
+    path = tmp_path / "Dataset001_Mine" / "dataset.json"
+    path.symlink_to(tmp_path / "described" / "dataset.json")
+    assert DatasetDescription.read(path).name == "Dataset001_Mine"
+
+
 def test_missing_folder_and_description(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist. Check data.dataset_dir"):
         RawDataset.open(tmp_path / "nowhere")
