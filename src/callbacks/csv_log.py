@@ -92,6 +92,11 @@ class MetricsWriter(ExperimentWriter):
             found = {key: float(value) for key, value in cells}
             if midway is not None and found and not any(row.get(_EPOCH) == str(midway) for row in self._last):
                 self.metrics.append({"step": step - 1, _EPOCH: midway, **found})
+        elif step > 0:
+            log.warning(
+                "%s is not there, though the training goes on at step %d: it begins anew, and lacks the steps before.",
+                self.metrics_file_path, step,
+            )  # fmt: skip
 
     def save(self) -> None:
         """Append the rows recorded since the last call, or put them into the epoch's row."""

@@ -129,3 +129,15 @@ def test_an_epoch_that_is_gone_on_with_midway_keeps_its_learning_rate(tmp_path: 
         resumed = ResumableCSVLogger(tmp_path / str(step))
         resumed.experiment.rewind(step, midway)
         assert saved(resumed, end) == [rows[0], expected]
+
+
+def test_a_file_that_is_gone_where_a_run_goes_on_is_missed_once(tmp_path: Path, caplog) -> None:
+    ResumableCSVLogger(tmp_path).experiment.rewind(0)
+    assert not caplog.text
+    for step in (4, 5):
+        logger = ResumableCSVLogger(tmp_path)
+        logger.experiment.rewind(step)
+        logger.log_metrics({"loss": 1.0}, step=step)
+        logger.save()
+    assert caplog.text.count("metrics.csv is not there, though the training goes on at step 4") == 1
+    assert "at step 5" not in caplog.text
