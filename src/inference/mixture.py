@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umamba.files import read_json
-from umamba.inference.record import find_records, stamps_of
+from umamba.inference.record import find_records, stamps_of, what_differs
 from umamba.inference.seen import BY_NAME, UNTOLD, YES
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import compare_written, kept_of, listed, say_untold
@@ -207,4 +207,4 @@ def _is_of(name: str, path: Path, record: Mapping[str, Any]) -> bool:
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """In what the `made_by` of two predictions differ, beside what changes no label map."""
-    return sorted(key for key in {*one, *other} - {*_OF_OTHER_FILES} if one.get(key) != other.get(key))
+    return [key for key in what_differs(one, other) if key not in _OF_OTHER_FILES]

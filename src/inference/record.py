@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _SAVED_EVERY = 10.0  # s: the label maps of so long are made again after a kill
 _NAME = re.compile(r"inference(_\d+_of_\d+)?\.json")
+_OPTIONS = {"mirror_axes": "mirror", "precision": "precision"}  # of what a network's `made_by` has -> the option
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
 
@@ -74,10 +76,10 @@ def finished_cases(
     for path, record in records.items():
         before = record.get("made_by")
         if before != made_by:
-            differ = [key for key in made_by if not isinstance(before, dict) or before.get(key) != made_by[key]]
+            differ = what_differs(before if isinstance(before, dict) else {}, made_by)
             raise ValueError(
-                f"continue=true: {path} is of another prediction (it differs in {', '.join(differ) or 'its options'}), "
-                "whose label maps would be mixed with those of this one. Give another output folder."
+                f"continue=true: {path} is of another prediction (it differs in {', '.join(differ)}), whose label maps "
+                " would be mixed with those of this one. Give another output folder."
             )
     if there and not records:
         raise ValueError(
@@ -112,6 +114,35 @@ def finished_cases(
             len(there - done), folder, listed(sorted(there - done)),
         )  # fmt: skip
     return done
+
+
+def what_differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In what the `made_by` of two predictions differ; of networks of the same weights, with which options they ran."""
+    names: set[str] = set()
+    for key in sorted(key for key in {*one, *other} if one.get(key) != other.get(key)):
+        then, now = one.get(key), other.get(key)
+        if key == "networks":
+            names |= _of_networks(then, now)
+            continue
+        inner = set(what_differs(then, now)) if isinstance(then, Mapping) and isinstance(now, Mapping) else {key}
+        names |= inner if inner <= {*_OPTIONS.values()} else {key}
+    return sorted(names)
+
+
+def _of_networks(one: Any, other: Any) -> set[str]:
+    none: Mapping[str, Any] = {}
+    pairs = list(zip_longest(_one_by_one(one), _one_by_one(other), fillvalue=none))
+    keys = {key for then, now in pairs for key in {*then, *now} if then.get(key) != now.get(key)}
+    return {_OPTIONS[key] for key in keys} if keys and keys <= _OPTIONS.keys() else {"networks"}
+
+
+def _one_by_one(networks: Any) -> Iterator[Mapping[str, Any]]:
+    """Of several plans there is a list for each."""
+    for one in networks if isinstance(networks, list) else [networks]:
+        if isinstance(one, list):
+            yield from _one_by_one(one)
+        else:
+            yield one if isinstance(one, Mapping) else {"": one}
 
 
 def go_on(

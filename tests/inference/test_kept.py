@@ -16,6 +16,7 @@ from umamba.inference import kept
 from umamba.inference.kept import parse_probabilities
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
+from umamba.inference.record import what_differs
 from umamba.inference.sliding_window import check_step
 from umamba.raw.pictures import write_picture
 
@@ -149,3 +150,22 @@ def test_the_distance_of_windows_changes_what_is_computed_and_is_noted(tmp_path:
 def test_a_distance_that_leaves_gaps_is_refused(step: object) -> None:
     with pytest.raises(ValueError, match="step must be in"):
         check_step(step)
+
+
+def test_what_differs_between_two_predictions_is_named_by_its_option() -> None:
+    one = {"weights_sha256": "a", "precision": "float32", "mirror_axes": []}
+    flipped, halved, other = (
+        {**one, "mirror_axes": [0]},
+        {**one, "precision": "float16"},
+        {**one, "weights_sha256": "b"},
+    )
+    for then, now, names in [
+        ([one], [flipped], ["mirror"]), ([one, one], [one, halved], ["precision"]), ([one], [other], ["networks"]),
+        ([one], [{**other, "mirror_axes": [0]}], ["networks"]), ([one], [one, one], ["networks"]),
+        ([[one], [one]], [[flipped], [flipped]], ["mirror"]), ([one], ["else"], ["networks"]),
+        ([one], None, ["networks"]),
+    ]:  # fmt: skip
+        assert what_differs({"networks": then, "plan": 1}, {"networks": now, "plan": 1}) == names
+        with_stage = [{"previous_stage": {"networks": networks, "plan": 2}} for networks in (then, now)]
+        assert what_differs(*with_stage) == (["previous_stage"] if names == ["networks"] else names)
+    assert what_differs({"labels": None}, {"step": 0.25, "labels": None}) == what_differs({"step": 1}, {}) == ["step"]
