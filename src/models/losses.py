@@ -1,6 +1,7 @@
-"""Segmentation losses of nnU-Net: cross-entropy plus soft Dice, over every deep-supervision output.
+"""Segmentation losses: nnU-Net's cross-entropy plus soft Dice and its relatives, over every deep-supervision output.
 
-Source: nnU-Net (Isensee et al. 2021), online methods "training"; U-Mamba keeps them unchanged.
+Source: nnU-Net (Isensee et al. 2021), online methods "training"; U-Mamba keeps them unchanged. What else a loss may be
+made of, and where that comes from: `umamba.models.loss_terms`.
 
 Under distributed training the mean of the ranks' losses is that of the whole batch, see `umamba.models.ranks`.
 """
@@ -15,20 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umamba.models.kernels.choice import loss_fused
+from umamba.models.loss_terms import MIN_DENOMINATOR, Terms
 from umamba.models.ranks import count_ranks, rank_weight, sum_over_ranks
 
 SMOOTH = 1e-5  # added to numerator and denominator of the soft Dice
-MIN_DENOMINATOR = 1e-8
+NNUNET = Terms()
 
 
-def soft_dice(logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_dice: bool = False) -> Tensor:
-    """Mean soft Dice of the foreground classes, in [0, 1]; of several ranks, the mean of what they return.
+def soft_dice(
+    logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_dice: bool = False, terms: Terms = NNUNET
+) -> Tensor:
+    """Mean soft Dice, or other overlap, of the foreground classes, in [0, 1]; of ranks the mean of what they return.
 
     Args:
         logits: (B, K, *S) float, class 0 is background and left out.
         label: (B, *S) integer, values 0..K-1 wherever ``mask`` is true.
         mask: (B, *S) bool, voxels that count; None counts all.
         batch_dice: sum over the batch (and over ranks) before dividing, instead of one Dice per sample.
+        terms: what the overlap is.
 
     Returns:
         A scalar, float32 at least.
@@ -36,24 +41,27 @@ def soft_dice(logits: Tensor, label: Tensor, mask: Tensor | None = None, batch_d
     probabilities = widened(logits).softmax(1)[:, 1:]  # (B, K-1, *S)
     classes = torch.arange(1, logits.shape[1], device=label.device).view(1, -1, *[1] * (logits.ndim - 2))
     target = label.unsqueeze(1) == classes  # (B, K-1, *S) bool
-    return soft_dice_of(probabilities, target, None if mask is None else mask.unsqueeze(1), batch_dice)
+    return soft_dice_of(probabilities, target, None if mask is None else mask.unsqueeze(1), batch_dice, terms)
 
 
-def soft_dice_of(probabilities: Tensor, target: Tensor, mask: Tensor | None, batch_dice: bool) -> Tensor:
-    """Mean soft Dice of classes or regions, in [0, 1]; of several ranks, the mean of what they return.
+def soft_dice_of(
+    probabilities: Tensor, target: Tensor, mask: Tensor | None, batch_dice: bool, terms: Terms = NNUNET
+) -> Tensor:
+    """Mean soft Dice, or other overlap, of classes or regions, in [0, 1]; of ranks the mean of what they return.
 
     Args:
         probabilities: (B, K, *S) float.
         target: (B, K, *S) bool.
         mask: (B, 1, *S) bool, voxels that count; None counts all.
         batch_dice: as of `soft_dice`.
+        terms: as of `soft_dice`.
     """
     axes = tuple(range(2, probabilities.ndim))
     if mask is not None:
         probabilities = probabilities * mask
         target = target & mask
     intersection = (probabilities * target).sum(axes)  # (B, K)
-    total = probabilities.sum(axes) + target.sum(axes)
+    total = terms.total(intersection, probabilities.sum(axes), target.sum(axes))
     if batch_dice:
         intersection, total = _over_batch(intersection, total)
         return _dice(intersection, total).mean()
@@ -77,17 +85,32 @@ def _dice(intersection: Tensor, total: Tensor) -> Tensor:
 
 
 class DiceCELoss(nn.Module):
-    """Cross-entropy (mean over counted voxels) minus the mean soft Dice: nnU-Net's loss, at best -1.
+    """Cross-entropy (mean over counted voxels) minus the mean soft Dice: nnU-Net's loss, at best -1; or its relatives.
 
     Args:
         batch_dice: sum over the batch (and over ranks) before dividing, instead of one Dice per sample.
         ignore_label: value of voxels that do not count, or None.
+        terms: what the two terms are, and weigh.
     """
 
-    def __init__(self, batch_dice: bool, ignore_label: int | None = None) -> None:
+    def __init__(self, batch_dice: bool, ignore_label: int | None = None, terms: Terms = NNUNET) -> None:
         super().__init__()
         self.batch_dice = batch_dice
         self.ignore_label = ignore_label
+        self.terms = terms
+        weights = None if terms.class_weights is None else torch.tensor(terms.class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    class_weights: Tensor | None  # (K,) float
+
+    @property
+    def name(self) -> str:
+        """What to call it in a log."""
+        return self.terms.name()
+
+    def fusible(self, outputs: Sequence[Tensor], label: Tensor) -> bool:
+        """Whether `fused` takes these outputs, highest resolution first, and this label."""
+        return self.terms.of_sums and loss_fused(outputs, label, self.ignore_label)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """The loss of one output.
@@ -99,18 +122,24 @@ class DiceCELoss(nn.Module):
         Returns:
             A scalar, float32 at least; of several ranks this one's part of it.
         """
-        if label.shape[1:] == logits.shape[2:] and loss_fused([logits], label, self.ignore_label):
+        if label.shape[1:] == logits.shape[2:] and self.fusible([logits], label):
             return self.fused([logits], label, (1.0,))
-        label = label.long()
-        if self.ignore_label is None:
-            cross_entropy = F.cross_entropy(widened(logits), label)
-            cross_entropy = cross_entropy * rank_weight(label, cross_entropy.dtype)
-            return cross_entropy - soft_dice(logits, label, None, self.batch_dice)
-        mask = label != self.ignore_label
-        label = label.masked_fill(~mask, 0)
-        per_voxel = F.cross_entropy(widened(logits), label, reduction="none") * mask
-        cross_entropy = per_voxel.sum() / sum_over_ranks(mask.sum()).clamp_min(1) * count_ranks()
-        return cross_entropy - soft_dice(logits, label, mask, self.batch_dice)
+        label, mask = label.long(), None
+        if self.ignore_label is not None:
+            mask = label != self.ignore_label
+            label = label.masked_fill(~mask, 0)
+        terms = self.terms
+        return terms.combined(
+            self._cross_entropy(widened(logits), label, mask) if terms.cross_entropy else None,
+            soft_dice(logits, label, mask, self.batch_dice, terms) if terms.dice else None,
+        )
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None and self.terms.of_sums and self.class_weights is None:
+            mean = F.cross_entropy(logits, label)
+            return mean * rank_weight(label, mean.dtype)
+        weight = None if self.class_weights is None else self.class_weights.to(logits.dtype)[label]
+        return self.terms.mean(self.terms.focused(F.cross_entropy(logits, label, reduction="none")), mask, weight)
 
     def fused(self, outputs: Sequence[Tensor], label: Tensor, weights: Sequence[float]) -> Tensor:
         """The weighted sum of the losses of several outputs, in Triton.
@@ -130,18 +159,29 @@ class DiceCELoss(nn.Module):
         counted = sum(weight > 0 for weight in weights)  # the last ones, if any, weigh nothing
         sums = dice_ce_sums(outputs, label, self.ignore_label, counted)
         intersection, predicted, voxels, entropy = sums.unbind(2)  # (R, B, K) each
-        overlap, total = intersection[..., 1:], (predicted + voxels)[..., 1:]  # (R, B, K-1) each
-        if self.batch_dice:
-            overlap, total = _over_batch(overlap.transpose(0, 1), total.transpose(0, 1))  # (R, K-1) each
-        dice = _dice(overlap, total).flatten(1).mean(1)  # (R,)
-        if self.ignore_label is None:
-            counts = _constant(tuple(o.numel() / o.shape[1] for o in outputs[:counted]), label.device)
-            losses = entropy.sum((1, 2)) / counts * rank_weight(label, dice.dtype)
-        else:
-            counts = sum_over_ranks(voxels.detach().sum((1, 2))).clamp_min(1)
-            losses = entropy.sum((1, 2)) / counts * count_ranks()
-        losses = losses - (dice if self.batch_dice else dice * rank_weight(label, dice.dtype))
+        cross_entropy = dice = None
+        if self.terms.dice:
+            total = self.terms.total(intersection, predicted, voxels)
+            overlap, total = intersection[..., 1:], total[..., 1:]  # (R, B, K-1) each
+            if self.batch_dice:
+                overlap, total = _over_batch(overlap.transpose(0, 1), total.transpose(0, 1))  # (R, K-1) each
+            dice = _dice(overlap, total).flatten(1).mean(1)  # (R,)
+            dice = dice if self.batch_dice else dice * rank_weight(label, dice.dtype)
+        if self.terms.cross_entropy:
+            cross_entropy = self._mean_of_sums(entropy, voxels.detach(), outputs[:counted], label)
+        losses = self.terms.combined(cross_entropy, dice)
         return (losses * _constant(tuple(weights[:counted]), label.device)).sum()
+
+    def _mean_of_sums(self, entropy: Tensor, voxels: Tensor, outputs: Sequence[Tensor], label: Tensor) -> Tensor:
+        """(R, B, K) each, sums of cross-entropy and number of voxels -> (R,), the mean of each output."""
+        if self.class_weights is not None:
+            count = sum_over_ranks((self.class_weights * voxels).sum((1, 2))).clamp_min(MIN_DENOMINATOR)
+            return (self.class_weights * entropy).sum((1, 2)) / count * count_ranks()
+        total = entropy.sum((1, 2))
+        if self.ignore_label is None:
+            counts = _constant(tuple(o.numel() / o.shape[1] for o in outputs), label.device)
+            return total / counts * rank_weight(label, total.dtype)
+        return total / sum_over_ranks(voxels.sum((1, 2))).clamp_min(1) * count_ranks()
 
 
 @functools.lru_cache(maxsize=64)  # a process sees a handful; made once, since the host waits for the device each time
@@ -177,7 +217,7 @@ class DeepSupervision(nn.Module):
         if isinstance(outputs, Tensor):
             return self.loss(outputs, label)
         weights = deep_supervision_weights(len(outputs))
-        if isinstance(self.loss, DiceCELoss) and loss_fused(outputs, label, self.loss.ignore_label):
+        if isinstance(self.loss, DiceCELoss) and self.loss.fusible(outputs, label):
             return self.loss.fused(outputs, label, weights)
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for weight, output in zip(weights, outputs, strict=True):

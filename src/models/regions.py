@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umamba.models.losses import soft_dice_of, widened
-from umamba.models.ranks import count_ranks, rank_weight, sum_over_ranks
+from umamba.models.loss_terms import Terms
+from umamba.models.losses import NNUNET, soft_dice_of, widened
 
 
 class RegionMasks(nn.Module):
@@ -46,13 +46,30 @@ class DiceBCELoss(nn.Module):
         regions: label values of each of the network's outputs.
         batch_dice: sum over the batch (and over DDP ranks) before dividing, instead of one Dice per sample.
         ignore_label: value of voxels that do not count, or None.
+        terms: what the two terms are, and weigh; class weights are relative to their mean.
     """
 
-    def __init__(self, regions: Sequence[Sequence[int]], batch_dice: bool, ignore_label: int | None = None) -> None:
+    class_weights: Tensor | None  # (R, 1, ...) float, of mean 1
+
+    def __init__(
+        self,
+        regions: Sequence[Sequence[int]],
+        batch_dice: bool,
+        ignore_label: int | None = None,
+        terms: Terms = NNUNET,
+    ) -> None:
         super().__init__()
         self.masks = RegionMasks(regions, ignore_label)
         self.batch_dice = batch_dice
         self.ignore_label = ignore_label
+        self.terms = terms
+        weights = None if terms.class_weights is None else torch.tensor(terms.class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", None if weights is None else weights / weights.mean(), persistent=False)
+
+    @property
+    def name(self) -> str:
+        """What to call it in a log."""
+        return self.terms.name(regions=True)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """The loss of one output.
@@ -65,11 +82,14 @@ class DiceBCELoss(nn.Module):
             A scalar, float32 at least; of several ranks this one's part of it.
         """
         logits, target = widened(logits), self.masks(label)  # (B, R, *S) both
-        if self.ignore_label is None:
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
-            cross_entropy = cross_entropy * rank_weight(label, cross_entropy.dtype)
-            return cross_entropy - soft_dice_of(logits.sigmoid(), target, None, self.batch_dice)
-        mask = (label != self.ignore_label).unsqueeze(1)  # (B, 1, *S)
-        per_voxel = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none") * mask
-        cross_entropy = per_voxel.sum() / sum_over_ranks(mask.sum()).clamp_min(1) * count_ranks()
-        return cross_entropy - soft_dice_of(logits.sigmoid(), target, mask, self.batch_dice)
+        mask = None if self.ignore_label is None else (label != self.ignore_label).unsqueeze(1)  # (B, 1, *S)
+        entropy = dice = None
+        if self.terms.cross_entropy:
+            entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+            entropy = self.terms.focused(entropy)
+            if self.class_weights is not None:
+                entropy = entropy * self.class_weights.to(logits.dtype).view(-1, *[1] * (logits.ndim - 2))
+            entropy = self.terms.mean(entropy, mask)
+        if self.terms.dice:
+            dice = soft_dice_of(logits.sigmoid(), target, mask, self.batch_dice, self.terms)
+        return self.terms.combined(entropy, dice)

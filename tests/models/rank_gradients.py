@@ -5,6 +5,7 @@ python tests/models/rank_gradients.py RANK WORLD FOLDER
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from umamba.datamodules.sampling import share_of
+from umamba.models.loss_terms import Terms
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.regions import DiceBCELoss
 from umamba.models.unet import PlainConvUNet
@@ -20,8 +22,16 @@ from umamba.models.unet import PlainConvUNet
 SIZES = {2: (7, 4), 3: (4,)}  # ranks -> batches
 IGNORED = 3
 REGIONS = ((1, 2), (2,), (1,))  # as many as the network has outputs
+# Each rank's hardest voxels are its own, so the whole batch's loss is another one
+TERMS = {
+    "nnunet": Terms(),
+    "other": Terms(dice=0.5, gamma=2.0, class_weights=(0.2, 1.0, 3.0), false_positives=0.3, false_negatives=0.7),
+    "weighted": Terms(class_weights=(0.2, 1.0, 3.0)),
+    "focal": Terms(dice=0.0, gamma=2.0),
+}
 OPTIONS = [
-    (batch_dice, ignored, regions)
+    (batch_dice, ignored, regions, terms)
+    for terms in TERMS
     for batch_dice in (True, False)
     for ignored in (None, IGNORED)
     for regions in ((), REGIONS)
@@ -40,13 +50,13 @@ def whole_batch(size: int, ignore_label: int | None) -> tuple[Tensor, Tensor]:
 
 
 def make(
-    batch_dice: bool, ignore_label: int | None, regions: tuple[tuple[int, ...], ...] = ()
+    batch_dice: bool, ignore_label: int | None, regions: tuple[tuple[int, ...], ...] = (), terms: str = "nnunet"
 ) -> tuple[nn.Module, DeepSupervision]:
     torch.manual_seed(1)
     topology = {"kernel_sizes": (3, 3, 3), "strides": (1, 2, 2), "features_per_stage": (4, 6, 8)}
     network = PlainConvUNet(spatial_dims=2, in_channels=1, out_channels=3, deep_supervision=True, **topology)
-    loss = DiceBCELoss(regions, batch_dice, ignore_label) if regions else DiceCELoss(batch_dice, ignore_label)
-    return network.double(), DeepSupervision(loss)
+    of_one = functools.partial(DiceBCELoss, regions) if regions else DiceCELoss
+    return network.double(), DeepSupervision(of_one(batch_dice, ignore_label, TERMS[terms]))
 
 
 def gradients(network: nn.Module) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from norm_inputs import channels_last, worst
 
 from umamba.models import losses
+from umamba.models.loss_terms import Terms
 from umamba.models.losses import DeepSupervision, DiceCELoss
 
 pytestmark = pytest.mark.gpu
@@ -64,6 +65,40 @@ def test_equals_torch_and_itself(monkeypatch, shapes, batch_dice, ignore, dtype,
     exact = exactly(monkeypatch, loss, outputs, label)
     assert got[0].item() == pytest.approx(exact[0].item(), rel=1e-6, abs=1e-6)
     assert worst(got[1:], exact[1:], scale=1e-8 * SCALE) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+TERMS = {
+    "dice": Terms(cross_entropy=0.0),
+    "tversky": Terms(false_positives=0.2, false_negatives=0.9, dice=2.0, cross_entropy=0.5),
+    "weighted": Terms(class_weights=(0.1, 1.0, 0.0, 3.0, 2.0)),
+    "topk": Terms(dice=0.0, hardest_percent=10.0),
+    "dice_topk": Terms(hardest_percent=10.0),
+    "dice_focal": Terms(gamma=2.0),
+}
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+def test_relatives_equal_torch_and_are_captured(monkeypatch, terms, ignore):
+    """Those that the kernels' sums are enough for, and those in torch's operations: no step may wait."""
+    outputs, label = make(SHAPES[0], last=True, ignore=ignore)
+    loss = DeepSupervision(DiceCELoss(True, IGNORE if ignore else None, terms)).cuda()
+    assert loss.loss.fusible(outputs, label) == terms.of_sums
+    exact = exactly(monkeypatch, loss, outputs, label)
+    got = run(loss, outputs, label)
+    assert got[0].item() == pytest.approx(exact[0].item(), rel=1e-6, abs=1e-6)
+    assert worst(got[1:], exact[1:], scale=1e-8 * SCALE) < 1e-4
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(loss, outputs, label)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(loss, outputs, label)
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, got, strict=True))
 
 
 @pytest.mark.parametrize("classes", [2, 14, 120, 1024])

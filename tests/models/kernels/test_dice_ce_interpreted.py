@@ -13,6 +13,7 @@ from norm_inputs import channels_last, worst
 from torch.autograd import grad as gradients
 
 from umamba.models import losses
+from umamba.models.loss_terms import Terms
 from umamba.models.losses import DeepSupervision, DiceCELoss, resample_label
 
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -75,6 +76,33 @@ def test_equals_torch(monkeypatch, shapes, batch_dice, ignore, last):
     assert worst(got, expected, scale=1e-8) < 1e-5
     if len(shapes) > 1:
         assert got[-1] is not None and not got[-1].any()
+
+
+TERMS = {
+    "ce": {"dice": 0.0}, "dice": {"cross_entropy": 0.0},
+    "tversky": {"false_positives": 0.2, "false_negatives": 0.9, "dice": 2.0, "cross_entropy": 0.5},
+    "weighted": {"class_weights": (0.1, 1.0, 0.0, 3.0, 2.0)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+def test_what_sums_are_enough_for_equals_torch(monkeypatch, terms, batch_dice, ignore):
+    outputs, label = make(SHAPES[2], ignore=ignore)
+    loss = DeepSupervision(DiceCELoss(batch_dice, IGNORE if ignore else None, Terms(**terms)))
+    (exact, expected), (value, got) = both(monkeypatch, loss, outputs, label)
+    assert value == pytest.approx(exact, rel=1e-6, abs=1e-6)
+    assert worst(got, expected, scale=1e-8) < 1e-5
+
+
+@pytest.mark.parametrize("terms", [{"hardest_percent": 10.0}, {"gamma": 2.0}], ids=str)
+def test_what_sums_are_not_enough_for_is_torchs(monkeypatch, terms):
+    outputs, label = make(SHAPES[2])
+    loss = DeepSupervision(DiceCELoss(False, None, Terms(**terms)))
+    (exact, expected), (value, got) = both(monkeypatch, loss, outputs, label)
+    assert value == pytest.approx(exact, rel=1e-6)
+    assert worst(got, expected, scale=1e-8) < 1e-5
 
 
 def test_batch_dice_is_summed_over_ranks(monkeypatch):

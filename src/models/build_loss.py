@@ -1,0 +1,184 @@
+"""From a loss's configuration and the facts of a data set to the loss: `configs/loss/`, or code of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from umamba.models.loss_terms import Terms
+from umamba.models.losses import DiceCELoss
+from umamba.models.ranks import rank_weight
+from umamba.models.regions import DiceBCELoss
+from umamba.raw.description import DatasetDescription
+
+FACTS = ("num_classes", "batch_dice", "ignore_label", "regions")  # what a loss may ask for as keywords
+_WITHOUT = "Take one of configs/loss such as loss=dice_ce, or give its constructor an argument {!r}."
+
+
+def segmentation_loss(
+    *,
+    num_classes: int,
+    batch_dice: bool,
+    ignore_label: int | None = None,
+    regions: Sequence[Sequence[int]] = (),
+    class_weights: Sequence[float] | None = None,
+    **terms: float,
+) -> nn.Module:
+    """The loss that a file of `configs/loss/` describes; nnU-Net's without further arguments.
+
+    Args:
+        num_classes: outputs of the network, the background among them if they are classes.
+        batch_dice: sum over the batch (and over ranks) before dividing, instead of one Dice per sample.
+        ignore_label: value of voxels that do not count, or None.
+        regions: label values of each output, if these are regions.
+        class_weights: of the cross-entropy, one for each output.
+        terms: the numbers of `umamba.models.loss_terms.Terms`.
+
+    Raises:
+        ValueError: a setting is out of bounds, there are more or fewer weights than outputs, or of regions the hardest
+            voxels are asked for.
+    """
+    made = _terms(class_weights=class_weights, **terms)
+    weights = made.class_weights
+    if weights is not None and len(weights) != num_classes:
+        outputs = "regions, in the order of dataset.json" if regions else "classes by its value, the background first"
+        raise ValueError(
+            f"loss.class_weights has {len(weights)} numbers, {[*weights]}; expected {num_classes}, one for each of the "
+            f"{outputs}."
+        )
+    if not regions:
+        return DiceCELoss(batch_dice, ignore_label, made)
+    if made.hardest_percent < 100:
+        raise ValueError(
+            f"loss.hardest_percent={made.hardest_percent:g} looks for voxels by the softmax over classes that exclude "
+            "each other, and this data set has regions, which do not. Take loss=dice_ce, ce, focal or dice_focal."
+        )
+    return DiceBCELoss(regions, batch_dice, ignore_label, made)
+
+
+def check_is_loss(make: Any) -> None:
+    """Refuse, before any data are opened, what is no way to make a loss.
+
+    Args:
+        make: what the configuration's ``loss`` builds.
+
+    Raises:
+        ValueError: it is none, or a setting is out of bounds whatever the data are.
+    """
+    if isinstance(make, nn.Module) or not callable(make):
+        raise ValueError(
+            f"loss builds a {type(make).__name__}; expected a _target_ with _partial_: true, which is given what it "
+            f"asks for of {', '.join(FACTS)}."
+        )
+    given = getattr(make, "keywords", {})
+    if said := [key for key in FACTS if key in given]:
+        raise ValueError(f"loss.{said[0]}={given[said[0]]} is for the plan of the data to say. Leave it out.")
+    if getattr(make, "func", make) is segmentation_loss:
+        _terms(**given)
+
+
+def check_loss(make: Callable[..., nn.Module], description: DatasetDescription) -> None:
+    """Refuse, before any case is read, a loss that does not fit what dataset.json says.
+
+    Args:
+        make: see `build_loss`.
+        description: of the data set.
+
+    Raises:
+        ValueError: it does not.
+    """
+    build_loss(
+        make,
+        num_classes=len(description.regions) or len(description.labels),
+        batch_dice=False,
+        ignore_label=description.ignore_label,
+        regions=[region.labels for region in description.regions],
+    )
+
+
+def build_loss(
+    make: Callable[..., nn.Module],
+    *,
+    num_classes: int,
+    batch_dice: bool,
+    ignore_label: int | None,
+    regions: Sequence[Sequence[int]],
+) -> nn.Module:
+    """Make the loss of one output of a network.
+
+    Args:
+        make: class or partial; of the other arguments it is given those that it takes.
+        num_classes: see `segmentation_loss`, as for the others.
+        batch_dice: likewise.
+        ignore_label: likewise.
+        regions: likewise.
+
+    Raises:
+        ValueError: it does not fit the data.
+    """
+    facts = {
+        "num_classes": num_classes, "batch_dice": batch_dice, "ignore_label": ignore_label, "regions": [*regions]
+    }  # fmt: skip
+    check_is_loss(make)
+    name = _name_of(make)
+    parameters = inspect.signature(make).parameters.values()
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    names = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    known = {key: value for key, value in facts.items() if takes_all or key in names}
+    if ignore_label is not None and "ignore_label" not in known:
+        raise ValueError(
+            f"The data set has an ignore label ({ignore_label}), and {name} cannot be told: it would learn that as a "
+            f"class. {_WITHOUT.format('ignore_label')}"
+        )
+    if regions and "regions" not in known:
+        raise ValueError(
+            f"The data set has regions, each an output of its own, and {name} cannot be told: it would take them for "
+            f"classes that exclude each other. {_WITHOUT.format('regions')}"
+        )
+    try:
+        loss = make(**known)
+    except TypeError as error:
+        raise ValueError(f"loss: {error}") from error
+    return loss if isinstance(loss, (DiceCELoss, DiceBCELoss)) else OwnLoss(loss, name)
+
+
+class OwnLoss(nn.Module):
+    """A loss of the user's own, called with labels in int64; of ranks each has the weight of its samples.
+
+    Args:
+        loss: of logits (B, K, *S) and label (B, *S) to a scalar.
+        name: what to call it in a log.
+    """
+
+    def __init__(self, loss: nn.Module, name: str) -> None:
+        super().__init__()
+        self.loss, self.name = loss, name
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss of one output.
+
+        Raises:
+            ValueError: it is no scalar.
+        """
+        loss = self.loss(logits, label.long())
+        if loss.ndim:
+            raise ValueError(
+                f"{self.name} gives a tensor of shape {tuple(loss.shape)}; expected a scalar, the mean of the batch."
+            )
+        return loss * rank_weight(label, loss.dtype)
+
+
+def _name_of(make: Any) -> str:
+    made = getattr(make, "func", make)
+    return f"{made.__module__}.{getattr(made, '__qualname__', type(made).__qualname__)}"
+
+
+def _terms(class_weights: Any = None, **numbers: Any) -> Terms:
+    if isinstance(class_weights, Sequence) and not isinstance(class_weights, str):
+        class_weights = tuple(class_weights)
+    if unknown := [key for key in numbers if key not in vars(Terms())]:
+        raise ValueError(f"loss.{unknown[0]}: there is no such key. There are {', '.join(vars(Terms()))}.")
+    return Terms(class_weights=class_weights, **numbers)
