@@ -35,6 +35,7 @@ from umamba.evaluation.held_out import cases_of_training
 from umamba.evaluation.prepared import RunOptions
 from umamba.evaluation.score_run import predict_and_score
 from umamba.models.build import check_followed
+from umamba.models.build_loss import check_loss
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
 from umamba.run.announcement import announce, conclude
@@ -91,6 +92,7 @@ def train(run: Run) -> None:
         check_asked(cfg)
     datamodule.check_places()
     datamodule.open_raw()
+    check_loss(parts.loss, datamodule.raw)
     if cfg.test:
         check_test(datamodule)
     datamodule.make_plan()

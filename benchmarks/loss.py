@@ -1,15 +1,16 @@
-"""The deep-supervision loss, fused and in torch's operations: a table. Needs torch and a CUDA device.
+"""The deep-supervision losses, fused and in torch's operations: a table. Needs torch and a CUDA device.
 
     python benchmarks/loss.py          # half a minute
 
-Forward and backward of Dice and cross-entropy over all outputs, channels-last, in the settings of `training_step.py`
-and for 120 classes. `device ms` is a CUDA graph's replay, `host ms` what launching takes without one, `peak gib` is
-what is needed beside the logits, `difference` that of the values.
+Forward and backward of Dice and cross-entropy, and of relatives that are not fused, over all outputs, channels-last, in
+the settings of `training_step.py` and for 120 classes. `device ms` is a CUDA graph's replay, `host ms` what launching
+takes without one, `peak gib` is what is needed beside the logits, `difference` that of both ways' values.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from timing import PeakMemory, replay_ms
 from training_step import SETTINGS
 from umamba.files import write_text
 from umamba.models import losses
+from umamba.models.loss_terms import Terms
 from umamba.models.losses import DeepSupervision, DiceCELoss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,9 +35,10 @@ CASES = {
         channels=1, labels=120, patch=(64, 128, 128), batch=2, topology={"strides": (1, 2, 2, 2, 2)}
     ),
 }
+LOSSES = {"dice_ce": Terms(), "dice_topk": Terms(hardest_percent=10.0), "dice_focal": Terms(gamma=2.0)}
 DTYPES = {"bf16": torch.bfloat16, "32": torch.float32}
 REPEATS = 20
-COLUMNS = ("setting", "logits", "way", "device ms", "host ms", "peak gib", "difference")
+COLUMNS = ("setting", "logits", "loss", "way", "device ms", "host ms", "peak gib", "difference")
 
 
 def main() -> None:
@@ -67,18 +70,20 @@ def measure(setting: str, dtype: str) -> list[dict[str, Any]]:
         shape = [-(-size // step) for size, step in zip(shape, strides, strict=True)]
         logits = torch.randn(case.batch, *shape, case.labels, device="cuda", dtype=DTYPES[dtype])
         outputs.append(logits.movedim(-1, 1).requires_grad_())
-    loss = DeepSupervision(DiceCELoss(len(case.patch) == 2))
     if not losses.loss_fused(outputs, label, None):
         raise SystemExit("The fused loss cannot be used on this device; the log says why.")
-    ways = {"fused": losses.loss_fused, "torch": lambda *inputs: False}
     rows: list[dict[str, Any]] = []
-    for way, chosen in ways.items():
-        with mock.patch.object(losses, "loss_fused", chosen):
-            row = timed(lambda: run(loss, outputs, label))
-            value = loss(outputs, label).item()
-        rows.append({"setting": setting, "logits": dtype, "way": way, **row, "value": value})
-    apart = abs(rows[0]["value"] - rows[1]["value"])
-    return [{**row, "difference": f"{apart:.0e}"} for row in rows]
+    for name, terms in LOSSES.items():
+        loss = DeepSupervision(DiceCELoss(len(case.patch) == 2, None, terms))
+        for way in ("fused", "torch") if terms.of_sums else ("torch",):
+            chosen = losses.loss_fused if way == "fused" else lambda *inputs: False
+            with mock.patch.object(losses, "loss_fused", chosen):
+                row = timed(functools.partial(run, loss, outputs, label))
+                value = loss(outputs, label).item()
+            about = {"setting": setting, "logits": dtype, "loss": name, "way": way, "difference": ""}
+            rows.append({**about, **row, "value": value})
+    apart = abs(rows[0]["value"] - rows[1]["value"])  # of the first, both ways
+    return [{**row, "difference": f"{apart:.0e}"} if row["loss"] == "dice_ce" else row for row in rows]
 
 
 def run(loss: DeepSupervision, outputs: list[Tensor], label: Tensor) -> None:

@@ -20,6 +20,7 @@ _LEAST = 30  # columns that a key has to leave for its meaning; else that begins
 SHOWN_FILES = {
     "data": ("data/_base.yaml",),
     "model": ("model/_nnunet_training.yaml", "model/_umamba.yaml"),
+    "loss": ("loss/dice_ce.yaml",),
     "trainer": ("trainer/default.yaml",),
     "paths": ("paths/default.yaml",),
 }

@@ -101,8 +101,8 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         metadata: for the checkpoints.
 
     Raises:
-        ValueError: the network does not fit the plan, the optimiser takes no such values, or what is to be frozen is
-            not there.
+        ValueError: the network or the loss does not fit the plan, the optimiser takes no such values, or what is to be
+            frozen is not there.
     """
     module = SegmentationModule(
         plan=plan,
@@ -115,6 +115,7 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         compile=config.compile,
         cuda_graph=config.get("cuda_graph", False),  # configurations of earlier runs have none
         warmup_epochs=config.get("warmup_epochs") or 0,
+        loss=instantiate(config.loss),
     )
     if config.get("freeze") is not None:
         _freeze(module, config)

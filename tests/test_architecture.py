@@ -23,6 +23,7 @@ FLOORS = [
         "targets",
         "target_check",
         "typed",
+        "usual_loss",
         "words",
     ],
     ["raw", "parallel", "drawing"],
@@ -129,6 +130,7 @@ def test_names_are_imported_from_the_file_that_defines_them() -> None:
 MOST_PARAMETERS = 10
 LONGER = {
     "datamodules.base.SegmentationDataModule.__init__",  # its parameters are the keys of configs/data/_base.yaml
+    "models.segmentation_module.SegmentationModule.__init__",  # its parameters are keys of configs/train.yaml
     "models.mamba.scan.selective_scan.selective_scan",  # called as mamba-ssm's `selective_scan_fn`, and `backend`
 }
 

@@ -46,6 +46,7 @@ def needed(group: str, name: str) -> list[str]:
         ("data", "custom"): ["data.dataset_dir=somewhere/Dataset123_Mine"],
         ("data", "joint"): ["data.sources=[somewhere/A,somewhere/B]", "data.dataset_dir=somewhere/Dataset123_Both"],
         ("data", "decathlon"): ["data.decathlon_task=Task09_Spleen"],
+        ("loss", "own"): ["loss._target_=torch.nn.CrossEntropyLoss"],
     }
     return mandatory.get((group, name), [])
 
@@ -75,7 +76,7 @@ def test_every_model_config_builds_network_optimizer_and_schedule(name: str, tmp
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [(g, n) for g in ("data", "augmentation", "trainer", "callbacks", "logger", "debug") for n in choices(g)],
+    [(g, n) for g in ("data", "loss", "augmentation", "trainer", "callbacks", "logger", "debug") for n in choices(g)],
 )
 def test_every_choice_of_every_group_instantiates(group: str, name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")

@@ -87,7 +87,8 @@ class FiniteWatch(L.Callback):
         network = module.get_submodule("network")
         with trainer.precision_plugin.forward_context():
             found = next(filter(None, (first_non_finite(network, image) for image in images)), None)
-        where = found or "the loss or its gradient (every layer's output is finite)"
+        loss = f"the loss ({module.loss_name})" if hasattr(module, "loss_name") else "the loss"
+        where = found or f"{loss} or its gradient (every layer's output is finite)"
         if found or scaler is None:
             log.warning(
                 "Step %d: non-finite gradients, first seen in %s; the step is skipped (%d in a row).",

@@ -32,7 +32,8 @@ class ProgressPicture(AfterEpoch):
         metrics_csv, path = self.folder / "metrics.csv", self.folder / "progress.png"
         if is_trial(trainer) or not metrics_csv.is_file():
             return
-        history_figure(metrics_csv, path, shown_classes(module), self.folder.name)
+        loss = getattr(module, "loss_name", "")
+        history_figure(metrics_csv, path, shown_classes(module), self.folder.name, loss)
         last = trainer.current_epoch == trainer.max_epochs or trainer.should_stop
         if self.send_every_n_epochs and (last or trainer.current_epoch % self.send_every_n_epochs == 0):
             send_picture(trainer.loggers, "progress", path, trainer.global_step)

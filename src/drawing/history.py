@@ -22,7 +22,7 @@ _PALE = 0.75  # luma of a class's colour from which it is hard to see on white
 _SMOOTHED, _MEAN = "val/dice_ema", "val/dice"
 
 
-def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], title: str = "") -> None:
+def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], title: str = "", loss: str = "") -> None:
     """Draw the epochs that a run's metrics.csv holds.
 
     Args:
@@ -30,6 +30,7 @@ def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], ti
         path: PNG to write, whole or not at all.
         classes: Label value, which gives the colour, -> name of a foreground class.
         title: Above the panels; what the last and the best epoch reached is added.
+        loss: What the loss is called.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -46,7 +47,7 @@ def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], ti
     (losses, scores), (rates, seconds) = figure.subplots(2, 2)
     _curve(losses, table, "train/loss", color="#0072B2", label="training")
     _curve(losses, table, "val/loss", color="#D55E00", label="validation")
-    _dress(losses, "loss (Dice + cross-entropy)")
+    _dress(losses, f"loss ({loss})" if loss else "loss")
     if losses.lines:
         losses.legend(fontsize=8)
     _draw_scores(scores, table, classes)

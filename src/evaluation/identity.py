@@ -12,6 +12,7 @@ from typing import Any
 from umamba.evaluation.members import Member
 from umamba.files import content_hash
 from umamba.raw.instances import grow_pixels
+from umamba.usual_loss import with_loss, without_usual_loss
 
 # Of the resolved configuration: what names, places, shows or repeats a training, or is compared elsewhere (the plan,
 # the fold, the data set by its cases).
@@ -42,7 +43,8 @@ _OF_PLAN = ("channel_names", "intensities", "regions", "transpose_forward")
 _EPOCHS = "epochs"  # trained; left out where it is all that the trainer was to train
 # Facts that no entry of a configuration may hide, which may be called anything: it is then told as config.<name>.
 _TAKEN = ("configuration", "grow", "labels", "members", "mirror", "network", "plan", "rules")
-_FIRST = ("configuration", "imported", "model.network", "model", "optimizer", "data", "trainer", "", "plan")  # in names
+# The order in names
+_FIRST = ("configuration", "imported", "model.network", "model", "optimizer", "loss", "data", "trainer", "", "plan")
 
 
 def training_of(member: Member) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def check_one_network(members: Sequence[Member]) -> None:
         ValueError: They are not; names two of them and what differs.
     """
     facts = [
-        dict(_flat({**training_of(m), "network": m.network, "labels": m.plan["labels"], "plan": plan_of(m)}))
+        dict(_flat({**_told(training_of(m)), "network": m.network, "labels": m.plan["labels"], "plan": plan_of(m)}))
         for m in members
     ]
     for member, other in zip(members[1:], facts[1:], strict=True):
@@ -97,7 +99,7 @@ def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
         processed: Whether the scores are those after post-processing.
     """
     members = [
-        dict(_flat({**_prune(member["training"]), "network": member["network"]})) for member in record["members"]
+        dict(_flat({**_told(_prune(member["training"])), "network": member["network"]})) for member in record["members"]
     ]
     members.sort(key=lambda member: repr(sorted(member.items())))
     facts = {}
@@ -160,7 +162,7 @@ def differing(variants: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _prune(training: Mapping[str, Any]) -> dict[str, Any]:
     """Without what changes no weight; also of records, which another version may have written."""
-    kept = {_named(key, _TAKEN): value for key, value in training.items()}
+    kept = {_named(key, _TAKEN): value for key, value in without_usual_loss(training).items()}
     for part in ("model", "data", "trainer"):
         entries = training.get(part)
         if isinstance(entries, Mapping):
@@ -168,6 +170,11 @@ def _prune(training: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("trainer"), Mapping):
         kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in _NEUTRAL or _NEUTRAL[k] != v}
     return kept
+
+
+def _told(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the numbers of the usual loss too, by which it is told from others; an imported training had its own."""
+    return training if "imported" in training else with_loss(training)
 
 
 def _named(key: str, taken: Sequence[str]) -> str:
@@ -190,6 +197,8 @@ def _labels(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _short(key: str) -> str:
+    if key.startswith("loss."):  # as it is said on the command line: "dice" or "gamma" alone may be anything's
+        return key.removesuffix("._target_")
     return key.removesuffix("._target_").rpartition(".")[2]
 
 

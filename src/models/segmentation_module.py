@@ -15,12 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.models.build import build_network, check_planned_blocks
+from umamba.models.build_loss import build_loss, segmentation_loss
 from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
 from umamba.models.gradient_exchange import GradientExchange
-from umamba.models.losses import DeepSupervision, DiceCELoss
+from umamba.models.losses import DeepSupervision
 from umamba.models.pseudo_dice import PseudoDice
-from umamba.models.regions import DiceBCELoss
 from umamba.models.schedules import warm_up
 from umamba.models.step_graph import WORTH, GraphedLoss, obstacle_to_graphs
 from umamba.models.train_loss import TrainLoss
@@ -33,9 +33,7 @@ EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.
 
 
 class SegmentationModule(L.LightningModule):
-    """Dice + cross-entropy with deep supervision; logs loss and pseudo Dice; carries the plan into the checkpoint.
-
-    Of a plan with regions the cross-entropy is binary, and the Dice is that of each region.
+    """A loss with deep supervision; logs it and the pseudo Dice; carries the plan into the checkpoint.
 
     Args:
         plan: plan of the data set; `configuration` names the one of its configurations that is trained.
@@ -48,10 +46,14 @@ class SegmentationModule(L.LightningModule):
         compile: torch.compile the network.
         cuda_graph: replay training steps from CUDA graphs; "auto" where that is possible and pays.
         warmup_epochs: in which the learning rate rises linearly, before the schedule begins.
+        loss: makes the loss of one output, see `build_loss`; nnU-Net's Dice + cross-entropy if none is given.
+
+    Attributes:
+        loss_name: what to call the loss in a log.
 
     Raises:
-        ValueError: the network does not fit the plan, cuda_graph is none of "auto", true and false, or warmup_epochs is
-            no number of epochs.
+        ValueError: network or loss do not fit the plan, cuda_graph is none of "auto", true and false, or warmup_epochs
+            is no number of epochs.
     """
 
     dice_ema: Tensor  # of the foreground classes, NaN before the first validation
@@ -69,6 +71,7 @@ class SegmentationModule(L.LightningModule):
         compile: bool = False,
         cuda_graph: bool | str = "auto",
         warmup_epochs: int = 0,
+        loss: Callable[..., nn.Module] = segmentation_loss,
     ) -> None:
         super().__init__()
         if not isinstance(warmup_epochs, int) or isinstance(warmup_epochs, bool) or warmup_epochs < 0:
@@ -86,10 +89,15 @@ class SegmentationModule(L.LightningModule):
         self.compiled, self.cuda_graph = compile, cuda_graph
         self._training_loss: Callable[[Tensor, Tensor], Tensor] = self._loss_of
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        batch_dice = plan.configuration(configuration).batch_dice
         regions, ignored = [region.labels for region in plan.regions], plan.ignore_label
-        loss = DiceBCELoss(regions, batch_dice, ignored) if regions else DiceCELoss(batch_dice, ignored)
-        self.loss = DeepSupervision(loss)
+        of_one = build_loss(
+            loss,
+            num_classes=plan.num_classes,
+            batch_dice=plan.configuration(configuration).batch_dice,
+            ignore_label=ignored,
+            regions=regions,
+        )
+        self.loss, self.loss_name = DeepSupervision(of_one), str(of_one.name)
         self.pseudo_dice = PseudoDice(plan.num_classes, ignored, regions)
         self.class_names = [*plan.foreground]
         if "ema" in self.class_names:

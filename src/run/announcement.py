@@ -40,7 +40,7 @@ _OF_NNUNET = {"nnUNet_preprocessed": "paths.prepared", "nnUNet_results": "paths.
 
 
 def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, module: SegmentationModule) -> None:
-    """Log device, plan, network, how long it trains, the run's folder and how to watch it."""
+    """Log device, plan, network, loss, how long it trains, the run's folder and how to watch it."""
     if not trainer.is_global_zero:
         return
     for variable, key in _OF_NNUNET.items():
@@ -52,6 +52,7 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
     log.info("Plan: %s.", plan_line(datamodule))
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
     log.info("Network: %s, %.1f million parameters.", type(module.network).__name__, parameters / 1e6)
+    log.info("Loss: %s.", module.loss_name)
     limited = trainer.max_epochs is not None and trainer.max_epochs >= 0
     epochs = count(trainer.max_epochs or 0, "epoch") if limited else "epochs"
     log.info("Training: %s of %s.", epochs, count(datamodule.iterations_per_epoch, "step"))

@@ -15,7 +15,7 @@ from umamba.typed import check_types
 TYPES = {  # of train.yaml; what is not here is looked at where it is used
     "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
     "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
-    "compile": bool, "optimizer": dict | None, "trusted": str | list[str] | None,
+    "compile": bool, "optimizer": dict | None, "loss": dict, "trusted": str | list[str] | None,
 }  # fmt: skip
 
 _OF_PREDICTION = "train.py tests and predicts without the Trainer, every case whole"

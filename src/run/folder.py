@@ -38,6 +38,7 @@ from umamba.run.resume import (
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.targets import present_names
+from umamba.usual_loss import with_loss
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         check_last(last)
     source, stored = stored_path, None
     if stored_path.is_file():
-        stored = present_names(OmegaConf.to_container(_loaded(stored_path)))
+        stored = with_loss(present_names(OmegaConf.to_container(_loaded(stored_path))))
     own = _checkpoint_of(folder, stored if isinstance(stored, Mapping) else {})
     begun_from = own if last.is_file() or cfg.ckpt_path is None else Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(begun_from) if begun_from is not None else None

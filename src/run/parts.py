@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.build import check_preset
+from umamba.models.build_loss import check_is_loss
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.targets import check_config
 from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
@@ -26,11 +27,13 @@ class Parts:
     Attributes:
         trainer: With the run's callbacks.
         model: What the configuration's ``model`` builds: network, optimizer, scheduler and deep_supervision.
+        loss: What its ``loss`` builds: a way to make the loss.
         datamodule: Of the data, which it has not opened.
     """
 
     trainer: L.Trainer
     model: Any
+    loss: Any
     datamodule: SegmentationDataModule
 
 
@@ -57,4 +60,5 @@ def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> 
     if cfg.train:
         datamodule.placement.check(trainer.strategy.root_device)
     check_preset(model.network, datamodule.planning)
-    return Parts(trainer=trainer, model=model, datamodule=datamodule)
+    check_is_loss(loss := instantiate(cfg.loss))
+    return Parts(trainer=trainer, model=model, loss=loss, datamodule=datamodule)

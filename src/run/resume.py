@@ -24,6 +24,7 @@ from umamba.planning.plan import Plan
 from umamba.raw.image_marks import are_alike, of_files, samples_of
 from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
 from umamba.targets import present_names
+from umamba.usual_loss import with_loss
 
 DEFAULT_CONFIG = "train"
 # Settings that the configurations of earlier runs lack, and their default: such a run goes on without, as it began
@@ -59,7 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in ("config", "plan", "configuration") if key not in checkpoint]
     if missing:
         raise ResumeError(f"{path} is no checkpoint of train.py: it lacks {', '.join(missing)}.")
-    checkpoint["config"] = present_names(checkpoint["config"])
+    checkpoint["config"] = with_loss(present_names(checkpoint["config"]))
     return checkpoint
 
 
@@ -127,7 +128,7 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
 
 def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig) -> None:
     """Raises ResumeError if a checkpoint was trained with settings that the run's configuration does not have."""
-    sections = ("seed", "fold", "model", "augmentation", "optimizer", "data", "trainer", *_OF_THE_BEGINNING)
+    sections = ("seed", "fold", "model", "augmentation", "optimizer", "loss", "data", "trainer", *_OF_THE_BEGINNING)
     now = _plain(to_plain(cfg))
     found = differences(_with_trainer_of(now, _plain(checkpoint["config"])), now, sections)
     found = {key: values for key, values in found.items() if not may_differ(key)}

@@ -22,6 +22,10 @@ _SCHEDULES = (
     "umamba.models.schedules.cosine",
     Exports(package="torch.optim.lr_scheduler", base="torch.optim.lr_scheduler.LRScheduler"),
 )
+_LOSSES = (
+    "umamba.models.build_loss.segmentation_loss",
+    Exports(package="torch.nn", base="torch.nn.modules.loss._Loss"),
+)
 _TRANSFORMS = (
     "umamba.datamodules.augmentation.intensity.RandomBrightness",
     "umamba.datamodules.augmentation.intensity.RandomContrast",
@@ -60,6 +64,7 @@ SECTIONS: dict[str, tuple[Allowed, Allowed]] = {
     "model.optimizer": (_OPTIMIZERS, ()),
     "model.scheduler": (_SCHEDULES, ()),
     "optimizer": (_OPTIMIZERS, ()),
+    "loss": (_LOSSES, ()),
     "augmentation.*": (_TRANSFORMS, _TRANSFORMS),
     "data.augmentation.*": (_TRANSFORMS, _TRANSFORMS),
     "data": (DATA_MODULES, ()),

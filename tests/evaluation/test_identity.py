@@ -23,6 +23,7 @@ from umamba.evaluation.record import content_of, read_record
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.networks import all_scores, replicate_spread
 from umamba.evaluation.report.runs import gather
+from umamba.usual_loss import usual_loss
 
 make_run = scored_runs.make_run
 
@@ -87,6 +88,29 @@ def test_names_say_what_differs(tmp_path):
     assert "U-Mamba_Bot (configuration=2d, variant=repo)" in page
     table = pd.read_csv(tmp_path / "report" / "tables" / "flare_settings.csv")
     assert set(table["setting"]) == {"configuration", "model.network.variant"}
+
+
+def test_losses_are_told_apart_and_none_is_the_usual_one(tmp_path):
+    """Also of records that another version has written, with the usual loss or fewer settings of it."""
+    topk = {**usual_loss(), "hardest_percent": 10.0}
+    make_run(tmp_path / "before", seed=1)
+    make_run(tmp_path / "usual", seed=2, config={"loss": usual_loss()})
+    make_run(tmp_path / "written", seed=3)
+    record = json.loads((tmp_path / "written" / "run.json").read_text())
+    record["members"][0]["training"]["loss"] = {**usual_loss()}
+    del record["members"][0]["training"]["loss"]["gamma"]
+    (tmp_path / "written" / "run.json").write_text(json.dumps(record))
+    assert names(tmp_path) == {("flare", "umamba_bot", f"fold 0, seed {seed}") for seed in (1, 2, 3)}
+    make_run(tmp_path / "topk", config={"loss": topk})
+    make_run(tmp_path / "cnn", network="nnunet", config={"loss": topk})
+    runs = gather([tmp_path])
+    assert {run.network for run in runs} == {
+        "nnunet (loss.hardest_percent=10.0)", "umamba_bot (loss.hardest_percent=10.0)",
+        "umamba_bot (loss.hardest_percent=100.0)",
+    }  # fmt: skip
+    member = {"network": "n", "fold": 0, "seed": 1, "imported": "a", "training": {"imported": "nnUNetTrainer"}}
+    facts = facts_of({"configuration": "2d", "members": [member], "plan": {}, "options": {}}, False)
+    assert not any(key.startswith("loss") for key in facts)  # it had its own
 
 
 def test_a_training_counts_once(tmp_path, caplog):

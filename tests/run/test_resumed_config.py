@@ -85,6 +85,8 @@ REFUSED = [
         ["model.optimizer.lr: 0.01 -> 0.1", "data.oversample: 0.33 -> 1"],
     ),
     (["+optimizer._target_=torch.optim.AdamW"], ["optimizer"]),
+    (["loss=dice_topk"], ["loss.hardest_percent: 100.0 -> 10.0"]),
+    (["loss.class_weights=[1,2]"], ["loss.class_weights: None -> [1, 2]"]),
     (["augmentation=none"], ["augmentation.mirror.axis_p: 0.5 -> '(absent)'"]),
     (["~augmentation.gamma"], ["augmentation.gamma.p: 0.3 -> '(absent)'"]),
     (["data=hippocampus"], ["data_name: 'phantom' -> 'hippocampus'"]),
@@ -105,6 +107,30 @@ def test_what_would_change_the_training_is_refused_by_name(tmp_path: Path, overr
         pass
     assert all(text in str(refusal.value) for text in named), refusal.value
     assert kept(tmp_path) == before
+
+
+def test_a_run_of_before_there_was_a_choice_goes_on_with_the_usual_loss_alone(tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    config = trained(tmp_path, "model=umamba_enc")
+    older = {key: value for key, value in config.items() if key != "loss"}
+    torch.save({**torch.load(last, weights_only=True), "config": older}, last)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(older)))
+    for overrides in ([], ["loss=dice_ce"], ["model=umamba_enc", "loss.gamma=0"]):
+        with called(tmp_path, *overrides) as run:
+            assert OmegaConf.to_container(run.config)["loss"] == config["loss"] and run.resume_from == last
+    with pytest.raises(ResumeError, match=r"loss\.dice: 1\.0 -> 0\.0"), called(tmp_path, "loss=ce"):
+        pass
+    (tmp_path / "config.yaml").unlink()  # then its checkpoint's
+    with pytest.raises(ResumeError, match=r"loss\.gamma: 0\.0 -> 2\.0"), called(tmp_path, "loss=dice_focal"):
+        pass
+
+
+def test_the_loss_in_a_runs_folder_is_built_only_if_it_is_known_or_trusted(tmp_path: Path) -> None:
+    trained(tmp_path, "loss=own", "loss._target_=tests.run.test_resumed_config.trained")
+    with pytest.raises(ResumeError, match=r"loss\._target_ is 'tests\.run.*trusted=\[tests\]"), called(tmp_path):
+        pass
+    with called(tmp_path, "trusted=[tests.run.test_resumed_config]") as run:
+        assert run.config.loss._target_.endswith("trained")
 
 
 def test_what_may_change_is_changed_and_recorded(tmp_path: Path) -> None:
