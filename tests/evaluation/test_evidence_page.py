@@ -17,7 +17,7 @@ from scipy import stats
 from tests.evaluation import scored_runs
 from umamba.evaluation.record import digest_of
 from umamba.evaluation.report.evidence import make_page
-from umamba.evaluation.report.evidence_tables import CNN, CONTROL, verdict
+from umamba.evaluation.report.evidence_tables import CNN, CONTROL, contrast
 from umamba.evaluation.report.left_out import LeftOutError
 from umamba.evaluation.report.record_faults import OWN_HASH, fault_of, hash_of
 from umamba.evaluation.report.records import find_runs, mixed, read_run
@@ -93,7 +93,8 @@ def test_the_page_says_what_the_records_hold(records, tmp_path):
     assert "36 trainings on 3 data sets," in page
     assert re.search(r"U-Mamba_Enc against the same network without Mamba\*\*: \+2\.[56]\d points", page)
     assert re.search(
-        r"U-Mamba_Enc against nnU-Net's CNN\*\*: \+\d\.\d\d points .*; significantly better on 3, worse on 0", page
+        r"U-Mamba_Enc against nnU-Net's CNN\*\*: \+\d\.\d\d points .*; significantly better on 3 of 3 data sets, worse",
+        page,
     )
     assert "nan" not in page and page.count("\n## ") == 6
     scores = pd.read_csv(tmp_path / "tables" / "scores.csv")
@@ -368,13 +369,41 @@ def test_of_a_distance_the_claim_is_that_less_is_better():
     assert lower < 0.1 and higher == pytest.approx(1 - lower)
 
 
-def test_a_verdict_counts_either_direction():
+def test_a_contrast_is_of_either_direction_and_the_main_metric():
     rows = [("s1", "dsc", "x", "y", 0.02, 0.01), ("s2", "dsc", "y", "x", 0.04, 0.01), ("s3", "f1", "x", "y", 0.01, 0.5),
             ("s3", "dsc", "x", "y", 9.0, 0.01)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["setting", "metric", "network", "other", "difference", "p_holm"])
-    found = verdict(table, "x", "y", {"s1": "dsc", "s2": "dsc", "s3": "f1"})
-    assert found == {"settings": 3, "difference": pytest.approx(-0.01 / 3), "better": 1, "worse": 1}
-    assert verdict(table, "x", "z", {"s1": "dsc"}) is None
+    table = table.assign(cases=9, p=0.01, low=0.0, high=0.0, p_false=0.5)
+    found = contrast(table, "x", "y", {"s1": "dsc", "s2": "dsc", "s3": "f1"})
+    assert [(row["setting"], row["metric"], row["difference"]) for row in found] == [
+        ("s1", "dsc", 0.02), ("s2", "dsc", -0.04), ("s3", "f1", 0.01)]  # fmt: skip
+    assert contrast(table, "x", "z", {"s1": "dsc"}) == []
+
+
+def test_the_head_averages_one_metric_and_names_its_data_sets(records, tmp_path):
+    page = make_page(records, tmp_path).read_text()
+    line = next(line for line in page.splitlines() if line.startswith("- **U-Mamba_Enc against nnU-Net's CNN**"))
+    differences = pd.read_csv(tmp_path / "tables" / "differences.csv").set_index(["metric", "network", "other"])
+    points = 100 * differences["difference"]
+    dsc, f1 = (points.loc[[(metric, "umamba_enc", CNN)]].mean() for metric in ("dsc", "f1"))
+    assert f"{dsc:+.2f} points of DSC on average over 2 data sets (" in line
+    assert re.search(rf", {re.escape(f'{f1:+.2f}')} points of F1 \([^;)]+\); significantly better on \d of 3", line)
+
+
+def test_a_page_says_what_its_tests_cannot_show(records, tmp_path):
+    few = tmp_path / "few"
+    for path in find_runs(records):
+        if path.parent.name != "heart_2d":
+            shutil.copytree(path.parent, few / path.parent.name, dirs_exist_ok=True)
+    told = "With 2 data sets this test can find nothing, whatever the networks do: mean ranks of 4 networks are at most"
+    assert told in make_page(few, tmp_path / "two").read_text()
+    page = make_page(records, tmp_path / "three").read_text()
+    assert "this test can find nothing" not in page and "no Wilcoxon test" not in page and "too narrow" not in page
+    make_records(tmp_path / "work", tmp_path / "records", seeds=(1,), cases=4)
+    page = make_page(tmp_path / "records").read_text()
+    assert "With 4 cases no Wilcoxon test can give less than p = 0.125" in page and "95 % holds the mean" in page
+    assert page.count("with so few cases no difference could be significant.") == 4
+    assert "significantly better on" not in page
 
 
 @pytest.mark.skipif(not find_runs(ROOT / "docs" / "evidence"), reason="the project has no records yet")

@@ -19,6 +19,7 @@ from umamba.evaluation.report.evidence_origin import counted, made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
 from umamba.evaluation.report.left_out import Faults, LeftOutError, check_any
 from umamba.evaluation.report.networks import MISSING, all_scores, title_of, unlike_cases
+from umamba.evaluation.report.power import can_be_significant, doubts_of_ranks, doubts_of_tests
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.svg import Point, cost_panels
@@ -97,7 +98,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     words = folder / WORDS
     parts = [
         "# Evidence: which network is better, by how much, at what cost",
-        _headline(differences, main, len(runs), _budgets(valid, titles)),
+        _headline(differences, main, titles, len(runs), _budgets(valid, titles)),
         f"![Score against cost]({FIGURE})" if figure else "",
         words.read_text(encoding="utf-8").strip() if words.is_file() else "",
         _overview(rows, main, titles),
@@ -127,21 +128,36 @@ def _budgets(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) ->
     )
 
 
-def _headline(differences: pd.DataFrame, main: Mapping[str, str], runs: int, budgets: str) -> str:
+def _headline(
+    differences: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str], runs: int, budgets: str
+) -> str:
     """The main sentences: U-Mamba against the control and the CNN over all data sets."""
     sentences = []
     for network in ("umamba_enc", "umamba_bot", "resenc"):
         for other, called in ((CONTROL, "the same network without Mamba"), (CNN, "nnU-Net's CNN")):
-            found = numbers.verdict(differences, network, other, main)
-            if found is None or (network, other) == ("resenc", CONTROL):
-                continue
-            sentences.append(
-                f"- **{title_of(network)} against {called}**: {100 * found['difference']:+.2f} points on average over "
-                f"{counted(found['settings'], 'data set')}; significantly better on {found['better']}, worse on "
-                f"{found['worse']}."
-            )
+            found = numbers.contrast(differences, network, other, main)
+            if found and (network, other) != ("resenc", CONTROL):
+                sentences.append(f"- **{title_of(network)} against {called}**: {_contrast_words(found, titles)}")
     about = f"{counted(runs, 'training')} on {counted(len(main), 'data set')}, {budgets}"
     return "\n".join([about, "", *sentences]).strip()
+
+
+def _contrast_words(found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    """The difference by metric, over which data sets, on how many it is significant, and where it could not be."""
+    parts, names = [], {row["setting"]: markdown(titles[row["setting"]]) for row in found}
+    for metric in dict.fromkeys(row["metric"] for row in found):
+        of_metric = [row for row in found if row["metric"] == metric]
+        points = 100 * sum(row["difference"] for row in of_metric) / len(of_metric)
+        over = f"on average over {counted(len(of_metric), 'data set')} " if len(of_metric) > 1 else ""
+        where = "; ".join(names[row["setting"]] for row in of_metric)
+        parts.append(f"{points:+.2f} points of {METRICS[metric].title} {over}({where})")
+    sure = [row["difference"] > 0 for row in found if row["p_holm"] < statistics.SIGNIFICANT]
+    poor = [names[row["setting"]] for row in found if not can_be_significant(row["cases"], row["comparisons"])]
+    if len(poor) == len(found):
+        return f"{', '.join(parts)}; with so few cases no difference could be significant."
+    words = f"{', '.join(parts)}; significantly better on {sum(sure)} of {counted(len(found), 'data set')}, worse on "
+    words += f"{len(sure) - sum(sure)}"
+    return f"{words}; nothing could be significant on {'; '.join(poor)}." if poor else f"{words}."
 
 
 def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str]) -> str:
@@ -158,11 +174,12 @@ def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, 
         table.append(row)
     note = "DSC (nuclei and other instances: F1) in points, mean over cases and seeds."
     if len(ranks) > 1 and len(means) > 1:
+        note += f" Ranks over {len(means)} data sets of the networks that were trained on all"
         critical = statistics.critical_difference(len(ranks), len(means))
         note += (
-            f" Ranks over {len(means)} data sets of the networks that were trained on all; two differ significantly "
-            f"(Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. Data sets that share their "
-            "cases, as 2D and 3D of one, make this generous."
+            f"; two differ significantly (Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. "
+            f"{doubts_of_ranks(len(ranks), len(means), 'data set')}".rstrip()
+            + " Data sets that share their cases, as 2D and 3D of one, make this generous."
         )
     return f"## All data sets\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"
 
@@ -193,6 +210,8 @@ def _section(
     if compared:
         parts += [f"{METRICS[main].title}, difference to the control without Mamba and to nnU-Net's CNN:",
                   to_markdown(pd.DataFrame(compared))]  # fmt: skip
+        of_main = differences[differences["metric"] == main]
+        parts += doubts_of_tests(int(of_main["cases"].max()), int(of_main["p"].notna().sum()))
     parts += filter(None, [unlike_cases(scores_of_cases)])
     return "\n\n".join(parts)
 

@@ -108,28 +108,21 @@ def cost_rows(runs: Sequence[ScoredRun]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "network", *COSTS])
 
 
-def verdict(differences: pd.DataFrame, network: str, other: str, main: Mapping[str, str]) -> dict[str, Any] | None:
-    """A contrast over all data sets: settings, mean difference, and in how many it is significant, either way.
+def contrast(differences: pd.DataFrame, network: str, other: str, main: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Two networks on each data set that has both, by its main metric: rows of `difference_rows` in this direction.
+
+    Each row also has "comparisons", the number that its p was corrected for.
 
     Args:
         differences: Of `difference_rows`, all data sets.
         network: Which.
         other: Against which.
         main: Data set -> its main metric.
-
-    Returns:
-        None where no data set has both.
     """
-    part = differences[differences["metric"] == differences["setting"].map(main)]
-    forward = part[(part["network"] == network) & (part["other"] == other)]
-    backward = part[(part["network"] == other) & (part["other"] == network)]
-    signs = pd.concat([forward.assign(sign=1.0), backward.assign(sign=-1.0)])
-    if signs.empty:
-        return None
-    difference, sure = signs["difference"] * signs["sign"], signs["p_holm"] < statistics.SIGNIFICANT
-    return {
-        "settings": len(signs),
-        "difference": float(difference.mean()),
-        "better": int((sure & (difference > 0)).sum()),
-        "worse": int((sure & (difference < 0)).sum()),
-    }
+    found = []
+    for setting, metric in main.items():
+        part = differences[(differences["setting"] == setting) & (differences["metric"] == metric)]
+        row = statistics.pair_of(part, network, other)
+        if row is not None and row["cases"]:
+            found.append(row | {"comparisons": int(part["p"].notna().sum())})
+    return found

@@ -31,6 +31,7 @@ from umamba.evaluation.report.networks import (
     title_of,
     unlike_cases,
 )
+from umamba.evaluation.report.power import doubts_of_ranks
 from umamba.evaluation.report.published import paper_table
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.verdict import reference_of, verdict
@@ -136,9 +137,10 @@ def _metric_parts(
         ranks = statistics.mean_ranks(table, lower_is_better=METRICS[metric].lower_is_better)
         plain = numbers.for_programs(ranks.rename("mean_rank").rename_axis("network").reset_index())
         parts.append(_keep(report_tables.rank_table(ranks), output, f"{name}_ranks", "", f"{title}: ranks", plain))
-        note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %)."
+        note = "Networks joined by a bar do not differ significantly (Nemenyi, 5 %). "
+        note += doubts_of_ranks(len(ranks), len(statistics.in_common(table)), "case")
         critical = f"{title}: critical difference"
-        parts.append(_draw(lambda: rank_figure(scores, metric), figures / f"{name}_ranks.png", critical, note))
+        parts.append(_draw(lambda: rank_figure(scores, metric), figures / f"{name}_ranks.png", critical, note.rstrip()))
     return parts
 
 

@@ -17,6 +17,7 @@ from umamba.evaluation.report.networks import (
     title_of,
     unlike_cases,
 )
+from umamba.evaluation.report.power import doubts_of_tests
 
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there
 _COSTS = {"seconds_per_epoch": "time per epoch", "train_peak_vram_gib": "GPU memory"}
@@ -55,7 +56,8 @@ def verdict(
     sentences = [_first(means, metric, counted, compared), *_against(list(means.index), metric, compared)]
     sentences += [*_unlike(beyond), *filter(None, [unlike_cases(scores)])]
     sentences += _cost(costs, best)
-    return [*sentences, *_doubts(int(compared["cases"].max()), len(means)), *_seeds(scores)]
+    sentences += doubts_of_tests(int(compared["cases"].max()), len(means) * (len(means) - 1) // 2)
+    return [*sentences, *_seeds(scores)]
 
 
 def _first(means: pd.Series, metric: str, counted: str, compared: pd.DataFrame) -> str:
@@ -109,18 +111,6 @@ def _cost(costs: pd.DataFrame, best: str) -> list[str]:
         ratio = costs.loc[best, key] / costs.loc[cheap, key] if costs.loc[cheap, key] else math.nan
         parts += [] if math.isnan(ratio) else [f"{ratio:.1f} times the {words}"]
     return [f"{title_of(best)} takes {' and '.join(parts)} of {title_of(cheap)}."] if parts else []
-
-
-def _doubts(cases: int, networks: int) -> list[str]:
-    """What no test can show; `cases` are those of the two networks that have most in common."""
-    comparisons = networks * (networks - 1) // 2
-    least = 2 / 2**cases  # of the two-sided signed-rank test, where all differences have one sign
-    if least * comparisons <= statistics.SIGNIFICANT:
-        return []
-    given = f"With {cases} case{'s' * (cases != 1)} no Wilcoxon test can give less than p = {least:.3g}"
-    if comparisons > 1:
-        given += f", and {min(1.0, least * comparisons):.2g} after correction for {comparisons} comparisons"
-    return [f"{given}: nothing here could be significant, whatever the networks do."]
 
 
 def _seeds(scores: pd.DataFrame) -> list[str]:
