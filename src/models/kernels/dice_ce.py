@@ -19,6 +19,7 @@ from umamba.models.kernels.dice_ce_triton import class_sums, logits_gradient
 from umamba.models.kernels.norm_act_launch import Direct, laid_out, processors
 from umamba.models.mamba.kernels.eager import as_function
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.kernels.operation import register
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
 FLOAT = torch.float32
@@ -93,36 +94,31 @@ def _gradients(grad: Tensor, *inputs: Any) -> list[Tensor]:
     return [*gradients, *(torch.zeros_like(o) for o in tensors[counted:])]
 
 
-@torch.library.custom_op("umamba::dice_ce_sums", mutates_args=(), device_types="cuda")
-def operation(outputs: list[Tensor], label: Tensor, ignore_label: int | None, counted: int) -> Tensor:
-    """`forward` for whatever watches operations."""
-    return forward(*outputs, label, ignore_label, counted)[0]
+_inputs = "Tensor[] outputs, Tensor label, SymInt? ignore_label, SymInt counted"
+operation = register(
+    "dice_ce_sums",
+    f"({_inputs}) -> Tensor",
+    lambda outputs, *others: forward(*outputs, *others)[0],
+    lambda outputs, label, _, counted: label.new_empty(
+        (counted, outputs[0].shape[0], 4, outputs[0].shape[1]), dtype=FLOAT
+    ),
+)
+operation_backward = register(
+    "dice_ce_sums_backward",
+    f"(Tensor grad, {_inputs}) -> Tensor[]",
+    lambda grad, outputs, *others: _gradients(grad, *outputs, *others),
+    lambda grad, outputs, label, _, counted: [
+        torch.empty_like(laid_out(o) if i < counted else o) for i, o in enumerate(outputs)
+    ],
+)
 
 
-@torch.library.custom_op("umamba::dice_ce_sums_backward", mutates_args=(), device_types="cuda")
-def operation_backward(
-    grad: Tensor, outputs: list[Tensor], label: Tensor, ignore_label: int | None, counted: int
-) -> list[Tensor]:
-    """Gradients of the outputs."""
-    return _gradients(grad, *outputs, label, ignore_label, counted)
-
-
-@operation.register_fake
-def _(outputs, label, ignore_label, counted):
-    return label.new_empty((counted, outputs[0].shape[0], 4, outputs[0].shape[1]), dtype=FLOAT)
-
-
-@operation_backward.register_fake
-def _(grad, outputs, label, ignore_label, counted):
-    return [torch.empty_like(laid_out(o) if i < counted else o) for i, o in enumerate(outputs)]
-
-
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     outputs, label, *ctx.flags = inputs
     ctx.save_for_backward(*outputs, label)
 
 
-def _backward(ctx, grad: Tensor) -> tuple[list[Tensor] | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor] | None, ...]:
     *outputs, label = ctx.saved_tensors
     return operation_backward(grad, outputs, label, *ctx.flags), None, None, None
 

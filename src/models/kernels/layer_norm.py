@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from umamba.models.mamba.kernels.eager import as_function, like_each
+from umamba.models.mamba.kernels.eager import as_function
 from umamba.models.mamba.kernels.launch import LAUNCHES_KEPT, Description, Launch, describe
+from umamba.models.mamba.kernels.operation import as_operation
 from umamba.models.mamba.kernels.resident import device_of_index
 from umamba.models.mamba.kernels.tiling import cdiv, next_power_of_2
 
@@ -113,7 +114,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
     return out, x.new_empty(0)
 
 
-def backward(grad: Tensor, _: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+def backward(grad: Tensor, _: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Gradients of x, weight and bias, the latter two views of one tensor."""
     x, grad = x.contiguous(), grad.contiguous()
     tensors, addresses = describe(grad, x, weight)
@@ -124,38 +125,16 @@ def backward(grad: Tensor, _: Tensor, x: Tensor, weight: Tensor, bias: Tensor, e
     return grad_x, grad_weight, grad_bias
 
 
-@torch.library.custom_op("umamba::layer_norm", mutates_args=(), device_types="cuda")
-def operation(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """`forward` for whatever watches operations."""
-    return forward(x, weight, bias, eps)
-
-
-@torch.library.custom_op("umamba::layer_norm_backward", mutates_args=(), device_types="cuda")
-def operation_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> list[Tensor]:
-    """Gradients of x, weight and bias."""
-    grad_x, grad_weight, grad_bias = backward(grad, x, x, weight, bias, eps)
-    return [grad_x, grad_weight.clone(), grad_bias.clone()]  # operations may not return views of one another
-
-
-@operation.register_fake
-def _(x, weight, bias, eps):
-    return x.new_empty(x.shape), x.new_empty(0)
-
-
-operation_backward.register_fake(lambda grad, x, weight, bias, eps: like_each(x, weight, bias))
-
-
-def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _gradients(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *operation_backward(grad, *ctx.saved_tensors, ctx.eps), None
-
-
-operation.register_autograd(_gradients, setup_context=_setup)
+_operation = as_operation(
+    "layer_norm",
+    "Tensor x, Tensor weight, Tensor bias, float eps",
+    forward,
+    backward,
+    fake=lambda x, *others: (x.new_empty(x.shape), x.new_empty(0)),
+    fresh=(0,),
+    takes="grad, x, weight, bias, eps",
+)
 
 # Layer norm of x (..., C), float16 or bfloat16 on a CUDA device, C <= MAX_WIDTH, with weight and bias (C,) in float32,
 # and eps, all by position; the result has the shape and dtype of x and is contiguous
-layer_norm = as_function("LayerNorm", operation, forward, backward, tensors=3)
+layer_norm = as_function("LayerNorm", _operation, forward, backward, tensors=3)

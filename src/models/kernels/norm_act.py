@@ -19,62 +19,28 @@ from torch import Tensor
 from umamba.models.kernels.formed import Kept, Recipe, kept, label
 from umamba.models.kernels.norm_act_launch import FLOAT, Normed, backward, forward, laid_out, output, statistics
 from umamba.models.mamba.kernels.eager import is_watched
+from umamba.models.mamba.kernels.operation import as_operation
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_INSTANCE = 2**31  # elements of one image's map: offsets inside it are 32-bit
 
 
-@torch.library.custom_op("umamba::norm_act", mutates_args=(), device_types="cuda")
-def operation(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    conv_bias: Tensor | None,
-    slope: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """`forward` for whatever watches operations."""
-    return forward(x, weight, bias, residual, slope, eps)
-
-
-@torch.library.custom_op("umamba::norm_act_backward", mutates_args=(), device_types="cuda")
-def operation_backward(
-    grad: Tensor, stats: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, slope: float
-) -> list[Tensor]:
-    """Gradients of x, weight, bias and, if there is one, residual."""
-    grad_x, grad_weight, grad_bias, grad_residual = backward(grad, stats, x, weight, bias, residual, slope)
-    # operations may not return views of one another
-    return [grad_x, grad_weight.clone(), grad_bias.clone(), *([] if grad_residual is None else [grad_residual])]
-
-
-@operation.register_fake
-def _(x, weight, bias, residual, conv_bias, slope, eps):
-    return torch.empty_like(laid_out(x)), x.new_empty((x.shape[0], 2, x.shape[1]), dtype=FLOAT)
-
-
-@operation_backward.register_fake
-def _(grad, stats, x, weight, bias, residual, slope):
-    x = laid_out(x)
-    return [torch.empty_like(t) for t in (x, weight, bias, *([] if residual is None else [x]))]
+_operation = as_operation(
+    "norm_act",
+    "Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? conv_bias, float slope, float eps",
+    lambda x, weight, bias, residual, _, slope, eps: forward(x, weight, bias, residual, slope, eps),
+    backward,
+    fake=lambda x, *others: (torch.empty_like(laid_out(x)), x.new_empty((x.shape[0], 2, x.shape[1]), dtype=FLOAT)),
+    fresh=(0, 3),  # of x and residual
+    takes="grad, stats, x, weight, bias, residual, slope",
+    fake_backward=lambda grad, stats, x, weight, bias, residual, slope: [
+        torch.empty_like(t) for t in (laid_out(x), weight, bias, *([] if residual is None else [laid_out(x)]))
+    ],
+)
 
 
 def _zeros(conv_bias: Tensor | None) -> Tensor | None:
     return None if conv_bias is None else torch.zeros_like(conv_bias)
-
-
-def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, residual, conv_bias, ctx.slope, _ = inputs
-    ctx.save_for_backward(output[1], x, weight, bias, residual, conv_bias)
-
-
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    *tensors, residual, conv_bias = ctx.saved_tensors
-    got = operation_backward(grad, *tensors, residual, ctx.slope)
-    return *got, *([None] if residual is None else []), _zeros(conv_bias), None, None
-
-
-operation.register_autograd(_backward, setup_context=_setup)
 
 
 class _Output(Recipe):
@@ -185,7 +151,7 @@ def norm_act(
             f"{None if residual is None else tuple(residual.shape)}."
         )
     if is_watched(x):
-        return operation(x, weight, bias, residual, conv_bias, slope, eps)[0]
+        return _operation(x, weight, bias, residual, conv_bias, slope, eps)[0]
     if not torch.is_grad_enabled():
         return forward(x, weight, bias, residual, slope, eps)[0]
     source = kept(residual)

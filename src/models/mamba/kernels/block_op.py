@@ -9,13 +9,16 @@ in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from umamba.models.mamba.kernels.conv import conv_silu, conv_silu_backward, edge_shape
-from umamba.models.mamba.kernels.eager import as_function, like_each
+from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.operation import as_operation
 from umamba.models.mamba.kernels.scan_backward import scan_backward
 from umamba.models.mamba.kernels.scan_forward import kept_like, scan_forward
 from umamba.models.mamba.kernels.widen import padded_rows
@@ -60,7 +63,8 @@ def block_forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of x and the nine weights in their order, some of them views of one another; `grad` is contiguous."""
+    """Gradients of x and the nine weights in their order, the latter perhaps views of one another."""
+    grad = grad.contiguous()
     w = Weights(*weights)
     inner = w.D.shape[0]
     edges = x.new_empty(edge_shape(x, inner, w.conv.shape[-1]))
@@ -110,85 +114,30 @@ def block_backward(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> t
     )
 
 
-@torch.library.custom_op("umamba::mamba_block", mutates_args=(), device_types="cuda")
-def operation(
-    x: Tensor,
-    in_weight: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """`mamba_block`, and what its backward pass needs of the chunks."""
-    return block_forward(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
-
-
-@torch.library.custom_op("umamba::mamba_block_backward", mutates_args=(), device_types="cuda")
-def operation_backward(
-    grad: Tensor,
-    kept: Tensor,
-    x: Tensor,
-    in_weight: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-) -> list[Tensor]:
-    """Gradients of x and the nine weights, in the order of the arguments."""
-    weights = (in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight)
-    grad_x, *others = block_backward(grad, kept, x, *weights)
-    # operations may not return views of one another
-    return [grad_x, *(t.clone(memory_format=torch.contiguous_format) for t in others)]
-
-
-@operation.register_fake
-def _(x, in_weight, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight):
-    return x.new_empty(x.shape), kept_like(x, A_log)
-
-
-operation_backward.register_fake(lambda grad, kept, *inputs: like_each(*inputs))
-
-
-def _setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1], *inputs)
-
-
-def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(operation_backward(grad.contiguous(), *ctx.saved_tensors))
-
-
-operation.register_autograd(_backward, setup_context=_setup)
+_operation = as_operation(
+    "mamba_block",
+    "Tensor x, Tensor in_weight, Tensor conv_weight, Tensor conv_bias, Tensor x_weight, Tensor dt_weight, "
+    "Tensor dt_bias, Tensor A_log, Tensor D, Tensor out_weight",
+    block_forward,
+    block_backward,
+    fake=lambda x, *weights: (x.new_empty(x.shape), kept_like(x, Weights(*weights).A_log)),
+    fresh=(0,),
+)
 
 # The block of `block.Mamba` on x (batch, L, d_model), contiguous, float32, float16 or bfloat16, on a CUDA device, and
 # float32 weights in the order of `Weights`; returns (batch, L, d_model) in the dtype of x
-mamba_block = as_function(
-    "MambaBlock", operation, block_forward, lambda grad, *saved: block_backward(grad.contiguous(), *saved), tensors=10
-)
+mamba_block = as_function("MambaBlock", _operation, block_forward, block_backward, tensors=10)
 
 
-def block_flops(x_shape, in_shape, conv_shape, x_proj_shape, dt_shape, A_shape, out_shape) -> int:
+def _flops(*shapes: Any, **_: Any) -> int:
     """Multiply-adds times two of one forward pass: the projections, the convolution and 6 operations per state and
     token.
     """
-    tokens = x_shape[0] * x_shape[1]
-    matrices = (in_shape, x_proj_shape, dt_shape, out_shape)
-    per_token = sum(2 * a * b for a, b in matrices) + 2 * conv_shape[0] * conv_shape[2] + 6 * A_shape[0] * A_shape[1]
-    return tokens * per_token
+    x, w = shapes[0], Weights(*shapes[1:])
+    matrices = (w.in_proj, w.x_proj, w.dt_proj, w.out_proj)
+    per_token = sum(2 * a * b for a, b in matrices) + 2 * w.conv[0] * w.conv[2] + 6 * w.A_log[0] * w.A_log[1]
+    return x[0] * x[1] * per_token
 
 
-@register_flop_formula(torch.ops.umamba.mamba_block)
-def _(x, in_w, conv_w, conv_b, x_w, dt_w, dt_b, A_log, D, out_w, *args, out_shape=None, **kwargs) -> int:
-    return block_flops(x, in_w, conv_w, x_w, dt_w, A_log, out_w)
-
-
-@register_flop_formula(torch.ops.umamba.mamba_block_backward)
-def _(grad, kept, x, in_w, conv_w, conv_b, x_w, dt_w, dt_b, A_log, D, out_w, *args, out_shape=None, **kwargs) -> int:
-    return 2 * block_flops(x, in_w, conv_w, x_w, dt_w, A_log, out_w)
+register_flop_formula(torch.ops.umamba.mamba_block)(_flops)
+register_flop_formula(torch.ops.umamba.mamba_block_backward)(lambda grad, kept, *shapes, **_: 2 * _flops(*shapes))

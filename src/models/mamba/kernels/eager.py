@@ -30,11 +30,6 @@ def is_watched(x: Tensor) -> bool:
     )
 
 
-def like_each(*tensors: Tensor | None) -> list[Tensor]:
-    """In shape, what an operation returns that gives gradients of these tensors: a compiler sees no values."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors if t is not None]
-
-
 def as_function(
     name: str, operation: Operation, forward: Forward, backward: Backward, tensors: int
 ) -> Callable[..., Tensor]:

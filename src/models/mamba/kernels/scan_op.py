@@ -6,11 +6,14 @@ them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from umamba.models.mamba.kernels.eager import as_function, like_each
+from umamba.models.mamba.kernels.eager import as_function
+from umamba.models.mamba.kernels.operation import as_operation
 from umamba.models.mamba.kernels.scan_backward import scan_backward
 from umamba.models.mamba.kernels.scan_forward import kept_like, scan_forward
 
@@ -38,76 +41,25 @@ def _gradients(
     return got.u, got.delta, got.A, grad_B, grad_C, grad_D, got.z, grad_bias
 
 
-@torch.library.custom_op("umamba::selective_scan", mutates_args=(), device_types="cuda")
-def operation(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """`scan.selective_scan` with A, D and delta_bias in float32; also returns what backward needs of the chunks."""
-    return scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+# `scan.selective_scan` with A, D and delta_bias in float32; also returns what backward needs of the chunks
+_operation = as_operation(
+    "selective_scan",
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "bool delta_softplus",
+    scan_forward,
+    _gradients,
+    fake=lambda u, delta, A, *others: (u.new_empty(u.shape), kept_like(u, A)),
+    fresh=(0, 1, 6),  # of u, delta and z
+)
 
 
-@torch.library.custom_op("umamba::selective_scan_backward", mutates_args=(), device_types="cuda")
-def operation_backward(
-    grad: Tensor,
-    kept: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> list[Tensor]:
-    """Gradients of those tensors that are given, in their order."""
-    got = _gradients(grad, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    fresh = (0, 1, 6)  # of u, delta and z; operations may not return views of one another, as the others are
-    return [
-        t if i in fresh else t.clone(memory_format=torch.contiguous_format) for i, t in enumerate(got) if t is not None
-    ]
-
-
-@operation.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    return u.new_empty(u.shape), kept_like(u, A)
-
-
-operation_backward.register_fake(lambda grad, kept, *inputs: like_each(*inputs[:-1]))
-
-
-def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus = inputs
-    ctx.save_for_backward(output[1], *tensors)
-
-
-def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    kept, *tensors = ctx.saved_tensors
-    got = iter(operation_backward(grad, kept, *tensors, ctx.delta_softplus))
-    return *(None if t is None else next(got) for t in tensors), None
-
-
-operation.register_autograd(_backward, setup_context=_setup)
-
-
-@register_flop_formula(torch.ops.umamba.selective_scan)
-def scan_flops(u, delta, A, *args, out_shape=None, **kwargs) -> int:
+def _flops(u: Any, delta: Any, A: Any, *others: Any, **_: Any) -> int:
     """Six operations per token, channel and state: decay (2, exp2 as one), update (2), output (2)."""
     return 6 * u[0] * u[1] * A[0] * A[1]
 
 
-@register_flop_formula(torch.ops.umamba.selective_scan_backward)
-def _(grad, kept, u, delta, A, *args, out_shape=None, **kwargs) -> int:
-    return 2 * scan_flops(u, delta, A)
-
+register_flop_formula(torch.ops.umamba.selective_scan)(_flops)
+register_flop_formula(torch.ops.umamba.selective_scan_backward)(lambda grad, kept, *shapes, **_: 2 * _flops(*shapes))
 
 # `scan.selective_scan` with A, D and delta_bias in float32, all arguments by position, on a CUDA device
-selective_scan = as_function("SelectiveScan", operation, scan_forward, _gradients, tensors=8)
+selective_scan = as_function("SelectiveScan", _operation, scan_forward, _gradients, tensors=8)
