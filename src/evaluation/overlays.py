@@ -87,9 +87,13 @@ def overlay_figure(
 
 
 def choose_cases(scores: pd.DataFrame, count: int) -> list[str]:
-    """Cases by their mean score over all runs: the worst, the best, and others evenly between."""
+    """Cases by their mean score over all runs: the worst, the best, and others evenly between.
+
+    Those without a score, in which nobody has or finds anything, are chosen where there are no others.
+    """
     metric = metrics_of(scores)[0]
-    ordered = case_means(scores).groupby("case")[metric].mean().dropna().sort_values()
+    means = case_means(scores).groupby("case")[metric].mean()
+    ordered = (means.dropna() if means.notna().any() else means).sort_values()
     picks = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
     return list(ordered.index[picks])
 

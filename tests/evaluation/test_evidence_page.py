@@ -188,6 +188,25 @@ def test_networks_that_were_trained_on_other_data_do_not_count(records):
     assert mixed(some) == {f"heart_3d/umamba_enc_{n}": "other data than heart_3d/nnunet_1" for n in (1, 2, 3)}
 
 
+def test_a_data_set_without_any_score_does_not_count(records, tmp_path):
+    target = shutil.copytree(records, tmp_path / "records")
+    for path in find_runs(target):
+        if path.parent.name == "nuclei":
+            record = json.loads(path.read_text())
+            rows, columns = record["scores"]["rows"], record["scores"]["columns"]
+            names = ("case", "class")
+            record["scores"]["rows"] = [
+                [value if name in names else None for name, value in zip(columns, row, strict=True)] for row in rows
+            ]
+            resaved(record, path)
+    page = make_page(target, tmp_path / "page").read_text()
+    assert "Not counted: nuclei/nnunet_1, no case has a score." in page and "Heart, MR, 3D" in page
+    for name in ("heart_3d", "heart_2d"):
+        shutil.rmtree(target / name)
+    with pytest.raises(ValueError, match="No case below .* has a score: neither references nor predictions"):
+        make_page(target, tmp_path / "page")
+
+
 def test_networks_whose_instances_were_grown_otherwise_do_not_count(records, tmp_path):
     target = shutil.copytree(records, tmp_path / "records")
     assert "grown by" not in make_page(target, tmp_path / "page").read_text()

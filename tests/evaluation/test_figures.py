@@ -170,3 +170,18 @@ def test_an_unreachable_wandb_costs_a_warning(pairs, caplog):
     scores = evaluate(pairs, SCORING, progress=False)
     log_scores([Unreachable()], scores, pairs, SCORING)
     assert "W&B did not take the test scores (no route to host)" in caplog.text
+
+
+def test_where_no_case_has_a_score_the_cases_are_drawn_all_the_same(tmp_path):
+    empty, image = np.zeros((24, 24), np.uint8), np.random.default_rng(0).integers(0, 90, (24, 24)).astype(np.uint8)
+    for name, array in (("image", image), ("prediction", empty), ("reference", empty)):
+        skio.imsave(tmp_path / f"{name}.png", array, check_contrast=False)
+    paths = {name: tmp_path / f"{name}.png" for name in ("prediction", "reference")}
+    pair = Pair(case="a", images=(tmp_path / "image.png",), **paths)
+    cells = Scoring(labels={"background": 0, "interior": 1, "boundary": 2}, file_ending=".png", task="instances")
+    scores = evaluate([pair], cells, progress=False)
+    assert scores["f1"].isna().all() and choose_cases(scores, 4) == ["a"]
+    assert overlay_figure({"prediction": [pair]}, scores, {"prediction": cells}, tmp_path / "o.png") == ["a"]
+    scores = scores.assign(f1=np.nan)
+    both = pd.concat([scores, scores.assign(case="b", f1=0.5)])
+    assert choose_cases(both, 4) == ["b"]

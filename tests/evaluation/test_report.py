@@ -24,6 +24,7 @@ from umamba.evaluation.report.networks import PAPER_ORDER, all_scores, network_m
 from umamba.evaluation.report.published import load_published, published_score
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.run_cost import run_cost
+from umamba.evaluation.tables import metrics_of
 
 make_run = scored_runs.make_run
 
@@ -245,3 +246,32 @@ def test_costs_that_nobody_measured_are_dashes(tmp_path):
     costs = cost_table(gather([folder]))
     assert all(math.isnan(value) for value in costs.loc["umamba_bot"])
     assert set(format_costs(costs).iloc[0, 1:]) == {"–"}
+
+
+def without_score(folder: Path) -> Path:
+    """A run in which neither references nor predictions hold anything."""
+    scores = pd.read_csv(folder / "scores.csv")
+    scored_runs.replace_scores(folder, scores.assign(**dict.fromkeys(metrics_of(scores), np.nan)))
+    return folder
+
+
+def test_a_data_set_without_any_score_is_said_to_be_one(tmp_path):
+    cells = {"dataset": "cell", "classes": ("instances",)}
+    for network in ("umamba_bot", "nnunet"):
+        without_score(make_run(tmp_path / "runs" / network, network=network, **cells))
+    page = make_report([tmp_path / "runs"], tmp_path / "report").read_text()
+    assert "No case has a score" in page and "2 scored run(s)" in page
+    make_run(tmp_path / "runs" / "liver")
+    page = make_report([tmp_path / "runs"], tmp_path / "report").read_text()
+    assert "No case has a score" in page and (tmp_path / "report" / "tables" / "flare_results.md").is_file()
+    assert not list((tmp_path / "report" / "tables").glob("cell*"))
+
+
+def test_a_network_without_any_score_stands_beside_one_with_false_alarms(tmp_path):
+    cells = {"dataset": "cells", "classes": ("instances",)}
+    without_score(make_run(tmp_path / "runs" / "nnunet", network="nnunet", **cells))
+    for network in ("umamba_bot", "umamba_enc"):
+        make_run(tmp_path / "runs" / network, network=network, **cells)
+    make_report([tmp_path / "runs"], tmp_path / "report")
+    table = (tmp_path / "report" / "tables" / "cells_results.md").read_text()
+    assert "| nnU-Net | 0 | 1 | – |" in table and "The means are over different cases" in table

@@ -27,7 +27,7 @@ from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.left_out import Faults, LeftOutError
-from umamba.evaluation.report.networks import all_scores
+from umamba.evaluation.report.networks import all_scores, without_scores
 from umamba.evaluation.report.published import load_published, published_elsewhere
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import gather
@@ -43,6 +43,8 @@ from umamba.typed import check_types
 TYPES = {  # of the configuration
     "runs": Path | list[Path], "output": Path | None, "title": str | int | float, "cases": int | list[str | int],
 }  # fmt: skip
+
+NO_SCORE = "No case has a score: neither the references nor the predictions hold an object or a class."
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,9 @@ def make_report(
 def _write_report(
     runs: Sequence[ScoredRun], output: Path, title: str, cases: int | Sequence[str], faults: Faults
 ) -> Path:
-    scores, published = all_scores(runs), load_published()
+    together, published = all_scores(runs), load_published()
+    empty = without_scores(together)
+    scores = together[~together["dataset"].isin(empty)]
     (output / "tables").mkdir(parents=True, exist_ok=True)
     sections: list[tuple[str, str]] = []
     summary: list[str] = []
@@ -122,13 +126,14 @@ def _write_report(
         words, section = dataset_section(dataset, stems[dataset], part, of_dataset, output, published, cases)
         summary.append(html.sentences(words, title_here))
         sections.append((title_here, section))
+    sections += [(published["settings"].get(name, {}).get("title", name), html.paragraph(NO_SCORE)) for name in empty]
     elsewhere = published_elsewhere(published, list(scores["dataset"].unique()))
     if len(elsewhere):
         note = (
             f"{published['revisited']['source']}: DSC in percent, five-fold cross-validation. Not comparable by case."
         )
         sections.append(("Reported elsewhere", html.table(elsewhere, note=note)))
-    protocols = ", ".join(sorted(scores["protocol"].unique()))
+    protocols = ", ".join(sorted(together["protocol"].unique()))
     without = f" {len(faults)} could not be read and are left out; they are listed at the end." if faults else ""
     intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.{without}")
     if faults:

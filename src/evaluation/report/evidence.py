@@ -18,7 +18,7 @@ from umamba.evaluation.report.comparable import check_comparable
 from umamba.evaluation.report.evidence_origin import counted, made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
 from umamba.evaluation.report.left_out import Faults, LeftOutError, check_any
-from umamba.evaluation.report.networks import MISSING, all_scores, title_of, unlike_cases
+from umamba.evaluation.report.networks import MISSING, all_scores, title_of, unlike_cases, without_scores
 from umamba.evaluation.report.power import can_be_significant, doubts_of_ranks, doubts_of_tests
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs
 from umamba.evaluation.report.runs import of_records
@@ -68,7 +68,7 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: There is no record.
-        ValueError: All are broken, or the runs of a data set cannot be compared.
+        ValueError: All are broken or without a score, or the runs of a data set cannot be compared.
         LeftOutError: Some are broken; raised when the page is made, which names them.
     """
     output = output or folder
@@ -80,6 +80,11 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     check_any(runs, broken)
     if not runs:
         raise FileNotFoundError(f"There is no record of a run below {folder}; umamba.evidence makes them.")
+    empty = without_scores(all_scores(runs))
+    faults |= {name_of(record): "no case has a score" for record in records if record["dataset"] in empty}
+    runs = [run for run in runs if run.dataset not in empty]
+    if not runs:
+        raise ValueError(f"No case below {folder} has a score: neither references nor predictions hold a class.")
     check_comparable(runs)
     titles = {record["dataset"]: record["title"] for record in records}
     settings = sorted({run.dataset for run in runs}, key=list(titles).index)

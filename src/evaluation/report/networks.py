@@ -35,6 +35,12 @@ def all_scores(runs: Sequence[ScoredRun]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def without_scores(scores: pd.DataFrame) -> list[str]:
+    """Data sets in which no case has a score, sorted: neither references nor predictions hold a class."""
+    scored = scores[metrics_of(scores)].notna().any(axis=1).groupby(scores["dataset"]).any()
+    return sorted(scored.index[~scored])
+
+
 def base_name(network: str) -> str:
     """A network's name without what tells it apart and was done beyond the plain prediction."""
     return re.split(r", | \(", network, maxsplit=1)[0]
