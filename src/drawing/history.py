@@ -44,7 +44,7 @@ def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], ti
     table["epoch"] = table["epoch"].bfill() + 1  # older files have learning rates in front of their epoch
     figure = Figure(figsize=(11, 7), dpi=_DPI)
     figure.subplots_adjust(left=0.07, right=0.98, top=0.9, bottom=0.08, hspace=0.28, wspace=0.16)
-    (losses, scores), (rates, seconds) = figure.subplots(2, 2)
+    (losses, scores), (rates, seconds) = figure.subplots(2, 2, sharex=True)  # an epoch is at one place in all of them
     _curve(losses, table, "train/loss", color="#0072B2", label="training")
     _curve(losses, table, "val/loss", color="#D55E00", label="validation")
     _dress(losses, f"loss ({loss})" if loss else "loss")
@@ -105,7 +105,7 @@ def _curve(ax: Axes, table: pd.DataFrame, name: str, **style: object) -> None:
 def _dress(ax: Axes, title: str, *, zero: bool = False) -> None:
     ax.set_title(title, fontsize=10, loc="left")
     ax.set_xlabel("epoch", fontsize=9)
-    ax.tick_params(labelsize=8)
+    ax.tick_params(labelsize=8, labelbottom=True)
     ax.grid(alpha=0.35)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if zero and ax.lines:

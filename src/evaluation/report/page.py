@@ -42,7 +42,7 @@ nav a { margin-right: 1.2em; }
 @media screen and (max-width: 640px) { body { padding: 0 .8em; } .scroll > svg { max-width: none; min-width: 560px; }
   ul.verdict { padding-left: 1.1em; } nav a { display: inline-block; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal;
-  min-width: 6.5em; max-width: 9.5em; } th:first-child { background: var(--head); } }
+  min-width: 7.5em; max-width: 9.5em; } th:first-child { background: var(--head); } }
 @page { margin: 14mm; }
 @media print { :root { color-scheme: light; --text: #000; --quiet: #444; --page: #fff; --head: #eee; --line: #bbb; }
   body { max-width: none; margin: 0; padding: 0; font-size: 11pt; print-color-adjust: exact; }

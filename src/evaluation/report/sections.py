@@ -75,6 +75,7 @@ def dataset_section(
     unlike = unlike_cases(scores)
     note = f"{describe(network_scores(scores))} {REPLICATES}" + (f" {unlike}" if unlike else "")
     note += growth_note(runs)
+    note += f" HD95 in {unit.replace('_', ' ')}." if "hd95" in scores else ""
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores", numbers.for_programs(results, unit=unit))]
     scored = numbers.main_metrics(scores)

@@ -51,6 +51,7 @@ def test_they_are_the_numbers_behind_the_page(report: Path) -> None:
     assert found["dsc_mean"] == exact["dsc_mean"] and found["hd95_high_mm_or_px"] == exact["hd95_high"]
     shown = (tables / "mine_results.md").read_text()
     assert f"{found['dsc_mean']:.4f} ± {found['dsc_sd']:.4f}" in shown
+    assert "HD95 in mm or px." in shown
     assert f"{found['dsc_low']:.4f} to {found['dsc_high']:.4f}" in shown
     assert pd.read_csv(tables / "mine_results.csv")["hd95_infinite"].tolist() == [2, 0, 0]
     tests = pd.read_csv(tables / "mine_dsc_tests.csv")
