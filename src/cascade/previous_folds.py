@@ -16,8 +16,8 @@ from umamba.evaluation.identity import plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.files import content_hash
 from umamba.inference.ensemble import Ensemble, find_ensemble, read_ensemble
+from umamba.inference.previous_checkpoints import check_previous_plan
 from umamba.inference.previous_facts import PreviousFacts, member_of
-from umamba.inference.previous_stage import check_previous_plan
 from umamba.planning.cascade import LOW
 from umamba.planning.plan import Plan
 from umamba.run.sweep import quoted

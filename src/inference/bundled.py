@@ -12,7 +12,8 @@ from umamba.inference.averaged import AveragedPredictor
 from umamba.inference.bundle import Source, read_bundle, said_of
 from umamba.inference.devices import choose_device
 from umamba.inference.predictor import Predictor
-from umamba.inference.previous_stage import PreviousStage, check_previous_plan, facts_of_all
+from umamba.inference.previous_checkpoints import check_previous_plan, facts_of_all
+from umamba.inference.previous_stage import PreviousStage
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ from hydra import compose, initialize_config_dir
 from tests import warm_start
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
 from umamba.inference import __main__ as script
-from umamba.inference import devices, one_case, pipeline
-from umamba.inference import predictor as many_cases
+from umamba.inference import devices, many_cases, one_case, pipeline
 from umamba.inference.folders import cases_in_folder
 from umamba.inference.members import Member
 from umamba.inference.pipeline import CasesFailedError
