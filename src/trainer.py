@@ -111,12 +111,12 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         optimizer=instantiate(config.optimizer) or model.optimizer,
         scheduler=model.scheduler,
         deep_supervision=model.deep_supervision,
-        metadata=metadata,
         compile=config.compile,
         cuda_graph=config.get("cuda_graph", False),  # configurations of earlier runs have none
         warmup_epochs=config.get("warmup_epochs") or 0,
         loss=instantiate(config.loss),
     )
+    module.metadata.update(metadata)
     if config.get("freeze") is not None:
         _freeze(module, config)
     module.optimizer_and_schedule(config.trainer.max_epochs)

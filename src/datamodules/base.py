@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,18 +40,8 @@ class SegmentationDataModule(PatchDataModule):
         planning: Options of the planner, see `umamba.planning.options.PlannerOptions`.
         fold: Fold of the cross-validation, from 0 on, or "all": train on every case and validate with the same ones.
         split_by: Keeps cases of one patient or video in one fold, see `umamba.datamodules.splits.make_group_splits`.
-        augmentation: Transforms in order, or a mapping of named ones; null for none, also as an entry. An entry that
-            still needs to know the patch is a partial, called with ``patch_size``.
-        num_workers: Processes that prepare cases and make batches; 0 works in the main process.
-        iterations_per_epoch: Training batches per epoch.
-        val_iterations: Validation batches per epoch, the same ones in every epoch.
-        oversample: Share of a batch that is centred on foreground.
-        seed: What sampling and augmentation draw from.
-        patch_size: Voxels along each axis of the patch, instead of the plan's.
-        patch_multiple: Patch axes are rounded up to a multiple of this, for networks that need it.
-        batch_size: Patches per step over all processes, instead of the plan's.
-        augment_on: "cpu": the workers augment; "cuda": the GPU does; "auto": the GPU where the workers fall short.
         grow: Instance data only: px by which predicted instances are grown back over the boundary class to be scored.
+        loading: How batches are made, see `PatchDataModule`.
 
     Attributes:
         plan: The plan, with a changed patch or batch size in it.
@@ -80,36 +70,16 @@ class SegmentationDataModule(PatchDataModule):
         planning: PlannerOptions | Mapping[str, Any] | None = None,
         fold: int | Literal["all"] = 0,
         split_by: str | None = None,
-        augmentation: Sequence[Any] | Mapping[str, Any] | None = (),
-        num_workers: int = 0,
-        iterations_per_epoch: int = 250,
-        val_iterations: int = 50,
-        oversample: float = 0.33,
-        seed: int = 0,
-        patch_size: Sequence[int] | None = None,
-        patch_multiple: int = 1,
-        batch_size: int | None = None,
-        augment_on: str = "cpu",
         grow: float = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            augmentation=augmentation,
-            num_workers=num_workers,
-            iterations_per_epoch=iterations_per_epoch,
-            val_iterations=val_iterations,
-            oversample=oversample,
-            seed=seed,
-            augment_on=augment_on,
-        )
+        super().__init__(**loading)
         self.dataset_dir = Path(dataset_dir)
         self.prepared_dir = Path(prepared_dir)
         self.configuration = configuration
         self.planning = planning if isinstance(planning, PlannerOptions) else PlannerOptions.of(planning or {})
         self.fold = fold
         self.split_by = split_by
-        self.patch_size = patch_size
-        self.patch_multiple = patch_multiple
-        self.batch_size = batch_size
         self.grow = self._own_growth(grow)
         self._planned: Plan | None = None  # as it lies in the prepared folder
         self._prepared = False

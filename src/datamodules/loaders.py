@@ -35,7 +35,18 @@ _DRAWS = 1 << 16  # bytes, the most that a sample's draws take but for very long
 class PatchDataModule(L.LightningDataModule):
     """Batches of patches of the cases of a store; `SegmentationDataModule` makes plan and store, and names the cases.
 
-    The arguments are those of `SegmentationDataModule`.
+    Args:
+        augmentation: Transforms in order, or a mapping of named ones; null for none, also as an entry. An entry that
+            still needs to know the patch is a partial, called with ``patch_size``.
+        num_workers: Processes that prepare cases and make batches; 0 works in the main process.
+        iterations_per_epoch: Training batches per epoch.
+        val_iterations: Validation batches per epoch, the same ones in every epoch.
+        oversample: Share of a batch that is centred on foreground.
+        seed: What sampling and augmentation draw from.
+        augment_on: "cpu": the workers augment; "cuda": the GPU does; "auto": the GPU where the workers fall short.
+        patch_size: Voxels along each axis of the patch, instead of the plan's.
+        patch_multiple: Patch axes are rounded up to a multiple of this, for networks that need it.
+        batch_size: Patches per step over all processes, instead of the plan's.
 
     Attributes:
         plan, plan_configuration, store, train_ids, val_ids: As those of `SegmentationDataModule`, which sets them.
@@ -52,13 +63,16 @@ class PatchDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        augmentation: Sequence[Any] | Mapping[str, Any] | None,
-        num_workers: int,
-        iterations_per_epoch: int,
-        val_iterations: int,
-        oversample: float,
-        seed: int,
-        augment_on: str,
+        augmentation: Sequence[Any] | Mapping[str, Any] | None = (),
+        num_workers: int = 0,
+        iterations_per_epoch: int = 250,
+        val_iterations: int = 50,
+        oversample: float = 0.33,
+        seed: int = 0,
+        augment_on: str = "cpu",
+        patch_size: Sequence[int] | None = None,
+        patch_multiple: int = 1,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.placement = Placement(augment_on)
@@ -72,6 +86,9 @@ class PatchDataModule(L.LightningDataModule):
             raise ValueError(f"data.oversample is a share of the batch, 0 to 1; it is {oversample}.")
         self.oversample = oversample
         self.seed = seed
+        self.patch_size = patch_size
+        self.patch_multiple = patch_multiple
+        self.batch_size = batch_size
         self.at_work: dict[bool, AtWork] = {}
 
     def build_augmentation(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -42,7 +42,6 @@ class SegmentationModule(L.LightningModule):
         optimizer: ``optimizer(parameters)`` -> torch optimizer.
         scheduler: ``scheduler(optimizer, max_epochs=...)`` -> scheduler stepped once per epoch.
         deep_supervision: whether the network returns, and the loss uses, all decoder resolutions.
-        metadata: plain data stored in every checkpoint beside the weights (resolved config, provenance).
         compile: torch.compile the network.
         cuda_graph: replay training steps from CUDA graphs; "auto" where that is possible and pays.
         warmup_epochs: in which the learning rate rises linearly, before the schedule begins.
@@ -50,6 +49,7 @@ class SegmentationModule(L.LightningModule):
 
     Attributes:
         loss_name: what to call the loss in a log.
+        metadata: plain data stored in every checkpoint beside the weights (resolved config, provenance).
 
     Raises:
         ValueError: network or loss do not fit the plan, cuda_graph is none of "auto", true and false, or warmup_epochs
@@ -67,7 +67,6 @@ class SegmentationModule(L.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler],
         deep_supervision: bool = True,
-        metadata: Mapping[str, Any] | None = None,
         compile: bool = False,
         cuda_graph: bool | str = "auto",
         warmup_epochs: int = 0,
@@ -81,7 +80,7 @@ class SegmentationModule(L.LightningModule):
             raise ValueError(f"cuda_graph is auto, true or false, but got {cuda_graph!r}.")
         self.plan = plan
         self.configuration = configuration
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, Any] = {}
         self.network = build_network(network, plan, configuration, deep_supervision)
         check_planned_blocks(self.network, plan, configuration)
         if compile:

@@ -58,7 +58,9 @@ def arguments(plan: Plan, name: str) -> dict[str, Any]:
 
 def make_module(plan: Plan, name: str, metadata: dict | None = None) -> SegmentationModule:
     torch.manual_seed(0)
-    return SegmentationModule(**arguments(plan, name), metadata=metadata)
+    module = SegmentationModule(**arguments(plan, name))
+    module.metadata.update(metadata or {})
+    return module
 
 
 @pytest.mark.parametrize("name", NETWORKS)

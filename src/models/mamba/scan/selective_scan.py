@@ -59,6 +59,16 @@ def check_scan_inputs(
             raise ValueError(f"{name} must be on {device} like u, but it is on {tensor.device}.")
 
 
+def refuse_nan(A: Tensor) -> None:
+    """See that a matrix of decays is one, which costs a wait for the device.
+
+    Raises:
+        ValueError: it holds NaN.
+    """
+    if A.isnan().any():
+        raise ValueError(f"A holds NaN in {int(A.isnan().sum())} of its {A.numel()} entries; A_log has diverged.")
+
+
 def _triton_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
@@ -104,7 +114,6 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     backend: str = "auto",
-    check_values: bool = False,
 ) -> Tensor:
     """Selective state-space scan of Mamba-1 (arXiv 2312.00752, equation 2) on channels-last sequences.
 
@@ -119,18 +128,15 @@ def selective_scan(
         delta_bias: (d_inner,).
         delta_softplus: whether delta + delta_bias passes through softplus.
         backend: one of `choice.BACKENDS`; see `choice.choose_backend`.
-        check_values: also look for NaN in A, which costs a wait for the device.
 
     Returns:
         (batch, L, d_inner) in the dtype of u; the state is float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: for an unknown or unusable backend, a shape or device that does not fit u, d_state outside 1 to
-            64, and NaN in A if `check_values`.
+        ValueError: for an unknown or unusable backend, a shape or device that does not fit u, and d_state outside 1 to
+            64.
         RuntimeError, ImportError: see `choice.choose_backend`.
     """
     check_scan_inputs(u, delta, A, B, C, D, z, delta_bias)
-    if check_values and A.isnan().any():
-        raise ValueError(f"A holds NaN in {int(A.isnan().sum())} of its {A.numel()} entries; A_log has diverged.")
     name = choose_backend(backend, u.device.type, u.device.index, torch.float64 in (u.dtype, delta.dtype, A.dtype))
     return IMPLEMENTATIONS[name](u, delta, A, B, C, D, z, delta_bias, delta_softplus)
