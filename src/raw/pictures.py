@@ -85,6 +85,24 @@ def has_palette(path: Path) -> bool:
         return tiff.series[0].keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
 
 
+def check_colours(path: Path) -> None:
+    """See that a TIFF's last axis of 2 to 4 is of colours, or ends in alpha, for which any channel would be taken.
+
+    Raises:
+        DatasetError: It is not.
+    """
+    with _opened_tiff(path) as tiff:
+        shape, page = tiff.series[0].shape, tiff.series[0].keyframe
+        of_colours = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+        with_alpha = page.extrasamples[-1:] in ((1,), (2,))
+        samples = page.samplesperpixel  # 1: slices of so few columns, as tifffile writes an array (y, x, 2)
+    if samples == 1 or (samples != 3 and not of_colours and not with_alpha):
+        raise DatasetError(
+            f"{path} has an array of shape {shape} with channels that are neither colours nor alpha. Write each "
+            "channel into a file of its own: NAME_0000, NAME_0001, ..."
+        )
+
+
 def _check_png(path: Path) -> None:
     """See that the pixels of a PNG have their checksums, at which Pillow does not look; other files pass.
 

@@ -19,7 +19,7 @@ from umamba.files import write_json
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite, is_nifti
-from umamba.raw.pictures import has_palette, is_tiff, palette_numbers, read_picture, write_picture
+from umamba.raw.pictures import check_colours, has_palette, is_tiff, palette_numbers, read_picture, write_picture
 from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
@@ -211,6 +211,8 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     array = read_picture(path)
     spacing: tuple[float, ...] = (FLAT_SPACING, 1.0, 1.0)
     dimension = 2
+    if array.ndim == 3 and array.shape[-1] in (2, 3, 4) and is_tiff(path):
+        check_colours(path)
     if array.ndim == 2:
         array = array[None, None]
     elif array.ndim == 3 and array.shape[-1] in (3, 4):
