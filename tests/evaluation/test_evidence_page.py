@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -23,6 +24,7 @@ from umamba.evaluation.report.record_faults import OWN_HASH, fault_of, hash_of
 from umamba.evaluation.report.records import find_runs, mixed, read_run
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.significance import compare_networks, false_claim
+from umamba.evaluation.report.svg import _log_ticks
 from umamba.evidence.manifest import Wanted
 from umamba.evidence.record import make_record
 from umamba.files import write_json
@@ -432,3 +434,10 @@ def test_the_projects_own_page_is_that_of_its_records(tmp_path, name):
     make_page(folder, tmp_path)
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), "run `make evidence`"
+
+
+@pytest.mark.parametrize(("low", "high"), [(20, 240), (24, 77), (11, 18), (0.07, 0.3)])
+def test_an_axis_of_costs_has_at_least_two_numbers(low: float, high: float) -> None:
+    ticks = _log_ticks(math.log10(low), math.log10(high))
+    assert len(ticks) >= 2
+    assert all(low <= tick <= high for tick in ticks)

@@ -129,7 +129,10 @@ def _nice(step: float) -> float:
 
 
 def _log_ticks(left: float, right: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between two logarithms."""
+    """1, 2 and 5 times powers of ten between two logarithms; where these are one or none, each first digit or tenth."""
     powers = range(math.floor(left), math.ceil(right) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    return [float(f"{tick:.3g}") for tick in ticks if left <= math.log10(tick) <= right]
+    ticks: list[float] = []
+    for factors in ((1, 2, 5), range(1, 10), [tenths / 10 for tenths in range(10, 100)]):
+        if len(ticks) < 2:
+            ticks = [f * 10.0**power for power in powers for f in factors if left <= math.log10(f) + power <= right]
+    return [float(f"{tick:.3g}") for tick in ticks]
