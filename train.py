@@ -92,7 +92,7 @@ def train(run: Run) -> None:
         check_asked(cfg)
     datamodule.check_places()
     datamodule.open_raw()
-    check_loss(parts.loss, datamodule.raw)
+    check_loss(parts.loss, datamodule.raw, 2 if cfg.data.configuration == "2d" else 3)
     if cfg.test:
         check_test(datamodule)
     datamodule.make_plan()

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from umamba.models.loss_terms import Terms
@@ -15,6 +16,7 @@ from umamba.models.regions import DiceBCELoss
 from umamba.raw.description import DatasetDescription
 
 FACTS = ("num_classes", "batch_dice", "ignore_label", "regions")  # what a loss may ask for as keywords
+_TRIED = 16  # voxels along each axis
 _WITHOUT = "Take one of configs/loss such as loss=dice_ce, or give its constructor an argument {!r}."
 
 
@@ -80,23 +82,27 @@ def check_is_loss(make: Any) -> None:
         _terms(**given)
 
 
-def check_loss(make: Callable[..., nn.Module], description: DatasetDescription) -> None:
-    """Refuse, before any case is read, a loss that does not fit what dataset.json says.
+def check_loss(make: Callable[..., nn.Module], description: DatasetDescription, spatial_dims: int) -> None:
+    """Refuse, before any case is read, a loss that does not fit what dataset.json says; try one of the user's own.
 
     Args:
         make: see `build_loss`.
         description: of the data set.
+        spatial_dims: of the images that are trained on.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, or cannot be computed.
     """
-    build_loss(
+    num_classes = len(description.regions) or len(description.labels)
+    loss = build_loss(
         make,
-        num_classes=len(description.regions) or len(description.labels),
+        num_classes=num_classes,
         batch_dice=False,
         ignore_label=description.ignore_label,
         regions=[region.labels for region in description.regions],
     )
+    if isinstance(loss, OwnLoss):
+        loss.try_out(num_classes, spatial_dims)
 
 
 def build_loss(
@@ -124,7 +130,9 @@ def build_loss(
     }  # fmt: skip
     check_is_loss(make)
     name = _name_of(make)
-    parameters = inspect.signature(make).parameters.values()
+    # A module without a constructor has torch's, which names no arguments and takes none
+    bare = getattr(getattr(make, "func", make), "__init__", None) is nn.Module.__init__
+    parameters = [] if bare else [*inspect.signature(make).parameters.values()]
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
     names = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     known = {key: value for key, value in facts.items() if takes_all or key in names}
@@ -156,6 +164,23 @@ class OwnLoss(nn.Module):
     def __init__(self, loss: nn.Module, name: str) -> None:
         super().__init__()
         self.loss, self.name = loss, name
+
+    def try_out(self, num_classes: int, spatial_dims: int) -> None:
+        """Compute it of a small batch of background, with its gradient; no random number of the run is drawn.
+
+        Raises:
+            ValueError: that fails.
+        """
+        shape = (_TRIED,) * spatial_dims
+        logits, label = torch.zeros(2, num_classes, *shape, requires_grad=True), torch.zeros(2, *shape).long()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.autograd.grad(self(logits, label), logits)
+        except Exception as error:  # the user's own code, which may raise anything
+            raise ValueError(
+                f"{self.name} cannot be computed, with its gradient, of logits {tuple(logits.shape)} and a label "
+                f"{tuple(label.shape)} of whole numbers, as a training would: {error}"
+            ) from error
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """The loss of one output.

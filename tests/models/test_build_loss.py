@@ -37,6 +37,11 @@ class Squares(nn.Module):
         return self.scale * (logits - target).square().mean()
 
 
+class Constant(nn.Module):
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        return torch.randn(())
+
+
 class Knowing(Squares):
     def __init__(self, num_classes: int, ignore_label: int | None, regions: list) -> None:
         super().__init__(num_classes)
@@ -123,11 +128,29 @@ def test_dataset_json_is_enough_to_refuse() -> None:
         name="a", channel_names=("CT",), labels={"background": 0, "liver": 1}, ignore_label=2, file_ending=".nii.gz",
         num_training=1,
     )  # fmt: skip
-    check_loss(composed("dice_topk"), description)
+    check_loss(composed("dice_topk"), description, 3)
     with pytest.raises(ValueError, match="has 3 numbers.*expected 2"):
-        check_loss(composed("ce", "loss.class_weights=[1,1,1]"), description)
+        check_loss(composed("ce", "loss.class_weights=[1,1,1]"), description, 3)
     with pytest.raises(ValueError, match="ignore label"):
-        check_loss(functools.partial(Squares), description)
+        check_loss(functools.partial(Squares), description, 3)
+
+
+def test_a_loss_of_ones_own_is_tried_before_any_data() -> None:
+    description = DatasetDescription(
+        name="a", channel_names=("CT",), labels={"background": 0, "liver": 1}, file_ending=".nii.gz", num_training=1
+    )
+    state = torch.get_rng_state()
+    for dims in (2, 3):
+        check_loss(functools.partial(Squares), description, dims)
+    assert torch.equal(torch.get_rng_state(), state)
+    for make, said in (
+        (functools.partial(nn.Identity), r"Identity cannot be computed.*logits \(2, 2, 16, 16\) and a label \(2, 16"),
+        (functools.partial(nn.CrossEntropyLoss, reduction="none"), "expected a scalar"),
+        (functools.partial(nn.CrossEntropyLoss, weight=torch.ones(3)), "cannot be computed"),
+        (Constant, "does not require grad"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_loss(make, description, 2)
 
 
 def test_a_configuration_without_a_loss_has_the_usual_one() -> None:
