@@ -31,7 +31,7 @@ from umamba.evaluation.report.networks import (
     title_of,
     unlike_cases,
 )
-from umamba.evaluation.report.power import doubts_of_ranks
+from umamba.evaluation.report.power import doubts_of_ranks, doubts_of_tests
 from umamba.evaluation.report.published import paper_table
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.verdict import reference_of, verdict
@@ -131,7 +131,8 @@ def _metric_parts(
             _draw(lambda: effect_figure(compared, metric, reference), figures / f"{name}_effects.png", effects)
         )
         text = report_tables.comparison_table(compared, metric)
-        tests = " ".join([TESTS, *(text for key, text in OF_METRIC.items() if getattr(METRICS[metric], key))])
+        doubts = doubts_of_tests(int(compared["cases"].max()), len(compared))
+        tests = " ".join([TESTS, *(text for key, text in OF_METRIC.items() if getattr(METRICS[metric], key)), *doubts])
         plain = numbers.for_programs(compared, metric, unit)
         parts.append(_keep(text, output, f"{name}_tests", tests, f"{title}: differences between networks", plain))
     if table.shape[1] > 1 and len(table.dropna()):

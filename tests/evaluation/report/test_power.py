@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.evaluation.scored_runs import make_run, replace_scores
+from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.power import can_be_significant, coverage, doubts_of_ranks, doubts_of_tests
 from umamba.evaluation.report.significance import compare_networks, critical_difference
 
@@ -39,3 +42,15 @@ def test_intervals_of_few_cases_are_as_narrow_as_is_said() -> None:
         assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(coverage(cases), abs=0.05), cases
     assert math.isclose(coverage(10_000), 0.95, abs_tol=1e-3)
     assert "too narrow" in doubts_of_tests(9, 1)[0] and doubts_of_tests(10, 1) == []
+
+
+def test_it_stands_below_the_table_of_the_metric_that_has_few_cases(tmp_path: Path) -> None:
+    for network in ("nnunet", "umamba_bot"):
+        run = make_run(tmp_path / "runs" / network, network=network, cases=12)
+        scores = pd.read_csv(run / "scores.csv")
+        scores["hd95"] = scores["hd95"].where(scores["case"] < "case_04")  # the classes of the others were missed
+        replace_scores(run, scores)
+    make_report([tmp_path / "runs"], tmp_path / "report")
+    below = {m: (tmp_path / "report" / "tables" / f"flare_{m}_tests.md").read_text() for m in ("dsc", "hd95")}
+    assert "With 4 cases no Wilcoxon test can give less than p = 0.125" in below["hd95"]
+    assert "no Wilcoxon test" not in below["dsc"]
