@@ -202,6 +202,20 @@ def test_the_epochs_loss_is_of_the_steps_taken(plan: Plan, tmp_path, fused) -> N
     assert all(torch.equal(a, b) for a, b in zip(taken.parameters(), without.parameters(), strict=True))
 
 
+def test_a_loss_that_is_not_finite_is_named(plan: Plan, tmp_path, caplog) -> None:
+    def broken():
+        return lambda logits, label: logits.sum() * float("nan")
+
+    module = SegmentationModule(**arguments(plan, "nnunet"), loss=broken)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[FiniteWatch()],
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader([batch()], batch_size=None))
+    (said,) = [record.getMessage() for record in caplog.records if "non-finite" in record.getMessage()]
+    assert "broken) or its gradient (every layer's output is finite)" in said and "the loss (" in said
+
+
 def test_steps_are_counted_alike_on_host_and_device() -> None:
     losses = [[torch.tensor(2.0), torch.tensor(4.0)], [torch.tensor(float("nan"))], [torch.tensor(0.1)]]
     host, device = TrainLoss(0.7, 3, 1), TrainLoss(0.7, 3, 1)
