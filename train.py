@@ -60,7 +60,7 @@ register_launchers()
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    with explained(), nothing_left(cfg):
+    with explained(), nothing_left():
         check_metric(cfg.optimized_metric, test=cfg.test)
         if is_sweep_job():
             refuse_other_launchers()

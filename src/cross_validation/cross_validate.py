@@ -34,6 +34,7 @@ from umamba.run.named_dataset import name_dataset
 from umamba.run.parts import build_parts
 from umamba.run.resume import check_data, read_checkpoint
 from umamba.run.sweep import command_of, follow_sweep, quoted
+from umamba.run.unbegun import say_held
 from umamba.targets import check_config
 from umamba.typed import check_switches
 
@@ -81,6 +82,7 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     with locked_run(folder):
         check_settings(folder, folds, extra)
         check_folds_go_on(folder, extra)
+        say_held()
         runs = {fold: folder / f"fold_{fold}" for fold in folds}
         failed = run_jobs([_job(script, fold, run, len(slots), extra) for fold, run in runs.items()], slots)
         if failed:

@@ -37,6 +37,7 @@ from umamba.run.resume import (
 )
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
+from umamba.run.unbegun import log_sizes, restore_logs, say_held
 from umamba.targets import present_names
 from umamba.usual_loss import with_loss
 
@@ -145,7 +146,7 @@ def check_goes_on(cfg: DictConfig) -> Run:
 def open_run(cfg: DictConfig) -> Iterator[Run]:
     """Open a new run's folder, or that of one to go on with; the run's first process holds it until the end.
 
-    Nothing in the folder is changed by a call that is refused.
+    Nothing in the folder is changed by a call that is refused; of its log file the first process sees to that.
 
     Raises:
         ResumeError: the run cannot go on as asked.
@@ -156,12 +157,14 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     if ranks.is_started_from_first():
         ranks.follow_first()
         folder = Path(HydraConfig.get().runtime.output_dir)  # Lightning passes it on
+        say_held()
         yield _run(_loaded(folder / "config.yaml"), None)
         return
     given = any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task)
     if not given and (ranks.started_outside() > 1 or not ranks.is_first()):  # each of them says so, and none waits
         raise ResumeError("Several processes of one run, started by torchrun or srun, need run_dir=<folder>.")
     if not ranks.is_first():
+        say_held()
         yield _run(*_choose(cfg))
         return
     follow_sweep()
@@ -173,9 +176,13 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         if run.resume_from is None:
             run.record()
         ranks.announce_first()
+        logs = log_sizes(run.folder)
+        say_held()
         try:
             yield run
         except Exception:
+            if not run.begun:
+                restore_logs(logs)
             if new and not run.begun:  # or the next call would take over the setting that was wrong in this one
                 for path in recorded:
                     path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from umamba.machine import usable_cpus
 from umamba.plain import plain
@@ -30,7 +30,7 @@ from umamba.run.devices import CPU, Slot, find_devices, slots_of, workers_per_ru
 from umamba.run.jobs import run_jobs
 from umamba.run.score import check_metric, score_of
 from umamba.run.sweep import command_of
-from umamba.run.unbegun import remove_unbegun
+from umamba.run.unbegun import Before, remove_unbegun
 from umamba.sweep.entry import Entry, SweepJob
 from umamba.sweep.settings import check_settings, speaking_of
 from umamba.sweep.slurm import check_options, submit
@@ -81,7 +81,7 @@ class _SweepLauncher(Launcher):
             jobs = self._jobs(configs)
             self.check_settings(configs, jobs)
         except Exception:
-            remove_unbegun(folder, OmegaConf.select(self.config, "paths.runs"))
+            remove_unbegun(folder, Before.there)
             raise
         for config, job in zip(configs, jobs, strict=True):
             asked = job.command[2:-1]  # without Python and script, nor where it is done

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.miniatures import TINY, make_volumes, run
-from umamba.run.unbegun import remove_unbegun
+from umamba.run.unbegun import remove_unbegun, what_is_there
 
 DATA = [*TINY, "data=custom", "data.dataset_dir=raw", "model=nnunet", "test=false"]
 
@@ -53,6 +53,7 @@ def test_a_job_that_fails_is_told_of_in_our_words_alone(folder: Path) -> None:
 
 
 def test_what_a_run_has_made_and_what_is_in_use_stays(tmp_path: Path, caplog) -> None:
+    there = what_is_there(tmp_path)
     for name in ("begun", "used", "linked", "unbegun"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.log").write_text("said")
@@ -60,30 +61,62 @@ def test_what_a_run_has_made_and_what_is_in_use_stays(tmp_path: Path, caplog) ->
     (tmp_path / "linked" / ".lock").symlink_to(tmp_path / "begun" / "train.log")
     with FileLock(tmp_path / "used" / ".lock"):
         for folder in (*tmp_path.iterdir(), tmp_path / "nowhere"):
-            remove_unbegun(folder, None)
+            remove_unbegun(folder, there)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["begun", "linked", "used"]
     assert all((folder / "train.log").read_text() == "said" for folder in tmp_path.iterdir())
 
 
 def test_the_folder_of_the_call_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here" / "below").mkdir(parents=True)
+    there = what_is_there(tmp_path)
     for start in ("here/below", "here"):
         monkeypatch.chdir(tmp_path / start)
-        remove_unbegun(Path(), tmp_path)
+        remove_unbegun(Path(), there)
         assert (tmp_path / start).is_dir()
     remove_unbegun(tmp_path / "here" / "below", None)
+    assert (tmp_path / "here" / "below").is_dir()
+    remove_unbegun(tmp_path / "here" / "below", there)
     assert not (tmp_path / "here" / "below").exists()
 
 
 def test_folders_between_the_runs_and_this_one_go_while_they_are_empty(tmp_path: Path) -> None:
     folder = tmp_path / "logs" / "task" / "fold_0" / "now"
+    (tmp_path / "logs").mkdir()
+    there = what_is_there(folder)
     folder.mkdir(parents=True)
     handler = logging.FileHandler(folder / "train.log")
     logging.getLogger().addHandler(handler)
-    remove_unbegun(folder, tmp_path / "logs")
+    remove_unbegun(folder, there)
     assert handler not in logging.getLogger().handlers
     assert (tmp_path / "logs").is_dir() and not (tmp_path / "logs" / "task").exists()
     folder.mkdir(parents=True)
     (tmp_path / "logs" / "task" / "fold_1").mkdir()
-    remove_unbegun(folder, tmp_path / "logs")
+    remove_unbegun(folder, there)
     assert [path.name for path in (tmp_path / "logs" / "task").iterdir()] == ["fold_1"]
+
+
+def test_what_was_there_before_a_start_that_is_refused_stays_as_it_was(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "kept").mkdir()
+    (folder / "kept" / "notes.txt").write_text("mine")
+    begun = [*DATA, "run_dir=run", "trainer.max_epochs=1"]
+    run("train.py", *begun, folder=folder)
+    before = (folder / "run" / "train.log").read_bytes()
+    assert b"Epoch 1/1" in before
+    wrong, late, nothing = "trainer.precision=half", "init_from=nowhere.ckpt", "data.batch_size=0"
+    for name in ("mine", "kept", "mine/below/deeper"):
+        for option in (wrong, late, nothing):
+            run("train.py", *DATA, f"run_dir={name}", option, folder=folder, ok=False)
+    run("train.py", "--config-name=cross_validation", *DATA, "run_dir=mine", wrong, folder=folder, ok=False)
+    run("train.py", "--multirun", *DATA, "hydra.sweep.dir=mine", "seed=1,-1", folder=folder, ok=False)
+    assert not [*(folder / "mine").iterdir()]
+    assert [path.name for path in (folder / "kept").iterdir()] == ["notes.txt"]
+    for options in ([*begun, "seed=5"], ["run_dir=run", "seed=-1"], ["run_dir=run", "data.dataset_dir=gone"]):
+        run("train.py", *options, folder=folder, ok=False)
+        assert (folder / "run" / "train.log").read_bytes() == before
+    with FileLock(folder / "run" / ".lock"):
+        said = run("train.py", "run_dir=run", folder=folder, ok=False)
+    assert "is in use by another training" in said and (folder / "run" / "train.log").read_bytes() == before
+    run("train.py", "run_dir=run", "trainer.max_epochs=2", folder=folder)
+    now = (folder / "run" / "train.log").read_bytes()
+    assert now.startswith(before) and b"Going on with the configuration" in now and b"Epoch 2/2" in now
