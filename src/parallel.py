@@ -129,8 +129,10 @@ def _one_at_a_time(
     try:
         with worker_pool(1, _one_thread_each) as pool:
             for case in cases:
-                with _named(name(case)), light_start():
-                    result = pool.submit(function, case).result()
+                with light_start():
+                    future = pool.submit(function, case)
+                with _named(name(case)):
+                    result = future.result()
                 yield result
     except BrokenProcessPool as error:
         raise RuntimeError(

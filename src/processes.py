@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = tuple(
@@ -96,10 +97,11 @@ def worker_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iter
 
 @contextmanager
 def light_start() -> Iterator[None]:
-    """While processes are started: one BLAS thread each, and no second import of the entry script.
+    """While processes are started: one BLAS thread each, no second import of the entry script, and no stop halfway.
 
     A spawned process imports the script that was run, and with train.py torch and lightning: seconds of each core for
-    nothing. It is not asked to where ``__main__`` has no file.
+    nothing. It is not asked to where ``__main__`` has no file. Signals to stop wait until the block ends, see
+    `_stops_wait`: nothing is to be waited for in it.
     """
     main = sys.modules["__main__"]
     hidden: dict[str, Any] = {key: main.__dict__.pop(key) for key in ("__file__", "__spec__") if key in main.__dict__}
@@ -107,7 +109,8 @@ def light_start() -> Iterator[None]:
     before = {key: os.environ.get(key) for key in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
-        yield
+        with _stops_wait():
+            yield
     finally:
         main.__dict__.pop("__spec__")
         main.__dict__.update(hidden)
@@ -118,8 +121,45 @@ def light_start() -> Iterator[None]:
                 os.environ[key] = value
 
 
+@contextmanager
+def _stops_wait() -> Iterator[None]:
+    """Have signals to stop wait for the end of the block, in which processes are started.
+
+    A stop between the start of a process and what it is then sent would leave it with half a message, and a process
+    that has not come to `become_worker` does not leave signals to this one: either would end it with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = {number: handler for number in STOP_SIGNALS if callable(handler := signal.getsignal(number))}
+    came: list[int] = []
+    waits = True
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if waits:
+            came.append(number)
+        else:
+            before[signal.Signals(number)](number, frame)
+
+    for number in before:
+        signal.signal(number, note)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # new processes inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        waits = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
+
+
 def _begin(prepare: Callable[[], None] | None) -> None:
     become_worker()
+    if hasattr(signal, "pthread_sigmask"):  # `light_start` has blocked them; SIGTERM is waited for where it can be
+        kept = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS} - kept)
     if prepare is not None:
         prepare()
 

@@ -95,6 +95,37 @@ def test_a_worker_leaves_signals_to_the_main_process() -> None:
     wait_until_gone(*workers)
 
 
+STARTING = """
+import os, signal, sys, time
+from multiprocessing import util
+from umamba.processes import light_start, worker_pool
+launch = util.spawnv_passfds
+def launch_and_stop(*args):
+    pid = launch(*args)
+    if "spawn_main" in str(args):
+        os.kill({to}, signal.SIGINT)
+        time.sleep(0.5)  # the new process has begun, and waits for what it is to do
+    return pid
+util.spawnv_passfds = launch_and_stop
+if __name__ == "__main__":
+    try:
+        with worker_pool(2) as pool:
+            with light_start():
+                future = pool.submit(time.sleep, 60)
+            future.result()
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("to", ["os.getpid()", "pid", "0"], ids=["main", "worker", "all"])
+def test_a_stop_while_workers_start_leaves_no_traceback(to: str) -> None:
+    code = STARTING.format(to=to).replace("60", "60" if to != "pid" else "0.1")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50,
+                           start_new_session=True)  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0 if to == "pid" else 130, "")
+
+
 FOLLOWER = """
 import os, subprocess, sys, time
 code = "import os, time; from umamba.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(60)"
