@@ -25,6 +25,7 @@ from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
 from umamba.run.named_dataset import name_dataset
 from umamba.run.stop import ends_on_signals
+from umamba.words import count
 
 register_resolvers()
 
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     console.print(
         f"{raw.folder}: {len(raw.training_cases)} training cases, {len(raw.test_cases)} test cases "
         f"({sum(case.label is not None for case in raw.test_cases)} with labels), "
-        f"{len(raw.channel_names)} channels, {len(raw.foreground)} classes"
+        f"{count(len(raw.channel_names), 'channel')}, {len(raw.foreground)} class{'es' * (len(raw.foreground) != 1)}"
     )
 
 

@@ -15,7 +15,7 @@ from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.comparable import check_comparable
-from umamba.evaluation.report.evidence_origin import counted, made
+from umamba.evaluation.report.evidence_origin import made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
 from umamba.evaluation.report.left_out import Faults, LeftOutError, check_any
 from umamba.evaluation.report.networks import MISSING, all_scores, title_of, unlike_cases, without_scores
@@ -26,6 +26,7 @@ from umamba.evaluation.report.svg import Point, cost_panels
 from umamba.evaluation.report.tables import p_text
 from umamba.evaluation.table_text import markdown, to_markdown
 from umamba.files import write_text
+from umamba.words import count
 
 WORDS = "words.md"  # beside the records, written by people: what the numbers support and what they do not
 FIGURE = "figures/score_against_cost.svg"
@@ -143,7 +144,7 @@ def _headline(
             found = numbers.contrast(differences, network, other, main)
             if found and (network, other) != ("resenc", CONTROL):
                 sentences.append(f"- **{title_of(network)} against {called}**: {_contrast_words(found, titles)}")
-    about = f"{counted(runs, 'training')} on {counted(len(main), 'data set')}, {budgets}"
+    about = f"{count(runs, 'training')} on {count(len(main), 'data set')}, {budgets}"
     return "\n".join([about, "", *sentences]).strip()
 
 
@@ -153,14 +154,14 @@ def _contrast_words(found: Sequence[Mapping[str, Any]], titles: Mapping[str, str
     for metric in dict.fromkeys(row["metric"] for row in found):
         of_metric = [row for row in found if row["metric"] == metric]
         points = 100 * sum(row["difference"] for row in of_metric) / len(of_metric)
-        over = f"on average over {counted(len(of_metric), 'data set')} " if len(of_metric) > 1 else ""
+        over = f"on average over {count(len(of_metric), 'data set')} " if len(of_metric) > 1 else ""
         where = "; ".join(names[row["setting"]] for row in of_metric)
         parts.append(f"{points:+.2f} points of {METRICS[metric].title} {over}({where})")
     sure = [row["difference"] > 0 for row in found if row["p_holm"] < statistics.SIGNIFICANT]
     poor = [names[row["setting"]] for row in found if not can_be_significant(row["cases"], row["comparisons"])]
     if len(poor) == len(found):
         return f"{', '.join(parts)}; with so few cases no difference could be significant."
-    words = f"{', '.join(parts)}; significantly better on {sum(sure)} of {counted(len(found), 'data set')}, worse on "
+    words = f"{', '.join(parts)}; significantly better on {sum(sure)} of {count(len(found), 'data set')}, worse on "
     words += f"{len(sure) - sum(sure)}"
     return f"{words}; nothing could be significant on {'; '.join(poor)}." if poor else f"{words}."
 

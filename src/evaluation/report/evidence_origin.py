@@ -10,6 +10,7 @@ from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report.networks import title_of
 from umamba.evaluation.scoring import grow_remark
 from umamba.evaluation.table_text import markdown
+from umamba.words import count
 
 _KILLED = (None, -9, 137)  # exit codes of what had no time to write a checkpoint; None: the runner was killed too
 _COMMAND = (
@@ -51,11 +52,6 @@ def made(records: Sequence[Mapping[str, Any]], faults: Mapping[str, str], titles
     return "## How it was made\n\n" + "\n".join(lines) + f"\n\n{_COMMAND}"
 
 
-def counted(number: int, what: str) -> str:
-    """A number of things in words: "1 training", "2 trainings"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _interruptions(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """How often runs were interrupted, and what that cost: a stop nothing, a kill what came after a checkpoint."""
     codes = [attempt.get("exit_code") for record in records for attempt in record["attempts"][:-1]]
@@ -75,7 +71,7 @@ def _interruptions(records: Sequence[Mapping[str, Any]]) -> list[str]:
         parts.append(f"{killed} killed, each of which lost {lost}")
     if failed:
         parts.append(f"{failed} ended with an error and tried again")
-    return [f"- Interrupted and gone on with {counted(len(codes), 'time')}: {'; '.join(parts)}."]
+    return [f"- Interrupted and gone on with {count(len(codes), 'time')}: {'; '.join(parts)}."]
 
 
 def _plans(records: Sequence[Mapping[str, Any]]) -> str:

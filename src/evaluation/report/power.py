@@ -7,6 +7,7 @@ import math
 from scipy import stats
 
 from umamba.evaluation.report.significance import LEVEL, SIGNIFICANT, critical_difference
+from umamba.words import count
 
 _POOR = 0.9  # intervals that hold less of what they are to hold are said to be too narrow
 
@@ -23,7 +24,7 @@ def doubts_of_tests(cases: int, comparisons: int) -> list[str]:
         cases: That the two networks which have most in common were compared on.
         comparisons: That p is corrected for.
     """
-    counted = f"{cases} case{'s' * (cases != 1)}"
+    counted = count(cases, "case")
     said = []
     if not can_be_significant(cases, comparisons):
         least = _least_p(cases)
@@ -52,7 +53,7 @@ def doubts_of_ranks(networks: int, rows: int, called: str) -> str:
         return ""
     enough = math.floor((critical / furthest) ** 2 * rows) + 1  # the critical difference falls with their square root
     return (
-        f"With {rows} {called}{'s' * (rows != 1)} this test can find nothing, whatever the networks do: mean ranks of "
+        f"With {count(rows, called)} this test can find nothing, whatever the networks do: mean ranks of "
         f"{networks} networks are at most {furthest} apart, and it asks for more than {critical:.2f}. It takes at "
         f"least {enough} {called}s."
     )
