@@ -53,7 +53,7 @@ def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set
     if damaged:
         found = [fault for faults_of_one in faults.values() for fault in faults_of_one]
         log.warning(
-            "%s of %s not as written and preprocessed anew: %s. Is the folder a copy of a part, or a disk failing?",
+            "Not as written, and preprocessed anew: %s of %s: %s. Is the folder a copy of a part, or a disk failing?",
             count(len(damaged), "case"), folder, listed(found, 5, "; "),
         )  # fmt: skip
     if bare := [name for name in unsure if name not in damaged and not _has_checksums(folder / name)]:

@@ -48,12 +48,15 @@ def test_a_damaged_case_is_named_and_preprocessed_anew(tmp_path, written, caplog
     written.clear()
     _, again = run(raw, out)
     assert written == ["case_1"]
-    assert f"1 case of {store.folder} not as written" in caplog.text and f"{damaged} has the checksum " in caplog.text
+    assert (
+        f"Not as written, and preprocessed anew: 1 case of {store.folder}: " in caplog.text
+        and f"{damaged} has the checksum " in caplog.text
+    )
     assert arrays_of(again) == before
     caplog.clear()
     written.clear()
     run(raw, out)
-    assert written == [] and "not as written" not in caplog.text
+    assert written == [] and "as written" not in caplog.text
 
 
 def test_what_blosc2_reads_without_an_error_is_noticed(tmp_path, written):
