@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,8 +265,14 @@ def _mean(one: Pair, other: Pair, decision: Decision, place: Path) -> Pair:
 
 
 def _load(pair: Pair) -> np.ndarray:
-    with np.load(pair.prediction.with_name(f"{pair.case}.npz")) as content:
-        return content["probabilities"]
+    path = pair.prediction.with_name(f"{pair.case}.npz")
+    try:
+        with np.load(path) as content:
+            return content["probabilities"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds no probabilities ({error}). Remove it and give the same command again."
+        ) from error
 
 
 def _choose(candidates: Sequence[Candidate], output: Path) -> Path:

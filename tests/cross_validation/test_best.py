@@ -13,9 +13,11 @@ import SimpleITK as sitk
 
 from tests.cross_validation.made_folds import make_fold, make_folds, plan_of
 from tests.miniatures import make_volumes
+from umamba.cross_validation import best
 from umamba.cross_validation.best import find_best
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
+from umamba.evaluation.pairs import Pair
 from umamba.inference.averaged import predictor_of
 from umamba.inference.predictor import Predictor
 from umamba.raw.readers import read_label
@@ -177,3 +179,12 @@ def test_a_fold_trained_on_since_and_a_changed_label_are_named(made: Path, tmp_p
         with pytest.raises(ValueError, match=rf"The reference of {held_out}, .* is not the one that .* was scored"):
             find_best([tmp_path / "fine", tmp_path / "coarse"], tmp_path / "best", CPU, pairs=pairs)
     assert not (tmp_path / "best" / "ensemble.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK damaged", None])
+def test_probabilities_that_are_damaged_are_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "case_1.npz"
+    np.savez(path, logits=np.zeros(2)) if content is None else path.write_bytes(content)
+    pair = Pair(case="case_1", prediction=tmp_path / "case_1.nii.gz", reference=tmp_path / "x.nii.gz")
+    with pytest.raises(ValueError, match=rf"{path} is damaged, or holds no probabilities .*Remove it"):
+        best._load(pair)
