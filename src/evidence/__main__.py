@@ -28,8 +28,9 @@ from omegaconf import DictConfig
 
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
+from umamba.evidence.limits import Rules, estimates, seconds_of
 from umamba.evidence.manifest import Wanted, read_manifest
-from umamba.evidence.sitting import Rules, estimates, run_all, seconds_of
+from umamba.evidence.sitting import run_all
 from umamba.locations import CONFIGS, ROOT
 from umamba.machine import usable_cpus
 from umamba.plain import plain

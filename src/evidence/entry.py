@@ -40,7 +40,6 @@ class Entry:
     @property
     def lock(self) -> FileLock:
         """Held by the runner that has it; released by the system if that is killed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / ".lock")
 
     def state(self) -> dict[str, Any]:

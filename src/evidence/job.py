@@ -1,31 +1,32 @@
-"""A training of one wanted run: a process of train.py, what it takes of a device, and what it leaves."""
+"""A training of one wanted run: a job of train.py, what it takes of a device, and what it leaves."""
 
 from __future__ import annotations
 
+import logging
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
 
-from filelock import FileLock
 from omegaconf import OmegaConf
 
 from umamba.evidence.entry import Entry
+from umamba.evidence.limits import Limits
 from umamba.evidence.power import PowerMeter
 from umamba.evidence.record import make_record
 from umamba.files import write_json
-from umamba.run.devices import CPU, Device
+from umamba.run.devices import CPU, Device, Slot
 from umamba.run.folder import last_checkpoint
-from umamba.run.job_state import STOPPED_CODES, last_words
-from umamba.run.jobs import child_environment
+from umamba.run.job_state import STOPPED_CODES, take
+from umamba.run.jobs import Job
 from umamba.run.sweep import quoted
 
+log = logging.getLogger(__name__)
+
+_PATIENCE = 0.2  # s
+_SAVE_SECONDS = 15.0  # between two writes of what a run has taken so far
 _ENERGY_SHARE = 0.9  # of the time in which power must have been known
 
 
@@ -54,111 +55,106 @@ class Place:
 
 
 @dataclass(kw_only=True)
-class Job:
-    """A training under way."""
+class Training(Job):
+    """A training of a wanted run, of which one runner at a time has the lock.
 
+    Attributes:
+        entry: What it is, and its files.
+        place: Where it runs.
+        meter: Knows the power of its device.
+        limits: Of the sitting.
+        asked: Whether it was to be started.
+    """
+
+    command: Sequence[str] = ()
     entry: Entry
-    lock: FileLock  # of the entry, held; let go of in `finish`
-    device: Device
     place: Place
-    process: subprocess.Popen[bytes]
-    output: IO[bytes]
-    state: dict[str, Any]
-    started: float = field(default_factory=time.monotonic)
-    told: bool = False  # to stop
-    _gpu_seconds: float = 0.0
-    _joules: float = 0.0
-    _measured: float = 0.0  # s in which the power was known
-    _beside: float = 0.0  # s, each times the runs on the device
-    _counted: float = 0.0  # s
+    meter: PowerMeter
+    limits: Limits
+    asked: bool = False
 
-    @classmethod
-    def start(cls, entry: Entry, lock: FileLock, device: Device, place: Place) -> Job:
-        """Start or go on with a run whose lock is held.
+    def may_begin(self) -> bool:
+        """Whether it ends in time, by estimate."""
+        return self.limits.allow(self.entry)
+
+    def begin(self, slot: Slot) -> bool:
+        """Take it, unless another runner has it or has done it; it goes on, or begins anew.
 
         Where nothing is kept of one that was begun with other settings, or by another version of the code, it begins
         anew: train.py would go on with the configuration that it finds, which has these settings.
         """
-        asked = list(entry.wanted.overrides)
+        self.asked, self._lock = True, self.entry.lock
+        if not take(self._lock, _PATIENCE, "this runner"):
+            log.info("%s: another runner has it.", self.name)
+            return False
+        if self.entry.record.is_file():  # another runner was faster
+            self._lock.release()
+            return False
+        entry, asked = self.entry, list(self.entry.wanted.overrides)
         state = entry.state()
-        if state and (state["overrides"], state["code"]) != (asked, place.code) and entry.is_untrained(state):
+        if state and (state["overrides"], state["code"]) != (asked, self.place.code) and entry.is_untrained(state):
             shutil.rmtree(entry.run_dir, ignore_errors=True)
             state = {}
         state = state or {"overrides": asked, "attempts": []}
         for attempt in state["attempts"]:  # of a runner that was killed: what it left is known now
             if "step" not in attempt:
                 attempt["step"], attempt["reached"] = entry.steps()
-        state |= {"code": place.code, "revision": place.revision}
+        state |= {"code": self.place.code, "revision": self.place.revision}
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        state["attempts"].append({"started": now, "from_step": entry.steps()[0] or 0, "device": device.name,
+        state["attempts"].append({"started": now, "from_step": entry.steps()[0] or 0, "device": slot.name,
                                   "seconds": 0.0, "gpu_seconds": None, "packed": 1.0})  # fmt: skip
         entry.save_state(state)
-        output = open(entry.folder / "output.log", "ab")  # noqa: SIM115  # as long as the process
-        process = subprocess.Popen(
-            command(entry, place), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env=_environment(device, place),
-        )  # fmt: skip
-        return cls(entry=entry, lock=lock, device=device, place=place, process=process, output=output, state=state)
+        self.state, self.device, self.command = state, Device(slot.name), command(entry, self.place)
+        self._saved = self._gpu_seconds = self._joules = self._measured = self._beside = self._counted = 0.0
+        return True
 
-    def account(self, seconds: float, packed: int, meter: PowerMeter) -> None:
-        """Count its share of the last seconds of its device.
-
-        Args:
-            seconds: Since the last call.
-            packed: Runs on the device, this one included.
-            meter: Knows the power.
-        """
+    def passed(self, seconds: float, beside: int) -> None:
+        """Count its share of the last seconds of its device."""
         self._counted += seconds
-        self._beside += seconds * packed
-        self._gpu_seconds += seconds / packed
-        watts = meter.watts(self.device)
+        self._beside += seconds * beside
+        self._gpu_seconds += seconds / beside
+        watts = self.meter.watts(self.device)
         if watts is not None:
-            self._joules += watts * seconds / packed
+            self._joules += watts * seconds / beside
             self._measured += seconds
         known = self._measured >= _ENERGY_SHARE * self._counted and self._measured > 0
         energy = self._joules * self._counted / self._measured / 3600 if known else None
         self.state["attempts"][-1] |= {
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": round(self._counted, 1),
             "gpu_seconds": round(self._gpu_seconds, 1) if self.device.name != CPU else None,
             "packed": round(self._beside / self._counted, 2) if self._counted else 1.0,
             "energy_wh": None if energy is None else round(energy, 3),
-            "no_energy": None if known else meter.why_not(self.device) or "its power was not known all the time",
+            "no_energy": None if known else self.meter.why_not(self.device) or "its power was not known all the time",
         }
+        if self._counted - self._saved > _SAVE_SECONDS:
+            self._saved = self._counted
+            self.entry.save_state(self.state)
 
-    def tell_to_stop(self) -> None:
-        """Ask for a checkpoint and the end."""
-        if not self.told and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.told = True
-
-    def finish(self, *, keep_checkpoints: bool) -> str | None:
-        """After the process has ended: write down how, and the record if the run is done.
-
-        Returns:
-            Why it failed; None if it is done or was stopped.
-        """
-        self.output.close()
-        code = self.process.wait()
+    def end(self, code: int, reason: str | None, seconds: float) -> str | None:
+        """Write down how it ended, and the record if it is done; to be stopped is no failure."""
         attempt = self.state["attempts"][-1]
         attempt["exit_code"] = code
         attempt["step"], attempt["reached"] = self.entry.steps()
-        reason = None
-        if code == 0:
+        if code in STOPPED_CODES:
+            reason = None
+            where = "before its first checkpoint" if attempt["step"] is None else f"at step {attempt['step']}"
+            log.info("%s was stopped %s.", self.name, where)
+        elif code == 0:
             try:
                 made = make_record(self.entry.wanted, self.entry.run_dir, self.state["attempts"], self.place.code)
                 write_json(made, self.entry.record)
             except (OSError, ValueError, KeyError) as error:
                 attempt["exit_code"] = 1
                 reason = f"It ended well, but cannot be recorded: {error}"
-        elif code not in STOPPED_CODES:
-            reason = last_words(self.entry.folder / "output.log") or f"ended with code {code} and said nothing"
         if reason is not None:
             attempt["reason"] = reason
         self.entry.save_state(self.state)
-        if code == 0 and reason is None and not keep_checkpoints:
-            for path in self.entry.run_dir.glob("checkpoints/*.ckpt"):
-                path.unlink()
-        self.lock.release()
+        if code == 0 and reason is None:
+            self.limits.learn()
+            if not self.limits.rules.keep_checkpoints:
+                for path in self.entry.run_dir.glob("checkpoints/*.ckpt"):
+                    path.unlink()
+        self._lock.release()
         return reason
 
 
@@ -182,9 +178,3 @@ def _data_of(config: Path, moved: dict[str, Path | None]) -> list[str]:
         if now is not None and before is not None and Path(then).is_relative_to(before):
             overrides.append(f"{key}={quoted(str(now.resolve() / Path(then).relative_to(before)))}")
     return overrides
-
-
-def _environment(device: Device, place: Place) -> dict[str, str]:
-    kept = child_environment()
-    threads = {key: str(place.threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if key not in kept}
-    return {"PYTHONUNBUFFERED": "1", **kept, **threads, **device.environment}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Collection
 from contextlib import suppress
@@ -18,6 +19,8 @@ from yaml import YAMLError
 
 from umamba.processes import STOP_SIGNALS
 from umamba.run.folder import last_checkpoint
+
+log = logging.getLogger(__name__)
 
 STOPPED_CODES = (*(128 + number for number in STOP_SIGNALS), *(-number for number in STOP_SIGNALS), -9, 137)
 _LAST_LINES = 3  # of the output, as the reason of a failure
@@ -56,6 +59,25 @@ def read_state(path: Path, keys: Collection[str], remove: Path) -> dict[str, Any
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no state of a run ({error!r}). Remove {remove} to begin anew.") from error
     return state
+
+
+def take(lock: FileLock, patience: float, alone: str) -> bool:
+    """Whether this process holds a run's lock now; where the file system has no locks, it need not.
+
+    Args:
+        lock: To be released later.
+        patience: Seconds to wait for it: who looks how a run stands holds it for a moment.
+        alone: What to start once at a time where there are no locks.
+    """
+    folder = Path(lock.lock_file).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        return False
+    except NotImplementedError:
+        log.warning("The file system of %s has no locks: start %s once at a time.", folder, alone)
+    return True
 
 
 def is_held(lock: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import subprocess
 import tempfile
@@ -37,18 +38,34 @@ class Job:
     command: Sequence[str]
     log: Path | None = None
 
+    def may_begin(self) -> bool:
+        """Whether it may be started now; else those behind it are asked, and it again later."""
+        return True
+
     def begin(self, slot: Slot) -> bool:
         """Called before the process is started; whether it is to be."""
         return True
 
-    def end(self, code: int, reason: str | None, seconds: float) -> None:
+    def passed(self, seconds: float, beside: int) -> None:
+        """Called again and again while the process runs.
+
+        Args:
+            seconds: Since the last call.
+            beside: Jobs on its device in them, this one included.
+        """
+
+    def end(self, code: int, reason: str | None, seconds: float) -> str | None:
         """Called when the process has ended.
 
         Args:
             code: Its own, or minus the signal's number.
             reason: Why it failed, in one line; None if it is done.
             seconds: How long it ran.
+
+        Returns:
+            Why it failed after all.
         """
+        return reason
 
 
 @dataclass(kw_only=True)
@@ -59,23 +76,19 @@ class _Running:
     output: IO[bytes] | None
     said: Path  # why it fails, by itself
     started: float = field(default_factory=time.monotonic)
-
-    def end(self) -> str | None:
-        """After the process has ended, or until it has: why it failed, None if it did not."""
-        code = self.process.wait()
-        if self.output is not None:
-            self.output.close()
-        reason = None if code == 0 else _reason(code, self.said, self.job.log)
-        self.job.end(code, reason, time.monotonic() - self.started)
-        return reason
+    told: bool = False  # to stop
 
 
-def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot]) -> dict[str, str]:
+def run_jobs(
+    jobs: Sequence[Job], slots: Sequence[Slot], *, until: float = math.inf, patience: float = math.inf
+) -> dict[str, str]:
     """Run jobs in their order, each where most room is. One that fails stops no other.
 
     Args:
         jobs: To run; names differ.
         slots: A job runs in each at a time.
+        until: Time of `time.monotonic` at which those that run are told to stop, as by a signal.
+        patience: Seconds from then on after which those that have not ended are killed.
 
     Returns:
         Name -> why it failed.
@@ -83,28 +96,82 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot]) -> dict[str, str]:
     Raises:
         Stopped: A signal came; the jobs were given it and have ended, with their checkpoints.
     """
-    waiting, failed = list(jobs), dict[str, str]()
-    running: list[_Running] = []
     with deferred(), tempfile.TemporaryDirectory(prefix="umamba-") as folder:
+        pool = _Pool(jobs, slots, Path(folder))
         try:
-            while (waiting or running) and not requested():
-                while waiting and (slot := _emptiest(slots, running)) is not None:
-                    job = waiting.pop(0)
-                    if job.begin(slots[slot]):
-                        said = Path(folder) / str(len(jobs) - len(waiting))
-                        running.append(_start(job, slot, slots[slot], said))
-                time.sleep(_POLL_SECONDS)
-                for one in [one for one in running if one.process.poll() is not None]:
-                    running.remove(one)
-                    reason = one.end()
-                    if reason is not None:
-                        failed[one.job.name] = reason
-                        log.error("%s failed: %s", one.job.name, reason)
-                    else:
-                        log.info("%s is done.", one.job.name)
+            while not requested() and time.monotonic() < until and pool.start():
+                pool.step()
         finally:
-            _stop(running)
-    return failed
+            pool.stop(patience)
+    return pool.failed
+
+
+class _Pool:
+    """Jobs that wait, that run, and that failed."""
+
+    def __init__(self, jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> None:
+        self.waiting, self.slots, self.folder = list(jobs), slots, folder
+        self.running: list[_Running] = []
+        self.failed: dict[str, str] = {}
+        self._counted = time.monotonic()
+
+    def start(self) -> bool:
+        """Fill the places, each time on the emptiest device; whether any job runs."""
+        while (slot := self._emptiest()) is not None:
+            job = next((job for job in self.waiting if job.may_begin()), None)
+            if job is None:
+                break
+            self.waiting.remove(job)
+            if job.begin(self.slots[slot]):
+                self.running.append(_start(job, slot, self.slots[slot], self.folder / str(len(self.waiting))))
+        return bool(self.running)
+
+    def step(self) -> None:
+        """Wait a little, tell the jobs, and see who has ended."""
+        time.sleep(_POLL_SECONDS)
+        now = time.monotonic()
+        seconds, self._counted = now - self._counted, now
+        on = [self.slots[one.slot].name for one in self.running]
+        for one in self.running:
+            one.job.passed(seconds, on.count(self.slots[one.slot].name))
+        for one in [one for one in self.running if one.process.poll() is not None]:
+            self._end(one)
+
+    def stop(self, patience: float) -> None:
+        """Tell those that run to stop with a checkpoint, and wait until they have; who takes too long is killed."""
+        for one in self.running:
+            one.told = True
+            if one.process.poll() is None:
+                one.process.send_signal(requested() or signal.SIGTERM)
+        if self.running:
+            log.info("Waiting for %s to end.", ", ".join(one.job.name for one in self.running))
+        until = time.monotonic() + patience
+        while self.running and time.monotonic() < until:
+            self.step()
+        for one in list(self.running):
+            log.warning("%s has not ended within %.0f s of being told to, and is killed.", one.job.name, patience)
+            one.process.kill()
+            self._end(one)
+
+    def _end(self, one: _Running) -> None:
+        self.running.remove(one)
+        code = one.process.wait()
+        if one.output is not None:
+            one.output.close()
+        seconds = time.monotonic() - one.started
+        reason = one.job.end(code, None if code == 0 else _reason(code, one.said, one.job.log), seconds)
+        if reason is not None and not (one.told and code in STOPPED_CODES):
+            self.failed[one.job.name] = reason
+            log.error("%s failed: %s", one.job.name, reason)
+        elif code == 0:
+            log.info("%s is done.", one.job.name)
+
+    def _emptiest(self) -> int | None:
+        """A free place, where the fewest run on its device; None if all are taken."""
+        taken = {one.slot for one in self.running}
+        free = [index for index in range(len(self.slots)) if index not in taken]
+        beside = [self.slots[index].name for index in taken]
+        return min(free, key=lambda index: beside.count(self.slots[index].name), default=None)
 
 
 def child_environment() -> dict[str, str]:
@@ -114,14 +181,6 @@ def child_environment() -> dict[str, str]:
     """
     kept = {key: value for key, value in environment_of_children().items() if not key.startswith("SLURM_")}
     return {**kept, **tied()}
-
-
-def _emptiest(slots: Sequence[Slot], running: Sequence[_Running]) -> int | None:
-    """A free place, where the fewest run on its device; None if all are taken."""
-    taken = {one.slot for one in running}
-    free = [index for index in range(len(slots)) if index not in taken]
-    beside = [slots[index].name for index in taken]
-    return min(free, key=lambda index: beside.count(slots[index].name), default=None)
 
 
 def _start(job: Job, index: int, slot: Slot, said: Path) -> _Running:
@@ -135,17 +194,6 @@ def _start(job: Job, index: int, slot: Slot, said: Path) -> _Running:
         stdout=output, stderr=None if output is None else subprocess.STDOUT,
     )  # fmt: skip
     return _Running(job=job, slot=index, process=process, output=output, said=said)
-
-
-def _stop(running: Sequence[_Running]) -> None:
-    """Tell those that run to stop with a checkpoint, and wait until they have."""
-    for one in running:
-        if one.process.poll() is None:
-            one.process.send_signal(requested() or signal.SIGTERM)
-    if running:
-        log.info("Waiting for %s to end.", ", ".join(one.job.name for one in running))
-    for one in running:
-        one.end()
 
 
 def _reason(code: int, said: Path, output: Path | None) -> str:

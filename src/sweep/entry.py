@@ -12,13 +12,13 @@ from filelock import FileLock
 
 from umamba.files import write_json
 from umamba.run.devices import Slot
-from umamba.run.job_state import read_state
+from umamba.run.job_state import read_state, take
 from umamba.run.jobs import Job
 
 log = logging.getLogger(__name__)
 
 FOLDER = "jobs"  # of a sweep's folder
-_PATIENCE = 2.0  # s: who looks how a job stands holds its lock for a moment
+_PATIENCE = 2.0  # s
 _KEYS = ("number", "overrides", "asked")
 
 
@@ -57,20 +57,9 @@ class Entry:
         write_json(state, self.file(".json"))
 
     def take(self) -> FileLock | None:
-        """Its lock, held until it is released; None if another process has the job.
-
-        Where the file system has no locks, the one that is returned holds nothing.
-        """
-        path = self.file(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=_PATIENCE)
-        except TimeoutError:
-            return None
-        except NotImplementedError:
-            log.warning("The file system of %s has no locks: start this sweep once at a time.", path.parent)
-        return lock
+        """Its lock, held until it is released; None if another process has the job."""
+        lock = FileLock(self.file(".lock"))
+        return lock if take(lock, _PATIENCE, "this sweep") else None
 
     def update(self, **changes: Any) -> None:
         """Change what is known of it, unless a process has it now and writes that down itself."""
@@ -114,10 +103,11 @@ class SweepJob(Job):
         self.entry.save(state)
         return True
 
-    def end(self, code: int, reason: str | None, seconds: float) -> None:
+    def end(self, code: int, reason: str | None, seconds: float) -> str | None:
         """Write down how it ended, and let go of it."""
         state = self.entry.state()
         state["attempts"][-1] |= {"exit_code": code, "reason": reason, "seconds": round(seconds, 1)}
         self.entry.save(state)
         if self._lock is not None:
             self._lock.release()
+        return reason

@@ -20,8 +20,9 @@ from tests.evaluation import scored_runs
 from umamba.evaluation.record import digest_of
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
+from umamba.evidence.limits import Rules
 from umamba.evidence.manifest import read_manifest
-from umamba.evidence.sitting import Rules, run_all
+from umamba.evidence.sitting import run_all
 from umamba.run.devices import Device
 from umamba.run.sweep import quoted
 

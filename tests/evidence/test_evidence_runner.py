@@ -16,7 +16,7 @@ import pytest
 from umamba.evaluation.report.record_faults import OWN_HASH, hash_of
 from umamba.evidence.__main__ import command_line
 from umamba.evidence.job import Place, command
-from umamba.evidence.sitting import estimates, seconds_of
+from umamba.evidence.limits import estimates, seconds_of
 from umamba.run.devices import find_devices
 from umamba.run.job_state import Condition
 
