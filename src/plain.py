@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from umamba.typed import check_types
 
-def values_at(config: DictConfig, names: Iterable[str]) -> dict[str, Any]:
-    """Some values of a configuration as plain data, by their names, with a dot for each group.
+
+def check_option_types(config: DictConfig, hints: Mapping[str, Any]) -> None:
+    """See that values of a configuration are of their types, see `umamba.typed.check_types`.
+
+    Args:
+        config: The values, as given.
+        hints: Name -> type, names with a dot for each group.
 
     Raises:
         MissingMandatoryValue: one must be given and is not.
+        ValueError: one is of another type.
     """
-    found = {name: OmegaConf.select(config, name, throw_on_missing=True) for name in names}
-    return {name: plain(value) for name, value in found.items()}
+    found = {name: plain(OmegaConf.select(config, name, throw_on_missing=True)) for name in hints}
+    check_types(found, hints)
 
 
 def plain(value: Any) -> Any:

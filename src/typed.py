@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -64,21 +64,6 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         advice = f" One whose name is a number is written ./{value}." * (is_number and "a path" in describe(hint))
         raise ValueError(f"{name}={told}: expected {describe(hint)}.{advice}")
-
-
-def check_switches(values: Mapping[str, Any], names: Sequence[str]) -> None:
-    """See that options that are on or off are true or false, for any text would be taken for true.
-
-    Args:
-        values: Options, those of `names` among them.
-        names: Which to look at.
-
-    Raises:
-        ValueError: One is something else.
-    """
-    for name in names:
-        if not isinstance(values[name], bool):
-            raise ValueError(f"{name}={values[name]}: expected true or false.")
 
 
 def describe(hint: Any) -> str:

@@ -25,10 +25,9 @@ from umamba.evaluation.evaluate import check_workers
 from umamba.files import check_takes_files
 from umamba.inference.devices import choose_device
 from umamba.locations import CONFIGS
-from umamba.plain import plain, values_at
+from umamba.plain import check_option_types, plain
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_types
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     "runs": Path | list[Path], "output": Path, "pairs": bool, "keep_probabilities": bool,
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """Find the best of the cross-validations that the configuration names."""
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     check_workers(cfg.workers)
     check_takes_files(cfg.output, "output")
     choose_device(cfg.device)

@@ -20,7 +20,7 @@ from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import check_folds, number_of_folds
 from umamba.evaluation.held_out import cases_of_training
 from umamba.inference.ensemble import FILE
-from umamba.plain import plain
+from umamba.plain import check_option_types, plain
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawDataset
 from umamba.run.asked import check_options
@@ -36,7 +36,6 @@ from umamba.run.resume import check_data, read_checkpoint
 from umamba.run.sweep import command_of, follow_sweep, quoted
 from umamba.run.unbegun import say_held
 from umamba.targets import check_config
-from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
     options, folder = cfg[KEY], Path(os.path.abspath(cfg.run_dir))
     folds = folds_of(options.folds)
     check_options(cfg)
-    check_switches(options, ("mirror",))
+    check_option_types(options, {"mirror": bool})
     places = [Path(cfg.data[key]) for key in ("prepared_dir", "dataset_dir")]
     count = number_of_folds(places)
     if max(folds) >= count:  # or the others would be trained before this one is refused

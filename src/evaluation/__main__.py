@@ -46,13 +46,12 @@ from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
-from umamba.plain import plain, values_at
+from umamba.plain import check_option_types, plain
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
 from umamba.raw.sources import sources_of
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_types
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ TYPES = {  # of the configuration; what is not here is looked at where it is use
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
 @explained()
 def main(cfg: DictConfig) -> None:
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
         raise ValueError("Give either ckpt_path=..., or predictions=... and references=...")
     check_takes_files(cfg.output, "output")

@@ -33,7 +33,7 @@ from umamba.evidence.manifest import Wanted, read_manifest
 from umamba.evidence.sitting import run_all
 from umamba.locations import CONFIGS, ROOT
 from umamba.machine import usable_cpus
-from umamba.plain import plain
+from umamba.plain import check_option_types, plain
 from umamba.resolvers import register_resolvers
 from umamba.run.devices import find_devices, workers_per_run
 from umamba.run.errors import explained
@@ -41,7 +41,6 @@ from umamba.run.job_state import Condition
 from umamba.run.provenance import code_hash, git_revision
 from umamba.run.state_table import show_states
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_switches
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -53,7 +52,7 @@ ACTIONS = ("run", "status")
 def main(cfg: DictConfig) -> None:
     """See the module."""
     with explained():
-        check_switches(cfg, ("start_unfinishable", "retry_failed", "keep_checkpoints"))
+        check_option_types(cfg, dict.fromkeys(("start_unfinishable", "retry_failed", "keep_checkpoints"), bool))
         if cfg.action not in ACTIONS:
             raise ValueError(f"action={cfg.action}: expected one of {', '.join(ACTIONS)}.")
         script = Path(cfg.script) if cfg.script else ROOT / "train.py"

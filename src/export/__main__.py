@@ -32,10 +32,9 @@ from umamba.export.traced import write_torch_export
 from umamba.files import amount
 from umamba.inference.bundle import said_of, write_bundle
 from umamba.locations import CONFIGS
-from umamba.plain import values_at
+from umamba.plain import check_option_types
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_types
 
 FORMATS: dict[str, Callable[..., Any]] = {
     "bundle": write_bundle,
@@ -62,7 +61,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     """See the module."""
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     if cfg.format not in FORMATS:
         raise ValueError(f"format is {cfg.format!r}; known are {', '.join(FORMATS)}.")
     for name, (neutral, formats) in OPTIONS.items():

@@ -39,11 +39,10 @@ from umamba.inference.record import parse_part
 from umamba.inference.rules import load_rules
 from umamba.inference.sliding_window import check_step
 from umamba.locations import CONFIGS
-from umamba.plain import values_at
+from umamba.plain import check_option_types
 from umamba.run.errors import environment_of_children, explained
 from umamba.run.stop import ends_on_signals, goes_on_with
 from umamba.run.sweep import config_options, follow_sweep, tied
-from umamba.typed import check_types
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     "checkpoint": Path | list[Path] | None, "model_folder": Path | None, "previous_stage": Path | list[Path] | None,
@@ -59,7 +58,7 @@ log = logging.getLogger(__name__)
 @explained()
 def main(cfg: DictConfig) -> None:
     follow_sweep()
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     kind = parse_probabilities(cfg.probabilities)
     check_step(cfg.step)
     check_apart(Path(cfg.input), Path(cfg.output))

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from umamba.files import check_takes_files, refuse_input
 from umamba.locations import CONFIGS
-from umamba.plain import to_plain, values_at
+from umamba.plain import check_option_types, to_plain
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import load_plan
 from umamba.planning.options import PlannerOptions
@@ -36,7 +36,6 @@ from umamba.resolvers import register_resolvers
 from umamba.run.errors import explained
 from umamba.run.named_dataset import name_dataset
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_types
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     "fingerprint": Path | None, "dataset_json": Path | None, "plans": Path | None, "output": Path | None,
@@ -120,7 +119,7 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="planning")
 @explained()
 def main(cfg: DictConfig) -> None:
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     name_dataset(cfg)
     check_output(cfg)
     plan = make_plan(cfg)

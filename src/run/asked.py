@@ -7,10 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from umamba.files import check_takes_files
-from umamba.plain import to_plain, values_at
+from umamba.plain import check_option_types, to_plain
 from umamba.planning.options import PlannerOptions
 from umamba.run.compare import ResumeError
-from umamba.typed import check_types
 
 TYPES = {  # of train.yaml; what is not here is looked at where it is used
     "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
@@ -58,7 +57,7 @@ def check_options(cfg: DictConfig) -> None:
     for key, why in IDLE.items():
         if key in asked and (asked[key] or key.startswith("enable_")):  # others are off where they are false
             raise ResumeError(f"trainer.{key}={asked[key]} is not taken here: {why}. Leave trainer.{key} out.")
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
         PlannerOptions.of(to_plain(planning))
     check_takes_files(cfg.run_dir, "run_dir")

@@ -38,7 +38,7 @@ def test_a_job_that_fails_stops_no_other_and_is_named_with_its_last_words(tmp_pa
 
 def test_the_message_of_an_error_is_the_reason_also_where_the_output_goes_to_the_console() -> None:
     text = "from umamba.run.errors import explained\nwith explained():\n    {}"
-    found = run_jobs([job("ours", text.format("from umamba.typed import check_switches as c; c({'a': 3}, ['a'])")),
+    found = run_jobs([job("ours", text.format("from umamba.typed import check_types as c; c({'a': 3}, {'a': bool})")),
                       job("fault", text.format("1 / 0"))], TWO)  # fmt: skip
     assert found["ours"].startswith("a=3: expected true or false")
     assert found["fault"] == "ZeroDivisionError: division by zero"

@@ -21,7 +21,7 @@ from umamba.run.lock import locked_run
 from umamba.run.stop import deferred, ends_on_signals, requested
 from umamba.run.sweep import follow_sweep, is_sweep_job
 from umamba.sweep.launcher import refuse_other_launchers, register_launchers
-from umamba.typed import check_switches
+from umamba.typed import check_types
 
 register_resolvers()
 register_launchers()
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         if is_sweep_job():
             refuse_other_launchers()
         if os.environ.get("STUB_FAILS") == str(cfg.seed):
-            check_switches({"deaf": 3}, ["deaf"])
+            check_types({"deaf": 3}, {"deaf": bool})
         follow_sweep()
         with locked_run(Path(cfg.run_dir)):
             train(cfg, Path(cfg.run_dir))

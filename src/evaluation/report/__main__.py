@@ -35,10 +35,9 @@ from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.sections import dataset_section, growth_note, paper_section
 from umamba.files import check_takes_files, write_text, writing_into
 from umamba.locations import CONFIGS
-from umamba.plain import values_at
+from umamba.plain import check_option_types
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
-from umamba.typed import check_types
 
 TYPES = {  # of the configuration
     "runs": Path | list[Path], "output": Path | None, "title": str | int | float, "cases": int | list[str | int],
@@ -62,7 +61,7 @@ def main(cfg: DictConfig) -> None:
 
 def make(cfg: DictConfig) -> Path:
     """The page of a benchmark's records, or the report of all runs."""
-    check_types(values_at(cfg, TYPES), TYPES)
+    check_option_types(cfg, TYPES)
     if cfg.output is not None:
         check_takes_files(cfg.output, "output")
     if isinstance(cfg.cases, int) and cfg.cases < 1:
