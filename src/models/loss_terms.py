@@ -12,7 +12,7 @@ p_y is the probability of a voxel's own class y. Where the parts come from:
 - the factor (1 - p)^gamma: the focal loss, Lin et al., arXiv 1708.02002, equation 4 (5 with class weights).
 - false positives and negatives that weigh unlike: Tversky's index, Salehi et al., arXiv 1706.05721, equation 4;
   with a half each it is Dice.
-- class weights: as `torch.nn.CrossEntropyLoss` has them, a mean weighted by the voxels' weights.
+- class weights: as `torch.nn.CrossEntropyLoss` has them, a mean weighted by the weights of the voxels that it is of.
 """
 
 from __future__ import annotations
@@ -124,30 +124,36 @@ class Terms:
             A scalar.
         """
         if weight is not None:
+            weight = weight if mask is None else weight * mask
             entropy = entropy * weight
-        if mask is not None:
+        elif mask is not None:
             entropy = entropy * mask
         if self.hardest_percent < 100:
-            total, count = self._hardest(entropy, mask)
+            total, count = self._hardest(entropy, mask, weight)
         elif weight is not None:
-            total, count = entropy.sum(), weight.sum() if mask is None else (weight * mask).sum()
-            return total / sum_over_ranks(count).clamp_min(MIN_DENOMINATOR) * count_ranks()
+            total, count = entropy.sum(), weight.sum()
         elif mask is None:
             return entropy.mean() * rank_weight(entropy, entropy.dtype)
         else:
             total, count = entropy.sum(), mask.sum()
-        return total / sum_over_ranks(count).clamp_min(1) * count_ranks()
+        return total / sum_over_ranks(count).clamp_min(1 if weight is None else MIN_DENOMINATOR) * count_ranks()
 
-    def _hardest(self, entropy: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sum and number of the largest; how many are sorted out follows from the shape, for no step may wait."""
+    def _hardest(self, entropy: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sum of the largest, and their number or the sum of their weights.
+
+        How many are sorted out follows from the shape, for no step may wait.
+        """
         share = round(self.hardest_percent * _UNIT)
         size = max(1, entropy.numel() * share // (100 * _UNIT))
-        largest = entropy.flatten().topk(size, sorted=mask is not None).values
-        if mask is None:
-            return largest.sum(), torch.full((), size, device=entropy.device)
-        counted = mask.sum()
-        count = torch.minimum((counted * share // (100 * _UNIT)).clamp_min(1), counted)
-        return (largest * (torch.arange(size, device=entropy.device) < count)).sum(), count
+        largest, places = entropy.flatten().topk(size, sorted=mask is not None)
+        chosen = torch.ones(size, dtype=torch.bool, device=entropy.device)
+        if mask is not None:  # those that count come first
+            counted = mask.sum()
+            chosen = torch.arange(size, device=entropy.device) < torch.minimum(
+                (counted * share // (100 * _UNIT)).clamp_min(1), counted
+            )
+        weights = chosen if weight is None else weight.flatten()[places] * chosen
+        return (largest * chosen).sum(), weights.sum()
 
     def name(self, regions: bool = False) -> str:
         """What to call it in a log, such as "Dice + cross-entropy"."""

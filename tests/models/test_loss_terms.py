@@ -52,11 +52,9 @@ def written_out(logits: Tensor, label: Tensor, batch_dice: bool, terms: dict) ->
     voxels = [
         (-weights[y] * (1 - p) ** chosen["gamma"] * math.log(p), weights[y]) for sample in samples for p, _, y in sample
     ]
-    if chosen["hardest_percent"] < 100:
-        kept = max(1, int(len(voxels) * chosen["hardest_percent"] / 100))
-        entropy = sum(sorted((value for value, _ in voxels), reverse=True)[:kept]) / kept
-    else:
-        entropy = sum(value for value, _ in voxels) / sum(weight for _, weight in voxels)
+    kept = max(1, int(len(voxels) * chosen["hardest_percent"] / 100))
+    hardest = sorted(voxels, reverse=True)[:kept]
+    entropy = sum(value for value, _ in hardest) / sum(weight for _, weight in hardest)
     overlaps = []
     for group in [[voxel for sample in samples for voxel in sample]] if batch_dice else samples:
         for k in (1, 2):
@@ -144,6 +142,13 @@ def test_the_hardest_voxels_are_nnunets() -> None:
     per_voxel = F.cross_entropy(logits, label, reduction="none")
     expected = per_voxel.flatten().topk(int(per_voxel.numel() * 10 / 100), sorted=False).values.mean()
     assert make(**CHOICES["topk"])(logits, label).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("percent", [10.0, 100.0])
+def test_equal_class_weights_change_nothing(percent: float) -> None:
+    logits, label = example()
+    without = make(hardest_percent=percent)(logits, label).item()
+    assert make(hardest_percent=percent, class_weights=[3.0, 3.0, 3.0])(logits, label).item() == pytest.approx(without)
 
 
 def test_ignored_voxels_are_not_among_the_hardest_or_their_number() -> None:

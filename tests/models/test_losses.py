@@ -88,6 +88,7 @@ def test_losses_are_compiled_as_one_graph(regions: list | None, batch_dice: bool
     label = torch.randint(0, 3, (2, 8, 6), generator=generator)
     label[:, 3] = 0 if ignored is None else ignored
     loss = DeepSupervision(DiceBCELoss(regions, batch_dice, ignored) if regions else DiceCELoss(batch_dice, ignored))
+    torch._dynamo.reset()  # which limits how often one function is compiled
     compiled = torch.compile(loss, backend="eager", fullgraph=True)  # a break of the graph is an error
     assert compiled(outputs, label).item() == pytest.approx(loss(outputs, label).item(), rel=1e-6)
 
