@@ -38,14 +38,17 @@ def mark_best(text: pd.DataFrame, column: str, values: Sequence[float], *, lower
         text: The table, changed in place.
         column: Name of the column.
         values: The numbers that its texts show, row by row; NaN for none. Those that read alike are equally good.
+            Infinite for a mean that left something infinite out: it is worse than any that did not, and never the best.
         lower_is_better: Whether smaller values are better, as those of a distance.
     """
     numbers = np.asarray(values, dtype=float)
-    if np.isfinite(numbers).sum() < 2:
+    finite = np.isfinite(numbers)
+    if (~np.isnan(numbers)).sum() < 2 or not finite.any():
         return
+    numbers = np.where(finite, numbers, np.nan)
     best = np.nanargmin(numbers) if lower_is_better else np.nanargmax(numbers)
     leading = text[column].astype(str).str.split(" ", n=1).str[0]
-    marked = {(row, column) for row in np.flatnonzero(leading == leading.iloc[best])}
+    marked = {(row, column) for row in np.flatnonzero((leading == leading.iloc[best]) & finite)}
     if len(marked) < len(text):  # all alike: none is best
         text.attrs["best"] = text.attrs.get("best", set()) | marked
 

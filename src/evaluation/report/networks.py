@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from umamba.evaluation.metrics import INFINITE, METRICS
@@ -76,6 +77,24 @@ def network_scores(scores: pd.DataFrame) -> pd.DataFrame:
 def network_means(scores: pd.DataFrame) -> pd.DataFrame:
     """The row in all of each network's `class_table`, by network; replicates are averaged per case first."""
     return in_all(class_table(network_scores(scores))).set_index("run")
+
+
+def to_rank(means: pd.Series, infinite: pd.Series) -> pd.Series:
+    """Means by which a best one is found: infinite where anything infinite was left out, the worst of a distance.
+
+    Args:
+        means: Of a metric, by network.
+        infinite: How many of its scores were left out, by network.
+    """
+    return means.mask(infinite > 0, np.inf)
+
+
+def best_network(scores: pd.DataFrame, metric: str) -> str:
+    """The network of the best mean of a metric, see `to_rank`; for one data set."""
+    means = network_means(scores)
+    if metric in INFINITE:
+        means[metric] = to_rank(means[metric], means[f"{metric}_infinite"])
+    return str(means[metric].idxmin() if METRICS[metric].lower_is_better else means[metric].idxmax())
 
 
 def replicate_spread(scores: pd.DataFrame) -> pd.DataFrame:

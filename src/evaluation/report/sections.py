@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from umamba.drawing.figure import page_svg, save_figure
 from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.identity import grown_by, names_of
-from umamba.evaluation.metrics import METRICS
+from umamba.evaluation.metrics import INFINITE, METRICS
 from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.report import numbers
 from umamba.evaluation.report import page as html
@@ -24,7 +24,7 @@ from umamba.evaluation.report.costs import cost_table, devices, format_costs
 from umamba.evaluation.report.figures import box_figure, cost_figure, effect_figure, learning_figure, rank_figure
 from umamba.evaluation.report.networks import (
     MISSING,
-    network_means,
+    best_network,
     network_scores,
     order_networks,
     paired,
@@ -44,6 +44,7 @@ from umamba.files import write_text
 log = logging.getLogger(__name__)
 
 PROVISIONAL = "° provisional: quoted without a second source."
+NOT_BEST = "A mean that leaves infinite ones out is never in bold: it is that of what was found."
 TESTS = (
     "Two-sided Wilcoxon signed-rank tests over the cases, seeds averaged per case; p corrected by Holm over the pairs, "
     "* where it is below 0.05. 95 %: bootstrap interval of the mean difference. P(not better): probability that the "
@@ -76,6 +77,7 @@ def dataset_section(
     note = f"{describe(network_scores(scores))} {REPLICATES}" + (f" {unlike}" if unlike else "")
     note += growth_note(runs)
     note += f" HD95 in {unit.replace('_', ' ')}." if "hd95" in scores else ""
+    note += f" {NOT_BEST}" if any(f"{metric}_infinite" in results for metric in INFINITE) else ""
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores", numbers.for_programs(results, unit=unit))]
     scored = numbers.main_metrics(scores)
@@ -125,7 +127,7 @@ def _metric_parts(
     boxes = f"{title} by class and network"
     parts.append(_draw(lambda: box_figure(scores, metric), figures / f"{name}_boxes.png", boxes))
     if table.shape[1] > 1:
-        reference = reference_of(list(table.columns)) or network_means(scores)[metric].idxmax()
+        reference = reference_of(list(table.columns)) or best_network(scores, metric)
         effects = f"{title}: differences to {title_of(reference)}"
         parts.append(
             _draw(lambda: effect_figure(compared, metric, reference), figures / f"{name}_effects.png", effects)

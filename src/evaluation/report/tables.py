@@ -11,7 +11,7 @@ import pandas as pd
 from umamba.evaluation.identity import differing
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.networks import MISSING, order_networks, title_of
+from umamba.evaluation.report.networks import MISSING, order_networks, title_of, to_rank
 from umamba.evaluation.report.numbers import main_metrics
 from umamba.evaluation.report.published import published_score
 from umamba.evaluation.report.scored_run import ScoredRun
@@ -24,7 +24,7 @@ def result_table(
     """Networks of one data set: how many cases have a score, mean ± SD over them, 95 % interval, SD over replicates.
 
     Beside them the paper's score if ours were scored with protocol paper, and how many scores of all replicates are
-    infinite if any is.
+    infinite if any is: such a network is never marked as the best.
 
     Args:
         numbers: Of `result_numbers`.
@@ -52,8 +52,10 @@ def result_table(
         rows.append(row)
     text = pd.DataFrame(rows)
     for metric in main_metrics(scores):
-        lower_is_better = METRICS[metric].lower_is_better
-        mark_best(text, METRICS[metric].title, numbers[f"{metric}_mean"], lower_is_better=lower_is_better)
+        lower_is_better, means = METRICS[metric].lower_is_better, numbers[f"{metric}_mean"]
+        if f"{metric}_infinite" in numbers:
+            means = to_rank(means, numbers[f"{metric}_infinite"])
+        mark_best(text, METRICS[metric].title, means, lower_is_better=lower_is_better)
     return text
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.evaluation.scored_runs import make_run, replace_scores
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.report.networks import all_scores, paired
+from umamba.evaluation.report.networks import all_scores, best_network, paired
 from umamba.evaluation.report.numbers import distance_unit, result_numbers
 from umamba.evaluation.report.runs import gather
+from umamba.evaluation.report.sections import NOT_BEST
 from umamba.evaluation.report.significance import compare_networks
 
 TEXT = {"network", "other", "class"}  # the columns that hold names
@@ -62,6 +63,26 @@ def test_they_are_the_numbers_behind_the_page(report: Path) -> None:
     assert by_class.loc[("nnU-Net", "spleen"), "hd95_infinite"] == 2
     cost = pd.read_csv(tables / "mine_cost.csv").set_index("network")
     assert cost.loc["nnU-Net", "parameters"] == 36_000_000 and np.isnan(cost.loc["nnU-Net", "train_peak_vram_gib"])
+
+
+def test_a_network_that_missed_a_class_has_no_best_distance(tmp_path: Path) -> None:
+    """Also where it is the better one wherever it found the class; nor is any where all have missed some."""
+    rows: dict[str, list[str]] = {}
+    for missing in (("a",), ("a", "b")):
+        folder = tmp_path / "".join(missing)
+        for network, gain in (("a", 0.05), ("b", 0.0)):
+            run = make_run(folder / "runs" / network, network=network, gain=gain)
+            scores = pd.read_csv(run / "scores.csv")
+            scores.loc[(scores["class"] == "spleen") & (network in missing), ["dsc", "nsd", "hd95"]] = 0, 0, np.nan
+            replace_scores(run, scores)
+        page = make_report([folder / "runs"], folder / "report").read_text()
+        rows["".join(missing)] = (folder / "report" / "tables" / "flare_results.md").read_text().splitlines()
+        best = best_network(all_scores(gather([folder / "runs"])), "hd95")
+        assert NOT_BEST in page and best == ("a" if "b" in missing else "b")
+    head = rows["a"][0].split(" | ")
+    a, b = (row.split(" | ")[head.index("HD95")] for row in rows["a"][2:4])
+    assert float(a.split()[0]) < float(b.strip("*").split()[0]) and "**" in b and "**" not in a
+    assert all("**" not in row.split(" | ")[head.index("HD95")] for row in rows["ab"][2:4])
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ def test_the_best_is_marked_where_there_is_one():
     lowest = pd.DataFrame({"HD95": ["1.0", "2.0", "–"]})
     mark_best(lowest, "HD95", [1.0, 2.0, np.nan], lower_is_better=True)
     assert lowest.attrs["best"] == {(0, "HD95")}
-    for values in ([1.0, np.nan], [1.0, 1.0]):
+    missed = pd.DataFrame({"HD95": ["1.0", "2.0", "2.0"]})
+    mark_best(missed, "HD95", [np.inf, 2.0, np.inf], lower_is_better=True)
+    assert missed.attrs["best"] == {(1, "HD95")}  # the others left something infinite out
+    for values in ([1.0, np.nan], [1.0, 1.0], [np.inf, np.inf]):
         same = pd.DataFrame({"DSC": [f"{value:.1f}" for value in values]})
         mark_best(same, "DSC", values)
         assert "best" not in same.attrs
