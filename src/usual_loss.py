@@ -31,6 +31,24 @@ def with_loss(config: Any) -> Any:
     return {**config, KEY: {**usual, **loss}} if same else config
 
 
+def name_of_loss(settings: Mapping[str, Any]) -> str:
+    """What a loss of this project is called beside others: a file of `configs/loss/`, or the usual one and what is set.
+
+    Args:
+        settings: Of a training's loss, without its `_target_`; a setting that is None may be left out.
+    """
+    for path in sorted((CONFIGS / "loss").glob("*.yaml")):
+        named = {**usual_loss(), **yaml.safe_load(path.read_text(encoding="utf-8"))}
+        if named["_target_"] == usual_loss()["_target_"] and not _apart(settings, named):
+            return path.stem
+    return " ".join(["dice_ce", *(f"{key}={value}" for key, value in _apart(settings, usual_loss()).items())])
+
+
+def _apart(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    keys = sorted({*settings, *others} - {"_target_", "_partial_", "defaults"})
+    return {key: settings.get(key) for key in keys if settings.get(key) != others.get(key)}
+
+
 def without_usual_loss(config: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a training, as before there was a choice if its loss is the usual one."""
     usual = with_loss(config)[KEY] == usual_loss()

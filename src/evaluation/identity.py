@@ -12,7 +12,7 @@ from typing import Any
 from umamba.evaluation.members import Member
 from umamba.files import content_hash
 from umamba.raw.instances import grow_pixels
-from umamba.usual_loss import with_loss, without_usual_loss
+from umamba.usual_loss import name_of_loss, usual_loss, with_loss, without_usual_loss
 
 # Of the resolved configuration: what names, places, shows or repeats a training, or is compared elsewhere (the plan,
 # the fold, the data set by its cases).
@@ -40,6 +40,7 @@ _WATCHERS = ("umamba.callbacks.", *(f"lightning.pytorch.callbacks.{name}" for na
 # Of the plan's configuration: its name (compared by itself), what explains it, and where data are kept.
 _REMARKS = ("name", "batch_reason", "data_identifier", "estimate", "median_shape", "patch_reason", "reference")
 _OF_PLAN = ("channel_names", "intensities", "regions", "transpose_forward")
+_LOSS = "loss._target_"
 _EPOCHS = "epochs"  # trained; left out where it is all that the trainer was to train
 # Facts that no entry of a configuration may hide, which may be called anything: it is then told as config.<name>.
 _TAKEN = ("configuration", "grow", "labels", "members", "mirror", "network", "plan", "rules")
@@ -133,11 +134,21 @@ def name_apart(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) 
         variants: The facts of each.
         told: Keys of facts that every name says, also that of a single one.
     """
+    variants = by_loss(variants, told)
     chosen = telling_apart(variants, told)
     if not chosen:
         return ["" for _ in variants]
     labels = _labels(chosen)
-    return [" (" + ", ".join(f"{labels[key]}={_text(key, one.get(key))}" for key in chosen) + ")" for one in variants]
+    shown = [[key for key in chosen if key in one or not _of_other_loss(key, chosen)] or chosen for one in variants]
+    texts = [[f"{labels[key]}={_text(key, one.get(key))}" for key in k] for one, k in zip(variants, shown, strict=True)]
+    return [f" ({', '.join(one)})" for one in texts]
+
+
+def by_loss(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[Mapping[str, Any]]:
+    """The facts with each of the project's losses as one, its name, where others are among them or it is told."""
+    if _LOSS not in told and len({_values(one, [_LOSS]) for one in variants}) < 2:
+        return list(variants)
+    return [_with_named_loss(one) if one.get(_LOSS) == usual_loss()["_target_"] else one for one in variants]
 
 
 def telling_apart(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:
@@ -183,6 +194,17 @@ def _named(key: str, taken: Sequence[str]) -> str:
 
 def _values(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(repr(facts.get(key)) for key in keys)
+
+
+def _with_named_loss(facts: Mapping[str, Any]) -> dict[str, Any]:
+    of_loss = {key: value for key, value in facts.items() if key.startswith("loss.") and key != "loss._partial_"}
+    name = name_of_loss({key.removeprefix("loss."): value for key, value in of_loss.items()})
+    return {key: value for key, value in facts.items() if key not in of_loss} | {_LOSS: name}
+
+
+def _of_other_loss(key: str, chosen: Sequence[str]) -> bool:
+    """Whether it is a setting of one of several losses: the others have none of that name."""
+    return _LOSS in chosen and key.startswith("loss.") and key != _LOSS
 
 
 def _place(key: str) -> tuple[int, str]:

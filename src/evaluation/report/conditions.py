@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from umamba.evaluation.identity import differing, telling_apart
+from umamba.evaluation.identity import by_loss, differing, names_of, telling_apart
 
 # Of the facts of `facts_of`: what a network's own config decides (configs/model), and how it is computed.
 _OF_NETWORK = ("cuda_graph", "network", "trainer.precision")
@@ -39,7 +39,15 @@ def beyond_networks(networks: Sequence[str], facts: Sequence[Mapping[str, Any]])
 
 def in_names(networks: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
     """As few keys of `beyond_networks` as tell apart all runs that differ in any of them."""
-    return telling_apart(_conditions(facts)) if len(set(networks)) > 1 else []
+    return telling_apart(by_loss(_conditions(facts))) if len(set(networks)) > 1 else []
+
+
+def in_words(networks: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sentences call all of `beyond_networks`: what is in the names first; a loss that is another one is one."""
+    if len(set(networks)) < 2:
+        return []
+    named = in_names(networks, facts)
+    return names_of([*named, *(key for key in differing(by_loss(_conditions(facts))) if key not in named)])
 
 
 def _conditions(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from umamba.drawing.figure import page_svg, save_figure
 from umamba.evaluation.csv_cells import to_csv
-from umamba.evaluation.identity import grown_by, names_of
+from umamba.evaluation.identity import grown_by
 from umamba.evaluation.metrics import INFINITE, METRICS
 from umamba.evaluation.overlays import overlay_figure
 from umamba.evaluation.report import numbers
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report import tables as report_tables
-from umamba.evaluation.report.conditions import beyond_networks, in_names
+from umamba.evaluation.report.conditions import beyond_networks, in_words
 from umamba.evaluation.report.costs import cost_table, devices, format_costs
 from umamba.evaluation.report.figures import box_figure, cost_figure, effect_figure, learning_figure, rank_figure
 from umamba.evaluation.report.networks import (
@@ -97,9 +97,9 @@ def dataset_section(
     parts.append(_draw(lambda: learning_figure(runs), figures / f"{stem}_learning.png", "Learning curves"))
     parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
     parts.append(_keep(report_tables.runs_table(runs), output, f"{stem}_runs", "", "The runs"))
-    beyond = names_of(in_names(networks, facts))
+    beyond = in_words(networks, facts)
     if len(set(networks)) > 1 and any(sets_apart([run.training_sets for run in runs])):
-        beyond = [*beyond, "the training set"]
+        beyond = ["the training set", *beyond]
     words = verdict(scores, costs, scored[0], compared[scored[0]], beyond)
     return words, "\n".join(parts)
 

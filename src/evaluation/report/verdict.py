@@ -18,8 +18,10 @@ from umamba.evaluation.report.networks import (
     unlike_cases,
 )
 from umamba.evaluation.report.power import doubts_of_tests
+from umamba.words import listed
 
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there
+_NAMED = 8  # of the settings in which runs differ: the others are in the table of settings alone
 _COSTS = {"seconds_per_epoch": "time per epoch", "train_peak_vram_gib": "GPU memory"}
 
 
@@ -42,7 +44,7 @@ def verdict(
         costs: What each network costs, from `cost_table`.
         metric: What networks are compared by.
         compared: Of `compare_networks`, all pairs.
-        beyond: What the runs differ in beyond their networks, as the names of the networks call it.
+        beyond: All that the runs differ in beyond their networks, as the names of the networks call it, these first.
     """
     means = network_means(scores)[metric].dropna().sort_values(ascending=METRICS[metric].lower_is_better)
     cases, title = len(by_case(scores, metric)), METRICS[metric].title
@@ -97,7 +99,7 @@ def _unlike(beyond: Sequence[str]) -> list[str]:
     if not beyond:
         return []
     return [
-        f"The runs differ in more than their networks, in {', '.join(beyond)} (see the runs and their settings): "
+        f"The runs differ in more than their networks, in {listed(beyond, _NAMED)} (see the runs and their settings): "
         "a difference between runs that do is not one of the networks alone."
     ]
 

@@ -13,10 +13,12 @@ from tests.evaluation.scored_runs import make_run
 from umamba.evaluation.identity import facts_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.report.conditions import beyond_networks, in_names
+from umamba.evaluation.report.conditions import beyond_networks, in_names, in_words
 from umamba.evaluation.report.runs import gather
+from umamba.evaluation.report.verdict import _unlike
 from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers
+from umamba.usual_loss import name_of_loss, usual_loss
 
 NOT_ALONE = "a difference between runs that do is not one of the networks alone"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("[!_]*.yaml"))
@@ -58,6 +60,40 @@ def test_other_settings_are_in_the_name(tmp_path, config, label):
     found = names(tmp_path)
     assert len(found) == 2 and f"umamba_enc ({label})" in found
     assert NOT_ALONE in make_report([tmp_path], tmp_path / "report").read_text()
+
+
+def test_losses_of_another_kind_are_called_by_their_names(tmp_path):
+    """Nor is one of the project's said to lack what another's has; and the words name all that differs."""
+    own = {"_target_": "mymix.MyLoss", "_partial_": True, "margin": 0.1}
+    topk, sharp = {**usual_loss(), "hardest_percent": 10.0}, {**usual_loss(), "gamma": 3.0}
+    make_run(tmp_path / "usual", network="umamba_none")
+    make_run(tmp_path / "topk", network="umamba_none", config={"loss": topk})
+    make_run(tmp_path / "sharp", network="umamba_none", config={"loss": sharp})
+    for margin in (0.1, 0.2):
+        config = {"loss": {**own, "margin": margin}, "trainer": {"max_epochs": 3}}
+        make_run(tmp_path / f"own {margin}", network="nnunet", config=config)
+    assert names(tmp_path) == {
+        "umamba_none (loss=dice_ce)", "umamba_none (loss=dice_topk)", "umamba_none (loss=dice_ce gamma=3.0)",
+        "nnunet (loss=mymix.MyLoss, loss.margin=0.1)", "nnunet (loss=mymix.MyLoss, loss.margin=0.2)",
+    }  # fmt: skip
+    page = make_report([tmp_path], tmp_path / "report").read_text()
+    assert "in loss, loss.margin, max_epochs, checkpoint (see the runs and their settings)" in page
+    settings = pd.read_csv(tmp_path / "report" / "tables" / "flare_settings.csv")["setting"]
+    assert {"loss._target_", "loss.hardest_percent", "loss.margin", "trainer.max_epochs"} <= set(settings)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "loss").glob("*.yaml") if path.stem != "own"))
+def test_a_loss_is_called_by_its_file(name):
+    with initialize_config_dir(str(CONFIGS / "loss"), version_base="1.3"):
+        loss = OmegaConf.to_container(compose(name))
+    assert name_of_loss({key: value for key, value in loss.items() if value is not None}) == name
+
+
+def test_words_name_many_settings_in_part():
+    settings = [{f"data.setting_{number}": run for number in range(11)} for run in range(2)]
+    words = in_words(["nnunet", "resenc"], settings)
+    assert words[0] == "setting_0" and len(words) == 11 and in_words(["nnunet"] * 2, settings) == []
+    assert "in setting_0, setting_1, " in _unlike(words)[0] and ", and 3 more (see " in _unlike(words)[0]
 
 
 def test_what_one_network_has_in_two_forms_is_not_the_others_matter(tmp_path):
