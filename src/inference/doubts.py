@@ -32,8 +32,8 @@ def turned(found: str | None, known: Collection[str], what: Path | str) -> str:
 def strange_values(image: np.ndarray, plan: Plan, configuration: Configuration, what: Sequence[Path | str]) -> str:
     """What is to be said of an image of other values than those of the training; "" for nothing.
 
-    It holds a single value; or it is to be CT and has nothing below 0, as no CT of more than bone, or clipping leaves
-    next to nothing of it.
+    It holds a single value, where the training's foreground held others; or it is to be CT and has nothing below 0, as
+    no CT of more than bone, or clipping leaves next to nothing of it.
 
     Args:
         image: (C, Z, Y, X) as read.
@@ -48,7 +48,11 @@ def strange_values(image: np.ndarray, plan: Plan, configuration: Configuration, 
         where = f"{what[min(number, len(what) - 1)]} (channel {name})"
         least, most = known.percentile_00_5, known.percentile_99_5
         if low == high:
-            said.append(f"{where} holds the value {low:g} alone.")
+            if not known.min == known.max == low:
+                said.append(
+                    f"{where} holds the value {low:g} alone; foreground of the training held {known.min:g} to "
+                    f"{known.max:g}."
+                )
         elif scheme == "CTNormalization" and (
             least < 0 <= low or np.ptp(np.clip([low, high], least, most)) < _LITTLE * (most - least)
         ):

@@ -27,7 +27,7 @@ _DOUBTS = {
     "origin": "files that lie up to a voxel apart",
     "spacing": "a header that gives two sizes of a voxel",
     "orientation": "axes that point elsewhere than those of the training",
-    "values": "values that are unlike those of the training",
+    "values": "values that seem unlike those of the training",
 }
 
 

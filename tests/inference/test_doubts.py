@@ -50,7 +50,17 @@ def test_ct_that_was_scaled_or_moved_away_is_named(image: np.ndarray) -> None:
 
 @pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization", "NoNormalization"])
 def test_a_single_value_is_named(scheme: str) -> None:
-    assert said_of(plan_of(scheme), 0 * CT) == "a_0000 (channel channel_0) holds the value 0 alone."
+    said = "a_0000 (channel channel_0) holds the value 0 alone; foreground of the training held -900 to 1200."
+    assert said_of(plan_of(scheme), 0 * CT) == said
+
+
+def test_a_channel_that_held_one_value_in_the_training_too_is_not_spoken_of() -> None:
+    one = dataclasses.replace(HU, mean=2.0, std=0.0, min=2.0, max=2.0, percentile_00_5=2.0, percentile_99_5=2.0)
+    plan = dataclasses.replace(plan_of("ZScoreNormalization", "NoNormalization"), intensities=(HU, one))
+    assert said_of(plan, CT, 0 * CT + 2) == ""
+    assert "a_0001 (channel channel_1) holds the value 3 alone; foreground of the training held 2 to 2." in said_of(
+        plan, CT, 0 * CT + 3
+    )
 
 
 def test_cases_are_predicted_and_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,8 +72,8 @@ def test_cases_are_predicted_and_said_in_one_line(tmp_path: Path, caplog: pytest
     empty = sitk.ReadImage(path)
     assert len(predictor.segment_files(tmp_path / "images", tmp_path / "out")) == 3
     (line,) = [record.getMessage() for record in caplog.records if "value 0 alone" in record.getMessage()]
-    assert line.startswith("2 case(s) have values that are unlike those of the training") and "b_0000" in line
+    assert line.startswith("2 case(s) have values that seem unlike those of the training") and "b_0000" in line
     caplog.clear()
     predictor.segment(empty)
     predictor.segment(sitk.GetArrayFromImage(empty), (1.0, 1.0, 1.0))
-    assert caplog.text.count("The image (channel MR) holds the value 0 alone.") == 2
+    assert caplog.text.count("The image (channel MR) holds the value 0 alone;") == 2
