@@ -67,7 +67,7 @@ class Entry:
     def share_left(self) -> float:
         """About how much of the run is still to do, 0 to 1."""
         saved, planned = self.steps()[0], planned_steps(self.run_dir)
-        return 1.0 if saved is None or planned is None else max(0.0, 1 - saved / planned)
+        return 1.0 if saved is None or not planned else max(0.0, 1 - saved / planned)
 
     def is_held(self) -> bool:
         """Whether a runner has it, or its training is still ending."""

@@ -24,6 +24,7 @@ from umamba.callbacks.trial import is_trial
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.run.folder import Run
+from umamba.run.job_state import steps_per_epoch
 from umamba.run.sweep import quoted
 from umamba.words import count
 
@@ -53,9 +54,7 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
     log.info("Network: %s, %.1f million parameters.", type(module.network).__name__, parameters / 1e6)
     log.info("Loss: %s.", module.loss_name)
-    limited = trainer.max_epochs is not None and trainer.max_epochs >= 0
-    epochs = count(trainer.max_epochs or 0, "epoch") if limited else "epochs"
-    log.info("Training: %s of %s.", epochs, count(datamodule.iterations_per_epoch, "step"))
+    log.info("Training: %s.", length_line(trainer, datamodule.iterations_per_epoch))
     log.info("Pseudo Dice by class is in this order: %s.", ", ".join(module.class_names))
     log.info("Folder: %s", short(run.folder))
     log.info("To watch it: %s", _watching(run.folder, trainer))
@@ -72,6 +71,20 @@ def plan_line(datamodule: SegmentationDataModule) -> str:
         f"{entry.name}, patch {_times(entry.patch_size)}, batch {entry.batch_size}, spacing {_times(entry.spacing)} "
         f"{unit}, {count(len(features), 'stage')} of {features[0]} to {features[-1]} features"
     )
+
+
+def length_line(trainer: L.Trainer, batches: int) -> str:
+    """How long is trained, as the Trainer is set; `batches` are those of an epoch of the data."""
+    nothing = [key for key in ("max_epochs", "max_steps") if getattr(trainer, key) == 0]
+    if nothing:
+        return f"none, for trainer.{nothing[0]}=0; the network stays as it is"
+    limited = trainer.max_epochs is not None and trainer.max_epochs >= 0
+    epochs = count(trainer.max_epochs or 0, "epoch") if limited else "epochs"
+    accumulated = trainer.accumulate_grad_batches
+    steps = count(steps_per_epoch(batches, trainer.limit_train_batches, accumulated), "step")
+    each = f", each of {accumulated} batches" if accumulated > 1 else ""
+    most = f", and no more than {count(trainer.max_steps, 'step')}" if trainer.max_steps > 0 else ""
+    return f"{epochs} of {steps}{each}{most}"
 
 
 def conclude(folder: Path, trusted: Sequence[str] = (), limit: str | None = None) -> None:

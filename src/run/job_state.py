@@ -121,13 +121,27 @@ def planned_steps(run_dir: Path) -> int | None:
     config = config_of(run_dir)
     if config is None:
         return None
-    trainer = config.trainer
-    epochs, batches, most = (trainer.get("max_epochs"), config.data.get("iterations_per_epoch"),
-                             trainer.get("max_steps", -1))  # fmt: skip
+    trainer, batches = config.trainer, config.data.get("iterations_per_epoch")
+    epochs, most = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     limited = epochs is not None and epochs >= 0 and batches
-    limits = [epochs * math.ceil(batches / trainer.get("accumulate_grad_batches", 1))] if limited else []
+    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
+    limits = [epochs * steps_per_epoch(batches, limit, trainer.get("accumulate_grad_batches", 1))] if limited else []
     limits += [most] if most is not None and most >= 0 else []
     return min(limits, default=None)
+
+
+def steps_per_epoch(batches: int, limit: float | None = None, accumulated: int = 1) -> int:
+    """Optimizer steps of an epoch, as Lightning counts them.
+
+    Args:
+        batches: That the data module gives.
+        limit: Trainer.limit_train_batches, which overfit_batches and fast_dev_run set: how many are taken of them (int)
+            or which share (float); None for all.
+        accumulated: Batches of a step.
+    """
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return math.ceil(batches / accumulated)
 
 
 def last_words(output: Path | None) -> str:

@@ -16,7 +16,7 @@ from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
-from umamba.run.announcement import _lost, _watching, conclude
+from umamba.run.announcement import _lost, _watching, conclude, length_line
 
 
 @pytest.mark.parametrize("name", ["run", "my runs/seed=1,2", "läufe/it's (1)", "a$b"])
@@ -63,3 +63,22 @@ def test_a_run_says_what_it_loses_and_names_no_picture_that_is_not_drawn(tmp_pat
     drawn = trainer_with(tmp_path, ProgressPicture(tmp_path), Preview(tmp_path), logger=True)
     assert "progress.png and preview.png there" in _watching(tmp_path, drawn)
     assert not list(_lost(trainer_with(tmp_path, fast_dev_run=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"max_epochs": 1}, "1 epoch of 4 steps"),
+        ({"max_epochs": -1}, "epochs of 4 steps"),
+        ({"max_epochs": 2, "limit_train_batches": 0.5}, "2 epochs of 2 steps"),
+        ({"max_epochs": 2, "limit_train_batches": 9}, "2 epochs of 4 steps"),
+        ({"max_epochs": 2, "overfit_batches": 2}, "2 epochs of 2 steps"),
+        ({"max_epochs": 2, "accumulate_grad_batches": 3}, "2 epochs of 2 steps, each of 3 batches"),
+        ({"max_epochs": 2, "max_steps": 5}, "2 epochs of 4 steps, and no more than 5 steps"),
+        ({"fast_dev_run": True}, "1 epoch of 1 step, and no more than 1 step"),
+        ({"max_epochs": 0}, "none, for trainer.max_epochs=0; the network stays as it is"),
+        ({"max_epochs": 2, "max_steps": 0}, "none, for trainer.max_steps=0; the network stays as it is"),
+    ],
+)
+def test_the_length_that_is_said_is_the_one_that_is_trained(options: dict, line: str, tmp_path: Path) -> None:
+    assert length_line(trainer_with(tmp_path, **options), 4) == line

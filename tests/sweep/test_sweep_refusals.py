@@ -158,7 +158,8 @@ def test_folders_that_only_have_a_configuration_are_no_jobs(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("trainer", "steps"),
     [("max_epochs: 2", 20), ("max_epochs: 2, accumulate_grad_batches: 3", 8), ("max_epochs: 2, max_steps: 7", 7),
-     ("max_epochs: -1, max_steps: 7", 7), ("max_epochs: null", None)],
+     ("max_epochs: -1, max_steps: 7", 7), ("max_epochs: null", None),
+     ("max_epochs: 2, limit_train_batches: 0.25", 4), ("max_epochs: 2, overfit_batches: 3", 6)],
 )  # fmt: skip
 def test_how_many_steps_a_run_is_to_take(tmp_path: Path, trainer: str, steps: int | None) -> None:
     (tmp_path / "config.yaml").write_text(f"trainer: {{{trainer}}}\ndata: {{iterations_per_epoch: 10}}\n")
