@@ -51,7 +51,7 @@ from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.sweep import is_sweep_job
 from umamba.run.unbegun import nothing_left
 from umamba.sweep.launcher import refuse_other_launchers, register_launchers
-from umamba.trainer import entries, fit, make_module
+from umamba.trainer import check_batch_norm, entries, fit, make_module
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -103,6 +103,8 @@ def train(run: Run) -> None:
 
     module = make_module(cfg, model, datamodule.plan, run.metadata)
     check_followed(module.network, datamodule.topology_edits)
+    if not run.resume_from:
+        check_batch_norm(cfg.trainer, module)
     begin(run, module, datamodule, cases)
     check_shares(datamodule.plan_configuration.batch_size, trainer.world_size)
     if cfg.train:

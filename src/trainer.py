@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from umamba.callbacks.last_checkpoint import LastCheckpoint
@@ -131,6 +132,23 @@ def _freeze(module: SegmentationModule, config: DictConfig) -> None:
     log.info("Frozen: %d weights of %.2f million values (%s).", len(frozen), count / 1e6, ", ".join(patterns))
     if config.get("init_from") is None and frozen:
         log.warning("freeze without init_from keeps weights as they are drawn at random.")
+
+
+def check_batch_norm(config: DictConfig, module: SegmentationModule) -> None:
+    """Refuse to join the statistics of a batch over devices where the network takes none.
+
+    Args:
+        config: of the Trainer.
+        module: with the network.
+
+    Raises:
+        ValueError: sync_batchnorm is set, and there is no batch normalisation.
+    """
+    if config.get("sync_batchnorm") and not any(isinstance(part, _BatchNorm) for part in module.network.modules()):
+        raise ValueError(
+            f"trainer.sync_batchnorm=true is not taken here: {type(module.network).__name__} has no batch "
+            "normalisation. Leave trainer.sync_batchnorm out."
+        )
 
 
 def fit(

@@ -16,7 +16,7 @@ from umamba import trainer
 from umamba.callbacks.cost import Cost
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.run.errors import explained
-from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
+from umamba.trainer import check_batch_norm, check_last_checkpoint, check_precision, entries, make_trainer
 
 CALLBACKS = {
     "last": {"_target_": "umamba.callbacks.last_checkpoint.LastCheckpoint", "dirpath": "run"},
@@ -70,6 +70,15 @@ def test_a_test_without_a_checkpoint_is_refused(callbacks: list) -> None:
     config = OmegaConf.create({"train": True, "test": True, "trainer": {}})
     with pytest.raises(ValueError, match="test=true needs run/last.ckpt, which callbacks.last writes"):
         check_last_checkpoint(Path("run/last.ckpt"), config, callbacks)
+
+
+def test_batch_statistics_are_joined_only_where_there_are_any() -> None:
+    norm = SimpleNamespace(network=torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
+    none = SimpleNamespace(network=torch.nn.Sequential(torch.nn.InstanceNorm3d(2)))
+    check_batch_norm(OmegaConf.create({"sync_batchnorm": True}), norm)  # type: ignore[arg-type]
+    check_batch_norm(OmegaConf.create({"sync_batchnorm": False}), none)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"trainer.sync_batchnorm=true .*Sequential has no batch normalisation"):
+        check_batch_norm(OmegaConf.create({"sync_batchnorm": True}), none)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("batch_size", "memory_gb"), [(2, 8.0), (1, None)])

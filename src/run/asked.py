@@ -10,28 +10,12 @@ from umamba.files import check_takes_files
 from umamba.plain import check_option_types, to_plain
 from umamba.planning.options import PlannerOptions
 from umamba.run.compare import ResumeError
+from umamba.run.idle import check_trainer
 
 TYPES = {  # of train.yaml; what is not here is looked at where it is used
     "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
     "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
     "compile": bool, "optimizer": dict | None, "loss": dict, "trusted": str | list[str] | None,
-}  # fmt: skip
-
-_OF_PREDICTION = "train.py tests and predicts without the Trainer, every case whole"
-IDLE = {  # arguments of Lightning's Trainer that this project gives itself, or that nothing of it asks -> why
-    "plugins": "the Trainer's plugins are those that write checkpoints whole and find the scheduler's processes; "
-    "precision is chosen by trainer.precision, the strategy by trainer.strategy",
-    "callbacks": "callbacks are entries of the group callbacks, such as +callbacks.mine._target_=...",
-    "logger": "loggers are chosen by logger=..., and logger=null has none",
-    "enable_checkpointing": "checkpoints are written by callbacks.last and callbacks.best, which null leaves out",
-    "enable_progress_bar": "the bar is callbacks.progress, which null leaves out",
-    "barebones": "it takes no callback and no logger, and so no checkpoint; callbacks=null logger=null leave out what "
-    "a run can do without",
-    "limit_test_batches": _OF_PREDICTION,
-    "limit_predict_batches": _OF_PREDICTION,
-    "use_distributed_sampler": "the data module shards each batch over the GPUs itself, and would do it twice",
-    "enable_autolog_hparams": "loggers get the whole configuration from train.py",
-    "model_registry": "checkpoints lie in the run's folder",
 }  # fmt: skip
 
 
@@ -53,10 +37,7 @@ def check_options(cfg: DictConfig) -> None:
                 f"data.{key}={cfg.data[key]} and {key}={cfg[key]}: say {key}={cfg.data[key]}, which data.{key} "
                 f"follows. Folder, records and tables of the run are named by {key}."
             )
-    asked = cfg.trainer or {}
-    for key, why in IDLE.items():
-        if key in asked and (asked[key] or key.startswith("enable_")):  # others are off where they are false
-            raise ResumeError(f"trainer.{key}={asked[key]} is not taken here: {why}. Leave trainer.{key} out.")
+    check_trainer(cfg)
     check_option_types(cfg, TYPES)
     if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
         PlannerOptions.of(to_plain(planning))

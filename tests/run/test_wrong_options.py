@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from lightning import Trainer
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import umamba.cross_validation.__main__ as best
 import umamba.evaluation.__main__ as evaluation
@@ -25,7 +25,7 @@ from umamba.datamodules.splits import number_of_folds
 from umamba.locations import CONFIGS, ROOT
 from umamba.plain import check_option_types
 from umamba.planning.options import PlannerOptions
-from umamba.run import asked
+from umamba.run import asked, idle
 from umamba.run.errors import message_of
 from umamba.run.hints import hint
 from umamba.typed import check_types, has_type
@@ -213,11 +213,55 @@ def test_mistakes_of_beginners(tmp_path: Path, line: list[str], message: str) ->
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("key", asked.IDLE)
+def options_of(tmp_path: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=[f"run_dir={tmp_path / 'run'}", *overrides])
+
+
+@pytest.mark.parametrize("key", idle.IDLE)
 def test_what_the_trainer_would_take_without_effect_is_refused(key: str, tmp_path: Path) -> None:
     value = "[{_target_: builtins.dict}]" if key == "plugins" else str(not key.startswith("enable_")).lower()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=[f"++trainer.{key}={value}", f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(ValueError, match=rf"trainer\.{key}=.* is not taken here: .*Leave trainer\.{key} out"):
-        asked.check_options(cfg)
+        asked.check_options(options_of(tmp_path, f"++trainer.{key}={value}"))
     assert key in inspect.signature(Trainer).parameters
+    asked.check_options(options_of(tmp_path, f"++trainer.{key}=null"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.logger=false"], "logger=False is not taken here: loggers are chosen by logger="),
+        (["+trainer.callbacks=[]"], "callbacks=.* is not taken here: callbacks are entries of the group"),
+        (["+trainer.limit_test_batches=0"], "limit_test_batches=0 is not taken here: train.py tests"),
+        (["+trainer.min_epochs=3"], "min_epochs=3 .*of which this run has none"),
+        (["+trainer.min_steps=9"], "min_steps=9 .*of which this run has none"),
+        (["+trainer.min_epochs=3", "callbacks=early_stopping", "trainer.max_epochs=1"], "max_epochs=1 ends the"),
+        (["+trainer.min_steps=3", "trainer.max_time=00:01:00:00", "trainer.max_steps=2"], "max_steps=2 ends the"),
+        (["trainer.default_root_dir=/tmp/elsewhere"], "default_root_dir=/tmp/elsewhere is not taken here: .*run_dir="),
+        (["+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=null"], "nothing is clipped"),
+        (["trainer.sync_batchnorm=true"], "sync_batchnorm=True is not taken here: .*trainer.devices is one"),
+        (["trainer.limit_train_batches=0"], "limit_train_batches=0 is not taken here: .*trainer.max_epochs=0 keeps"),
+        (["trainer.limit_train_batches=0.0"], "limit_train_batches=0.0 is not taken here"),
+    ],
+)
+def test_what_the_trainer_would_not_act_on_in_this_run_is_refused(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        asked.check_options(options_of(tmp_path, *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+trainer.min_epochs=3", "callbacks=early_stopping"],
+        ["+trainer.min_steps=9", "trainer.max_time=00:01:00:00"],
+        ["+trainer.min_steps=9", "+callbacks.mine._target_=mymix.StopsWhenItLikes"],
+        ["trainer.sync_batchnorm=true", "trainer.devices=2"],
+        ["trainer.limit_train_batches=0", "trainer.max_epochs=0"],
+        ["+trainer.gradient_clip_algorithm=value"],
+        ["+trainer.barebones=false"],
+    ],
+)
+def test_what_the_trainer_acts_on_is_taken(overrides: list[str], tmp_path: Path) -> None:
+    asked.check_options(options_of(tmp_path, *overrides))

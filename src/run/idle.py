@@ -1,0 +1,77 @@
+"""Arguments of Lightning's Trainer that would do nothing in a run of this project, or that contradict one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from omegaconf import DictConfig
+
+_OF_PREDICTION = "train.py tests and predicts without the Trainer, every case whole"
+IDLE = {  # arguments that this project gives itself, or that nothing of it asks -> why
+    "plugins": "the Trainer's plugins are those that write checkpoints whole and find the scheduler's processes; "
+    "precision is chosen by trainer.precision, the strategy by trainer.strategy",
+    "callbacks": "callbacks are entries of the group callbacks, such as +callbacks.mine._target_=...",
+    "logger": "loggers are chosen by logger=..., and logger=null has none",
+    "enable_checkpointing": "checkpoints are written by callbacks.last and callbacks.best, which null leaves out",
+    "enable_progress_bar": "the bar is callbacks.progress, which null leaves out",
+    "barebones": "it takes no callback and no logger, and so no checkpoint; callbacks=null logger=null leave out what "
+    "a run can do without",
+    "limit_test_batches": _OF_PREDICTION,
+    "limit_predict_batches": _OF_PREDICTION,
+    "use_distributed_sampler": "the data module shards each batch over the GPUs itself, and would do it twice",
+    "enable_autolog_hparams": "loggers get the whole configuration from train.py",
+    "model_registry": "checkpoints lie in the run's folder",
+}  # fmt: skip
+_OFF_IF_FALSE = ("barebones", "use_distributed_sampler")  # the others say something by false too
+_STOPPERS = ("EarlyStopping", "Timer")  # of Lightning's callbacks
+_NOTHING = "nothing would be trained; trainer.max_epochs=0 keeps and tests a network as it was made"
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """See that what the Trainer is given acts.
+
+    Args:
+        cfg: As one call gives it, not as the run that it goes on with has stored it.
+
+    Raises:
+        ValueError: An argument does not, with the reason.
+    """
+    for key, why in _idle(cfg):
+        raise ValueError(f"trainer.{key}={cfg.trainer[key]} is not taken here: {why}. Leave trainer.{key} out.")
+
+
+def _idle(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Argument, and why it would not act."""
+    asked = cfg.trainer or {}
+    for key, why in IDLE.items():
+        value = asked.get(key)
+        if value is not None and not (value is False and key in _OFF_IF_FALSE):
+            yield key, why
+    for key, limit in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
+        least, most = asked.get(key), asked.get(limit)
+        if least is not None and not _may_end_early(cfg):
+            yield key, "it holds back callbacks.early_stopping and trainer.max_time, of which this run has none"
+        if isinstance(least, int) and isinstance(most, int) and 0 <= most < least:
+            yield key, f"trainer.{limit}={most} ends the training before"
+    folder = asked.get("default_root_dir")
+    if folder is not None and os.path.abspath(str(folder)) != os.path.abspath(str(cfg.run_dir)):
+        yield "default_root_dir", "what a run writes is in its folder, which run_dir=... says"
+    if asked.get("gradient_clip_algorithm") is not None and not asked.get("gradient_clip_val"):
+        yield "gradient_clip_algorithm", "without trainer.gradient_clip_val nothing is clipped"
+    if asked.get("sync_batchnorm") and _one_device(cfg):
+        yield "sync_batchnorm", "it joins the batches of several devices, and trainer.devices is one"
+    if cfg.train and asked.get("limit_train_batches") == 0 and asked.get("max_epochs") != 0:
+        yield "limit_train_batches", _NOTHING
+
+
+def _one_device(cfg: DictConfig) -> bool:
+    return str(cfg.trainer.get("devices")) == "1" and cfg.trainer.get("num_nodes", 1) == 1
+
+
+def _may_end_early(cfg: DictConfig) -> bool:
+    """Whether there is something that the least number of epochs or steps would hold back."""
+    callbacks = [each for each in (cfg.get("callbacks") or {}).values() if isinstance(each, Mapping | DictConfig)]
+    targets = [str(each.get("_target_")) for each in callbacks]
+    own = [target for target in targets if not target.startswith(("umamba.", "lightning."))]  # who knows
+    return bool(cfg.trainer.get("max_time") or own or any(target.endswith(_STOPPERS) for target in targets))
