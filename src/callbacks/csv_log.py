@@ -1,4 +1,4 @@
-"""A metrics.csv that a resumed run continues: a row for each epoch, once, none torn."""
+"""A metrics.csv that a resumed run continues: a row for each epoch (and validation in it), once, none torn."""
 
 from __future__ import annotations
 
