@@ -32,6 +32,7 @@ from umamba.evaluation.prepared import prepare
 from umamba.evaluation.record import content_of
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.scored_run import ScoredRun
+from umamba.evaluation.same_table import note_on_scores
 from umamba.evaluation.scoring import Scoring, grow_remark
 from umamba.evaluation.shown_table import show_table
 from umamba.evaluation.tables import describe, metrics_of, write_tables
@@ -281,7 +282,8 @@ def _choose(candidates: Sequence[Candidate], output: Path) -> Path:
         raise ValueError("No candidate has a score: neither references nor predictions hold a class.")
     best = max(candidates, key=lambda one: -np.inf if np.isnan(one.mean) else one.mean)
     table = pd.concat([one.scores.assign(run=one.name) for one in candidates], ignore_index=True)
-    remark = f"{REMARK} {grow_remark(best.grow)}".strip()
+    unlike = note_on_scores({one.name: one.scores for one in candidates})
+    remark = " ".join(filter(None, [REMARK, grow_remark(best.grow), unlike]))
     text = write_tables(table, output / "tables", remark=remark)
     show_table(text.groupby("run", sort=False).tail(1), f"{describe(table)} {remark}")
     first = best.ensembles[0]

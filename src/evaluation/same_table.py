@@ -1,12 +1,15 @@
-"""Whether the rows of one table can stand in it: one data set, scored in one way; and a note where the cases differ."""
+"""Whether rows can stand in one table: one data set, scored in one way; and notes where cases or scores differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.scoring import Scoring
+from umamba.evaluation.tables import metrics_of
 
 _WAY_OUT = (
     "Score them one by one; `python -m umamba.evaluation.report runs=<folder of the outputs> output=report` then shows "
@@ -63,3 +66,22 @@ def note_on_cases(rows: Mapping[str, Sequence[str]]) -> str:
     counts = "; ".join(f"{name}: {len(cases)}" for name, cases in rows.items())
     shared = len(frozenset.intersection(*(frozenset(cases) for cases in rows.values())))
     return f"The rows are of different cases and not comparable (cases by row: {counts}; {shared} in all of them)."
+
+
+def note_on_scores(rows: Mapping[str, pd.DataFrame]) -> str:
+    """What to say where means of the same cases are over different scores; "" where over the same.
+
+    Args:
+        rows: Name of a row -> its scores, see `umamba.evaluation.evaluate.evaluate`.
+    """
+    scored = {}
+    for name, scores in rows.items():
+        found = scores[scores[metrics_of(scores)[0]].notna()]
+        scored[name] = frozenset(zip(found["case"], found["class"], strict=True))
+    if len(set(scored.values())) < 2:
+        return ""
+    counts = "; ".join(f"{name}: {len(some)}" for name, some in scored.items())
+    return (
+        f"The means are over different scores ({counts}): of a class that a reference lacks, one that finds none has "
+        "no score and one that does has 0, which can decide between them."
+    )

@@ -12,12 +12,14 @@ import pytest
 import SimpleITK as sitk
 
 from tests.cross_validation.made_folds import make_fold, make_folds, plan_of
+from tests.evaluation.scored_runs import replace_scores
 from tests.miniatures import make_volumes
 from umamba.cross_validation import best
 from umamba.cross_validation.best import find_best
 from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.evaluation.pairs import Pair
+from umamba.evaluation.same_table import note_on_scores
 from umamba.inference.averaged import predictor_of
 from umamba.inference.predictor import Predictor
 from umamba.raw.readers import read_label
@@ -179,6 +181,27 @@ def test_a_fold_trained_on_since_and_a_changed_label_are_named(made: Path, tmp_p
         with pytest.raises(ValueError, match=rf"The reference of {held_out}, .* is not the one that .* was scored"):
             find_best([tmp_path / "fine", tmp_path / "coarse"], tmp_path / "best", CPU, pairs=pairs)
     assert not (tmp_path / "best" / "ensemble.json").exists()
+
+
+def test_means_over_different_scores_are_told(made: Path, tmp_path: Path, caplog) -> None:
+    """One case lacks a class, and one of the two finds some of it: it is the better one wherever the class is."""
+    names = ("fine", "flat")
+    for name, score in zip(names, (np.nan, 0.0), strict=True):
+        tables = shutil.copytree(made / name, tmp_path / name) / "tables"
+        scores = pd.read_csv(tables / "scores.csv").assign(dsc=0.9 if score == 0 else 0.8)
+        scores.loc[scores.index[-1], "dsc"] = score
+        replace_scores(tables, scores)
+    said = []
+    for some in (names, names[:1] * 2):
+        rows = {str(index): pd.read_csv(tmp_path / name / "tables" / "scores.csv") for index, name in enumerate(some)}
+        said.append(note_on_scores(rows))
+    assert "over different scores (0: 3; 1: 4)" in said[0] and said[1] == ""
+    with caplog.at_level("INFO"):
+        path = find_best([tmp_path / name for name in names], tmp_path / "best", CPU, pairs=False)
+    assert said[0].partition(")")[2] in " ".join(caplog.text.split())
+    one, other = json.loads(path.read_text())["candidates"]
+    assert one["mean_dsc"] > other["mean_dsc"]
+    assert "over different scores" in (path.parent / "tables" / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK damaged", None])
