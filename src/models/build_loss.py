@@ -16,6 +16,7 @@ from umamba.models.regions import DiceBCELoss
 from umamba.raw.description import DatasetDescription
 
 FACTS = ("num_classes", "batch_dice", "ignore_label", "regions")  # what a loss may ask for as keywords
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _TRIED = 16  # voxels along each axis
 _WITHOUT = "Take one of configs/loss such as loss=dice_ce, or give its constructor an argument {!r}."
 
@@ -68,7 +69,7 @@ def check_is_loss(make: Any) -> None:
         make: what the configuration's ``loss`` builds.
 
     Raises:
-        ValueError: it is none, or a setting is out of bounds whatever the data are.
+        ValueError: it is none, or whatever the data are, a setting is out of bounds or of no argument.
     """
     if isinstance(make, nn.Module) or not callable(make):
         raise ValueError(
@@ -78,8 +79,15 @@ def check_is_loss(make: Any) -> None:
     given = getattr(make, "keywords", {})
     if said := [key for key in FACTS if key in given]:
         raise ValueError(f"loss.{said[0]}={given[said[0]]} is for the plan of the data to say. Leave it out.")
-    if getattr(make, "func", make) is segmentation_loss:
+    made = getattr(make, "func", make)
+    if made is segmentation_loss:
         _terms(**given)
+    parameters = _parameters_of(made)
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    names = [one.name for one in parameters if one.kind in _NAMED and one.name not in FACTS]
+    if unknown := [key for key in given if key not in names and not takes_all]:
+        there = f"There are {', '.join(names)}." if names else "It takes none."
+        raise ValueError(f"loss.{unknown[0]}: {_name_of(make)} has no such argument. {there}")
 
 
 def check_loss(make: Callable[..., nn.Module], description: DatasetDescription, spatial_dims: int) -> None:
@@ -130,11 +138,9 @@ def build_loss(
     }  # fmt: skip
     check_is_loss(make)
     name = _name_of(make)
-    # A module without a constructor has torch's, which names no arguments and takes none
-    bare = getattr(getattr(make, "func", make), "__init__", None) is nn.Module.__init__
-    parameters = [] if bare else [*inspect.signature(make).parameters.values()]
+    parameters = _parameters_of(make)
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    names = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    names = {one.name for one in parameters if one.kind in _NAMED}
     known = {key: value for key, value in facts.items() if takes_all or key in names}
     if ignore_label is not None and "ignore_label" not in known:
         raise ValueError(
@@ -194,6 +200,12 @@ class OwnLoss(nn.Module):
                 f"{self.name} gives a tensor of shape {tuple(loss.shape)}; expected a scalar, the mean of the batch."
             )
         return loss * rank_weight(label, loss.dtype)
+
+
+def _parameters_of(make: Any) -> list[inspect.Parameter]:
+    # A module without a constructor has torch's, which names no arguments and takes none
+    bare = getattr(getattr(make, "func", make), "__init__", None) is nn.Module.__init__
+    return [] if bare else [*inspect.signature(make).parameters.values()]
 
 
 def _name_of(make: Any) -> str:
