@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -15,6 +16,7 @@ from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 _NO_RESIDUAL = (
     "The plan ({}) is for nnU-Net's residual encoder, but {} is its plain CNN. Train model=resenc, or plan with "
     "data.planning.preset=default."
@@ -36,20 +38,27 @@ def build_network(
         deep_supervision: whether the network returns the logits of every decoder stage.
 
     Raises:
-        ValueError: the plan has no such configuration.
+        ValueError: the plan has no such configuration, or the network no such argument.
     """
     topology = plan.configuration(configuration)
-    return network(
-        spatial_dims=topology.spatial_dims,
-        in_channels=plan.num_inputs(configuration),
-        out_channels=plan.num_classes,
-        features_per_stage=topology.features_per_stage,
-        kernel_sizes=topology.kernel_sizes,
-        strides=topology.strides,
-        patch_size=topology.patch_size,
-        deep_supervision=deep_supervision,
-        **_planned_blocks(network, topology),
-    )
+    try:
+        return network(
+            spatial_dims=topology.spatial_dims,
+            in_channels=plan.num_inputs(configuration),
+            out_channels=plan.num_classes,
+            features_per_stage=topology.features_per_stage,
+            kernel_sizes=topology.kernel_sizes,
+            strides=topology.strides,
+            patch_size=topology.patch_size,
+            deep_supervision=deep_supervision,
+            **_planned_blocks(network, topology),
+        )
+    except TypeError as error:
+        unknown = _UNKNOWN.search(str(error))
+        if unknown is None or unknown[1] not in getattr(network, "keywords", {}):  # a fault inside the network
+            raise
+        kind = getattr(network, "func", network)
+        raise ValueError(f"model.network.{unknown[1]}: {kind.__qualname__} has no such argument.") from error
 
 
 def _planned_blocks(network: Callable[..., nn.Module], topology: Configuration) -> dict[str, tuple[int, ...]]:

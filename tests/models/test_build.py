@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -111,3 +113,9 @@ def test_a_plan_for_another_network_is_said(network, preset, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         check(network, plan_of(preset))
     assert "patch and batch were planned for" in caplog.text
+
+
+@pytest.mark.parametrize("network", [UMamba, segresnet])
+def test_an_argument_that_a_network_does_not_have_is_named(network: Callable) -> None:
+    with pytest.raises(ValueError, match=r"model\.network\.wrong: (UMamba|segresnet) has no such argument"):
+        build_network(functools.partial(network, wrong=1), plan_of(), "3d_fullres", False)

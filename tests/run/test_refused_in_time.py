@@ -96,6 +96,7 @@ def test_before_a_case_is_read(train, dataset: Path, monkeypatch, overrides: lis
         (["data.batch_size=0"], "batch_size"),
         (["data.configuration=4d"], "4d"),
         (["data.batch_size=2", "trainer.devices=3", "trainer.strategy=ddp"], "A batch of 2 is too small for 3"),
+        (["+model.network.wrong=1"], r"model\.network\.wrong"),
         (["model.optimizer.lr=-1"], "lr.*-1|learning rate"),
         (["+model.optimizer.momentun=0.9"], "momentun"),
         (["trainer.max_epochs=null"], r"trainer\.max_epochs must be"),
