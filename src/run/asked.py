@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from umamba.files import check_takes_files
@@ -38,7 +39,20 @@ def check_options(cfg: DictConfig) -> None:
                 f"follows. Folder, records and tables of the run are named by {key}."
             )
     check_trainer(cfg)
+    _check_optimizer(cfg)
     check_option_types(cfg, TYPES)
     if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
         PlannerOptions.of(to_plain(planning))
     check_takes_files(cfg.run_dir, "run_dir")
+
+
+def _check_optimizer(cfg: DictConfig) -> None:
+    """Refuse values for the model's optimiser where another one takes its place, as in experiment=demo."""
+    if cfg.get("optimizer") is None or not HydraConfig.initialized():
+        return
+    for override in HydraConfig.get().overrides.task:
+        if override.lstrip("+~").startswith("model.optimizer"):
+            raise ResumeError(
+                f"{override} would do nothing: {cfg.optimizer.get('_target_')}, which optimizer says, takes the place "
+                f"of model.optimizer. Set {override.replace('model.', '', 1)}, or take the model's by optimizer=null."
+            )

@@ -265,3 +265,22 @@ def test_what_the_trainer_would_not_act_on_in_this_run_is_refused(
 )
 def test_what_the_trainer_acts_on_is_taken(overrides: list[str], tmp_path: Path) -> None:
     asked.check_options(options_of(tmp_path, *overrides))
+
+
+@pytest.mark.parametrize("options", [["experiment=demo"], ["experiment=demo", "+model.optimizer.momentun=1"]])
+def test_values_for_an_optimiser_that_another_replaces_are_refused(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def called(*overrides: str) -> None:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = compose("train", [f"run_dir={tmp_path / 'run'}", *overrides], return_hydra_config=True)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+        asked.check_options(cfg)
+
+    called("model.optimizer.lr=0.1")
+    called("experiment=demo", "optimizer.lr=0.1")
+    called(*options, "optimizer=null", "model.optimizer.lr=0.1")
+    with pytest.raises(
+        ValueError, match=r"model\.optimizer\.\S+ would do nothing: torch\.optim\.AdamW.* Set \+?optimizer\."
+    ):
+        called(*options, "model.optimizer.lr=0.1")
