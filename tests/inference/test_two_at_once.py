@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from tests import warm_start
 from tests.inference.small import make_plan, save_checkpoint, write_image
 from umamba.inference import __main__ as script
-from umamba.inference import predictor as many_cases
+from umamba.inference import many_cases
 from umamba.inference.claim import PredictionInUseError, claimed
 from umamba.inference.predictor import Predictor
 from umamba.locations import CONFIGS

@@ -200,7 +200,7 @@ def test_nothing_is_interpolated(content, load, text, place) -> None:
         ({"_partial_": 1}, "_partial_: true"),
         ({"_recursive_": "yes"}, "_recursive_ must be a bool"),
         ({"_mode_": "x"}, "_mode_: only _target_"),
-        ({"colour": 1}, "cannot be built.*colour"),
+        ({"colour": 1}, "model.network.colour: UMamba has no such argument"),
         ({"mamba": "encoder"}, r"its weights are not those of its network: .*mamba.* is missing; and \d+ more"),
         ({"mixer": "none"}, "is left over"),
     ],
