@@ -151,6 +151,7 @@ def _planted(config: dict[str, Any], evil: dict[str, Any]) -> Iterator[dict[str,
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: str(hostile["_target_"]))
 def test_foreign_targets_are_refused_wherever_they_stand(template, load, tmp_path, hostile) -> None:
+    load(template)  # imports what any checkpoint needs
     mark, modules = tmp_path / "ran", set(sys.modules)
     for config in _planted(template["config"], _marked(hostile, mark)):
         with pytest.raises(ValueError, match=r"stranger\.ckpt: (model\.network|data)\..*_target_ (is|must be)"):
