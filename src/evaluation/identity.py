@@ -12,7 +12,7 @@ from typing import Any
 from umamba.evaluation.members import Member
 from umamba.files import content_hash
 from umamba.raw.instances import grow_pixels
-from umamba.usual_loss import name_of_loss, usual_loss, with_loss, without_usual_loss
+from umamba.usual_loss import USUAL, name_of_loss, with_loss, without_usual_loss
 
 # Of the resolved configuration: what names, places, shows or repeats a training, or is compared elsewhere (the plan,
 # the fold, the data set by its cases).
@@ -148,7 +148,7 @@ def by_loss(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> 
     """The facts with each of the project's losses as one, its name, where others are among them or it is told."""
     if _LOSS not in told and len({_values(one, [_LOSS]) for one in variants}) < 2:
         return list(variants)
-    return [_with_named_loss(one) if one.get(_LOSS) == usual_loss()["_target_"] else one for one in variants]
+    return [_with_named_loss(one) if one.get(_LOSS) == USUAL["_target_"] else one for one in variants]
 
 
 def telling_apart(variants: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:

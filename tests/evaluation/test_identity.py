@@ -23,7 +23,7 @@ from umamba.evaluation.record import content_of, read_record
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.networks import all_scores, replicate_spread
 from umamba.evaluation.report.runs import gather
-from umamba.usual_loss import usual_loss
+from umamba.usual_loss import USUAL
 
 make_run = scored_runs.make_run
 
@@ -92,12 +92,12 @@ def test_names_say_what_differs(tmp_path):
 
 def test_losses_are_told_apart_and_none_is_the_usual_one(tmp_path):
     """Also of records that another version has written, with the usual loss or fewer settings of it."""
-    topk = {**usual_loss(), "hardest_percent": 10.0}
+    topk = {**USUAL, "hardest_percent": 10.0}
     make_run(tmp_path / "before", seed=1)
-    make_run(tmp_path / "usual", seed=2, config={"loss": usual_loss()})
+    make_run(tmp_path / "usual", seed=2, config={"loss": USUAL})
     make_run(tmp_path / "written", seed=3)
     record = json.loads((tmp_path / "written" / "run.json").read_text())
-    record["members"][0]["training"]["loss"] = {**usual_loss()}
+    record["members"][0]["training"]["loss"] = {**USUAL}
     del record["members"][0]["training"]["loss"]["gamma"]
     (tmp_path / "written" / "run.json").write_text(json.dumps(record))
     assert names(tmp_path) == {("flare", "umamba_bot", f"fold 0, seed {seed}") for seed in (1, 2, 3)}

@@ -20,7 +20,7 @@ from umamba.models.losses import DiceCELoss
 from umamba.models.regions import DiceBCELoss
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
-from umamba.usual_loss import usual_loss, with_loss, without_usual_loss
+from umamba.usual_loss import USUAL, with_loss, without_usual_loss
 
 FILES = sorted(path.stem for path in (CONFIGS / "loss").glob("*.yaml") if path.stem != "own")
 
@@ -73,9 +73,9 @@ def test_the_files_are_those_that_are_tried_and_the_first_is_the_usual_one() -> 
     assert {*FILES} == {*CHOICES} - {"all", "weighted"}
     content = yaml.safe_load((CONFIGS / "loss" / "dice_ce.yaml").read_text())
     numbers = {key: value for key, value in content.items() if not key.startswith("_")}
-    assert numbers == vars(Terms()) and content == usual_loss()
+    assert numbers == vars(Terms()) and content == USUAL
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        assert dict(compose("train").loss) == usual_loss()
+        assert dict(compose("train").loss) == USUAL
 
 
 def test_values_come_from_the_command_line() -> None:
@@ -155,10 +155,10 @@ def test_a_loss_of_ones_own_is_tried_before_any_data() -> None:
 
 
 def test_a_configuration_without_a_loss_has_the_usual_one() -> None:
-    assert with_loss({"fold": 0})["loss"] == usual_loss() and without_usual_loss(with_loss({"fold": 0})) == {"fold": 0}
-    older = {key: value for key, value in usual_loss().items() if key != "gamma"}  # of a version with fewer settings
+    assert with_loss({"fold": 0})["loss"] == USUAL and without_usual_loss(with_loss({"fold": 0})) == {"fold": 0}
+    older = {key: value for key, value in USUAL.items() if key != "gamma"}  # of a version with fewer settings
     assert without_usual_loss({"loss": older}) == {}
-    other = {"loss": {**usual_loss(), "gamma": 2.0}}
+    other = {"loss": {**USUAL, "gamma": 2.0}}
     assert without_usual_loss(other) == other == with_loss(other)
     own = {"loss": {"_target_": "mymix.Loss"}}
     assert with_loss(own) == own == without_usual_loss(own) and with_loss(None) is None

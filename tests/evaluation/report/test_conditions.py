@@ -18,7 +18,7 @@ from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.verdict import _unlike
 from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers
-from umamba.usual_loss import name_of_loss, usual_loss
+from umamba.usual_loss import USUAL, name_of_loss, with_loss, without_usual_loss
 
 NOT_ALONE = "a difference between runs that do is not one of the networks alone"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("[!_]*.yaml"))
@@ -65,7 +65,7 @@ def test_other_settings_are_in_the_name(tmp_path, config, label):
 def test_losses_of_another_kind_are_called_by_their_names(tmp_path):
     """Nor is one of the project's said to lack what another's has; and the words name all that differs."""
     own = {"_target_": "mymix.MyLoss", "_partial_": True, "margin": 0.1}
-    topk, sharp = {**usual_loss(), "hardest_percent": 10.0}, {**usual_loss(), "gamma": 3.0}
+    topk, sharp = {**USUAL, "hardest_percent": 10.0}, {**USUAL, "gamma": 3.0}
     make_run(tmp_path / "usual", network="umamba_none")
     make_run(tmp_path / "topk", network="umamba_none", config={"loss": topk})
     make_run(tmp_path / "sharp", network="umamba_none", config={"loss": sharp})
@@ -87,6 +87,16 @@ def test_a_loss_is_called_by_its_file(name):
     with initialize_config_dir(str(CONFIGS / "loss"), version_base="1.3"):
         loss = OmegaConf.to_container(compose(name))
     assert name_of_loss({key: value for key, value in loss.items() if value is not None}) == name
+
+
+def test_the_usual_loss_is_not_what_somebody_made_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "dice_ce.yaml").write_text(f"_target_: {USUAL['_target_']}\ngamma: 3.0\n")
+    monkeypatch.setattr("umamba.usual_loss.CONFIGS", tmp_path)
+    edited = {**USUAL, "gamma": 3.0}
+    assert (name_of_loss(USUAL), name_of_loss(edited)) == ("dice_ce", "dice_ce gamma=3.0")
+    assert without_usual_loss({"loss": edited}) == {"loss": edited}
+    assert without_usual_loss({"loss": dict(USUAL)}) == {} and with_loss({}) == {"loss": USUAL}
 
 
 def test_words_name_many_settings_in_part():
