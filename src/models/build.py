@@ -75,10 +75,6 @@ def _planned_blocks(network: Callable[..., nn.Module], topology: Configuration) 
 def check_followed(network: nn.Module, edited: Sequence[str]) -> None:
     """Refuse edits of a plan's topology that a network with one of its own does not follow.
 
-    Args:
-        network: as built by `build_network`.
-        edited: keys of the plan's configuration that were edited.
-
     Raises:
         ValueError: there are some, and it does not.
     """
@@ -92,10 +88,6 @@ def check_followed(network: nn.Module, edited: Sequence[str]) -> None:
 
 def check_preset(network: Callable[..., nn.Module], options: PlannerOptions) -> None:
     """Refuse, before there is a plan, what `check_planned_blocks` would refuse of the plan of these options.
-
-    Args:
-        network: class or partial, see `build_network`.
-        options: the planner's.
 
     Raises:
         ValueError: the preset is for nnU-Net's residual encoder and the network is its plain one.

@@ -65,9 +65,6 @@ def segmentation_loss(
 def check_is_loss(make: Any) -> None:
     """Refuse, before any data are opened, what is no way to make a loss.
 
-    Args:
-        make: what the configuration's ``loss`` builds.
-
     Raises:
         ValueError: it is none, or whatever the data are, a setting is out of bounds or of no argument.
     """
@@ -92,11 +89,6 @@ def check_is_loss(make: Any) -> None:
 
 def check_loss(make: Callable[..., nn.Module], description: DatasetDescription, spatial_dims: int) -> None:
     """Refuse, before any case is read, a loss that does not fit what dataset.json says; try one of the user's own.
-
-    Args:
-        make: see `build_loss`.
-        description: of the data set.
-        spatial_dims: of the images that are trained on.
 
     Raises:
         ValueError: it does not, or cannot be computed.

@@ -98,10 +98,6 @@ def check_checkpoint(content: Any, path: Path, trusted: str | Sequence[str] | No
 def load_plain(path: Path, allowed: Sequence[Any] = ()) -> Any:
     """The content of a file of torch.save, if it is tensors, numbers, text and containers.
 
-    Args:
-        path: the file.
-        allowed: further types, as for `torch.serialization.safe_globals`.
-
     Raises:
         ValueError: it is damaged, holds other objects, or would grow when it is unpacked.
     """

@@ -89,10 +89,6 @@ def rename_weights(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The authors' or nnU-Net's weights under the names that they have here, whatever network they are of.
 
-    Args:
-        state_dict: as in `network_weights` of their checkpoints.
-        num_stages: of the encoder.
-
     Returns:
         The same tensors, without copies of others; and the name there of each.
     """
@@ -109,9 +105,6 @@ def rename_weights(
 
 def names_of_others(network: UNet) -> dict[str, list[str]]:
     """Each weight's name here -> the names that nnU-Net or the authors store it under, copies included.
-
-    Args:
-        network: `PlainConvUNet`, `ResidualEncoderUNet` or `UMamba`.
 
     Raises:
         ValueError: neither has Mamba layers such as this network's.

@@ -89,9 +89,6 @@ Order = Callable[[int], Sequence[Direction]]
 def raster(spatial_dims: int) -> tuple[AxisScan, ...]:
     """Row-major, once: U-Mamba's order.
 
-    Args:
-        spatial_dims: 2 or 3; without effect.
-
     Returns:
         One direction.
     """
@@ -100,9 +97,6 @@ def raster(spatial_dims: int) -> tuple[AxisScan, ...]:
 
 def bidirectional(spatial_dims: int) -> tuple[AxisScan, ...]:
     """The raster forwards and backwards, as Vision Mamba reads images (Zhu et al., arXiv 2401.09417).
-
-    Args:
-        spatial_dims: 2 or 3; without effect.
 
     Returns:
         Two directions.

@@ -14,6 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def one_by_one(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """y_t = <C_t, h_t> with h_t = exp(delta_t A) h_{t-1} + x_t B_t: (batch, L, d_inner), arguments as the scan's."""
+    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])  # (batch, d_inner, d_state)
+    outputs = []
+    # unbind, not x[:, t]: the gradient of one such slice is as large as x
+    for x_t, delta_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, delta, B, C)), strict=True):
+        h = torch.exp(delta_t.unsqueeze(-1) * A) * h + x_t.unsqueeze(-1) * B_t.unsqueeze(1)
+        outputs.append((h * C_t.unsqueeze(1)).sum(-1))
+    return torch.stack(outputs, dim=1)
+
+
 def reference_scan(
     u: Tensor,
     delta: Tensor,
@@ -24,6 +35,7 @@ def reference_scan(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
+    recurrence: Callable[..., Tensor] = one_by_one,
 ) -> Tensor:
     """Run the recurrence one token at a time, in float64 if any input is float64 and in float32 otherwise.
 
@@ -31,19 +43,7 @@ def reference_scan(
 
         h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        y_t = <C_t, h_t> + D u_t        out_t = y_t silu(z_t)
 
-    Args:
-        u: input, (batch, L, d_inner).
-        delta: step size before bias and softplus, (batch, L, d_inner).
-        A: (d_inner, d_state), negative for a decaying state.
-        B: (batch, L, d_state).
-        C: (batch, L, d_state).
-        D: skip weight, (d_inner,).
-        z: gate before SiLU, (batch, L, d_inner).
-        delta_bias: (d_inner,).
-        delta_softplus: whether delta passes through softplus.
-
-    Returns:
-        (batch, L, d_inner) in the dtype of u.
+    Arguments and result are those of `selective_scan`; another `recurrence` computes the sums in another order.
     """
     dtype = torch.float64 if torch.float64 in (u.dtype, delta.dtype, A.dtype) else torch.float32
     x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
@@ -51,13 +51,7 @@ def reference_scan(
         delta = delta + delta_bias.to(dtype)
     if delta_softplus:
         delta = F.softplus(delta)
-    h = x.new_zeros(x.shape[0], x.shape[2], A.shape[1])  # (batch, d_inner, d_state)
-    outputs = []
-    # unbind, not x[:, t]: the gradient of one such slice is as large as x
-    for x_t, delta_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, delta, B, C)), strict=True):
-        h = torch.exp(delta_t.unsqueeze(-1) * A) * h + (delta_t * x_t).unsqueeze(-1) * B_t.unsqueeze(1)
-        outputs.append((h * C_t.unsqueeze(1)).sum(-1))
-    y = torch.stack(outputs, dim=1)
+    y = recurrence(delta * x, delta, A, B, C)
     if D is not None:
         y = y + D.to(dtype) * x
     if z is not None:

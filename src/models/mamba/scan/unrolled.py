@@ -11,52 +11,19 @@ the length: a graph fits the length that it was traced with.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from umamba.models.mamba.scan.reference import reference_scan
+
 STEPS = 16  # tokens a chunk
 
 
-def unrolled_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> Tensor:
-    """`reference.reference_scan` with the same arguments and numbers."""
-    dtype = torch.float64 if torch.float64 in (u.dtype, delta.dtype, A.dtype) else torch.float32
-    x, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
-    if delta_bias is not None:
-        delta = delta + delta_bias.to(dtype)
-    if delta_softplus:
-        delta = F.softplus(delta)
-    y = _recurrence(delta * x, delta, A, B, C)
-    if D is not None:
-        y = y + D.to(dtype) * x
-    if z is not None:
-        y = y * F.silu(z.to(dtype))
-    return y.to(u.dtype)
-
-
 def _recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """y_t = <C_t, h_t> with h_t = exp(delta_t A) h_{t-1} + x_t B_t.
-
-    Args:
-        x: (batch, L, d_inner).
-        delta: (batch, L, d_inner).
-        A: (d_inner, d_state).
-        B: (batch, L, d_state).
-        C: (batch, L, d_state).
-
-    Returns:
-        (batch, L, d_inner).
-    """
+    """As `reference.one_by_one`."""
     length = x.shape[1]
     xs, deltas, Bs, Cs = (_fold(t).unbind(2) for t in (x, delta, B, C))  # per step (batch, n, d_inner or d_state)
     behind = torch.zeros_like(deltas[0])  # step sizes from behind a token to the chunk's end, summed
@@ -75,12 +42,7 @@ def _recurrence(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
 def _states_before(decay: Tensor, gained: Tensor) -> Tensor:
     """The state before each entry of a sequence, h_k = decay_k h_{k-1} + gained_k, from a zero start.
 
-    Args:
-        decay: (batch, n, d_inner, d_state).
-        gained: the same shape.
-
-    Returns:
-        The same shape.
+    All three are (batch, n, d_inner, d_state).
     """
     count = gained.shape[1]
     if count <= STEPS:
@@ -109,3 +71,6 @@ def _fold(x: Tensor) -> Tensor:
     if missing:
         x = F.pad(x, (*[0, 0] * (x.ndim - 2), 0, missing))
     return x.unflatten(1, (-1, STEPS))
+
+
+unrolled_scan = functools.partial(reference_scan, recurrence=_recurrence)
