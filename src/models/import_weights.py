@@ -106,15 +106,16 @@ def import_checkpoint(
     configuration: str | None = None,
     data: str = "custom",
 ) -> Path:
-    """Write `output`, a checkpoint in this project's form; the other arguments as of `converted_checkpoint`.
+    """Write `output`, a checkpoint in this project's form.
 
     Args:
         checkpoint: checkpoint_final.pth or checkpoint_best.pth.
         plans: nnUNetPlans.json of the same training.
         dataset_json: dataset.json of the same training.
         output: file to write (.ckpt).
-        configuration: the plan's configuration the network was trained on.
-        data: config of the data set eval.py will score it on.
+        configuration: the plan's configuration the network was trained on; None: the one the checkpoint names.
+        data: config of the data set eval.py will score it on, with its metrics and folders; "custom" is the raw data
+            set in the folder of `dataset_json`. eval.py takes another folder as data.dataset_dir=.
 
     Raises:
         FileNotFoundError, ValueError: see `converted_checkpoint`; or `output` is one of the files.
@@ -138,15 +139,7 @@ def converted_checkpoint(
     configuration: str | None = None,
     data: str = "custom",
 ) -> dict[str, Any]:
-    """The content of a checkpoint in this project's form, from an nnU-Net checkpoint and its two JSON files.
-
-    Args:
-        checkpoint: checkpoint_final.pth or checkpoint_best.pth.
-        plans: nnUNetPlans.json of the same training.
-        dataset_json: dataset.json of the same training.
-        configuration: the plan's configuration the network was trained on; None: the one the checkpoint names.
-        data: config of the data set eval.py will score it on, with its metrics and folders; "custom" is the raw data
-            set in the folder of `dataset_json`. eval.py takes another folder as data.dataset_dir=.
+    """What `import_checkpoint` writes, from an nnU-Net checkpoint and its two JSON files; arguments as there.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not belong to the others; see `check_same_training`,

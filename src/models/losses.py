@@ -84,7 +84,24 @@ def _dice(intersection: Tensor, total: Tensor) -> Tensor:
     return (2 * intersection + SMOOTH) / (total + SMOOTH).clamp_min(MIN_DENOMINATOR)
 
 
-class DiceCELoss(nn.Module):
+class TermsLoss(nn.Module):
+    """What the losses of classes and of regions have in common; arguments as of `DiceCELoss`."""
+
+    class_weights: Tensor | None  # one for each output, float
+
+    def __init__(self, batch_dice: bool, ignore_label: int | None = None, terms: Terms = NNUNET) -> None:
+        super().__init__()
+        self.batch_dice, self.ignore_label, self.terms = batch_dice, ignore_label, terms
+        weights = None if terms.class_weights is None else torch.tensor(terms.class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    @property
+    def name(self) -> str:
+        """What to call it in a log."""
+        return self.terms.name()
+
+
+class DiceCELoss(TermsLoss):
     """Cross-entropy (mean over counted voxels) minus the mean soft Dice: nnU-Net's loss, at best -1; or its relatives.
 
     Args:
@@ -92,21 +109,6 @@ class DiceCELoss(nn.Module):
         ignore_label: value of voxels that do not count, or None.
         terms: what the two terms are, and weigh.
     """
-
-    def __init__(self, batch_dice: bool, ignore_label: int | None = None, terms: Terms = NNUNET) -> None:
-        super().__init__()
-        self.batch_dice = batch_dice
-        self.ignore_label = ignore_label
-        self.terms = terms
-        weights = None if terms.class_weights is None else torch.tensor(terms.class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
-
-    class_weights: Tensor | None  # (K,) float
-
-    @property
-    def name(self) -> str:
-        """What to call it in a log."""
-        return self.terms.name()
 
     def fusible(self, outputs: Sequence[Tensor], label: Tensor) -> bool:
         """Whether `fused` takes these outputs, highest resolution first, and this label."""

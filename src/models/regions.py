@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umamba.models.loss_terms import Terms
-from umamba.models.losses import NNUNET, soft_dice_of, widened
+from umamba.models.losses import NNUNET, TermsLoss, soft_dice_of, widened
 
 
 class RegionMasks(nn.Module):
@@ -39,7 +39,7 @@ class RegionMasks(nn.Module):
         return self.table[label.long()].movedim(-1, 1)
 
 
-class DiceBCELoss(nn.Module):
+class DiceBCELoss(TermsLoss):
     """Binary cross-entropy minus the mean soft Dice of the regions: nnU-Net's loss of region-based training.
 
     Args:
@@ -49,8 +49,6 @@ class DiceBCELoss(nn.Module):
         terms: what the two terms are, and weigh; class weights are relative to their mean.
     """
 
-    class_weights: Tensor | None  # (R, 1, ...) float, of mean 1
-
     def __init__(
         self,
         regions: Sequence[Sequence[int]],
@@ -58,13 +56,10 @@ class DiceBCELoss(nn.Module):
         ignore_label: int | None = None,
         terms: Terms = NNUNET,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_dice, ignore_label, terms)
         self.masks = RegionMasks(regions, ignore_label)
-        self.batch_dice = batch_dice
-        self.ignore_label = ignore_label
-        self.terms = terms
-        weights = None if terms.class_weights is None else torch.tensor(terms.class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", None if weights is None else weights / weights.mean(), persistent=False)
+        if self.class_weights is not None:
+            self.class_weights /= self.class_weights.mean()
 
     @property
     def name(self) -> str:

@@ -203,6 +203,19 @@ class _Captured:
         self.exchange.take(torch.autograd.grad(loss, self.exchange.stand_ins, grad, allow_unused=True))
         return ()
 
+    def replayed(self, image: Tensor, label: Tensor) -> Tensor:
+        """The loss of a batch that fits."""
+        self.image.copy_(image)
+        self.label.copy_(label)
+        self.forward.replay()
+        return self.loss.clone()  # the next step writes over the graph's own
+
+    def replay_back(self, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of `replayed`, as `gradients` gives them."""
+        self.grad_loss.copy_(grad)
+        self.backward.replay()
+        return self.grads
+
     def fits(self, image: Tensor, label: Tensor) -> bool:
         return all(
             t.shape == own.shape and t.dtype == own.dtype and t.device == own.device
@@ -234,18 +247,12 @@ class _Replay(torch.autograd.Function):
             # A sum over several batches lies where the last replay left it, and the next one writes over it
             if parameter.grad is not None and own is not None and parameter.grad.data_ptr() == own.data_ptr():
                 parameter.grad = parameter.grad.clone()
-        captured.image.copy_(image)
-        captured.label.copy_(label)
-        captured.forward.replay()
-        return captured.loss.clone()  # the next step writes over the graph's own
+        return captured.replayed(image, label)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        captured = ctx.captured
-        captured.grad_loss.copy_(grad)
-        captured.backward.replay()
-        return None, None, None, *(None if own is None else own.detach() for own in captured.grads)
+        return None, None, None, *(None if own is None else own.detach() for own in ctx.captured.replay_back(grad))
 
 
 class _RankPass(torch.autograd.Function):
@@ -260,10 +267,7 @@ class _RankPass(torch.autograd.Function):
         ctx.captured, ctx.loss = captured, None
         captured.exchange.keep_earlier()
         if captured.fits(image, label):
-            captured.image.copy_(image)
-            captured.label.copy_(label)
-            captured.forward.replay()
-            return captured.loss.clone()  # the next step writes over the graph's own
+            return captured.replayed(image, label)
         with torch.enable_grad():
             ctx.loss = captured.singly(image, label)
         return ctx.loss.detach()
@@ -273,8 +277,7 @@ class _RankPass(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
         captured = ctx.captured
         if ctx.loss is None:
-            captured.grad_loss.copy_(grad)
-            captured.backward.replay()
+            captured.replay_back(grad)
         else:
             captured.gradients(ctx.loss, grad)
             ctx.loss = None  # and its maps
