@@ -107,11 +107,6 @@ def read_json(path: Path | str) -> dict[str, Any]:
 def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], key: str = "output") -> None:
     """See that a file to be written is none of those that are read, through links neither.
 
-    Args:
-        output: The file to be written.
-        inputs: Key of the configuration -> file; None for those that are not given.
-        key: Of the output.
-
     Raises:
         ValueError: It is one of them, or a folder.
     """
@@ -130,10 +125,6 @@ def check_takes_files(folder: Path | str, key: str) -> None:
     """See that a folder can be made, or is there and can be written to; nothing is left.
 
     A full disk is none of the faults: there may be room by the time that something is written.
-
-    Args:
-        folder: The folder.
-        key: What the user calls it.
 
     Raises:
         ValueError: It cannot, and why.

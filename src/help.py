@@ -86,12 +86,7 @@ def help_text(description: str | None, config: str) -> str:
 
 
 def arguments_text(description: str | None, arguments: Mapping[str, str]) -> str:
-    """Help of a command without a config file.
-
-    Args:
-        description: see `exit_with_help`.
-        arguments: name -> meaning.
-    """
+    """Help of a command without a config file."""
     width = max(map(len, arguments)) + 1
     lines = [f"  {name + '=':<{width}}  {meaning}" for name, meaning in arguments.items()]
     return "\n".join([(description or "").strip(), "", "Arguments, given as key=value:", "", *lines, ""])

@@ -13,10 +13,6 @@ from umamba.typed import check_types
 def check_option_types(config: DictConfig, hints: Mapping[str, Any]) -> None:
     """See that values of a configuration are of their types, see `umamba.typed.check_types`.
 
-    Args:
-        config: The values, as given.
-        hints: Name -> type, names with a dot for each group.
-
     Raises:
         MissingMandatoryValue: one must be given and is not.
         ValueError: one is of another type.
@@ -32,10 +28,6 @@ def plain(value: Any) -> Any:
 
 def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
     """A configuration of named values as dictionaries, lists, numbers and strings.
-
-    Args:
-        config: with keys, as every file of `configs/` has.
-        resolve: whether interpolations become what they stand for.
 
     Raises:
         TypeError: it is a list, or missing.

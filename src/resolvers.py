@@ -53,10 +53,6 @@ def job_name(overrides: Sequence[str], params: Mapping[str, Any] | None) -> str:
     """Name of the folder of a sweep's job: the overrides that the sweep varies; of one that varies nothing, all.
 
     It is the same whatever other jobs the sweep has, so that a sweep that is asked again finds those that are done.
-
-    Args:
-        overrides: of the job.
-        params: what the sweeper's configuration varies, beside the command line.
     """
     varied = {*(params or {}), *_varied_on_the_command_line()}
     shown = [override for override in overrides if override.partition("=")[0].lstrip("+~") in varied] or overrides

@@ -137,10 +137,6 @@ def _freeze(module: SegmentationModule, config: DictConfig) -> None:
 def check_batch_norm(config: DictConfig, module: SegmentationModule) -> None:
     """Refuse to join the statistics of a batch over devices where the network takes none.
 
-    Args:
-        config: of the Trainer.
-        module: with the network.
-
     Raises:
         ValueError: sync_batchnorm is set, and there is no batch normalisation.
     """
@@ -204,9 +200,6 @@ def check_precision(config: DictConfig) -> None:
     never written: a training goes on with arbitrary numbers. So it is tried here. In place of mixed fp16 Lightning
     would take bf16 on a CPU, with a warning, and the run would be recorded as one of fp16.
 
-    Args:
-        config: of the Trainer.
-
     Raises:
         ValueError: the precision is one of these.
     """
@@ -240,11 +233,6 @@ def _bf16_gradients_are_right() -> bool:
 
 def check_last_checkpoint(path: Path, config: DictConfig, callbacks: Sequence[Callback]) -> None:
     """Refuse, before any work, a run whose test would find no checkpoint.
-
-    Args:
-        path: where `train.py` looks for the last checkpoint.
-        config: of the run; with train, test and trainer.
-        callbacks: of the run.
 
     Raises:
         ValueError: the callback that writes it is left out.

@@ -37,16 +37,7 @@ def send_picture(loggers: Sequence[Logger], name: str, path: Path, step: int) ->
 def send_masked(
     loggers: Sequence[Logger], name: str, path: Path, step: int, pictures: Sequence[Masked], classes: Mapping[int, str]
 ) -> None:
-    """Send pictures with their masks, which W&B shows and hides by class; TensorBoard gets them as drawn.
-
-    Args:
-        loggers: of the training.
-        name: of the panel.
-        path: PNG in which they are drawn.
-        step: of the training.
-        pictures: with their masks.
-        classes: label value -> name, of the masks.
-    """
+    """Send pictures with their masks, which W&B shows and hides by class; TensorBoard gets them as drawn."""
     masks = [
         {
             layer: {"mask_data": mask.astype(np.uint8), "class_labels": dict(classes)}

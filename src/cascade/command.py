@@ -36,9 +36,6 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
         cfg: A training's configuration with `KEY` and that of a cross-validation.
         script: train.py.
 
-    Returns:
-        The ensemble.json of the second stage.
-
     Raises:
         ValueError: The plan has no such cascade, the folds asked for are none of one, or an option is the command's
             to choose; see `cross_validate`.

@@ -31,9 +31,6 @@ _OF_ONE_FOLD = re.compile(  # overrides that a cross-validation has not
 def open_folds(folder: str | Path) -> Ensemble:
     """The cross-validation in a folder, with the checkpoints as they were when it was finished.
 
-    Args:
-        folder: Its folder, or the ensemble.json there.
-
     Raises:
         FileNotFoundError: There is none, or folds are not trained; says which, and the command that trains them.
         ValueError: It is none, or a checkpoint was trained on since.
@@ -101,13 +98,7 @@ def read_previous(
 
 
 def command_of_folds(folder: Path, stage: str, folds: Iterable[int] = ()) -> str:
-    """The command that trains what is missing of a cross-validation, with the overrides of one of its folds.
-
-    Args:
-        folder: Of the cross-validation.
-        stage: Its configuration, where no fold says it.
-        folds: To ask for; none asks for those that were asked for.
-    """
+    """The command that trains what is missing of a cross-validation, with the overrides of one of its folds."""
     overrides = ["data=...", "model=...", f"data.configuration={stage}"]
     for path in sorted(folder.glob("fold_*/overrides.txt")):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]

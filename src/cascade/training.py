@@ -41,9 +41,6 @@ _VERSION = 1  # of how maps are made; raised when others come out
 def check_asked(config: DictConfig) -> None:
     """Refuse what is known to be wrong before there is a plan; `find_previous` refuses the rest.
 
-    Args:
-        config: Of a run that trains.
-
     Raises:
         FileNotFoundError, ValueError: See `open_folds`; or previous_stage is missing, or would do nothing.
     """
@@ -127,11 +124,6 @@ class TrainingMaps:
 
     def give(self, datamodule: SegmentationDataModule, device: torch.device, trusted: Sequence[str] = ()) -> None:
         """Make the maps that are missing or damaged, and give the data module's store all of them.
-
-        Args:
-            datamodule: With its store open.
-            device: Where the first stage's networks run.
-            trusted: As for `load_checkpoint`.
 
         Raises:
             CasesFailedError: Cases could not be segmented; the others are kept.

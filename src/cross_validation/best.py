@@ -104,9 +104,6 @@ def find_best(
         pairs: Score the mean of each two as well.
         keep: Keep their probabilities.
 
-    Returns:
-        The ensemble.json.
-
     Raises:
         FileNotFoundError: A folder has no ensemble.json, or a checkpoint that it names is missing.
         ValueError: They cannot be compared: other data sets, cases, labels, protocol, tolerances, growth or mirroring;

@@ -50,9 +50,6 @@ def cross_validate(cfg: DictConfig, script: str | Path, extra: Sequence[str] = (
         script: train.py.
         extra: Overrides of the folds beside those of this call.
 
-    Returns:
-        The ensemble.json.
-
     Raises:
         ValueError: The options are wrong, or the folds do not belong together, see `pool`.
         ResumeError: A fold that is there has other settings than are asked for; none was trained.

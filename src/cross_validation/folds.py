@@ -63,10 +63,6 @@ class Fold:
 def read_folds(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[Fold]:
     """Read checkpoints and see that they are folds of one cross-validation.
 
-    Args:
-        checkpoints: Fold -> file.
-        options: Whom to trust, and how to score.
-
     Raises:
         FileNotFoundError: A checkpoint, or the data set, is missing.
         ValueError: See `check_folds`.
@@ -92,13 +88,7 @@ def read_folds(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[Fo
 
 
 def predict_held_out(prepared: Prepared, place: Path, *, keep: Sequence[str] = ()) -> list[Pair]:
-    """Predict the chosen cases of a fold; those that the same network has predicted in the same way are left.
-
-    Args:
-        prepared: Network and cases.
-        place: Folder of the label maps.
-        keep: See `Predictor.predict_cases`.
-    """
+    """Predict the chosen cases of a fold; those that the same network has predicted in the same way are left."""
     same = read_json(record_path(place, (0, 1))).get("made_by") == prepared.predictor.made_by(keep)
     prepared.predictor.predict_cases(prepared.chosen, place, keep=keep, resume=same)
     return pair_cases(prepared.chosen, place, prepared.scoring)

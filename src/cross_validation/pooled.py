@@ -59,9 +59,6 @@ def pool(checkpoints: Mapping[int, Path], folder: Path, options: PoolOptions) ->
         folder: Gets out_of_fold/, tables/ and, at last, ensemble.json.
         options: How the held-out cases are predicted.
 
-    Returns:
-        The ensemble.json.
-
     Raises:
         FileNotFoundError: A checkpoint, or the data set, is missing.
         ValueError: The folds are of other plans, settings, data or splits, see `check_folds`; or cannot be scored.

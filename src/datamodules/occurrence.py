@@ -13,14 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def say_absent_classes(store: Store, plan: Plan, train: Sequence[str], val: Sequence[str]) -> None:
-    """Warn of each class, or region, that no training case has, and say which ones no validation case has.
-
-    Args:
-        store: The preprocessed cases.
-        plan: Of the data set.
-        train: Cases that are trained on.
-        val: Cases that are validated with.
-    """
+    """Warn of each class, or region, that no training case has, and say which ones no validation case has."""
     counts = {case: read_meta(store.folder / case)["locations"] for case in {*train, *val}}
     unseen = []
     for number, (name, values) in enumerate(plan.foreground.items(), start=1):

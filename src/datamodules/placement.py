@@ -59,9 +59,6 @@ class Placement:
     def keep_on_cpu(self, reason: str) -> None:
         """Leave the augmentation to the workers, whatever they fall short of.
 
-        Args:
-            reason: Why the device cannot do it, a clause.
-
         Raises:
             ValueError: The device was asked for.
         """

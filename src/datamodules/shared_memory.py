@@ -20,13 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def batch_bytes(configuration: Configuration, channels: int, enlarged: Sequence[int] = ()) -> int:
-    """Size of a batch as workers hand it over.
-
-    Args:
-        configuration: Has patch and batch size.
-        channels: How many an image has.
-        enlarged: Size of the blocks that come beside the patches, where the device rotates.
-    """
+    """Size of a batch as workers hand it over."""
     voxels = math.prod(configuration.patch_size) + (math.prod(enlarged) if enlarged else 0)
     return configuration.batch_size * voxels * (4 * channels + 2)  # float32 images, int16 labels
 
@@ -71,10 +65,6 @@ def make_ring(batch_bytes: int, workers: int, processes: int) -> Ring | None:
 
 def check_shared_memory(batch_bytes: int, workers: int) -> None:
     """Refuse before a training what would end a worker in the middle of it.
-
-    Args:
-        batch_bytes: Size of a batch as a worker hands it over.
-        workers: How many the training's loader has.
 
     Raises:
         MemoryError: /dev/shm has too little room; where there is none such, another way is taken.

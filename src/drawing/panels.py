@@ -38,14 +38,7 @@ class Row:
 
 
 def rows_figure(rows: Sequence[Row], path: Path, classes: Mapping[int, str], title: str) -> None:
-    """Draw image, reference and prediction of each row beside each other, with the classes' colours below.
-
-    Args:
-        rows: at least one.
-        path: PNG to write, whole or not at all.
-        classes: label value -> name, of the foreground.
-        title: above.
-    """
+    """Draw image, reference and prediction of each row beside each other, with the classes' colours below."""
     heights = [row.picture.shape[0] * row.aspect / row.picture.shape[1] for row in rows]
     names = [*classes.items()][:_MAX_NAMES]
     below = 0.25 * -(-len(names) // 6) + 0.1

@@ -13,9 +13,6 @@ from umamba.evaluation.scoring import Scoring, check_tolerance_names
 def check_test(datamodule: SegmentationDataModule) -> None:
     """See that the test cases of a data set can be scored as a training does it.
 
-    Args:
-        datamodule: With its raw data open.
-
     Raises:
         ValueError: There is no class to score, or data.nsd_tolerance is none for its classes.
         FileNotFoundError: A reference is missing.
@@ -33,11 +30,6 @@ def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule
 
     That is with its NSD tolerances and growth of instances. Images, too, are told by their content, which is read only
     where the file system does not show them unchanged.
-
-    Args:
-        checkpoint: The checkpoint's file.
-        folder: Where the tables of its test would lie.
-        datamodule: With its raw data open.
 
     Raises:
         ValueError, FileNotFoundError: As `check_test`.

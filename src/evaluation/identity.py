@@ -93,12 +93,7 @@ def check_one_network(members: Sequence[Member]) -> None:
 
 
 def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
-    """All that replicates have in common, flat: dotted key -> value; what is None is left out.
-
-    Args:
-        record: Content of a run.json, see `umamba.evaluation.record`.
-        processed: Whether the scores are those after post-processing.
-    """
+    """All that replicates have in common, flat: dotted key -> value; what is None is left out."""
     members = [
         dict(_flat({**_told(_prune(member["training"])), "network": member["network"]})) for member in record["members"]
     ]
@@ -115,9 +110,6 @@ def facts_of(record: Mapping[str, Any], processed: bool) -> dict[str, Any]:
 
 def grown_by(record: Mapping[str, Any]) -> float:
     """Px by which predicted instances were grown; 0 where there were none, whatever a record of classes says.
-
-    Args:
-        record: Content of a run.json.
 
     Raises:
         ValueError: It is no such number.

@@ -70,9 +70,6 @@ def count_overlap(reference: np.ndarray, prediction: np.ndarray, num_labels: int
         prediction: The same for the prediction, same shape.
         num_labels: K, background included.
 
-    Returns:
-        The counts of all pairs of labels.
-
     Raises:
         ValueError: The shapes differ, or a label map holds a value outside [0, num_labels).
     """

@@ -43,10 +43,6 @@ class Pair:
     def known(self, reference: np.ndarray, ignore_label: int | None) -> np.ndarray:
         """A reference as the classes that are scored see it: background is where only others may lie.
 
-        Args:
-            reference: The label map, any shape and integer dtype; not changed.
-            ignore_label: Its value that counts for nothing.
-
         Returns:
             `reference` itself where all classes are known; else a copy in which what is ignored is background.
         """

@@ -28,10 +28,6 @@ def check_same_meaning(member: Member, raw: RawDataset) -> None:
     a dataset.json numbers them otherwise, one class would be scored under the name of another. Names of channels are
     the same in upper and lower case, as they are when "CT" is looked for.
 
-    Args:
-        member: The checkpoint.
-        raw: The data set.
-
     Raises:
         ValueError: Labels, regions, ignore label or channels differ; names both sides of each.
     """

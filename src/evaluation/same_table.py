@@ -20,9 +20,6 @@ _WAY_OUT = (
 def check_one_data_set(datamodules: Mapping[Path, SegmentationDataModule]) -> None:
     """See that checkpoints are scored on one data set, by its folder.
 
-    Args:
-        datamodules: Checkpoint -> what it is scored with.
-
     Raises:
         ValueError: They are not; names two of them and their data sets.
     """
@@ -39,9 +36,6 @@ def check_one_data_set(datamodules: Mapping[Path, SegmentationDataModule]) -> No
 def check_one_way(rows: Mapping[str, Scoring]) -> None:
     """See that the rows of a table are scored with the same classes, task, NSD tolerances and growth.
 
-    Args:
-        rows: Name of a row -> how it is scored.
-
     Raises:
         ValueError: They are not; names two of them and what differs.
     """
@@ -56,11 +50,7 @@ def check_one_way(rows: Mapping[str, Scoring]) -> None:
 
 
 def note_on_cases(rows: Mapping[str, Sequence[str]]) -> str:
-    """What to say in the caption of a table whose rows are of different cases; "" where they are of the same.
-
-    Args:
-        rows: Name of a row -> its cases.
-    """
+    """What to say in the caption of a table whose rows are of different cases; "" where they are of the same."""
     if len({frozenset(cases) for cases in rows.values()}) == 1:
         return ""
     counts = "; ".join(f"{name}: {len(cases)}" for name, cases in rows.items())
@@ -69,11 +59,7 @@ def note_on_cases(rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def note_on_scores(rows: Mapping[str, pd.DataFrame]) -> str:
-    """What to say where means of the same cases are over different scores; "" where over the same.
-
-    Args:
-        rows: Name of a row -> its scores, see `umamba.evaluation.evaluate.evaluate`.
-    """
+    """What to say where means of the same cases are over different scores; "" where over the same."""
     scored = {}
     for name, scores in rows.items():
         found = scores[scores[metrics_of(scores)[0]].notna()]

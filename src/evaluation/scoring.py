@@ -196,10 +196,6 @@ def check_tolerance_names(tolerance: object, labels: Mapping[str, object]) -> No
 
     A data set may bring tolerances of more classes than it has; what a user writes should act.
 
-    Args:
-        tolerance: As of `Scoring`.
-        labels: Class name -> value, region name -> values.
-
     Raises:
         ValueError: It does.
     """

@@ -18,13 +18,7 @@ NAME = "per_source"
 
 
 def write_source_tables(scores: pd.DataFrame, pairs: Sequence[Pair], folder: Path) -> None:
-    """Write and show ``per_source`` as csv and md: a table per class for each data set; nothing where there is one.
-
-    Args:
-        scores: Of `evaluate`.
-        pairs: What was scored.
-        folder: Of the tables.
-    """
+    """Write and show ``per_source`` as csv and md: a table per class for each data set; nothing where there is one."""
     sources = {pair.case: pair.source.name for pair in pairs if pair.source is not None}
     for ending in ("csv", "md"):
         (folder / f"{NAME}.{ending}").unlink(missing_ok=True)  # of scores that were there before

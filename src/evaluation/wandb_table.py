@@ -25,15 +25,7 @@ def log_predictions(
     *,
     max_pictures: int = MAX_PICTURES,
 ) -> None:
-    """Log ``test/cases`` (a row per case, worst first, with overlay), ``test/overlays`` and ``test/classes`` (means).
-
-    Args:
-        run: W&B run, online or offline.
-        scores: A row per case and class, from `evaluate`.
-        pairs: The scored pairs; those with images get a picture.
-        labelling: What the values of the label maps mean.
-        max_pictures: Cases beyond this many have numbers only.
-    """
+    """Log ``test/cases`` (a row per case, worst first, with overlay), ``test/overlays``, ``test/classes`` (means)."""
     import wandb
 
     metrics = metrics_of(scores)

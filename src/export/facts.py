@@ -12,12 +12,7 @@ PACKAGE = "umamba-lightning"  # which every file of an export names, by which it
 
 
 def facts_of(given: Bundle, source: Source) -> dict[str, Any]:
-    """Facts that hold whatever the form of the file.
-
-    Args:
-        given: Where the network is from.
-        source: The network.
-    """
+    """Facts that hold whatever the form of the file."""
     plan = Plan.from_dict(source.content["plan"])
     c = plan.configuration(source.content["configuration"])
     channels = [

@@ -39,11 +39,6 @@ def check_packages() -> None:
 def write_onnx(given: Bundle, output: Path, *, fixed_size: bool = False) -> None:
     """Write an ONNX file, and a JSON file beside it.
 
-    Args:
-        given: One network.
-        output: The file, ending in .onnx.
-        fixed_size: See `Traced`.
-
     Raises:
         ImportError: See `check_packages`.
         ValueError: See `Traced`; ONNX cannot say what the network does, or the file's outputs are others.

@@ -20,12 +20,6 @@ _OF_A_MODEL_FOLDER = re.compile(
 def check_place(output: Path, checkpoint: str | list[str], *, folder: bool, overwrite: bool) -> None:
     """See that the output can be written, before anything is read.
 
-    Args:
-        output: File, or folder, to be written.
-        checkpoint: What is read, as the user gave it.
-        folder: Whether the output is a folder.
-        overwrite: Replace what an earlier export has left there.
-
     Raises:
         ValueError: It is what is read, is there already, is of the other kind, or is no export's; or the folder that it
             goes into cannot be written to.

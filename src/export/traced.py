@@ -32,11 +32,6 @@ log = logging.getLogger(__name__)
 def write_torch_export(given: Bundle, output: Path, *, fixed_size: bool = False) -> None:
     """Write a .pt2 of torch.export, and a JSON file beside it.
 
-    Args:
-        given: One network.
-        output: The file, ending in .pt2.
-        fixed_size: See `Traced`.
-
     Raises:
         ValueError: Several networks; the network cannot be traced, or the graph's outputs are others.
         OSError: The file cannot be written.

@@ -89,11 +89,7 @@ class Bundle:
 
 
 def write_bundle(bundle: Bundle, path: Path) -> None:
-    """Write it whole or not at all.
-
-    Raises:
-        OSError: See `atomic_file`.
-    """
+    """Write it whole or not at all."""
     record = {
         "mark": _MARK,
         "version": WITH_PREVIOUS if bundle.previous else VERSION,
@@ -147,10 +143,6 @@ def _looks_like_one(path: Path) -> bool:
 
 def read_bundle(path: Path, trusted: str | Sequence[str] | None = ()) -> Bundle:
     """Read a bundle on the CPU, without running any code stored in it.
-
-    Args:
-        path: The file.
-        trusted: As of `load_checkpoint`.
 
     Raises:
         ValueError: It is none, of another version, or was changed after it was made; see `load_checkpoint`.

@@ -28,13 +28,6 @@ def predictor_of_bundle(
 ) -> tuple[Predictor, bool]:
     """Load what a bundle holds.
 
-    Args:
-        path: Of the file, see `umamba.inference.bundle`.
-        device: As of `Predictor.from_checkpoint`.
-        mirror: As of `Predictor.from_checkpoint`.
-        trusted: As of `Predictor.from_checkpoint`.
-        postprocessing: Apply its rules.
-
     Returns:
         The predictor; and whether rules of post-processing were decided on these networks, if only that there be none.
 

@@ -166,12 +166,6 @@ class FilesPredictor(CasePredictor):
     ) -> list[Path]:
         """Segment the images of a folder, see `cases_in_folder`, into another one.
 
-        Args:
-            images: The folder of the images.
-            output_dir: The folder of the label maps.
-            file_ending: Of the images; None: that of the training data.
-            **options: Of `predict_cases`.
-
         Raises:
             FileNotFoundError, DatasetError: See `cases_in_folder`.
             CasesFailedError: See `predict_cases`; or files of the folder are no case, the others were predicted.

@@ -63,11 +63,6 @@ def members_of(
 ) -> tuple[list[Member], Plan, str]:
     """The networks of checkpoints whose logits are to be averaged.
 
-    Args:
-        checkpoints: Files and their contents, see `load_checkpoint`.
-        device: Where they will run; decides their precision.
-        mirror: Average over the flips of the axes that the training mirrored.
-
     Returns:
         The networks, their plan and the name of their configuration.
 

@@ -26,10 +26,6 @@ _OF_OTHER_FILES = ("keep", "probabilities")  # of made_by: what is written besid
 def check_one_prediction(folder: Path, files: Mapping[str, Path]) -> None:
     """See that label maps which lie in one folder are what one prediction wrote, as far as records there say it.
 
-    Args:
-        folder: Of the label maps.
-        files: Case -> its label map.
-
     Raises:
         ValueError: Records are of different networks or options; or label maps are of none of them: they lay there
             before, or the prediction failed; or they were edited or exchanged since. Names both records, or the cases.
@@ -94,11 +90,6 @@ def changed_since(files: Mapping[str, Path]) -> set[str]:
 def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
     """See that stored label maps are of cases that the networks which made them were not trained on.
 
-    Args:
-        folder: Of the label maps.
-        cases: Those to be scored.
-        allowed: Score them all the same.
-
     Returns:
         What is to be said beside the scores; "" for nothing.
 
@@ -136,12 +127,6 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
     """Before a prediction is written into a folder: remove the records of others, which are of no use any more.
 
     Label maps stay. Those that are of other predictions are named in a warning.
-
-    Args:
-        folder: Of the label maps.
-        record: Of this prediction, or of this part of it.
-        made_by: What it says.
-        files: Case -> label map, of the cases to be predicted.
 
     Returns:
         Of cases that the same prediction has made before and this call does not make, what its record says of them,

@@ -75,13 +75,6 @@ def facts_of_all(checkpoints: Sequence[tuple[str | Path, Mapping[str, Any]]]) ->
 def check_previous_plan(previous: Plan, name: str, plan: Plan, stage: str, path: Path) -> None:
     """See that a checkpoint is of the previous stage of a plan, and of the same data.
 
-    Args:
-        previous: The checkpoint's plan.
-        name: The checkpoint's configuration.
-        plan: Of the next stage.
-        stage: Of the plan, the configuration that is the previous stage.
-        path: The checkpoint's.
-
     Raises:
         ValueError: It is not; says what differs.
     """
@@ -114,12 +107,6 @@ def given_checkpoints(given: object) -> list[Path]:
 
 def previous_checkpoints(beside: Path, facts: PreviousFacts | None, given: object, stage: str) -> dict[int, Path]:
     """Fold -> checkpoint of the previous stage, each the one of the training, known by its hash.
-
-    Args:
-        beside: A checkpoint of the next stage.
-        facts: What it says of the previous one.
-        given: As of `load_previous`.
-        stage: Configuration of the previous stage.
 
     Raises:
         FileNotFoundError, ValueError: As of `load_previous`.

@@ -58,10 +58,6 @@ class PreviousFacts:
     def of(cls, checkpoint: Mapping[str, Any], path: Path | str) -> Self | None:
         """What a checkpoint says; None of one that has no previous stage.
 
-        Args:
-            checkpoint: Its content.
-            path: Its file, for the message.
-
         Raises:
             ValueError: It says something of another form.
         """

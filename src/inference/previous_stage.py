@@ -72,13 +72,6 @@ class PreviousStage:
     ) -> PreviousStage:
         """Load the networks.
 
-        Args:
-            checkpoints: Fold -> file.
-            held_out: See the class.
-            device: See the class.
-            mirror: As of `members_of`.
-            trusted: As for `load_checkpoint`.
-
         Raises:
             FileNotFoundError, ValueError: See `load_checkpoint` and `members_of`.
         """
@@ -150,9 +143,6 @@ class PreviousStage:
 
     def only_unseen(self, names: Sequence[str]) -> None:
         """Segment from now on each case by the network that did not see it.
-
-        Args:
-            names: Of the cases to come.
 
         Raises:
             ValueError: All networks have seen one of them.

@@ -61,12 +61,6 @@ def finished_cases(
 
     Files are whole or absent, so one that is there is finished, unless it lay there before.
 
-    Args:
-        folder: Of the outputs and the records.
-        cases: With their images as they are now.
-        outputs: Case -> its files.
-        made_by: What a record of the same prediction says.
-
     Raises:
         ValueError: There are files of other networks or options, or it is not known what made them; or some are not
             what was written, for whoever corrected them by hand would lose that.
@@ -149,12 +143,6 @@ def go_on(
     path: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
 ) -> tuple[set[str], dict[str, dict[str, Any]]]:
     """Where a prediction goes on.
-
-    Args:
-        path: Its record; it may be missing.
-        cases: As of `finished_cases`, and so are the others.
-        outputs: Case -> its files.
-        made_by: What a record of the same prediction says.
 
     Returns:
         The cases that are finished; and what the record says of them and of those of earlier calls, see `kept_of`.

@@ -73,11 +73,6 @@ def values_of(labels: Mapping[str, int | Sequence[int]], names: Iterable[str]) -
 def rules_of(content: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]], path: Path) -> list[Rule]:
     """The rules in the content of a file, if they fit a label set.
 
-    Args:
-        content: Of the file, with `KEY`.
-        labels: Class name -> value, or region name -> the values it is made of.
-        path: Of the file, for messages.
-
     Raises:
         ValueError: It holds no rules, or they name a class that the labels lack or number differently.
     """

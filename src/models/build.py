@@ -104,11 +104,6 @@ def check_planned_blocks(network: nn.Module, plan: Plan, configuration: str) -> 
     have counts of their own, which nnU-Net's two usual plans do not change; with a plan for
     the residual encoder that is said.
 
-    Args:
-        network: as built by `build_network`.
-        plan: the one it was built from.
-        configuration: name of the plan's configuration that it was built for.
-
     Raises:
         ValueError: ``n_conv_per_stage`` or ``n_conv_per_stage_decoder`` is neither what the planner writes nor what
             the network has, or the plan is for nnU-Net's residual encoder and the network is its plain one.

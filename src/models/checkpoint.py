@@ -150,10 +150,6 @@ def network_from_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[nn.Module, P
 def datamodule_from_checkpoint(checkpoint: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """The data module that a checkpoint from `load_checkpoint` is scored with; no raw data are opened yet.
 
-    Args:
-        checkpoint: its ``config.data`` is built, without what only training needs.
-        overrides: keys of ``data`` that the user gave.
-
     Raises:
         ValueError: the checkpoint names no data set.
         FileNotFoundError: the raw data set is not there. It is not made: where to write is not the checkpoint's to say.

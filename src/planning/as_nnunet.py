@@ -39,11 +39,6 @@ class Built:
 def plans_of(plan: Plan, name: str, built: Built) -> dict[str, Any]:
     """The content of a plans.json with one configuration.
 
-    Args:
-        plan: The plan.
-        name: Of the configuration.
-        built: Of the network that was trained on it.
-
     Raises:
         PlanError: The older schema cannot say the features per stage.
     """
@@ -66,12 +61,7 @@ def plans_of(plan: Plan, name: str, built: Built) -> dict[str, Any]:
 
 
 def dataset_json_of(plan: Plan, licence: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The content of a dataset.json.
-
-    Args:
-        plan: The plan.
-        licence: See `umamba.export.licence.read_licence`.
-    """
+    """The content of a dataset.json."""
     labels: dict[str, Any] = dict(plan.labels)
     labels |= {region.name: list(region.labels) for region in plan.regions}
     if plan.ignore_label is not None:

@@ -25,12 +25,7 @@ def json_checksum(content: Mapping[str, Any]) -> str:
 
 
 def fault_of(path: Path, expected: str) -> str | None:
-    """What a file has become, in words; None if it is as it was written.
-
-    Args:
-        path: The file.
-        expected: Its `checksum` as it was written.
-    """
+    """What a file has become, in words; None if it is as it was written."""
     found = 0
     try:
         with open(path, "rb") as file:

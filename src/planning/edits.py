@@ -35,11 +35,6 @@ def refuse_idle_edits(plan: Plan, planned: Mapping[str, Any], path: Path) -> Non
 
     A configuration that was added may repeat, or inherit, what the planner recorded of the others.
 
-    Args:
-        plan: As it is now.
-        planned: As it was made, see `Plan.to_dict`.
-        path: Of plan.json, for the message.
-
     Raises:
         PlanError: One was; names all of them, what they were, and what to do instead.
     """

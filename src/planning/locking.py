@@ -56,10 +56,6 @@ def locked(prepared_dir: Path) -> Iterator[None]:
 def disk_errors(prepared_dir: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn errors of a full or read-only disk into a DiskError with the folder, what it has and what is needed.
 
-    Args:
-        prepared_dir: Where is written to.
-        needed: Gives the bytes needed at most, if that is known.
-
     Raises:
         DiskError: the disk was full or could not be written to within the block.
     """

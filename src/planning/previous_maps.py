@@ -70,11 +70,6 @@ class PreviousMaps:
     def write(self, identifier: str, label_map: np.ndarray, patch_size: Sequence[int]) -> None:
         """Keep the map of a case.
 
-        Args:
-            identifier: Name of the case.
-            label_map: (Z, Y, X) integers.
-            patch_size: What will be read at once.
-
         Raises:
             OSError: The disk is full or cannot be written to; nothing half-written is left.
         """

@@ -85,13 +85,7 @@ class RawFiles:
         ]
 
     def note_voxels(self, case: RawCase, folder: Path, marks: Sequence[str]) -> None:
-        """Take over what `voxel_marks` says of a case's files, to be saved.
-
-        Args:
-            case: Of the data set.
-            folder: Of the data set.
-            marks: In the order of its images, then the label.
-        """
+        """Take over what `voxel_marks` says of a case's files, to be saved."""
         if self.records is None:
             return
         for file, voxels in zip(_files(case), marks, strict=True):
@@ -106,25 +100,13 @@ class RawFiles:
 
 
 def contents(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, str]:
-    """What training files hold, as `file_content` says it; read only where the preparation does not know it.
-
-    Args:
-        files: Of a data set.
-        folder: Of the data set.
-        prepared_dir: Of the data set.
-    """
+    """What training files hold, as `file_content` says it; read only where the preparation does not know it."""
     known = _known(files, folder, prepared_dir)
     return {file: known[file]["content"] if file in known else file_content(file) for file in files}
 
 
 def known_voxels(files: Sequence[Path], folder: Path, prepared_dir: Path) -> dict[Path, str]:
-    """What the preparation knows of the voxels of training files, see `umamba.raw.image_marks`; nothing is read.
-
-    Args:
-        files: Of a data set.
-        folder: Of the data set.
-        prepared_dir: Of the data set.
-    """
+    """What the preparation knows of the voxels of training files, see `umamba.raw.image_marks`; nothing is read."""
     known = _known(files, folder, prepared_dir)
     return {file: record["voxels"] for file, record in known.items() if "voxels" in record}
 

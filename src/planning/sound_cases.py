@@ -33,11 +33,6 @@ def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set
     """The cases of a store that are not as they were written; each is said, with what is wrong with it.
 
     Cases that earlier versions wrote have no checksums: that is said, and they count as sound if their files are there.
-
-    Args:
-        folder: The store, in a prepared folder that is locked.
-        identifiers: Cases that are in it.
-        workers: Files to read at once.
     """
     path = folder.parent / _NAME
     known, now = read_json(path), time.time()

@@ -127,9 +127,6 @@ class Store:
     def case(self, identifier: str) -> StoredCase:
         """Open one case: maps the files, decompresses nothing.
 
-        Args:
-            identifier: One of `identifiers`.
-
         Returns:
             The case, whose arrays are read where they are indexed.
 

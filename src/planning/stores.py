@@ -88,11 +88,6 @@ def needed_bytes(prepared_dir: Path, plan: Plan, configuration: Configuration) -
 def store_folder(prepared_dir: Path, data_identifier: str, keys: Mapping[str, str]) -> Path:
     """Where the store of these cases is or will be.
 
-    Args:
-        prepared_dir: Of the data set.
-        data_identifier: Of the plan's configuration.
-        keys: Case name -> key of its content.
-
     Returns:
         The folder named after the keys; or ``data_identifier`` itself, as folders were named before they had a key,
         if exactly these cases are in it.
@@ -110,10 +105,6 @@ def missing_cases(folder: Path, keys: Mapping[str, str]) -> list[str]:
 
 def link_known_cases(folder: Path, keys: Mapping[str, str]) -> set[str]:
     """Take cases from the other stores beside `folder`, where they are undamaged; they keep them too.
-
-    Args:
-        folder: The store that lacks them.
-        keys: Of these cases: name -> key of its content.
 
     Returns:
         The cases that it has now.

@@ -29,10 +29,6 @@ _INTENSITIES = "foreground_intensity_properties_per_channel"
 def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
     """Read a plan file of either kind.
 
-    Args:
-        path: The file.
-        raw: The data set that is to be planned.
-
     Returns:
         The plan; and whether it is of another data set, by name, so that it is still to be moved (`move_plan`).
 
@@ -55,11 +51,6 @@ def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerpr
     The source's normalisation is kept where the number of channels is the same, for its network has learned from images
     of that kind: by place, or by name where channels of these names stand in other places there. With another number
     of channels, or where a name is new then, a channel gets what its name asks for.
-
-    Args:
-        plan: Of the source.
-        description: Of this data set.
-        fingerprint: Of this data set.
     """
     same = len(plan.channel_names) == len(description.channel_names)
     schemes = tuple(scheme_for(name, plan.rule) for name in description.channel_names)

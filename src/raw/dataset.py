@@ -78,9 +78,6 @@ class RawDataset(DatasetDescription):
 
         Hidden files, among them the ``._*`` files that macOS leaves behind, are skipped with one warning.
 
-        Args:
-            folder: The folder that holds dataset.json.
-
         Raises:
             FileNotFoundError: The folder or its dataset.json does not exist.
             DatasetError: dataset.json is malformed, there is no training case, or files do not pair up.
@@ -124,11 +121,6 @@ class RawDataset(DatasetDescription):
 
 def refuse_raw_folders(folder: Path, dataset_dir: Path, key: str) -> None:
     """See that a folder to write into is not a raw data set, does not hold it, and is none of its folders of images.
-
-    Args:
-        folder: To be written into, not necessarily there; links are followed.
-        dataset_dir: The raw data set.
-        key: Of the configuration, for the message.
 
     Raises:
         ValueError: It is.

@@ -55,12 +55,6 @@ class DatasetDescription:
     def read(cls, path: Path | str) -> DatasetDescription:
         """Read a dataset.json.
 
-        Args:
-            path: The file.
-
-        Returns:
-            What it says, checked.
-
         Raises:
             FileNotFoundError: There is no such file.
             DatasetError: The file is no JSON, lacks a key, or its labels are no valid label set.
@@ -170,11 +164,6 @@ def foreground_of(labels: Mapping[str, int], regions: Sequence[Region]) -> dict[
 
 def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, int], tuple[Region, ...], int | None]:
     """Split dataset.json's labels into plain classes or regions, and the ignore label.
-
-    Args:
-        entries: Of the key "labels".
-        order: Of the key "regions_class_order"; None where there is none.
-        path: Of the file, for the message.
 
     Raises:
         DatasetError: They are no valid label set.

@@ -22,12 +22,6 @@ def listed_files(folder: Path, listing: object, path: Path, description: Dataset
 
     Paths are relative to the folder and may, as in nnU-Net, hold variables of the environment: ``$SCANS/a.nii.gz``.
 
-    Args:
-        folder: The data set's.
-        listing: Of the key "dataset".
-        path: Of dataset.json, for the warning.
-        description: What else dataset.json says.
-
     Raises:
         DatasetError: It is malformed, a file does not exist, or one is listed twice where that cannot be meant.
     """

@@ -48,9 +48,6 @@ def count_nonfinite(path: Path) -> int:
     Of other types only the length of the file is checked. The checksum of a compressed file is not compared again:
     `umamba.raw.volume_files.read_voxels` did so when it read the file.
 
-    Args:
-        path: A .nii or .nii.gz that SimpleITK can read.
-
     Raises:
         DatasetError: The file ends before its last voxel, or its compressed data are damaged.
     """

@@ -22,10 +22,6 @@ def origin_faults(
     """Severity and message for each file whose first voxel lies elsewhere than that of the first file.
 
     Voxels are matched by their place in the array: up to `ORIGIN_LIMIT` that is said, beyond it is an error.
-
-    Args:
-        paths: Channels and label of a case.
-        geometries: Theirs.
     """
     if any(is_picture(path) for path in paths):
         return

@@ -33,10 +33,6 @@ class Source:
 def sources_of(content: Mapping[str, Any], path: Path) -> dict[str, Source]:
     """Case -> data set that it is of; empty where dataset.json names none.
 
-    Args:
-        content: Of dataset.json.
-        path: Of that file, for the message.
-
     Raises:
         DatasetError: The entry is malformed.
     """

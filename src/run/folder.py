@@ -79,11 +79,6 @@ class Run:
     def use_data(self, plan: Plan, configuration: str, cases: Mapping[str, Any]) -> None:
         """Keep the cases in the checkpoints to come; only now is it sure, and recorded, that a run goes on.
 
-        Args:
-            plan: of the data as they are now.
-            configuration: of the plan, the one that is trained.
-            cases: which are trained on and validated with, see `umamba.evaluation.held_out.cases_of_training`.
-
         Raises:
             ResumeError: the checkpoint to go on from was trained with another plan or other cases.
         """

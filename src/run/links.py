@@ -20,9 +20,6 @@ def refuse_links(folder: Path) -> None:
     the folder chose. Reading through one (a configuration, a checkpoint, scores) is no danger of this kind: it is done
     with the user's own rights, and nothing is run or passed on of what is read. A hard link cannot be told from a file.
 
-    Args:
-        folder: of a run, not necessarily there.
-
     Raises:
         ResumeError: there is one; the run's log file, if it is not open yet, is not opened any more.
     """

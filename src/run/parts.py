@@ -42,11 +42,6 @@ def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> 
 
     Who is about to start trainings as processes calls this for what it refuses.
 
-    Args:
-        cfg: Of a run.
-        last: Its last checkpoint to come.
-        loggers: Of the run.
-
     Raises:
         ValueError, OSError, ImportError, HydraException: A value is wrong, or asks for what this machine has not.
     """

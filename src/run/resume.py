@@ -69,9 +69,6 @@ def check_last(last: Path) -> None:
 
     Of a run that was killed in its first epoch, between its two checkpoints, no more than that is lost.
 
-    Args:
-        last: Where the run keeps its last checkpoint.
-
     Raises:
         ResumeError: Something else is there, or nothing beside a checkpoint of more than an epoch.
     """
@@ -167,12 +164,7 @@ def check_data(
 
 
 def as_then(now: Any, then: Any) -> Any:
-    """What a call keeps of the cases: the marks of files as a checkpoint has them where they are of the same voxels.
-
-    Args:
-        now: Of `umamba.evaluation.held_out.cases_of_training`.
-        then: Of the checkpoint that the training goes on from.
-    """
+    """What a call keeps of the cases: the marks of files as a checkpoint has them where they are of the same voxels."""
     if isinstance(now, Mapping) and isinstance(then, Mapping):
         return {key: as_then(value, then.get(key)) for key, value in now.items()}
     if isinstance(now, str) and isinstance(then, str) and samples_of(now) != samples_of(then) and are_alike(then, now):

@@ -25,14 +25,7 @@ def is_sweep_job() -> bool:
 
 
 def command_of(script: str | Path, hydra: HydraConf, overrides: Sequence[str], run_dir: Path) -> list[str]:
-    """The command of a run with the config of this call, and where that was found.
-
-    Args:
-        script: To run.
-        hydra: Hydra's own configuration of this call.
-        overrides: Of the run.
-        run_dir: Its folder.
-    """
+    """The command of a run with the config of this call, and where that was found."""
     settings = [line for line in hydra.overrides.hydra if not line.lstrip("+~").startswith(_OF_THE_SWEEP)]
     command = [sys.executable, str(script), *config_options(hydra)]
     return [*command, "hydra.mode=RUN", *settings, *overrides, f"run_dir={quoted(str(run_dir))}"]

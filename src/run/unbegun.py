@@ -69,11 +69,7 @@ def log_sizes(folder: Path) -> dict[Path, int | None]:
 
 
 def restore_logs(sizes: Mapping[Path, int | None]) -> None:
-    """Have log files as they were, and write no more into them; to be called while the folder is this process's.
-
-    Args:
-        sizes: Of `log_sizes`.
-    """
+    """Have log files as they were, and write no more into them; to be called while the folder is this process's."""
     for path, size in sizes.items():
         close_logs(path.parent)
         with suppress(OSError):

@@ -32,9 +32,6 @@ def follow_moved(folder: Path) -> int:
     Args:
         folder: of the run; what W&B has written is in its wandb/.
 
-    Returns:
-        How many paths were corrected.
-
     Raises:
         FileNotFoundError: there is no offline record, or a file that one names is not in the folder.
         ValueError: a record cannot be read.

@@ -22,11 +22,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def speaking_of(config: DictConfig) -> Iterator[None]:
-    """Have ``${hydra:...}`` speak of a job.
-
-    Args:
-        config: Of the job, with Hydra's own.
-    """
+    """Have ``${hydra:...}`` speak of a job."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
@@ -37,10 +33,6 @@ def speaking_of(config: DictConfig) -> Iterator[None]:
 
 def check_settings(configs: Sequence[DictConfig], jobs: Sequence[SweepJob]) -> None:
     """Refuse what the process of a job would refuse on this machine, but for what it says of the data.
-
-    Args:
-        configs: Of the jobs, with Hydra's own.
-        jobs: In the same order.
 
     Raises:
         ValueError, OSError, ImportError, HydraException: See `check_options` and `build_parts`.

@@ -63,11 +63,6 @@ def submit(
 def check_options(*, sbatch: Mapping[str, Any], at_once: int | None, really: bool) -> dict[str, Any]:
     """See that jobs can be submitted so, before anything is written.
 
-    Args:
-        sbatch: As of `submit`, and so are the others.
-        at_once: As of `submit`.
-        really: As of `submit`.
-
     Returns:
         The options by their long names, without those that are not said.
 

@@ -72,12 +72,7 @@ def case_key(case: RawCase, description: DatasetDescription) -> str:
 
 
 def examine(job: tuple[RawCase, str], description: DatasetDescription) -> CaseFacts:
-    """Read a case and gather its facts; what is wrong becomes a finding, not an exception.
-
-    Args:
-        job: the case, and its split "Tr" or "Ts".
-        description: what dataset.json says.
-    """
+    """Read a case and gather its facts; what is wrong becomes a finding, not an exception."""
     case, split = job
     facts_of = functools.partial(CaseFacts, key=case_key(case, description), case=case.identifier, split=split)
     try:

@@ -35,11 +35,6 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
     """Write a PNG with the most labelled slice of up to 24 cases; cases with findings come first, with what was found.
 
     Volumes are turned as radiologists look at them, see `view_of`. Few cases are drawn larger.
-
-    Args:
-        path: file to write.
-        cases: with their split.
-        report: of these cases.
     """
     found: dict[str, dict[str, str]] = defaultdict(dict)  # case -> kind -> severity, errors first
     for finding in sorted(report.findings, key=lambda finding: finding.severity != "error"):

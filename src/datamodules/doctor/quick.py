@@ -25,12 +25,6 @@ def quick_check(dataset: RawDataset | Path | str) -> list[Finding]:
     as their headers state them and where their axes point (volumes), and files that are in training and test, byte by
     byte.
 
-    Args:
-        dataset: Raw data set, opened or its folder.
-
-    Returns:
-        The warnings, which are logged too.
-
     Raises:
         FileNotFoundError: There is no raw data set.
         DatasetError: It has faults; up to ten are listed.

@@ -25,9 +25,6 @@ def repair_label(case: RawCase, how: str) -> Path:
         how: "resample_label" trusts the label's header and resamples by nearest neighbour; "copy_header" trusts its
             voxels and gives them the image's header.
 
-    Returns:
-        Where the original is kept.
-
     Raises:
         DatasetError: a file that is cut off; pictures, which have no geometry; another number of voxels (copy_header);
             grids that hardly overlap (resample_label).

@@ -171,12 +171,6 @@ def source_or_zenodo(source: Path | None, target: Path, record: int, names: list
 def download_from_zenodo(record: int, names: list[str], folder: Path, *, api: str = ZENODO) -> list[Path]:
     """Fetch files of a public Zenodo record, verified with the checksums that the record lists.
 
-    Args:
-        record: number in the record's address.
-        names: files wanted.
-        folder: where to put them.
-        api: address of a record's description, with `{record}` for its number.
-
     Raises:
         DownloadError: the record cannot be read, lacks a file, or a download fails.
     """

@@ -144,19 +144,7 @@ def prepare(
     num_training: int = 12,
     num_test: int = 4,
 ) -> Path:
-    """Generate the phantom data set.
-
-    Args:
-        source: must be None: there is nothing to read.
-        target: folder to make, in nnU-Net's raw layout.
-        workers: processes; 0 generates in this one (16 volumes take about two seconds).
-        seed: another seed gives other cases.
-        num_training: cases to train on.
-        num_test: cases to test with.
-
-    Raises:
-        ValueError: `source` was given.
-    """
+    """Generate the phantom data set."""
     if source is not None:
         raise ValueError(f"source={source}: the phantom is generated; leave source out")
 

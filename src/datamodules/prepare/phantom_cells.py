@@ -71,19 +71,7 @@ def prepare(
     num_training: int = 20,
     num_test: int = 6,
 ) -> Path:
-    """Generate the phantom cells.
-
-    Args:
-        source: must be None: there is nothing to read.
-        target: folder to make, in nnU-Net's raw layout with instancesTr and instancesTs.
-        workers: processes; 0 generates in this one (26 images take about a second).
-        seed: another seed gives other images.
-        num_training: images to train on.
-        num_test: images to test with.
-
-    Raises:
-        ValueError: `source` was given.
-    """
+    """Generate the phantom cells."""
     if source is not None:
         raise ValueError(f"source={source}: the phantom is generated; leave source out")
     recipe = {"seed": seed, "training": num_training, "test": num_test}

@@ -86,18 +86,7 @@ def dataset_json(
     reference: str,
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
-    """nnU-Net's dataset.json, and beside its keys where the data come from and what they may be used for.
-
-    Args:
-        name: of the data set.
-        channel_names: one per channel; they decide the normalisation.
-        labels: names of classes 1, 2, ...; the background is added.
-        num_training: training cases.
-        file_ending: of images and labels, with its dot.
-        licence: of the data, as their owners state it.
-        reference: paper or page to cite.
-        provenance: what was read (archive names, checksums, counts) and what was done to it.
-    """
+    """nnU-Net's dataset.json, and beside its keys where the data come from and what they may be used for."""
     return {
         "name": name,
         "channel_names": {str(index): channel for index, channel in enumerate(channel_names)},

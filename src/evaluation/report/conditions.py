@@ -27,10 +27,6 @@ def beyond_networks(networks: Sequence[str], facts: Sequence[Mapping[str, Any]])
     Left out is what is a network's own: its options, optimiser, schedule and precision, and a planned patch rounded up
     as it needs.
 
-    Args:
-        networks: Name of the model config of each run.
-        facts: Of each run, see `umamba.evaluation.identity.facts_of`.
-
     Returns:
         Those of the configuration first; empty if there is one network only.
     """

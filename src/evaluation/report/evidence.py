@@ -64,9 +64,6 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
         folder: Of its records, see `umamba.evaluation.report.records`; words.md in it is taken into the page.
         output: Gets what is made; None for the folder itself.
 
-    Returns:
-        Path of README.md.
-
     Raises:
         FileNotFoundError: There is no record.
         ValueError: All are broken or without a score, or the runs of a data set cannot be compared.

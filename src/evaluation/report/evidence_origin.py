@@ -20,13 +20,7 @@ _COMMAND = (
 
 
 def made(records: Sequence[Mapping[str, Any]], faults: Mapping[str, str], titles: Mapping[str, str]) -> str:
-    """The section of a page that says what was run, on what, how often it was interrupted, and what does not count.
-
-    Args:
-        records: Those that count.
-        faults: Name of those that do not -> why.
-        titles: Name of a data set -> what it is called.
-    """
+    """The section of a page that says what was run, on what, how often it was interrupted, and what does not count."""
     lines = []
     for setting, title in titles.items():
         part = [record for record in records if record["dataset"] == setting]

@@ -140,11 +140,6 @@ def cost_figure(scores: pd.DataFrame, costs: pd.DataFrame, metric: str) -> Figur
 def effect_figure(compared: pd.DataFrame, metric: str, reference: str) -> Figure | None:
     """Mean difference of each network to one of them over the cases, with its 95 % bootstrap interval.
 
-    Args:
-        compared: Of `compare_networks`, all pairs of one data set.
-        metric: What was compared.
-        reference: The network that the others are compared with.
-
     Returns:
         None if no other network has a case in common with it.
     """

@@ -80,12 +80,7 @@ def network_means(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_rank(means: pd.Series, infinite: pd.Series) -> pd.Series:
-    """Means by which a best one is found: infinite where anything infinite was left out, the worst of a distance.
-
-    Args:
-        means: Of a metric, by network.
-        infinite: How many of its scores were left out, by network.
-    """
+    """Means by which a best one is found: infinite where anything infinite was left out, the worst of a distance."""
     return means.mask(infinite > 0, np.inf)
 
 

@@ -110,13 +110,7 @@ def paper_numbers(scores: pd.DataFrame, number: int, published: Mapping[str, Any
 
 
 def for_programs(table: pd.DataFrame, metric: str = "", unit: str = "") -> pd.DataFrame:
-    """A table of numbers as it is written: networks by their titles, the unit of distances in the columns' names.
-
-    Args:
-        table: With the columns network and, of a comparison, other.
-        metric: What a table of differences compares.
-        unit: Of distances, from `distance_unit`.
-    """
+    """A table of numbers as it is written: networks by their titles, the unit of distances in the columns' names."""
     written = table.assign(**{name: table[name].map(title_of) for name in ("network", "other") if name in table})
     compared = ("difference", "low", "high") if metric in INFINITE else ()
     of_distance = tuple(f"{name}_{kind}" for name in INFINITE for kind in ("mean", "sd", "low", "high", "sd_runs"))

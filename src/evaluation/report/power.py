@@ -41,13 +41,7 @@ def doubts_of_tests(cases: int, comparisons: int) -> list[str]:
 
 
 def doubts_of_ranks(networks: int, rows: int, called: str) -> str:
-    """What to say where no two networks' mean ranks can be further apart than Nemenyi's critical difference; else "".
-
-    Args:
-        networks: That are ranked, two or more.
-        rows: That the ranks are averaged over.
-        called: What a row is, as "data set".
-    """
+    """What to say where no two networks' mean ranks can be further apart than the critical difference; else ""."""
     critical, furthest = critical_difference(networks, rows), networks - 1
     if critical < furthest:
         return ""

@@ -46,12 +46,7 @@ def paper_table(numbers: pd.DataFrame, number: int, published: Mapping[str, Any]
 
 
 def published_elsewhere(published: Mapping[str, Any], datasets: Sequence[str]) -> pd.DataFrame:
-    """Scores that others report on one of these data sets, which is known by its name in theirs; empty if none is.
-
-    Args:
-        published: What `load_published` gives.
-        datasets: Names; "Dataset218_ACDC" is "ACDC".
-    """
+    """Scores that others report on one of these data sets, which is known by its name in theirs; empty if none is."""
     names = {name.rsplit("_", 1)[-1].upper() for name in datasets}
     columns = published["revisited"]["columns"]
     kept = [index for index, name in enumerate(columns) if name.upper() in names]

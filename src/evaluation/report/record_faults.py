@@ -25,9 +25,6 @@ _UNCOUNTED = 20.0  # s of a start that its runner may not have counted before it
 def fault_of(record: Mapping[str, Any]) -> str:
     """What is wrong with a record, in words; "" if nothing is.
 
-    Args:
-        record: As its file has it, with all keys.
-
     Raises:
         KeyError, TypeError, ValueError: It has another form.
     """

@@ -121,13 +121,7 @@ def compare_networks(
 
 
 def pair_of(compared: pd.DataFrame, network: str, other: str) -> dict[str, Any] | None:
-    """The row of `compare_networks` of two networks, in this direction whichever it was made in; None if there is none.
-
-    Args:
-        compared: Of `compare_networks`, or some of its rows.
-        network: Whose difference to the other it is.
-        other: The other.
-    """
+    """The row of `compare_networks` of two networks, in this direction whichever it was made in; None without one."""
     forward = compared[(compared["network"] == network) & (compared["other"] == other)].to_dict("records")
     if forward:
         return {str(key): value for key, value in forward[0].items()}

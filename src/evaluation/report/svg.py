@@ -32,14 +32,7 @@ class Point:
 
 
 def cost_panels(panels: Mapping[str, Sequence[Point]], titles: Mapping[str, str], x_title: str, y_title: str) -> str:
-    """Panels of points with error bars, cost on a logarithmic axis.
-
-    Args:
-        panels: Title -> its points.
-        titles: Network -> what the legend calls it, in the legend's order.
-        x_title: Of the axes of cost.
-        y_title: Of the axes of score.
-    """
+    """Panels of points with error bars, cost on a logarithmic axis."""
     marks = {n: (network_colour(i), _SHAPES[i % len(_SHAPES)]) for i, n in enumerate(titles)}
     columns = min(_PER_ROW, len(panels))
     width = columns * (_WIDTH + _GAP) + 10

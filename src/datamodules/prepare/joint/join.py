@@ -35,13 +35,6 @@ _SHOWN = 5
 def join(sources: Mapping[str, Path], target: Path, wishes: LabelWishes, *, images: str, workers: int = 0) -> Path:
     """Make one raw data set of several; one that is there is kept if it is what would be made.
 
-    Args:
-        sources: Name -> raw data set, two or more.
-        target: Folder to make.
-        wishes: About labels.
-        images: "link" or "copy".
-        workers: Processes.
-
     Raises:
         FileNotFoundError: A data set is not there.
         DatasetError: The data sets do not go together; names what differs.
