@@ -91,6 +91,19 @@ def write_json(content: object, path: Path | str) -> None:
     write_text(json.dumps(content, indent=2) + "\n", path)
 
 
+def load_json(path: Path | str, fault: type[ValueError] = ValueError) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is no JSON; a `fault`, which names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise fault(f"{path} is not valid JSON ({error}). Correct the file.") from error
+
+
 def read_json(path: Path | str) -> dict[str, Any]:
     """The JSON object in a file that may be missing, cut off or something else, which all give an empty one.
 
@@ -98,7 +111,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
         OSError: The file is there and cannot be read.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = load_json(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

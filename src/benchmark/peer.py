@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from umamba.files import write_text
+from umamba.files import load_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,10 @@ class Peer:
         result = folder / "results" / self.dataset_dir.name / name / "fold_0" / "benchmark_result.json"
         result.unlink(missing_ok=True)
         self._run(folder, _TRAIN, self._number, configuration, "0", "-tr", trainer)
-        (found,) = json.loads(result.read_text(encoding="utf-8")).values()
+        (found,) = load_json(result).values()
         if not isinstance(found["fastest_epoch"], float):
             raise RuntimeError(f"nnU-Net says: {found['fastest_epoch']} See {folder / 'log.txt'}.")
-        plan = json.loads((prepared / f"{_PLANS}.json").read_text(encoding="utf-8"))["configurations"][configuration]
+        plan = load_json(prepared / f"{_PLANS}.json")["configurations"][configuration]
         return {
             "data": data,
             "configuration": configuration,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from umamba.benchmark.measure import identity
 from umamba.benchmark.verdict import markdown
-from umamba.files import write_json, write_text
+from umamba.files import load_json, write_json, write_text
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -21,7 +20,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = load_json(path)
         _ = [identity(row) for row in rows], markdown(rows)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} holds no rows of this benchmark. Move it away, or set another output.") from error

@@ -19,7 +19,7 @@ from rich.progress import track
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.read_pair import read_pair
-from umamba.files import write_text
+from umamba.files import load_json, write_text
 from umamba.inference.rules import KEY, Rule, apply_rules, rules_to_plain, values_of
 from umamba.raw.readers import read_label, write_label
 
@@ -103,7 +103,7 @@ def refuse_fitted(path: Path | str, cases: Sequence[str]) -> None:
     Raises:
         ValueError: They were; names the cases.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = load_json(path)
     fitted = sorted(set(content.get("fitted_on", cases)) & set(cases))
     if fitted:
         raise ValueError(

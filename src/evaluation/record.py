@@ -17,7 +17,7 @@ from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.scoring import Labelling, Scoring
 from umamba.evaluation.tables import RECORD
-from umamba.files import write_text
+from umamba.files import load_json, write_text
 from umamba.raw.file_identity import are_same, parts_of
 
 VERSION = 2
@@ -229,7 +229,7 @@ def is_scored(
         scoring: Whose growth they must have, and those of protocol standard its NSD tolerances; None asks for any.
     """
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = load_json(folder / RECORD)
         kept = record.get("checkpoints_sha256"), record.get("scores_sha256")
         paths = [checkpoint] if isinstance(checkpoint, Path) else checkpoint
         if kept != ([digest_of(path) for path in paths], digest_of(folder / "scores.csv")):

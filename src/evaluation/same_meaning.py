@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from umamba.evaluation.members import Member
-from umamba.files import read_json
+from umamba.files import load_json, read_json
 from umamba.inference.record import find_records
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription, parse_labels
@@ -118,8 +117,8 @@ def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             ) from error
     path = folder / "dataset.json"
     if path.is_file():
+        content = load_json(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             classes, merged, _ = parse_labels(content.get("labels"), content.get("regions_class_order"), path)
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no dataset.json ({error}). Correct it or remove it.") from error

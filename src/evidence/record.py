@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from umamba.evaluation.report.record_faults import OWN_HASH, hash_of, rounded, s
 from umamba.evaluation.report.records import VERSION
 from umamba.evaluation.tables import metrics_of
 from umamba.evidence.manifest import Wanted
-from umamba.files import content_hash
+from umamba.files import content_hash, load_json, read_json
 from umamba.raw.image_marks import of_files
 from umamba.run.folder import last_checkpoint
 
@@ -50,11 +49,11 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
     last = last_checkpoint(folder)
     if not is_scored(last, folder / "tables"):
         raise ValueError(f"{folder / 'tables'} has no scores of {last}.")
-    run = json.loads((folder / "tables" / "run.json").read_text(encoding="utf-8"))
+    run = load_json(folder / "tables" / "run.json")
     if run["seed"] != wanted.seed:
         raise ValueError(f"{folder} holds a run of seed {run['seed']}, not {wanted.seed}.")
     scores = read_scores(folder / "tables" / "scores.csv")
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    provenance = load_json(folder / "provenance.json")
     checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     cases = checkpoint.get("cases") or {}
     training = run["members"][0]["training"]
@@ -86,7 +85,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
 def _cost(measured: Mapping[str, Any], folder: Path, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What run.json says and what the runner measured; hours and energy are shares where a GPU was shared."""
     path = folder / "cost.json"
-    epochs = json.loads(path.read_text(encoding="utf-8")).get("epoch_seconds", []) if path.is_file() else []
+    epochs = read_json(path).get("epoch_seconds", [])
     steps = attempts[-1].get("step")
     per_epoch = steps / len(epochs) if steps and epochs else None
     energy = [one["energy_wh"] for one in attempts if one.get("energy_wh") is not None]

@@ -13,7 +13,6 @@ if __name__ == "__main__":
     exit_with_help(__doc__, "planning")  # before the imports that take seconds
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from umamba.files import check_takes_files, refuse_input
+from umamba.files import check_takes_files, load_json, refuse_input
 from umamba.locations import CONFIGS
 from umamba.plain import check_option_types, to_plain
 from umamba.planning.fingerprint import Fingerprint
@@ -66,7 +65,7 @@ def check_output(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     if output.exists():
         try:
-            is_plan = "configurations" in json.loads(output.read_text(encoding="utf-8"))
+            is_plan = "configurations" in load_json(output)
         except (ValueError, TypeError):
             is_plan = False
         if not is_plan:

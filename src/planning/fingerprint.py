@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from umamba.files import load_json
 from umamba.planning.intensities import Intensities, Sample, draw, statistics
 from umamba.raw.cropping import crop_to_nonzero
 from umamba.raw.description import DatasetError
@@ -107,9 +107,10 @@ class Fingerprint:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no fingerprint at {path}.")
+        content = load_json(path, DatasetError)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (DatasetError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            return cls.from_dict(content)
+        except DatasetError as error:
             raise DatasetError(f"{path}: {error}") from error
 
 

@@ -6,11 +6,11 @@ they are arguments under "architecture".
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from umamba.files import load_json
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.plain_plan import inherit
@@ -96,10 +96,7 @@ def read_plan_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no plan at {path}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path} is not valid JSON ({error}).") from error
+    return load_json(path, PlanError)
 
 
 def is_of_nnunet(content: Any) -> bool:

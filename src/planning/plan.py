@@ -7,13 +7,12 @@ configuration in the JSON file may hold ``"inherits_from": "<other configuration
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from umamba.files import content_hash, write_json
+from umamba.files import content_hash, load_json, write_json
 from umamba.planning.cascade import why_none
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
@@ -168,9 +167,10 @@ class Plan:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no plan at {path}. Make one with: python -m umamba.planning data=<name>")
+        content = load_json(path, PlanError)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (PlanError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            return cls.from_dict(content)
+        except PlanError as error:
             raise PlanError(f"{path}: {error}") from error
 
     def hash(self) -> str:

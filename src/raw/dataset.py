@@ -7,7 +7,6 @@ three channels), labels ``NAME.ext``.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import dataclass, fields, replace
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import Self
 
 from umamba.names import name_fault
-from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, DatasetDescription, DatasetError, raise_faults
+from umamba.raw.description import (
+    PICTURE_ENDINGS,
+    VOLUME_ENDINGS,
+    DatasetDescription,
+    DatasetError,
+    raise_faults,
+    read_dataset_json,
+)
 from umamba.raw.listing import listed_files
 from umamba.raw.sources import Source, sources_of
 
@@ -86,8 +92,8 @@ class RawDataset(DatasetDescription):
         if not folder.is_dir():
             raise FileNotFoundError(f"The raw data set folder {folder} does not exist. Check data.dataset_dir.")
         path = folder / "dataset.json"
-        description = DatasetDescription.read(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_dataset_json(path)
+        description = DatasetDescription.of(content, path)
         explicit = content.get("dataset")
         if explicit:
             training = _listed_cases(folder, explicit, path, description)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from umamba.files import load_json
 from umamba.raw.regions import Region, region_fault, values_of
 from umamba.words import listed
 
@@ -59,17 +59,7 @@ class DatasetDescription:
             FileNotFoundError: There is no such file.
             DatasetError: The file is no JSON, lacks a key, or its labels are no valid label set.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist. A raw data set needs a dataset.json with channel_names, labels, numTraining "
-                "and file_ending beside imagesTr and labelsTr."
-            )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{path} is not valid JSON ({error}). Correct the file.") from error
-        return DatasetDescription.of(content, path)
+        return DatasetDescription.of(read_dataset_json(path), path)
 
     @classmethod
     def of(cls, content: object, path: Path | str) -> DatasetDescription:
@@ -78,9 +68,7 @@ class DatasetDescription:
         Raises:
             DatasetError: See `read`.
         """
-        if not isinstance(content, dict):
-            raise DatasetError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
-        return DatasetDescription(**_parse_description(content, Path(path)))
+        return DatasetDescription(**_parse_description(_object(content, path), Path(path)))
 
     @property
     def num_label_entries(self) -> int:
@@ -104,6 +92,27 @@ class DatasetDescription:
         if self.ignore_label is not None:
             values.add(self.ignore_label)
         return frozenset(values)
+
+
+def read_dataset_json(path: Path | str) -> dict[str, Any]:
+    """The content of a dataset.json as it is, unchecked.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DatasetError: It holds no JSON object.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. A raw data set needs a dataset.json with channel_names, labels, numTraining "
+            "and file_ending beside imagesTr and labelsTr."
+        )
+    return _object(load_json(path, DatasetError), path)
+
+
+def _object(content: object, path: Path | str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
+    return content
 
 
 _OLDER = (

@@ -24,6 +24,16 @@ _HEADER_BYTES = 540  # of NIfTI-2; the 348 of NIfTI-1 are less
 _TRAILING = 1 << 24  # bytes after the last voxel that are read; a file that goes on for ever is not followed
 _FIRST_VOXEL = 352  # at least, after the header
 _HEADER_DAMAGES: tuple[type[Exception], ...] = (*DAMAGES, struct.error, ValueError, OverflowError)
+# The fields of both headers that are read, as nifti1.h and nifti2.h have them
+_NAMES = ("dim", "datatype", "bitpix", "pixdim", "vox_offset", "slope", "inter", "sform_code", "sform")
+_NIFTI_1 = np.dtype({
+    "names": _NAMES, "formats": ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "i2", "(3,4)f4"],
+    "offsets": [40, 70, 72, 76, 108, 112, 116, 254, 280], "itemsize": 348,
+})  # fmt: skip
+_NIFTI_2 = np.dtype({
+    "names": _NAMES, "formats": ["8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "(3,4)f8"],
+    "offsets": [16, 12, 14, 104, 168, 176, 184, 348, 400], "itemsize": 540,
+})  # fmt: skip
 _FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI datatype codes
 _WHOLE_TYPES = {2: "u1", 4: "i2", 8: "i4", 256: "i1", 512: "u2", 768: "u4"}
 
@@ -36,8 +46,7 @@ def is_nifti(path: Path) -> bool:
 def is_nifti_2(path: Path) -> bool:
     """Whether the header of a file says that it is of NIfTI-2; False where it cannot be read."""
     try:
-        with _opened(path) as file:
-            return _form(file.read(_HEADER_BYTES))[1]
+        return _form(_header_bytes(path))[1]
     except _HEADER_DAMAGES:
         return False
 
@@ -112,14 +121,12 @@ def read_whole_numbers(path: Path, shape: Sequence[int]) -> np.ndarray | None:
 
 def _stored_as_is(path: Path) -> np.dtype | None:
     """The type of voxels that are whole numbers without a scale, of NIfTI-1 in one file."""
-    with _opened(path) as file:
-        header = file.read(_HEADER_BYTES)
-    order, _ = _form(header)
-    (code,) = struct.unpack_from(f"{order}h", header, 70)
-    slope, inter = struct.unpack_from(f"{order}2f", header, 112)
-    if code not in _WHOLE_TYPES or slope not in (0, 1) or inter != 0 or header[344:348] != b"n+1\0":
+    block = _header_bytes(path)
+    header, (order, is_2) = _read_header(block), _form(block)
+    code = int(header["datatype"])
+    if is_2 or code not in _WHOLE_TYPES or header["slope"] not in (0, 1) or header["inter"] != 0:
         return None
-    return np.dtype(order + _WHOLE_TYPES[code])
+    return np.dtype(order + _WHOLE_TYPES[code]) if block[344:348] == b"n+1\0" else None
 
 
 def sizes_of_voxel(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -128,23 +135,22 @@ def sizes_of_voxel(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | 
     Returns:
         None if there is no sform, or the header is no NIfTI header.
     """
-    with _opened(path) as file:
-        header = file.read(_HEADER_BYTES)
-    order, is_2 = _form(header)
-    code, rows = ("i", header[400:496]) if is_2 else ("h", header[280:328])
-    at = 348 if is_2 else 254
-    if struct.unpack_from(f"{order}{code}", header, at)[0] <= 0:
+    header = _read_header(_header_bytes(path))
+    if header["sform_code"] <= 0:
         return None
-    matrix = np.array(struct.unpack(f"{order}12{'d' if is_2 else 'f'}", rows)).reshape(3, 4)[:, :3]
-    _, pixdim = _read_layout(header)
-    lengths = np.linalg.norm(matrix, axis=0)[: len(pixdim)]
+    pixdim = _voxel_size(header)
+    lengths = np.linalg.norm(header["sform"][:, :3].astype(float), axis=0)[: len(pixdim)]
     return tuple(abs(size) for size in pixdim), tuple(lengths.tolist())
 
 
 def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
+    """The type of the voxels if it is a floating one, else None; where they start, and how many bytes they take."""
     try:
-        with _opened(path) as file:
-            layout, voxel_size = _read_layout(file.read(_HEADER_BYTES))
+        header = _read_header(_header_bytes(path))
+        dim, code = header["dim"].tolist(), int(header["datatype"])
+        size = math.prod(dim[1 : dim[0] + 1]) * int(header["bitpix"]) // 8
+        dtype = np.dtype(header.dtype["datatype"].byteorder + _FLOAT_TYPES[code]) if code in _FLOAT_TYPES else None
+        layout, voxel_size = (dtype, int(header["vox_offset"]), size), _voxel_size(header)
     except _HEADER_DAMAGES as error:
         raise _damaged(path, error) from error
     # A negative size is taken without its sign, as other readers do.
@@ -209,24 +215,18 @@ def _form(header: bytes) -> tuple[str, bool]:
     return order, struct.unpack(f"{order}i", header[:4])[0] == 540
 
 
-def _read_layout(header: bytes) -> tuple[tuple[np.dtype | None, int, int], tuple[float, ...]]:
-    """How the voxels lie in the file, and how large they are.
+def _header_bytes(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read(_HEADER_BYTES)
 
-    Returns:
-        Their type if it is a floating one, else None, where they start and how many bytes they take; and the voxel
-        size (x, y[, z]).
-    """
-    order, is_2 = _form(header)
-    if is_2:
-        datatype, bits = struct.unpack(f"{order}2h", header[12:16])
-        dim = struct.unpack(f"{order}8q", header[16:80])
-        pixdim = struct.unpack(f"{order}8d", header[104:168])
-        (offset,) = struct.unpack(f"{order}q", header[168:176])
-    else:
-        dim = struct.unpack(f"{order}8h", header[40:56])
-        datatype, bits = struct.unpack(f"{order}2h", header[70:74])
-        pixdim = struct.unpack(f"{order}8f", header[76:108])
-        (offset,) = struct.unpack(f"{order}f", header[108:112])
-    dtype = np.dtype(order + _FLOAT_TYPES[datatype]) if datatype in _FLOAT_TYPES else None
-    layout = (dtype, int(offset), math.prod(dim[1 : dim[0] + 1]) * bits // 8)
-    return layout, pixdim[1 : min(dim[0], 3) + 1]
+
+def _read_header(block: bytes) -> np.void:
+    """The fields of a header by their names."""
+    order, is_2 = _form(block)
+    kind = _NIFTI_2 if is_2 else _NIFTI_1
+    return np.frombuffer(block, kind.newbyteorder(order), 1)[0]
+
+
+def _voxel_size(header: np.void) -> tuple[float, ...]:
+    """(x, y[, z]) as pixdim has it."""
+    return tuple(header["pixdim"][1 : min(int(header["dim"][0]), 3) + 1].tolist())

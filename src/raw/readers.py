@@ -6,7 +6,6 @@ without physical size gets spacing (999, 1, 1), as nnU-Net's readers give it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from umamba.files import write_json
+from umamba.files import load_json, write_json
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite, is_nifti
@@ -244,7 +243,7 @@ def _stack_spacing(path: Path) -> tuple[float, ...]:
     for file in candidates:
         if file.is_file():
             try:
-                spacing = tuple(abs(float(value)) for value in json.loads(file.read_text(encoding="utf-8"))["spacing"])
+                spacing = tuple(abs(float(value)) for value in load_json(file)["spacing"])
             except (ValueError, TypeError, KeyError):
                 spacing = ()
             if len(spacing) == 3 and all(math.isfinite(value) and value > 0 for value in spacing):

@@ -209,7 +209,7 @@ def test_files_that_are_no_plan(tmp_path):
     with pytest.raises(FileNotFoundError, match="no plan at .*plan.json. Make one with: python -m umamba.planning"):
         Plan.load(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(PlanError, match="plan.json: "):
+    with pytest.raises(PlanError, match="plan.json is not valid JSON"):
         Plan.load(tmp_path / "plan.json")
 
 

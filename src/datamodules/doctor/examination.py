@@ -17,7 +17,7 @@ from umamba.files import atomic_file
 from umamba.parallel import map_cases, track
 from umamba.raw.checks import Finding
 from umamba.raw.dataset import RawCase, RawDataset, pair_files, test_split
-from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.description import DatasetDescription, DatasetError, read_dataset_json
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def list_cases(folder: Path, description: DatasetDescription) -> tuple[list[tupl
     def error(message: str) -> None:
         findings.append(Finding(case="", kind="files", severity="error", message=message))
 
-    if json.loads((folder / "dataset.json").read_text(encoding="utf-8")).get("dataset"):
+    if read_dataset_json(folder / "dataset.json").get("dataset"):
         try:
             raw = RawDataset.open(folder)  # files listed in dataset.json, not found by name
             cases = [(case, "Tr") for case in raw.training_cases] + [(case, "Ts") for case in raw.test_cases]

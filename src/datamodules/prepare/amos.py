@@ -33,18 +33,8 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     """Turn the MRI part of AMOS 2022 as its owners distribute it into the raw layout.
 
     Training cases are the 40 MRI of AMOS's training and the 20 of its validation part, as in the paper; the MRI of
-    its test part go to imagesTs without labels, which are not published.
-
-    Args:
-        source: `amos22.zip` or a folder with it or its content; or "zenodo" to download it to `downloads/` beside
-            `target`.
-        target: folder to make.
-        workers: processes; 0 works in this one.
-        incomplete: accept other counts than 40 + 20 scans.
-
-    Raises:
-        FileNotFoundError: nothing to read; the message says what to get where.
-        ValueError: counts, labels or geometry are not what they should be.
+    its test part go to imagesTs without labels, which are not published. `source` is `amos22.zip` or a folder with it
+    or its content; or "zenodo" to download it to `downloads/` beside `target`.
     """
 
     def write(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from umamba.datamodules.prepare.download import download
 from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.datamodules.prepare.volumes import case_files, check_written, copy_file, describe, split_channels
-from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.description import DatasetDescription, DatasetError, read_dataset_json
 
 LICENCE = "CC-BY-SA 4.0"
 REFERENCE = "Antonelli et al., The Medical Segmentation Decathlon, Nat. Commun. 13, 4128 (2022)"
@@ -37,17 +36,11 @@ def prepare(
 ) -> Path:
     """Turn a Decathlon task as its owners distribute it into the raw layout.
 
-    Args:
-        source: `TaskNN_Name.tar`, or a folder with it or with its content; None downloads it to `downloads/` beside
-            `target`.
-        target: folder to make.
-        task: name of the task.
-        workers: processes; 0 works in this one.
-        incomplete: accept fewer cases than dataset.json lists.
+    `source` is `TaskNN_Name.tar`, or a folder with it or with its content; None downloads it to `downloads/` beside
+    `target`.
 
     Raises:
         DownloadError: the download failed.
-        FileNotFoundError, ValueError: `source` is not what it should be; the message says what was expected.
     """
 
     def write(folder: Path) -> dict[str, Any]:
@@ -62,7 +55,7 @@ def prepare(
                     f"{data}: expected {task}/dataset.json beside imagesTr, found {len(described)} of them"
                 )
             root = described[0].parent
-            meta = json.loads(described[0].read_text(encoding="utf-8"))
+            meta = read_dataset_json(described[0])
             channels, labels = (_in_order(meta, key, described[0]) for key in ("modality", "labels"))
             images = find_files([root], "imagesTr/*.nii.gz")
             check_count(len(images), int(meta["numTraining"]), "training images", data, incomplete=incomplete)

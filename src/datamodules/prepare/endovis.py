@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.datamodules.prepare.volumes import copy_file
-from umamba.files import atomic_file
+from umamba.datamodules.splits import SPLITS_FILE
+from umamba.files import write_json
 from umamba.raw.description import DatasetError
 from umamba.raw.pictures import write_picture
 
@@ -39,16 +39,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
 
     The official split: 225 frames of each of videos 1 to 8 for training; the other 75 of each and videos 9 and 10
     for testing. Folds (splits_final.json) hold out whole videos.
-
-    Args:
-        source: folder with the zips or their content.
-        target: folder to make.
-        workers: processes; 0 works in this one.
-        incomplete: accept other counts than 1800 training and 1200 or 0 test frames.
-
-    Raises:
-        FileNotFoundError: nothing to read; the message says what to get where.
-        ValueError: counts, sizes or labels are not what they should be.
+    `source` is a folder with the zips or their content.
     """
 
     def wanted(name: str) -> bool:
@@ -69,8 +60,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
             jobs: list[tuple[str, Path, Path | None]] = [("Tr", frame, None) for frame in training]
             jobs += [("Ts", frame, types.get(key(frame))) for frame in test]
             for_each(functools.partial(_write_case, folder), jobs, workers=workers, description="EndoVis 2017")
-        with atomic_file(folder / "splits_final.json") as path:
-            path.write_text(json.dumps(split_by_video(key(frame) for frame in training), indent=1))
+        write_json(split_by_video(key(frame) for frame in training), folder / SPLITS_FILE)
         return dataset_json(
             name="Endovis17",
             channel_names=["R", "G", "B"],

@@ -27,17 +27,8 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     """Turn FLARE 2022 as its owners distribute it into the raw layout.
 
     Tuning and testing files reuse names for different scans: a file's role follows from its folder, not its name.
-
-    Args:
-        source: folder with `FLARE22Train.zip` (or its content) and perhaps `Tuning`; or the archive alone; or
-            "zenodo" to download the training archive to `downloads/` beside `target`.
-        target: folder to make.
-        workers: processes; 0 works in this one.
-        incomplete: accept other counts than 50 training and 50 or 0 test scans.
-
-    Raises:
-        FileNotFoundError: nothing to read; the message says what to get where.
-        ValueError: counts, labels or geometry are not what they should be.
+    `source` is a folder with `FLARE22Train.zip` (or its content) and perhaps `Tuning`; or the archive alone; or
+    "zenodo" to download the training archive to `downloads/` beside `target`.
     """
 
     def write(folder: Path) -> dict[str, Any]:

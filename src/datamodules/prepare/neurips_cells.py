@@ -35,18 +35,11 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
 
     Training images are the 1000 labelled ones, test images the 101 of the tuning set (the count of the paper's test
     set), named `tuning_...`: both parts count from cell_00001.
-
-    Args:
-        source: folder with `Training-labeled.zip` and `Tuning.zip` or their content; or "zenodo" to download them to
-            `downloads/` beside `target`.
-        target: folder to make.
-        workers: processes; 0 works in this one.
-        incomplete: accept other counts than 1000 training and 101 or 0 test images.
+    `source` is a folder with `Training-labeled.zip` and `Tuning.zip` or their content; or "zenodo" to download them to
+    `downloads/` beside `target`.
 
     Raises:
-        FileNotFoundError: nothing to read; the message says what to get where.
         DownloadError: an archive is not what its owner published.
-        ValueError: counts or sizes are not what they should be.
     """
 
     def write(folder: Path) -> dict[str, Any]:

@@ -35,18 +35,11 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
 
     Two forms are read: the owners' (`<id>/images/<id>.png` and `<id>/masks/*.png`, one file per nucleus), and a
     selection with `manifest.csv`, `images/<id>.png` and `instances/<id>.png` (16 bit, corrected masks).
-
-    Args:
-        source: `stage1_train.zip` or a folder with one of the two forms; None downloads the archive to `downloads/`
-            beside `target`.
-        target: folder to make.
-        workers: processes; 0 works in this one.
-        incomplete: accept fewer images than 670, or than the manifest lists.
-        url: where to download from.
+    `source` is `stage1_train.zip` or a folder with one of the two forms; None downloads the archive from `url` to
+    `downloads/` beside `target`.
 
     Raises:
         DownloadError: the download failed.
-        FileNotFoundError, ValueError: `source` is not what it should be; the message says what was expected.
     """
 
     def write(folder: Path) -> dict[str, Any]:

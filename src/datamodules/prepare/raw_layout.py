@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from umamba.files import atomic_file, write_json
+from umamba.files import atomic_file, read_json, write_json
 from umamba.parallel import map_cases, track
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe:
             )
         partial = target.parent / f".{target.name}.partial"
         stamp = partial / ".recipe.json"
-        if partial.exists() and (not stamp.is_file() or json.loads(stamp.read_text()) != recipe):
+        if partial.exists() and read_json(stamp) != recipe:
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
         write_json(recipe, stamp)

@@ -6,7 +6,6 @@ is and how its labels were renumbered.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from umamba.datamodules.prepare.volumes import copy_file
 from umamba.datamodules.splits import SPLITS_FILE
 from umamba.files import write_json
 from umamba.raw.dataset import RawCase, RawDataset
-from umamba.raw.description import DatasetError
+from umamba.raw.description import DatasetError, read_dataset_json
 from umamba.raw.file_identity import parts_of, spacing_files
 from umamba.raw.readers import read_label, write_label
 from umamba.raw.sources import KEY
@@ -147,9 +146,7 @@ def _describe(
     recipe: dict[str, Any],
 ) -> dict[str, Any]:
     first = next(iter(opened.values()))
-    contents = {
-        name: json.loads((raw.folder / "dataset.json").read_text(encoding="utf-8")) for name, raw in opened.items()
-    }
+    contents = {name: read_dataset_json(raw.folder / "dataset.json") for name, raw in opened.items()}
     said = {
         key: "; ".join(f"{name}: {content.get(key, 'not stated')}" for name, content in contents.items())
         for key in ("licence", "reference")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from umamba.datamodules.splits import SPLITS_FILE
 from umamba.files import content_hash, file_hash
 from umamba.planning.raw_files import file_key
 from umamba.raw.dataset import RawDataset
+from umamba.raw.description import read_dataset_json
 
 KEY = "recipe"  # in dataset.json
 
@@ -42,7 +42,7 @@ def check_is_of(target: Path, recipe: Mapping[str, Any]) -> None:
     Raises:
         ValueError: It is of other data or was made with other options; names what differs.
     """
-    made = json.loads((target / "dataset.json").read_text(encoding="utf-8")).get(KEY)
+    made = read_dataset_json(target / "dataset.json").get(KEY)
     if made is None:
         raise ValueError(f"{target} is a data set that was not joined of others. Give data.dataset_dir another place.")
     for key, value in recipe.items():
