@@ -135,12 +135,9 @@ def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], ke
 
 
 def check_takes_files(folder: Path | str, key: str) -> None:
-    """See that a folder can be made, or is there and can be written to; nothing is left.
+    """See that a folder can be made, or is there and can be written to (else ValueError); nothing is left.
 
     A full disk is none of the faults: there may be room by the time that something is written.
-
-    Raises:
-        ValueError: It cannot, and why.
     """
     folder = Path(os.path.abspath(folder))
     there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))

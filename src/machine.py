@@ -47,14 +47,11 @@ def free_memory() -> int:
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Refuse what cannot fit before any of it is taken.
+    """Refuse with a MemoryError what cannot fit before any of it is taken.
 
     Args:
         needed: Bytes.
         what: What does not fit and what to do, for the message.
-
-    Raises:
-        MemoryError: More than `free_memory` is needed.
     """
     free = free_memory()
     if needed > free:

@@ -47,14 +47,11 @@ def has_type(value: object, hint: Any) -> bool:
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """See that options are of their types, before anything is done with them.
+    """See that options are of their types, before anything is done with them (else ValueError).
 
     Args:
         values: Options as plain data.
         hints: Name -> type, as of `has_type`.
-
-    Raises:
-        ValueError: One is not.
     """
     for name, hint in hints.items():
         value = values[name]

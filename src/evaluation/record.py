@@ -192,15 +192,12 @@ def save_record(record: Mapping[str, Any], folder: Path) -> None:
 
 
 def check_scores(record: Mapping[str, Any], cases: Collection[str], path: Path) -> None:
-    """See that a scores.csv is the one that the run.json beside it was written with.
+    """See that a scores.csv is the one that the run.json beside it was written with (else ValueError).
 
     Args:
         record: Of `read_record`; older ones have no digest of the scores, their cases are compared.
         cases: Names of the cases in scores.csv.
         path: Where scores.csv lies, for the message.
-
-    Raises:
-        ValueError: It is not.
     """
     digest = record.get("scores_sha256")
     # Protocol paper leaves out cases.

@@ -117,8 +117,8 @@ def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             ) from error
     path = folder / "dataset.json"
     if path.is_file():
-        content = load_json(path)
         try:
+            content = load_json(path)
             classes, merged, _ = parse_labels(content.get("labels"), content.get("regions_class_order"), path)
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no dataset.json ({error}). Correct it or remove it.") from error

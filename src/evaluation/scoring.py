@@ -192,12 +192,9 @@ def grow_remark(grow: float) -> str:
 
 
 def check_tolerance_names(tolerance: object, labels: Mapping[str, object]) -> None:
-    """See that tolerances given by class names are all of classes, or regions, that there are.
+    """See that tolerances given by class names are all of classes, or regions, that there are (else ValueError).
 
     A data set may bring tolerances of more classes than it has; what a user writes should act.
-
-    Raises:
-        ValueError: It does.
     """
     foreground = [name for name, value in labels.items() if value != 0]
     given = tolerance if isinstance(tolerance, Mapping) else {}

@@ -24,11 +24,7 @@ _LARGEST = 2**31 - 2**20  # bytes of a file in Google's format for messages
 
 
 def check_packages() -> None:
-    """See that what writes and checks an ONNX file is installed.
-
-    Raises:
-        ImportError: It is not.
-    """
+    """See that what writes and checks an ONNX file is installed (else ImportError)."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ImportError(

@@ -68,11 +68,7 @@ class Ensemble:
         return rules_of(self.content, labels, self.path)
 
     def check_unchanged(self) -> None:
-        """See that the checkpoints are those that the rules were decided with.
-
-        Raises:
-            ValueError: One was trained on, or replaced.
-        """
+        """See that the checkpoints are those that the rules were decided with (else ValueError)."""
         for group in self.groups:
             for path, known in zip(group.checkpoints, group.hashes, strict=True):
                 if file_hash(path) != known:

@@ -110,11 +110,7 @@ def check_no_data_set(output: Path) -> None:
 
 
 def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) -> None:
-    """See that no label map replaces an image that is to be read, or the label map of a case.
-
-    Raises:
-        ValueError: One would.
-    """
+    """See that no label map replaces an image that is to be read, or the label map of a case (else ValueError)."""
     inputs = [path for case in cases for path in (*case.images, case.label) if path is not None]
     taken = {path.resolve() for path in inputs} | {path.parent.resolve() / path.name for path in inputs}
     for name, path in outputs.items():

@@ -111,11 +111,7 @@ def check_named_once(checkpoints: Sequence[str | Path]) -> None:
 
 
 def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """See that a training has not diverged.
-
-    Raises:
-        ValueError: Some weights are not finite.
-    """
+    """See that a training has not diverged (else ValueError)."""
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

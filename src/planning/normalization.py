@@ -80,15 +80,12 @@ def rgb_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intens
 
 
 def check_spread(spread: float, low: float, high: float) -> None:
-    """See that what a channel is divided by is a number: it would be 0 everywhere, or NaN.
+    """See that what a channel is divided by is a number (else DatasetError): it would be 0 everywhere, or NaN.
 
     Args:
         spread: Deviation or range of its values, of float32.
         low: Its least value.
         high: Its largest value.
-
-    Raises:
-        DatasetError: It is not.
     """
     if not spread <= np.finfo(np.float32).max:
         raise DatasetError(
@@ -98,14 +95,11 @@ def check_spread(spread: float, low: float, high: float) -> None:
 
 
 def check_bytes(low: float, high: float) -> None:
-    """See that a channel that is taken for one of 0 to 255 is one.
+    """See that a channel that is taken for one of 0 to 255 is one (else DatasetError).
 
     Args:
         low: Its least value.
         high: Its largest value.
-
-    Raises:
-        DatasetError: It is not.
     """
     if low < 0 or high > 255:
         raise DatasetError(

@@ -183,11 +183,7 @@ def unreadable(path: Path, error: RuntimeError) -> DatasetError:
 
 
 def check_gipl_length(path: Path, volume: sitk.Image | sitk.ImageFileReader) -> None:
-    """See that a GIPL file holds all its voxels.
-
-    Raises:
-        DatasetError: It ends before its last one.
-    """
+    """See that a GIPL file holds all its voxels (else DatasetError)."""
     expected = _GIPL_HEADER_BYTES + voxel_bytes(volume)
     if path.stat().st_size < expected:
         raise DatasetError(f"{path} holds {path.stat().st_size} of {expected} bytes: it is cut off. Copy it again.")

@@ -97,11 +97,7 @@ class _SweepLauncher(Launcher):
         return [self._return(config, job, failed.get(job.name)) for config, job in zip(configs, jobs, strict=True)]
 
     def check(self, configs: Sequence[DictConfig]) -> None:
-        """Refuse, before anything is started, what no job could do.
-
-        Raises:
-            ValueError: There is such a thing.
-        """
+        """Refuse with a ValueError, before anything is started, what no job could do."""
         for config in configs:
             check_metric(config.get("optimized_metric"), test=config.test)
 

@@ -29,13 +29,10 @@ def refuse_target(target: Path, sources: Mapping[str, Path]) -> None:
 
 
 def check_together(opened: Mapping[str, RawDataset]) -> dict[str, list[int]]:
-    """See that one network can take the images of all.
+    """See that one network can take the images of all (else DatasetError).
 
     Returns:
         Data set -> which of its channels is the first, second, ... of the joint one.
-
-    Raises:
-        DatasetError: Endings, dimensions or channels differ.
     """
     (first, one), *others = opened.items()
     where: dict[str, str] = {}

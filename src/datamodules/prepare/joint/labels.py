@@ -89,16 +89,13 @@ def share_labels(sources: Mapping[str, DatasetDescription], wishes: LabelWishes)
 
 
 def refuse_names_alike(names: Mapping[str, str], what: str, remedy: str, wanted: Sequence[str] | None = None) -> None:
-    """See that no two names are the same but for upper case, blanks and marks.
+    """See that no two names are the same but for upper case, blanks and marks (else DatasetError).
 
     Args:
         names: Name -> where it is from.
         what: They name.
         remedy: What to do.
         wanted: Names that are used, of which one must be concerned; None are all.
-
-    Raises:
-        DatasetError: Two are.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:

@@ -14,11 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def check_backend_name(backend: str) -> None:
-    """See that there is such a backend.
-
-    Raises:
-        ValueError: `backend` is not one of BACKENDS.
-    """
+    """See that there is such a backend (else ValueError)."""
     if backend not in BACKENDS:
         raise ValueError(f"Unknown scan backend {backend!r}; expected one of {', '.join(BACKENDS)}.")
 

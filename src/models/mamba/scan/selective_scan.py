@@ -60,11 +60,7 @@ def check_scan_inputs(
 
 
 def refuse_nan(A: Tensor) -> None:
-    """See that a matrix of decays is one, which costs a wait for the device.
-
-    Raises:
-        ValueError: it holds NaN.
-    """
+    """See that a matrix of decays is one, which costs a wait for the device (else ValueError)."""
     if A.isnan().any():
         raise ValueError(f"A holds NaN in {int(A.isnan().sum())} of its {A.numel()} entries; A_log has diverged.")
 
