@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -24,6 +24,13 @@ def check_option_types(config: DictConfig, hints: Mapping[str, Any]) -> None:
 def plain(value: Any) -> Any:
     """A value of a configuration: lists and groups as Python's own, anything else as it is."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def mapped(node: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Nested plain data with tuples as lists, as JSON has them, and what `leaf` makes of all that holds nothing."""
+    if isinstance(node, Mapping):
+        return {key: mapped(value, leaf) for key, value in node.items()}
+    return [mapped(value, leaf) for value in node] if isinstance(node, (list, tuple)) else leaf(node)
 
 
 def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:

@@ -7,12 +7,14 @@ import shutil
 import textwrap
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger(__name__)
 
-_GAP = "  "
 _WIDTH = 100  # characters where there is no terminal
-_NARROWEST = 12  # characters that are left for the names of the first column before they are folded
 
 
 def show_table(text: pd.DataFrame, caption: str) -> None:
@@ -21,52 +23,28 @@ def show_table(text: pd.DataFrame, caption: str) -> None:
 
 
 def as_text(text: pd.DataFrame, caption: str, width: int) -> str:
-    """The table in lines, an empty one first.
+    """The table in lines, an empty one first; the caption stands below.
 
-    Args:
-        text: what its cells say.
-        caption: stands below.
-        width: in characters. Where the table is wider, headers are broken into words and SDs stand under their means;
-            then names are folded.
+    Where it is wider than `width` characters, headers are broken into words and SDs stand under their means; then names
+    are folded.
     """
-    rows = [[str(name) for name in text.columns], *text.astype(str).to_numpy().tolist()]
-    cells = [[[cell] for cell in row] for row in rows]
-    if _width(cells) > width:
-        cells = [[words.split() for words in rows[0]], *([_under(cell) for cell in row] for row in rows[1:])]
-        room = width - _width([row[1:] for row in cells]) - len(_GAP)
-        names = [row[0] if number == 0 else _folded(row[0][0], room) for number, row in enumerate(cells)]
-        cells = [[name, *row[1:]] for name, row in zip(names, cells, strict=True)]
-    widths = [max(len(line) for line in column) for column in _columns(cells)]
-    header, *body = ["\n".join(_lines(row, widths)) for row in cells]
-    rule = "─" * (sum(widths) + len(_GAP) * (len(widths) - 1))
-    return "\n".join(["", header, rule, *body, rule, *textwrap.wrap(caption, width)])
+    console = Console(width=width, color_system=None)
+    table = _table(text)
+    if console.measure(table).maximum >= width:
+        table = _table(text, in_lines=True)
+    with console.capture() as shown:
+        console.print(table)
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    rule = next(line for line in lines if set(line) == {"─"})
+    return "\n".join(["", *lines, rule, *textwrap.wrap(caption, width)])
 
 
-def _under(cell: str) -> list[str]:
-    mean, found, deviation = cell.partition(" ± ")
-    return [mean, f"±{deviation}"] if found else [cell]
-
-
-def _folded(name: str, room: int) -> list[str]:
-    return textwrap.wrap(name, max(room, _NARROWEST)) or [name]
-
-
-def _columns(cells: list[list[list[str]]]) -> list[list[str]]:
-    return [[line for row in cells for line in row[at] or [""]] for at in range(len(cells[0]))]
-
-
-def _width(cells: list[list[list[str]]]) -> int:
-    columns = _columns(cells)
-    return sum(max(map(len, column)) for column in columns) + len(_GAP) * (len(columns) - 1)
-
-
-def _lines(row: list[list[str]], widths: list[int]) -> list[str]:
-    """The lines of one row; names to the left, numbers to the right."""
-    height = max(map(len, row))
-    found = []
-    for number in range(height):
-        line = [cell[number] if number < len(cell) else "" for cell in row]
-        first = line[0].ljust(widths[0])
-        rest = [part.rjust(width) for part, width in zip(line[1:], widths[1:], strict=True)]
-        found.append(_GAP.join([first, *rest]).rstrip())
-    return found
+def _table(text: pd.DataFrame, *, in_lines: bool = False) -> Table:
+    """Names to the left, numbers to the right; `in_lines` puts the parts of headers and numbers below each other."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for number, name in enumerate(map(str, text.columns)):
+        head = Text("\n".join(name.split()) if in_lines else name)
+        table.add_column(head, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+    for row in text.astype(str).to_numpy().tolist():
+        table.add_row(*(Text(cell.replace(" ± ", "\n±") if in_lines else cell) for cell in row))
+    return table

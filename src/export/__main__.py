@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from umamba.export.given import read_given
 from umamba.export.licence import read_licence
@@ -32,7 +32,7 @@ from umamba.export.traced import write_torch_export
 from umamba.files import amount
 from umamba.inference.bundle import said_of, write_bundle
 from umamba.locations import CONFIGS
-from umamba.plain import check_option_types
+from umamba.plain import check_option_types, plain
 from umamba.run.errors import explained
 from umamba.run.stop import ends_on_signals
 
@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> None:
             raise ValueError(
                 f"{name}={cfg[name]} does nothing with format={cfg.format}; it is for {', '.join(formats)}."
             )
-    output, checkpoint = Path(cfg.output), _plain(cfg.checkpoint)
+    output, checkpoint = Path(cfg.output), plain(cfg.checkpoint)
     check_place(output, checkpoint, folder=cfg.format == "nnunet", overwrite=cfg.overwrite)
     if cfg.format in SUFFIXES:
         check_suffix(output, SUFFIXES[cfg.format], overwrite=cfg.overwrite)
@@ -84,8 +84,8 @@ def main(cfg: DictConfig) -> None:
         checkpoint,
         postprocessing=cfg.postprocessing,
         licence=read_licence(cfg.licence),
-        trusted=_plain(cfg.trusted),
-        previous_stage=_plain(cfg.previous_stage),
+        trusted=plain(cfg.trusted),
+        previous_stage=plain(cfg.previous_stage),
     )
     FORMATS[cfg.format](given, output, **({"fixed_size": cfg.fixed_size} if cfg.format in SUFFIXES else {}))
     size = sum(path.stat().st_size for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
@@ -93,10 +93,6 @@ def main(cfg: DictConfig) -> None:
     log.info("%s: %s, %d network%s; %s.", output, amount(size), count, "s" * (count > 1), said_of(given.licence))
     if given.licence is None:
         log.info("Say under which licence others may use it: licence=CC-BY-4.0, say, or a file with its text.")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, ListConfig) else value
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -39,7 +38,7 @@ from umamba.inference.record import parse_part
 from umamba.inference.rules import load_rules
 from umamba.inference.sliding_window import check_step
 from umamba.locations import CONFIGS
-from umamba.plain import check_option_types
+from umamba.plain import check_option_types, plain
 from umamba.run.errors import environment_of_children, explained
 from umamba.run.stop import ends_on_signals, goes_on_with
 from umamba.run.sweep import config_options, follow_sweep, tied
@@ -79,7 +78,7 @@ def main(cfg: DictConfig) -> None:
     try:
         predictor.segment_files(
             cfg.input, cfg.output, file_ending=cfg.file_ending, keep=keep, nifti=kind == "nifti",
-            labels=_plain(cfg.labels), resume=cfg["continue"], part=part,
+            labels=plain(cfg.labels), resume=cfg["continue"], part=part,
         )  # fmt: skip
     except CasesFailedError as failed:
         log.error("%s", failed)
@@ -102,16 +101,16 @@ def load(cfg: DictConfig) -> Predictor:
             )
         if cfg.trusted:
             raise ValueError(
-                f"trusted={_plain(cfg.trusted)} would do nothing: of model_folder=... only networks of nnU-Net and "
+                f"trusted={plain(cfg.trusted)} would do nothing: of model_folder=... only networks of nnU-Net and "
                 "U-Mamba are built. Leave it out."
             )
         predictor = Predictor.from_model_folder(
-            cfg.model_folder, _plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
+            cfg.model_folder, plain(cfg.folds), device=cfg.device, mirror=cfg.mirror
         )
     else:
         if cfg.folds is not None:
             raise ValueError("folds=... chooses among those of model_folder=...; give their checkpoints instead.")
-        checkpoint, place = _plain(cfg.checkpoint), _plain(cfg.previous_stage)
+        checkpoint, place = plain(cfg.checkpoint), plain(cfg.previous_stage)
         ensemble, bundle = find_ensemble(checkpoint), bundle_in(checkpoint)
         if ensemble is not None:
             decided = True
@@ -166,10 +165,6 @@ def share(devices: list[str], part: str | None) -> None:
     if any(codes):
         log.error("Of the processes for %s some failed, with exit codes %s; see above.", devices, codes)
         sys.exit(1)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, ListConfig) else value
 
 
 if __name__ == "__main__":

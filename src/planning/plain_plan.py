@@ -9,13 +9,6 @@ from umamba.planning.configuration import PlanError
 from umamba.typed import describe, has_type
 
 
-def as_plain(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: as_plain(entry) for key, entry in value.items()}
-    return [as_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from umamba.files import content_hash, load_json, write_json
+from umamba.plain import mapped
 from umamba.planning.cascade import why_none
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
-from umamba.planning.plain_plan import as_plain, build, inherit
+from umamba.planning.plain_plan import build, inherit
 from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, foreground_of
 from umamba.raw.regions import Region, region_fault
 
@@ -108,7 +109,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data (dict, list, str, int, float, bool, None), as in plan.json and in checkpoints."""
-        content = as_plain(dataclasses.asdict(self))
+        content = mapped(dataclasses.asdict(self))
         return content | {
             "regions": content["regions"] or {}
         }  # as ever without any: hashes of plans stay what they are

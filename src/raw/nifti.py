@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -209,9 +210,9 @@ def gzip_length(path: Path) -> int:
         return struct.unpack("<I", file.read(4))[0]
 
 
-def _form(header: bytes) -> tuple[str, bool]:
+def _form(header: bytes) -> tuple[Literal["<", ">"], bool]:
     """Byte order of a header, and whether it is one of NIfTI-2."""
-    order = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
+    order: Literal["<", ">"] = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
     return order, struct.unpack(f"{order}i", header[:4])[0] == 540
 
 

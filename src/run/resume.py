@@ -19,7 +19,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.models.checkpoint import check_archive
-from umamba.plain import to_plain
+from umamba.plain import mapped, to_plain
 from umamba.planning.plan import Plan
 from umamba.raw.image_marks import are_alike, of_files, samples_of
 from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
@@ -126,8 +126,8 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
 def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig) -> None:
     """Raises ResumeError if a checkpoint was trained with settings that the run's configuration does not have."""
     sections = ("seed", "fold", "model", "augmentation", "optimizer", "loss", "data", "trainer", *_OF_THE_BEGINNING)
-    now = _plain(to_plain(cfg))
-    found = differences(_with_trainer_of(now, _plain(checkpoint["config"])), now, sections)
+    now = mapped(to_plain(cfg))
+    found = differences(_with_trainer_of(now, mapped(checkpoint["config"])), now, sections)
     found = {key: values for key, values in found.items() if not may_differ(key)}
     if found:
         raise ResumeError(
@@ -154,7 +154,7 @@ def check_data(
         newer = {"files", "orientations"} - checkpoint["cases"].keys()
         known = {key: known for key, known in cases.items() if key not in newer}
         now["cases"] = of_files(as_then(known, checkpoint["cases"]))
-    found = differences(_plain(then), _plain(now))
+    found = differences(mapped(then), mapped(now))
     if found:
         raise ResumeError(
             f"{path} was trained on other data, or with another plan, than there are now (then -> now):"
@@ -199,17 +199,12 @@ def _moved(stored: dict[str, Any], run_dir: str) -> dict[str, Any]:
     """The stored configuration with the run's folder where it is now."""
     old = str(stored["run_dir"])
 
-    def moved(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: moved(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [moved(value) for value in node]
-        if isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
-            return run_dir + node[len(old) :]
-        return node
+    def moved(leaf: Any) -> Any:
+        inside = isinstance(leaf, str) and (leaf == old or leaf.startswith(f"{old}/"))
+        return run_dir + leaf[len(old) :] if inside else leaf
 
     begun_from = {key: stored[key] for key in ("ckpt_path",) if key in stored}  # in another run's folder, if any
-    return {**moved(stored), **begun_from}
+    return {**mapped(stored, moved), **begun_from}
 
 
 def _with_trainer_of(other: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -244,10 +239,3 @@ def _remove(config: DictConfig, parents: list[str], name: str) -> None:
     node.pop(name, None)
     if parents and not node:
         _remove(config, parents[:-1], parents[-1])
-
-
-def _plain(node: Any) -> Any:
-    """Tuples as lists, as YAML and JSON have them."""
-    if isinstance(node, Mapping):
-        return {str(key): _plain(value) for key, value in node.items()}
-    return [_plain(value) for value in node] if isinstance(node, (list, tuple)) else node

@@ -13,6 +13,7 @@ from typing import Any
 
 from umamba.evaluation.metrics import METRICS
 from umamba.files import content_hash
+from umamba.plain import mapped
 
 OWN_HASH = "record_hash"  # of all else in a record; those of earlier versions have none
 _RANGES = {"hd95": (0.0, math.inf), "volume_error": (-1.0, math.inf), "abs_volume_error": (0.0, math.inf)}
@@ -38,13 +39,7 @@ def rounded(value: Any) -> Any:
 
 def steady_hash(value: Any) -> str:
     """Hash of nested plain data, with six digits of every number."""
-    return content_hash(_steady(value))
-
-
-def _steady(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _steady(entry) for key, entry in value.items()}
-    return [_steady(entry) for entry in value] if isinstance(value, (list, tuple)) else rounded(value)
+    return content_hash(mapped(value, rounded))
 
 
 def hash_of(record: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -90,7 +92,7 @@ def _mamba_ssm_scan(
     return selective_scan_fn(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus).transpose(1, 2)
 
 
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "triton": _triton_scan,
     "mamba_ssm": _mamba_ssm_scan,
     "torch": torch_scan,
