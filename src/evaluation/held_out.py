@@ -238,13 +238,21 @@ def _refuse_seen(
     _say_doubts(f"{member.path} (fold {member.fold})", found)
 
 
+_BY_CHANNEL = (
+    " Cases are known by their first channel of more than one value. If that is the same for all by design, as a map "
+    "of coordinates is, let another be channel 0000."
+)
+
+
 def _refuse_twins(
     trained_on: Mapping[str, str], held_out: Iterable[RawCase], marks: Mapping[str, Sequence[str]]
 ) -> None:
-    found = _found(KnownImages(trained_on), held_out, marks)
+    cases = list(held_out)
+    found = _found(KnownImages(trained_on), cases, marks)
     twins = [f"{name} = {match.name}" for name, match in found.items() if match.name not in (None, name)]
     if twins:
+        several = any(len(case.images) > 1 for case in cases)
         raise ValueError(
             f"{len(twins)} case(s) to validate with or to test have the image of a case to train on: {listed(twins)}. "
-            "Remove one of each pair, or put both into one part of splits_final.json."
+            f"Remove one of each pair, or put both into one part of splits_final.json.{_BY_CHANNEL * several}"
         )

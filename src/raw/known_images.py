@@ -47,6 +47,7 @@ class KnownImages:
         every = [(name, mark) for some in marks for name, mark in some.items()]
         pairs = [(name, mark) for name, mark in every if not is_constant(mark)]
         self._by_samples = {samples_of(mark): name for name, mark in pairs}
+        self._by_file_alone = {samples_of(mark) for _, mark in pairs if not shape_and_hash(mark)}  # of earlier versions
         self._by_voxels = {voxels: name for name, mark in pairs if (voxels := shape_and_hash(mark))}
         self._constant = {shape_and_hash(mark) for _, mark in every if is_constant(mark)}
         self._shapes = {shape_of(voxels) for voxels in {*self._by_voxels, *self._constant}}
@@ -60,10 +61,11 @@ class KnownImages:
             array: All channels (C, Z, Y, X) if they have been read. Else they are where mark and shape leave it open.
         """
         first = marks[0] if marks else fingerprint(images[0])
-        name = None if is_constant(first) else self._by_samples.get(samples_of(first))
-        if name is not None or not self._shapes:
-            return Match(name)
-        if not shape_and_hash(first):
+        alike = self._by_samples.get(samples_of(first))
+        blank = alike is not None and self._is_blank(first, images, array)  # empty channels are alike in many cases
+        if (alike is None and not self._shapes) or (alike is not None and not blank):
+            return Match(alike)
+        if not blank and not shape_and_hash(first):
             shape = read_geometry(images[0]).shape if array is None else array.shape[1:]
             if shape_text(shape) not in self._shapes:
                 return Match(None)
@@ -75,9 +77,15 @@ class KnownImages:
                 samples = samples_of(marks[number]) if marks else fingerprint(path)
                 name = self._by_voxels.get(voxels) or self._by_samples.get(samples)
                 # Of cases of a source, what other channels than the first hold may be unknown.
-                return Match(name, doubt=name is None and not self._constant.isdisjoint(constant[:1]))
+                return Match(name, doubt=name is None and (blank or not self._constant.isdisjoint(constant[:1])))
             constant.append(voxels)
-        return Match(None, doubt=not self._constant.isdisjoint([constant[0], constants(constant)]))
+        return Match(None, doubt=blank or not self._constant.isdisjoint([constant[0], constants(constant)]))
+
+    def _is_blank(self, first: str, images: Sequence[Path], array: np.ndarray | None) -> bool:
+        """Whether a first image that has the bytes of a known one holds one value alone; read where that may be."""
+        if samples_of(first) not in self._by_file_alone or shape_and_hash(first):
+            return is_constant(first)
+        return are_constant(voxels_of(_part(images, 0, array)))
 
 
 def known_marks(marks: Iterable[str]) -> KnownImages:

@@ -118,6 +118,17 @@ def test_a_case_is_known_by_its_first_channel_that_holds_more_than_one_value(tmp
         assert found == images.find(paths, [fingerprint(path) for path in paths])
 
 
+def test_an_empty_first_channel_tells_nothing_to_marks_of_earlier_versions(tmp_path: Path, scan: np.ndarray) -> None:
+    paths = [write(tmp_path / f"{number}.nii.gz", scan * number) for number in range(2)]
+    image, marks = np.concatenate([read_images([path])[0] for path in paths]), [mark(path) for path in paths]
+    old, both = {"a": fingerprint(paths[0])}, {"b": marks[1]}
+    for known, found in (([old], Match(None, doubt=True)), ([old, both], Match("b"))):
+        images = KnownImages(*known)
+        assert found == images.find(paths) == images.find(paths, marks) == images.find(paths, array=image)
+        assert found == images.find(paths, [*map(fingerprint, paths)])
+    assert KnownImages(old).find(paths[1:]) == Match(None)
+
+
 def test_what_checkpoints_keep_of_the_other_channels_tells_their_cases(tmp_path: Path, scan: np.ndarray) -> None:
     paths = [write(tmp_path / f"{index}.nii.gz", scan * index) for index in range(2)]
     first, second = map(mark, paths)
