@@ -21,7 +21,10 @@ from umamba.datamodules.base import SegmentationDataModule
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.planning.cascade import previous_stage
 from umamba.run.asked import check_options
-from umamba.run.sweep import quoted
+from umamba.run.links import refuse_links
+from umamba.run.lock import locked_run
+from umamba.run.sweep import follow_sweep, quoted
+from umamba.run.unbegun import said_at_once
 from umamba.targets import check_config
 
 log = logging.getLogger(__name__)
@@ -44,9 +47,26 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
     """
     _refuse_chosen()
     check_options(cfg)
+    folder = Path(os.path.abspath(cfg.run_dir))
+    follow_sweep()
+    refuse_links(folder)
+    with locked_run(folder):
+        with said_at_once(folder):  # planning may take an hour
+            extra = _overrides_of_stages(cfg, folder)
+        made = folder
+        for number, stage in enumerate(extra, start=1):
+            place = folder / stage
+            log.info("Stage %d of the cascade, %s: %s", number, stage, place)
+            stage_cfg = cfg.copy()
+            stage_cfg.run_dir = str(place)
+            made = cross_validate(stage_cfg, script, extra[stage])
+    return made
+
+
+def _overrides_of_stages(cfg: DictConfig, folder: Path) -> dict[str, list[str]]:
+    """What the folds of each stage, the first one first, are given beside this call's options; all are checked."""
     second = cfg[KEY].configuration
     first = _first_stage(cfg, second)
-    folder = Path(os.path.abspath(cfg.run_dir))
     places = {first: folder / first, second: folder / second}
     own = {
         first: [f"~augmentation.{name}" for name in _of_a_cascade(cfg)],
@@ -56,13 +76,7 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
     for stage, place in places.items():
         check_settings(place, folds_of(cfg[FOLDS].folds), extra[stage])
         check_folds_go_on(place, extra[stage])
-    made = folder
-    for number, (stage, place) in enumerate(places.items(), start=1):
-        log.info("Stage %d of the cascade, %s: %s", number, stage, place)
-        stage_cfg = cfg.copy()
-        stage_cfg.run_dir = str(place)
-        made = cross_validate(stage_cfg, script, extra[stage])
-    return made
+    return extra
 
 
 def _refuse_chosen() -> None:

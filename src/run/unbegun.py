@@ -61,6 +61,18 @@ def say_held() -> None:
         logging.getLogger().addHandler(file)
 
 
+@contextmanager
+def said_at_once(folder: Path) -> Iterator[None]:
+    """Have lines of long work in a folder that is this process's in its log file at once; an error takes them away."""
+    logs = log_sizes(folder)
+    say_held()
+    try:
+        yield
+    except Exception:
+        restore_logs(logs)
+        raise
+
+
 def log_sizes(folder: Path) -> dict[Path, int | None]:
     """The log files that this process is to write in a folder, with their bytes as they are; None: not there."""
     held = [each.target for each in logging.getLogger().handlers if isinstance(each, _Held)]
@@ -82,7 +94,7 @@ def restore_logs(sizes: Mapping[Path, int | None]) -> None:
 def remove_unbegun(folder: Path, there: frozenset[Path] | None) -> None:
     """Remove what a call has made in a folder in which no run has begun; one that is in use stays as it is.
 
-    So does one in which anything else is new, and the folder in which this process was started, with those above it.
+    So does one in which anything else is new, and a folder that was there before, without what the call has made in it.
 
     Args:
         folder: Of a run or a sweep.
@@ -90,7 +102,7 @@ def remove_unbegun(folder: Path, there: frozenset[Path] | None) -> None:
     """
     folder = Path(os.path.abspath(folder))
     with suppress(OSError):
-        if there is None or not _is_unbegun(folder, there) or folder in (Path.cwd(), *Path.cwd().parents):
+        if there is None or not _is_unbegun(folder, there):
             return
         lock = FileLock(folder / ".lock")
         try:
@@ -107,7 +119,7 @@ def remove_unbegun(folder: Path, there: frozenset[Path] | None) -> None:
                         entry.unlink(missing_ok=True)
         finally:
             lock.release()
-        while folder not in there:
+        while folder not in {*there, Path.cwd(), *Path.cwd().parents}:
             folder.rmdir()  # until one is not empty
             folder = folder.parent
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from tests.miniatures import TINY, make_volumes, run
-from umamba.run.unbegun import remove_unbegun, what_is_there
+from umamba.cascade.command import run_cascade
+from umamba.run.unbegun import Before, nothing_left, remove_unbegun, what_is_there
 
 DATA = [*TINY, "data=custom", "data.dataset_dir=raw", "model=nnunet", "test=false"]
 
@@ -73,6 +76,11 @@ def test_the_folder_of_the_call_stays(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.chdir(tmp_path / start)
         remove_unbegun(Path(), there)
         assert (tmp_path / start).is_dir()
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    Path(".lock").touch()  # what the call has made goes
+    remove_unbegun(Path(), there)
+    assert not [*Path().iterdir()]
+    monkeypatch.chdir(tmp_path)
     remove_unbegun(tmp_path / "here" / "below", None)
     assert (tmp_path / "here" / "below").is_dir()
     remove_unbegun(tmp_path / "here" / "below", there)
@@ -93,6 +101,30 @@ def test_folders_between_the_runs_and_this_one_go_while_they_are_empty(tmp_path:
     (tmp_path / "logs" / "task" / "fold_1").mkdir()
     remove_unbegun(folder, there)
     assert [path.name for path in (tmp_path / "logs" / "task").iterdir()] == ["fold_1"]
+
+
+def test_lines_of_long_work_are_in_the_log_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cascade is planned before its first fold begins: what is said meanwhile was in the log file only then."""
+    path = tmp_path / "train.log"
+    path.write_text("before\n")
+    here = SimpleNamespace(runtime=SimpleNamespace(output_dir=tmp_path))
+    monkeypatch.setattr("umamba.run.unbegun.HydraConfig.get", lambda: here)
+    monkeypatch.setattr(Before, "there", what_is_there(tmp_path))
+
+    def plan(*given: object) -> str:
+        logging.getLogger("umamba").warning("planning")
+        assert path.read_text() == "before\nplanning\n"
+        raise ValueError("no cascade")
+
+    for name in ("_refuse_chosen", "check_options"):
+        monkeypatch.setattr(f"umamba.cascade.command.{name}", lambda *given: None)
+    monkeypatch.setattr("umamba.cascade.command._first_stage", plan)
+    logging.getLogger().addHandler(handler := logging.FileHandler(path))
+    config = OmegaConf.create({"run_dir": str(tmp_path), "cascade": {"configuration": "3d_cascade_fullres"}})
+    with pytest.raises(ValueError, match="no cascade"), nothing_left():
+        run_cascade(config, "train.py")
+    logging.getLogger().removeHandler(handler)
+    assert path.read_text() == "before\n" and [*tmp_path.iterdir()] == [path]
 
 
 def test_what_was_there_before_a_start_that_is_refused_stays_as_it_was(folder: Path) -> None:
