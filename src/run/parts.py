@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.build import check_preset
-from umamba.models.build_loss import check_is_loss
+from umamba.models.build_loss import check_is_loss, check_loss
+from umamba.raw.description import DatasetDescription
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.targets import check_config
 from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
@@ -38,7 +39,7 @@ class Parts:
 
 
 def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> Parts:
-    """Build them; all that a configuration alone tells to be wrong is refused here.
+    """Build them; all that a configuration and a dataset.json tell to be wrong is refused here.
 
     Who is about to start trainings as processes calls this for what it refuses.
 
@@ -56,4 +57,7 @@ def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> 
         datamodule.placement.check(trainer.strategy.root_device)
     check_preset(model.network, datamodule.planning)
     check_is_loss(loss := instantiate(cfg.loss))
+    described = datamodule.dataset_dir / "dataset.json"
+    if described.is_file():  # else it is still to be made
+        check_loss(loss, DatasetDescription.read(described), 2 if datamodule.configuration == "2d" else 3)
     return Parts(trainer=trainer, model=model, loss=loss, datamodule=datamodule)

@@ -36,13 +36,14 @@ def folder(tmp_path_factory) -> Path:
         (["cross_validation.folds=[1,1]"], "expected two or more different folds"),
         (["data.planning.preset=M"], "planning.preset = 'M': expected one of default, resenc_m, resenc_l, resenc_xl"),
         (["cross_validation.per_gpu=0"], "cross_validation.per_gpu is 0"),
+        (["loss.class_weights=[1,2]"], "loss.class_weights has 2 numbers, [1, 2]; expected 3"),
         (["trainer.devices=2", "cross_validation.gpus=[0]"], "trainer.devices=2 gives each fold several GPUs"),
     ],
 )  # fmt: skip
 def test_what_makes_no_cross_validation_is_refused_before_anything_is_trained(folder, overrides, message) -> None:
     output = run("train.py", *COMMAND, *overrides, "run_dir=refused", folder=folder, ok=False)
     assert message in output and "Traceback" not in output
-    assert not list((folder / "refused").glob("fold_*"))
+    assert not list((folder / "refused").glob("fold_*")) and "Fold 0" not in output
 
 
 @pytest.mark.slow
