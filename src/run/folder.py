@@ -22,6 +22,7 @@ from umamba.planning.plan import Plan
 from umamba.run import ranks
 from umamba.run.asked import check_options
 from umamba.run.compare import Differences, ResumeError, listed
+from umamba.run.idle import say_idle
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.overrides import merged_overrides
@@ -256,6 +257,7 @@ def _choose(cfg: DictConfig) -> tuple[DictConfig, Differences | None]:
         raise ResumeError(f"{source}: {error}") from error
     if begun_from is not None and checkpoint is not None:
         check_checkpoint(begun_from, checkpoint, config)
+    say_idle(config)
     return config, changes
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 
 from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
 
 _OF_PREDICTION = "train.py tests and predicts without the Trainer, every case whole"
 IDLE = {  # arguments that this project gives itself, or that nothing of it asks -> why
@@ -39,6 +42,19 @@ def check_trainer(cfg: DictConfig) -> None:
     """
     for key, why in _idle(cfg):
         raise ValueError(f"trainer.{key}={cfg.trainer[key]} is not taken here: {why}. Leave trainer.{key} out.")
+
+
+def say_idle(cfg: DictConfig) -> None:
+    """Warn of what the Trainer is given in vain by the configuration that an earlier version has stored.
+
+    Args:
+        cfg: With which a run goes on.
+    """
+    for key, why in _idle(cfg):
+        log.warning(
+            "trainer.%s=%s, which %s/config.yaml has of the call that began the run, does nothing: %s.",
+            key, cfg.trainer[key], cfg.run_dir, why,
+        )  # fmt: skip
 
 
 def _idle(cfg: DictConfig) -> Iterator[tuple[str, str]]:

@@ -285,6 +285,20 @@ def test_a_run_from_before_a_trainer_argument_was_listed_goes_on(tmp_path: Path)
         assert run.resume_from
 
 
+def test_a_stored_argument_that_does_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained(tmp_path)
+    path = tmp_path / "config.yaml"
+    config = OmegaConf.load(path)
+    OmegaConf.update(config, "trainer.min_epochs", 3, force_add=True)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt")
+    torch.save(checkpoint | {"config": OmegaConf.to_container(config)}, tmp_path / "checkpoints" / "last.ckpt")
+    path.write_text(OmegaConf.to_yaml(config))
+    with called(tmp_path):
+        pass
+    said = f"trainer.min_epochs=3, which {path} has of the call that began the run, does nothing: it holds back"
+    assert said in caplog.text and caplog.text.count("does nothing") == 1
+
+
 @pytest.mark.parametrize("override", ["data.fold=1", "data.fold=all", "data.seed=7"])
 def test_fold_and_seed_have_one_name(tmp_path: Path, override: str) -> None:
     said = override.removeprefix("data.")
