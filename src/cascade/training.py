@@ -21,6 +21,7 @@ from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.previous_facts import KEY, PreviousFacts
 from umamba.inference.previous_stage import PreviousStage
 from umamba.inference.sliding_window import STEP
+from umamba.machine import usable_cpus
 from umamba.planning.cascade import CASCADE, LOW
 from umamba.planning.locking import locked
 from umamba.planning.preprocess import CaseProperties
@@ -133,7 +134,7 @@ class TrainingMaps:
         names = [*dict.fromkeys([*datamodule.train_ids, *datamodule.val_ids])]
         with locked(maps.folder):  # another one may make them, or has made them by now
             remove_unfinished(maps.folder)
-            if missing := maps.missing(names):
+            if missing := maps.missing(names, usable_cpus()):
                 self._make(maps, missing, datamodule, device, trusted)
         datamodule.store = dataclasses.replace(datamodule.store, previous=maps)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from umamba.files import atomic_file, write_text
 from umamba.names import name_fault
 from umamba.planning.arrays import compress, open_array
 from umamba.planning.checksums import checksum, fault_of
+from umamba.planning.recently_checked import RecentlyChecked
+from umamba.raw.file_identity import file_stamp
 from umamba.words import listed
 
 log = logging.getLogger(__name__)
@@ -39,19 +42,26 @@ class PreviousMaps:
     folder: Path
     labels: tuple[int, ...]
 
-    def missing(self, identifiers: Iterable[str]) -> list[str]:
-        """The cases that have no map yet, or one that is damaged, which is said."""
-        missing, faults = [], []
-        for name in identifiers:
-            path = self._path(name)
-            if not path.is_file():
-                missing.append(name)
-            elif fault := _fault_of(path):
-                missing.append(name)
-                faults.append(fault)
-        if faults:
+    def missing(self, identifiers: Iterable[str], workers: int = 1) -> list[str]:
+        """The cases that have no map yet, or one that is damaged, which is said.
+
+        Maps are read for it, except those that were `umamba.planning.recently_checked`.
+
+        Args:
+            identifiers: The cases that need one.
+            workers: Files to read at once.
+        """
+        names = list(identifiers)
+        there = [name for name in names if self._path(name).is_file()]
+        checked = RecentlyChecked(self.folder, {name: _stamp(self._path(name)) for name in there})
+        unsure = checked.unsure()
+        with ThreadPoolExecutor(max(1, workers)) as threads:
+            found = dict(zip(unsure, threads.map(lambda name: _fault_of(self._path(name)), unsure), strict=True))
+        if faults := [fault for fault in found.values() if fault]:
             log.warning("Maps of the previous stage are not as written and made anew: %s.", listed(faults, 5, "; "))
-        return missing
+        if sound := [name for name, fault in found.items() if not fault]:
+            checked.keep(sound)
+        return [name for name in names if name not in there or found.get(name)]
 
     def case(self, identifier: str) -> blosc2.NDArray:
         """(Z, Y, X) label map of a case, read where it is sliced.
@@ -87,6 +97,11 @@ class PreviousMaps:
 
 def _checksum_file(path: Path) -> Path:
     return path.with_name(path.name + _CHECKSUM)
+
+
+def _stamp(path: Path) -> list[int]:
+    kept = _checksum_file(path)
+    return file_stamp(path) + (file_stamp(kept) if kept.is_file() else [])
 
 
 def _fault_of(path: Path) -> str | None:

@@ -1,31 +1,25 @@
 """Whether stored cases are still as they were written: looked at by each start of a training, before they are read.
 
 A disk or a copy that changes a byte makes other voxels of a whole block, which no reader notices. Cases are read once
-for it, about 1 GB/s a thread from memory. Those that were found sound within a day are not read again as long as the
-file system shows them unchanged, so that the jobs of a sweep and the processes of a run do not read a data set each;
-``<prepared_dir>/checked.json`` keeps when that was.
+for it, about 1 GB/s a thread from memory; not those that were `umamba.planning.recently_checked`.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from umamba.files import amount, read_json
+from umamba.files import amount
 from umamba.planning.checksums import fault_of, json_checksum
-from umamba.planning.locking import write_record
+from umamba.planning.recently_checked import RecentlyChecked
 from umamba.planning.store import FILES, META, read_meta
 from umamba.raw.file_identity import file_stamp
 from umamba.words import count, listed
 
 log = logging.getLogger(__name__)
 
-_NAME = "checked.json"
-_VALID = 24 * 3600  # s: a disk may lose what it has without a sign; a training reads a store many times a day
 _LARGE = 4e9  # bytes: reading them may take long enough to be announced
 
 
@@ -34,11 +28,8 @@ def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set
 
     Cases that earlier versions wrote have no checksums: that is said, and they count as sound if their files are there.
     """
-    path = folder.parent / _NAME
-    known, now = read_json(path), time.time()
-    stamps = {name: _stamp(folder / name) for name in sorted(identifiers)}
-    unsure = [name for name in stamps if not _is_recent(known.get(f"{folder.name}/{name}"), stamps[name], now)]
-    if not unsure:
+    checked = RecentlyChecked(folder, {name: _stamp(folder / name) for name in sorted(identifiers)})
+    if not (unsure := checked.unsure()):
         return set()
     if (size := sum(file.stat().st_size for name in unsure for file in _files(folder / name))) > _LARGE:
         log.info("Comparing %s, %s, with the checksums in %s.", count(len(unsure), "case"), amount(size), folder)
@@ -56,8 +47,7 @@ def damaged_cases(folder: Path, identifiers: Iterable[str], workers: int) -> set
             "%s of %s were written by an earlier version, without checksums: damage to them would not be noticed. "
             "Delete that folder to have its cases preprocessed anew.", count(len(bare), "case"), folder,
         )  # fmt: skip
-    sound = {f"{folder.name}/{name}": {"stamp": stamps[name], "at": now} for name in unsure if name not in damaged}
-    _keep({**known, **sound}, path)
+    checked.keep(name for name in unsure if name not in damaged)
     return damaged
 
 
@@ -84,15 +74,3 @@ def _files(case: Path) -> list[Path]:
 
 def _stamp(case: Path) -> list[int]:
     return [number for path in _files(case) for number in file_stamp(path)]
-
-
-def _is_recent(record: Any, stamp: list[int], now: float) -> bool:
-    if not isinstance(record, dict) or record.get("stamp") != stamp or not isinstance(record.get("at"), int | float):
-        return False
-    return 0 <= now - record["at"] < _VALID  # one of the future is of a clock that was wrong
-
-
-def _keep(records: dict[str, Any], path: Path) -> None:
-    """Keep what is of stores that are there; on a read-only or full disk the next call reads the cases again."""
-    there = {folder.name for folder in path.parent.iterdir() if folder.is_dir()}
-    write_record({name: record for name, record in records.items() if name.split("/")[0] in there}, path)

@@ -12,7 +12,7 @@ import pytest
 from preparation import run
 from raw_data import blobs, make_dataset, write_volume
 
-from umamba.planning import sound_cases
+from umamba.planning import previous_maps, sound_cases
 from umamba.planning.arrays import open_array
 from umamba.planning.previous_maps import PreviousMaps
 from umamba.planning.store import Store
@@ -129,6 +129,25 @@ def test_cases_are_read_once_a_day(tmp_path, monkeypatch):
     read.clear()
     run(raw, out)
     assert len(read) == 3
+
+
+def test_maps_of_a_cascade_are_read_once_a_day(tmp_path, monkeypatch, caplog):
+    maps = PreviousMaps(tmp_path / "3d_fullres-previous-1", (1,))
+    for name in "abc":
+        maps.write(name, np.ones((4, 4, 4), np.uint8), (4, 4, 4))
+    read: list[str] = []
+    original = previous_maps._fault_of
+    monkeypatch.setattr(previous_maps, "_fault_of", lambda path: [read.append(path.stem), original(path)][1])
+    for _ in range(2):
+        assert maps.missing("abcd") == ["d"]
+    assert sorted(read) == ["a", "b", "c"]
+    flip(maps.folder / "b.b2nd")
+    maps.write("c", np.zeros((4, 4, 4), np.uint8), (4, 4, 4))
+    read.clear()
+    for _ in range(2):
+        assert maps.missing("abcd", workers=2) == ["b", "d"]
+    assert sorted(read) == ["b", "b", "c"] and "b.b2nd has the checksum" in caplog.text
+    assert json.loads((tmp_path / "checked.json").read_text()).keys() == {f"{maps.folder.name}/{n}" for n in "abc"}
 
 
 def test_cases_of_earlier_versions_are_used_as_they_are(tmp_path, written, caplog):
