@@ -44,6 +44,7 @@ from umamba.evaluation.tables import check_parquet, describe, write_tables
 from umamba.files import check_takes_files, read_json, writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
+from umamba.inference.record import find_records
 from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.plain import check_option_types, plain
@@ -60,20 +61,20 @@ _OF_CHECKPOINTS: dict[str, object] = {"ensemble": False, "mirror": False, "cases
 _OF_CHECKPOINTS |= {"postprocessing": None, "device": "auto", "trusted": [], "data.dataset_dir": None}
 _OF_CHECKPOINTS |= {"data.prepared_dir": None, "previous_stage": None}
 _OF_FOLDERS: dict[str, object] = {"references": None, "dataset_json": None, "nsd_tolerance": None, "task": "semantic"}
-_OF_FOLDERS |= {"instance_predictions": False, "other_dataset": False, "seen_cases": False}
+_OF_FOLDERS |= {"instance_predictions": None, "other_dataset": False, "seen_cases": False}
 
 
 SWITCHES = (
     "ensemble",
     "mirror",
     "fit_postprocessing",
-    "instance_predictions",
     "other_dataset",
     "seen_cases",
     "parquet",
 )
 TYPES = {  # of the configuration; what is not here is looked at where it is used
-    **dict.fromkeys(SWITCHES, bool), "output": Path, "ckpt_path": Path | list[Path] | None,
+    **dict.fromkeys(SWITCHES, bool), "instance_predictions": bool | None, "output": Path,
+    "ckpt_path": Path | list[Path] | None,
     "postprocessing": Path | None, "previous_stage": Path | list[Path] | None, "trusted": str | list[str] | None,
     "data.dataset_dir": Path | None, "data.prepared_dir": Path | None, "predictions": Path | None,
     "references": Path | None, "dataset_json": Path | None, "cases": str, "protocol": str, "task": str,
@@ -218,9 +219,10 @@ def score_folders(cfg: DictConfig) -> None:
         task=cfg.task,
         tolerance=tolerance,
         protocol=cfg.protocol,
-        instance_predictions=cfg.instance_predictions,
+        instance_predictions=bool(cfg.instance_predictions),
         grow=0 if cfg.grow is None else cfg.grow,
     )
+    _check_kind(cfg)
     check_predictions(predictions, references, dataset_json, other_dataset=cfg.other_dataset)
     check_parquet(cfg.parquet)
     check_workers(cfg.workers)
@@ -234,6 +236,26 @@ def score_folders(cfg: DictConfig) -> None:
         text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet, remark=remark)
         write_source_tables(scores, pairs, Path(cfg.output) / "tables")
     show_table(text, f"{describe(scores)} {remark}".strip())
+
+
+def _check_kind(cfg: DictConfig) -> None:
+    """See that it is known whether label maps hold instances: one of two objects looks as one of classes does.
+
+    Raises:
+        ValueError: Nobody says it, or what made them says otherwise.
+    """
+    given, made_here = cfg.instance_predictions, bool(find_records(Path(cfg.predictions)))
+    if cfg.task == "instances" and not made_here and given is None:
+        raise ValueError(
+            f"predictions={cfg.predictions} has no inference.json that says what the label maps are, and one of two "
+            "objects looks as one of interior and boundary does. Say instance_predictions=true if each object has a "
+            "number of its own, =false if the values are classes."
+        )
+    if given and made_here:
+        raise ValueError(
+            f"instance_predictions=true: the inference.json in {cfg.predictions} says that predict.py made these "
+            "label maps, which are of classes. Leave it out; instance maps of your own belong into another folder."
+        )
 
 
 def _refuse(cfg: DictConfig, options: dict[str, object], way: str) -> None:

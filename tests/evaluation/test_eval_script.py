@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import tifffile
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from skimage import io as skio
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 script = importlib.import_module("umamba.evaluation.__main__")
@@ -159,6 +161,31 @@ def test_options_that_would_not_act_on_these_data(folders, overrides, message):
     with pytest.raises(ValueError, match=message):
         unwrap(script.main)(stored(folders, *overrides))
     assert not (folders / "out").exists()
+
+
+def test_label_maps_of_objects_and_of_classes_are_not_guessed(folders):
+    """One of two objects has the values of interior and boundary."""
+    description = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "interior": 1, "boundary": 2}}
+    (folders / "dataset.json").write_text(json.dumps({**description, "numTraining": 1, "file_ending": ".png"}))
+    objects = np.zeros((20, 30), np.uint8)
+    objects[2:9, 2:12], objects[11:18, 15:27] = 1, 2
+    for name in ("labelsTs", "predictions"):
+        for old in (folders / name).iterdir():
+            old.unlink()
+    tifffile.imwrite(folders / "labelsTs" / "a.tif", objects)
+    skio.imsave(folders / "predictions" / "a.png", objects, check_contrast=False)
+    call = ["task=instances", f"dataset_json={folders / 'dataset.json'}"]
+    with pytest.raises(ValueError, match="has no inference.json that says what the label maps are"):
+        script.score_folders(stored(folders, *call))
+    found = {}
+    for kind in ("true", "false"):
+        script.score_folders(stored(folders, *call, f"instance_predictions={kind}"))
+        found[kind] = pd.read_csv(folders / "out" / "tables" / "scores.csv").iloc[0]["f1"]
+    assert found == {"true": 1, "false": pytest.approx(2 / 3)}
+    (folders / "predictions" / "inference.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"says that predict\.py made these label maps, which are of classes"):
+        script.score_folders(stored(folders, *call, "instance_predictions=true"))
+    script.score_folders(stored(folders, *call))
 
 
 def test_parquet_without_pyarrow_is_refused_before_a_case_is_scored(folders, monkeypatch):
