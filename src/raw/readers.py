@@ -269,14 +269,17 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
             "expected one 2D or 3D image of one channel. Split a 4D file into one file per channel: NAME_0000, "
             "NAME_0001, ..."
         )
-    spacing = tuple(abs(float(s)) for s in image.GetSpacing()[::-1])
+    steps = image.GetSpacing()
+    spacing = tuple(abs(float(step)) for step in steps[::-1])
+    # Of a negative spacing, which MetaImage and NRRD may have, ITK's images have the direction turned round.
+    direction = np.reshape(image.GetDirection(), (dimension, dimension)) * np.where(np.less(steps, 0), -1, 1)
     width, height, *rest = (int(n) for n in image.GetSize())
     if dimension == 2:
         spacing = (FLAT_SPACING * max(spacing), *spacing)
     return Geometry(
         spacing=spacing,
         origin=tuple(image.GetOrigin()),
-        direction=tuple(image.GetDirection()),
+        direction=tuple(direction.ravel().tolist()),
         shape=(rest[0] if rest else 1, height, width),
         dimension=dimension,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_two_voxel_sizes_that_disagree_are_a_warning(tmp_path: Path) -> None:
 def test_a_negative_voxel_size_and_the_fourth_axis_are_no_fault(tmp_path: Path) -> None:
     assert read_geometry(with_pixdim(tmp_path / "a.nii", 3, -2.0)).spacing == (2.0, 1.0, 1.0)
     assert read_images([with_pixdim(tmp_path / "b.nii", 4, 0.0)])[0].shape == (1, *NOISE.shape)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize(("ending", "words"), [(".mha", "ElementSpacing = 1 1 1"), (".nrrd", "spacings: 1 1 1")])
+def test_a_negative_step_turns_the_axis_round(tmp_path: Path, ending: str, words: str, axis: int) -> None:
+    """As in ITK's image; the header alone, which is read first, says it otherwise."""
+    path = tmp_path / f"a{ending}"
+    image = sitk.GetImageFromArray(NOISE)
+    image.SetOrigin((5, 6, 7))
+    sitk.WriteImage(image, path)
+    content = path.read_bytes()
+    if ending == ".nrrd":
+        directions = b"space directions: (1,0,0) (0,1,0) (0,0,1)"
+        assert directions in content
+        content = content.replace(directions, b"spacings: 1 1 1").replace(b"space: left-posterior-superior\n", b"")
+        content = re.sub(rb"space origin: .*\n", b"", content)
+    assert words.encode() in content
+    steps = ["-1" if number == axis else "1" for number in range(3)]
+    path.write_bytes(content.replace(words.encode(), f"{words[:-5]}{' '.join(steps)}".encode()))
+    geometry, expected = read_geometry(path), sitk.ReadImage(path)
+    assert geometry.spacing == (1, 1, 1) and geometry.direction == expected.GetDirection()
+    assert geometry.direction[4 * axis] == -1 and geometry.origin == expected.GetOrigin()
+    write_label(NOISE % 3, tmp_path / f"label{ending}", geometry)
+    again = sitk.ReadImage(tmp_path / f"label{ending}")
+    assert again.GetDirection() == expected.GetDirection() and again.GetOrigin() == expected.GetOrigin()
 
 
 def case_of(image: Path) -> tuple[RawCase, DatasetDescription]:
