@@ -182,6 +182,12 @@ def _check_one_image(tiff: tifffile.TiffFile, path: Path) -> None:
             f"{path} says that its {images[0].shape[0]} planes are channels (axes {images[0].axes}), which are no "
             "slices. Write each channel into a file of its own: NAME_0000, NAME_0001, ..."
         )
+    if images and images[0].axes.startswith("T") and images[0].ndim > 2:
+        raise DatasetError(
+            f"{path} says that its {images[0].shape[0]} parts are moments in time (axes {images[0].axes}), which are "
+            "no slices. Make a case of each moment; or if they are slices, write them with metadata={'axes': 'ZYX'} "
+            "(tifffile; in Fiji: Image > Properties, frames 1)."
+        )
 
 
 @contextmanager

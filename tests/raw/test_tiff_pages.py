@@ -32,6 +32,14 @@ def of_channels(path: Path) -> None:
     tifffile.imwrite(path, STACK[:3], imagej=True, metadata={"axes": "CYX"})
 
 
+def of_moments(path: Path) -> None:
+    tifffile.imwrite(path, STACK, imagej=True, metadata={"axes": "TYX"})
+
+
+def of_volumes(path: Path) -> None:
+    tifffile.imwrite(path, np.stack([STACK, STACK]), imagej=True, metadata={"axes": "TZYX"})
+
+
 def of_colours(path: Path) -> None:
     pages = [Image.fromarray(np.repeat(page[..., None].astype(np.uint8), 3, -1)) for page in STACK]
     pages[0].save(path, save_all=True, append_images=pages[1:])
@@ -43,6 +51,8 @@ def of_colours(path: Path) -> None:
         (page_by_page, r"holds 5 images \(pixels: 20 x 30, 20 x 30, 20 x 30, and 2 more\).*append=True"),
         (of_two_sizes, r"holds 2 images \(pixels: 20 x 30, 10 x 30\)"),
         (of_channels, r"its 3 planes are channels \(axes CYX\)"),
+        (of_moments, r"its 5 parts are moments in time \(axes TYX\)"),
+        (of_volumes, r"its 2 parts are moments in time \(axes TZYX\)"),
         (of_colours, r"shape \(5, 20, 30, 3\); expected .* or a grey stack \(z, y, x\)"),
     ],
 )
