@@ -8,13 +8,15 @@ from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.pairs import references_of
 from umamba.evaluation.record import is_scored
 from umamba.evaluation.scoring import Scoring, check_tolerance_names
+from umamba.raw.readers import read_geometry, read_label
 
 
 def check_test(datamodule: SegmentationDataModule) -> None:
     """See that the test cases of a data set can be scored as a training does it.
 
     Raises:
-        ValueError: There is no class to score, or data.nsd_tolerance is none for its classes.
+        ValueError: There is no class to score, data.nsd_tolerance is none for its classes, or an instance map cannot
+            be read or has another shape than its image: the preparation looks at labels alone.
         FileNotFoundError: A reference is missing.
     """
     raw = datamodule.raw
@@ -22,7 +24,15 @@ def check_test(datamodule: SegmentationDataModule) -> None:
         raise ValueError(f"{raw.folder / 'dataset.json'} has no class to score in the labels {dict(raw.labels)}.")
     if "nsd_tolerance" in vars(datamodule):  # set by the user: all of it should act
         check_tolerance_names(datamodule.nsd_tolerance, raw.foreground)
-    references_of(datamodule.test_cases, _scoring(datamodule))
+    scoring = _scoring(datamodule)
+    references = references_of(datamodule.test_cases, scoring)
+    for case in datamodule.test_cases if scoring.of_instances else ():
+        shape, expected = read_label(references[case.identifier])[1].shape, read_geometry(case.images[0]).shape
+        if shape != expected:
+            raise ValueError(
+                f"{references[case.identifier]} has the shape {shape}, its image {case.images[0]} {expected}: "
+                "predictions could not be scored against it. Correct the file."
+            )
 
 
 def is_tested(checkpoint: Path, folder: Path, datamodule: SegmentationDataModule) -> bool:

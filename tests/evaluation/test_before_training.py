@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
-from tests.miniatures import make_volumes
+from tests.miniatures import make_pictures, make_volumes
 from umamba.datamodules.custom import CustomDataModule
 from umamba.evaluation.before_training import check_test
 
@@ -42,3 +44,18 @@ def test_no_class_and_no_reference(tmp_path):
     (raw / "dataset.json").write_text(json.dumps(description | {"labels": {"background": 0}}))
     with pytest.raises(ValueError, match=r"dataset\.json has no class to score"):
         check_test(opened(raw))
+
+
+@pytest.mark.parametrize(
+    ("instances", "message"),
+    [
+        (np.full((48, 56), 2**31, np.uint32), r"case_0\.tif holds the values .* of at most 31 bits"),
+        (np.ones((48, 50), np.uint16), r"case_0\.tif has the shape \(1, 48, 50\), its image .*\(1, 48, 56\)"),
+    ],
+)
+def test_an_instance_map_that_could_not_be_scored_against(tmp_path, instances, message):
+    raw = make_pictures(tmp_path / "Dataset951_Cells", instances=True)
+    check_test(opened(raw, task="instances"))
+    tifffile.imwrite(raw / "instancesTr" / "case_0.tif", instances)
+    with pytest.raises(ValueError, match=message):
+        check_test(opened(raw, task="instances"))
