@@ -76,7 +76,7 @@ class PlannerOptions:
         object.__setattr__(self, "rule", str(self.rule))
         if self.rule not in RULES:
             raise ValueError(f"planning.rule = {self.rule!r}: expected one of {', '.join(RULES)}.")
-        if self.preset not in PRESETS:
+        if not isinstance(self.preset, str) or self.preset not in PRESETS:
             raise ValueError(f"planning.preset = {self.preset!r}: expected one of {', '.join(PRESETS)}.")
         if not has_type(self.memory_gb, float | None) or (self.memory_gb is not None and self.memory_gb <= 0):
             raise ValueError(f"planning.memory_gb = {self.memory_gb}: expected GB > 0, or null for the preset's.")

@@ -15,6 +15,7 @@ from umamba.locations import CONFIGS
 from umamba.run.sweep import quoted
 
 _UNCHOSEN = ("experiment", "debug", "hparams_search")  # groups of which no file is taken unless one is asked for
+_NEEDED = ("data", "model", "loss", "trainer")  # groups of which a run has one file
 _SWITCH = (True, False, None, 0, 1)
 
 
@@ -28,7 +29,7 @@ def in_own_words(arguments: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: what is to be gone on with is not there.
-        ValueError: the call does not say in which folder a checkpoint is gone on with.
+        ValueError: the call does not say in which folder a checkpoint is gone on with, or takes away what a run needs.
     """
     trainer = set(_keys("trainer/default")) - set(_keys("train"))
     has_folder = any(argument.startswith("run_dir=") for argument in arguments)
@@ -42,6 +43,11 @@ def in_own_words(arguments: Sequence[str]) -> list[str]:
         value = value.text if isinstance(value, QuotedString) else value
         if value is None and (CONFIGS / key / "none.yaml").is_file():
             words.append(f"{key}=none")
+        elif override.is_delete() and key in _NEEDED:
+            there = ", ".join(sorted(path.stem for path in (CONFIGS / key).glob("[!_]*.yaml")))
+            raise ValueError(f"{argument} leaves out what a run needs: {key}=... takes another one, of {there}.")
+        elif override.is_delete() and key in _keys("train"):
+            raise ValueError(f"{argument} leaves out what a run needs. Give it a value, {key}=..., or leave this out.")
         elif override.is_delete():
             words.append(argument)
         elif value is None and key in _UNCHOSEN:

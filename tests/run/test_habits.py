@@ -153,6 +153,15 @@ def test_other_words_stay(word: str) -> None:
     assert in_own_words([word]) == [word]
 
 
+@pytest.mark.parametrize("word", ["~loss", "~loss=dice_ce", "~model", "~data", "~trainer"])
+def test_what_a_run_needs_is_not_left_out(word: str) -> None:
+    key = word.strip("~").split("=")[0]
+    with pytest.raises(ValueError, match=rf"^{word} leaves out what a run needs: {key}=\.\.\. takes another"):
+        in_own_words([word])
+    with pytest.raises(ValueError, match=r"^~seed leaves out what a run needs\. Give it a value, seed=\.\.\."):
+        in_own_words(["~seed"])
+
+
 @pytest.mark.parametrize("name", ["run", "a b", "seed=1,2", "it's"])
 def test_a_run_to_go_on_with_is_its_folder(tmp_path: Path, name: str) -> None:
     folder, best = tmp_path / name, tmp_path / name / "checkpoints" / "best.ckpt"
