@@ -48,8 +48,9 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
         "# Cost of the networks",
         "",
         "`python benchmarks/networks.py`, whose head says what is measured. Reference: the original implementations on "
-        "one H100 80 GB, eager. A heading names the commit that was timed; what steps cost as CUDA graphs, with the "
-        "kernels of a later one, is in [Training steps](training_step.md).",
+        "one H100 80 GB, eager. A heading names the commit that was timed; the chart has times and memory of the last "
+        "one alone. These steps are not replayed from CUDA graphs, as a training's are, so that a slow host counts; "
+        "what a training's steps take is in [Training steps](training_step.md).",
         "",
         "![Cost of the networks](networks.png)",
     ]
@@ -57,7 +58,7 @@ def write_report(rows: list[dict[str, Any]], folder: Path) -> None:
     for row in rows:
         tables.setdefault(tuple(row[key] for key in ABOUT), []).append(row)
     for (device, torch_version, commit, compiled, date), table in sorted(
-        tables.items(), key=lambda item: item[0][0].startswith("CPU")
+        sorted(tables.items(), key=lambda item: item[0][4], reverse=True), key=lambda item: item[0][0].startswith("CPU")
     ):
         mode = "torch.compile" if compiled else "eager"
         lines += ["", f"## {device}, torch {torch_version}, {mode}, commit {commit}, {date}", ""]
@@ -74,13 +75,16 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A line of charts for each setting: parameters, operations, activations, and the step where it was timed.
 
     One row of a network and setting each: a timed one before one from a CPU, whose activations are then left out, and
-    bf16 before fp16.
+    bf16 before fp16. What older code than that of the last timed row took is left out, for bars are compared.
     """
+    timed = [row for row in rows if "step_ms" in row]
+    last = max(timed, key=lambda row: row["date"], default={}).get("commit")
     chosen: dict[tuple, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: ("step_ms" not in row, row["precision"] == "fp16")):
         chosen.setdefault((row["setting"], row["network"]), row)
-    if any("step_ms" in row for row in rows):
-        chosen = {k: r if "step_ms" in r else {**r, "activations_gib": None} for k, r in chosen.items()}
+    if timed:
+        untimed = {"activations_gib": None, "step_ms": None}
+        chosen = {k: row if row["commit"] == last else row | untimed for k, row in chosen.items()}
     keys = [key for key in IN_WORDS if any(key in row for row in chosen.values())]
     networks = [name for name in NETWORKS if any(network == name for _, network in chosen)]
     settings = [name for name in PAPER if any(setting == name for setting, _ in chosen)]
