@@ -75,9 +75,6 @@ class Placement:
             device: Where the training runs.
             chain: What is to be done.
             anew: Whether the training begins with its first step, so that no earlier one's choice counts.
-
-        Raises:
-            ValueError: As `check`.
         """
         self.check(device)
         if anew:

@@ -72,11 +72,7 @@ def _any(dice: Mapping[str, float]) -> bool:
 
 
 def postprocess_pairs(pairs: Sequence[Pair], rules: Sequence[Rule], folder: Path) -> list[Pair]:
-    """Write post-processed copies of the predictions into a folder.
-
-    Returns:
-        The pairs with the copies as predictions.
-    """
+    """Write post-processed copies of the predictions into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     processed = []
     for pair in pairs:

@@ -43,11 +43,7 @@ class Entry:
         return FileLock(self.folder / ".lock")
 
     def state(self) -> dict[str, Any]:
-        """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started.
-
-        Raises:
-            ValueError: state.json is no such file.
-        """
+        """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started."""
         return read_state(self.folder / "state.json", ("overrides", "code"), self.folder)
 
     def save_state(self, state: dict[str, Any]) -> None:

@@ -41,11 +41,7 @@ class Rules:
 
 
 def seconds_of(text: str | float | None) -> float:
-    """A duration such as 540s, 9m, 2.5h or 1d; a number is in seconds, None is for ever.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """A duration such as 540s, 9m, 2.5h or 1d; a number is in seconds, None is for ever."""
     if text is None:
         return math.inf
     match = _DURATION.fullmatch(str(text).strip())

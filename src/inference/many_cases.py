@@ -35,11 +35,7 @@ class FilesPredictor(CasePredictor):
     """A predictor of files and of whole folders of them; the constructor is that of `CasePredictor`."""
 
     def outputs(self, cases: Sequence[RawCase], output_dir: Path) -> dict[str, Path]:
-        """Case -> the label map that `predict_cases` writes.
-
-        Raises:
-            ValueError: It would replace one of the images.
-        """
+        """Case -> the label map that `predict_cases` writes."""
         paths = {case.identifier: output_dir / f"{case.identifier}{self.plan.file_ending}" for case in cases}
         check_not_an_input(cases, paths)
         return paths

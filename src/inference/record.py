@@ -146,9 +146,6 @@ def go_on(
 
     Returns:
         The cases that are finished; and what the record says of them and of those of earlier calls, see `kept_of`.
-
-    Raises:
-        ValueError: See `finished_cases`.
     """
     done, record = finished_cases(path.parent, cases, outputs, made_by), read_json(path)
     if record and not isinstance(record.get("images"), dict):  # an earlier version: taken to be these

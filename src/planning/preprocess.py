@@ -196,9 +196,6 @@ def foreground_locations(label: np.ndarray, plan: Plan) -> dict[int, np.ndarray]
     Args:
         label: (Z, Y, X) preprocessed label.
         plan: Says what is foreground.
-
-    Returns:
-        See `class_locations`.
     """
     if plan.regions:
         return class_locations(label, {number: region.labels for number, region in enumerate(plan.regions, start=1)})

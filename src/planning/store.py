@@ -110,9 +110,6 @@ class Store:
         Args:
             folder: Of one configuration, below the prepared data set's.
 
-        Returns:
-            The store of these cases.
-
         Raises:
             FileNotFoundError: The folder does not exist or holds no case.
         """

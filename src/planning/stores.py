@@ -48,9 +48,6 @@ def fresh_store(
         configuration: The plan's, that is to be trained.
         workers: Processes.
         files: Case -> key of its raw files, see `umamba.planning.raw_files`.
-
-    Returns:
-        The folder of the store.
     """
     key = _store_key(plan, configuration)
     keys = {name: content_hash([key, own]) for name, own in files.items()}

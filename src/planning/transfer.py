@@ -31,9 +31,6 @@ def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
 
     Returns:
         The plan; and whether it is of another data set, by name, so that it is still to be moved (`move_plan`).
-
-    Raises:
-        FileNotFoundError, PlanError: See `load_plan`.
     """
     content: Any = read_plan_file(path)
     own = (raw.name, raw.folder.resolve().name)  # nnU-Net goes by the folder

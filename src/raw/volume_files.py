@@ -115,9 +115,6 @@ def read_array(reader: sitk.ImageFileReader) -> np.ndarray:
     """The voxels ([z,] y, x) of the volume whose header was read, as `read_voxels` reads them.
 
     Whole numbers in a compressed NIfTI file are inflated once, where SimpleITK and the checksum take two threads.
-
-    Raises:
-        DatasetError: See `read_voxels`.
     """
     path = Path(reader.GetFileName())
     if is_nifti(path):

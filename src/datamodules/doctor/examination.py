@@ -41,9 +41,6 @@ def examine_dataset(
         geometry: what to do where a label's grid is not its image's: "error" reports it, "ignore" makes it a
             warning, "resample_label" and "copy_header" rewrite the label (`umamba.datamodules.doctor.repair`).
 
-    Returns:
-        The report, and the cases with their split.
-
     Raises:
         FileNotFoundError: there is no data set.
         DatasetError: dataset.json is malformed.

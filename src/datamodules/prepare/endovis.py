@@ -116,11 +116,7 @@ def split_by_video(frames: Iterable[tuple[int, int]], num_folds: int = 5) -> lis
 
 
 def instrument_of(folder: str) -> int:
-    """Class number of a mask folder such as `Maryland_Bipolar_Forceps_labels`.
-
-    Raises:
-        DatasetError: the folder names no known instrument.
-    """
+    """Class number of a mask folder such as `Maryland_Bipolar_Forceps_labels`."""
     for number, name in enumerate(FOLDERS, start=1):
         if name in folder:
             return number
@@ -151,11 +147,7 @@ def read_types(frame: Path) -> np.ndarray:
 
 
 def read_test_types(path: Path) -> np.ndarray:
-    """Instrument types (H, W) uint8 of a test frame.
-
-    Raises:
-        DatasetError: values other than 0 to 7.
-    """
+    """Instrument types (H, W) uint8 of a test frame."""
     types = iio.imread(path)
     if types.ndim == 3:
         types = types[..., 0]

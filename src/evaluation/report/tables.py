@@ -31,9 +31,6 @@ def result_table(
         scores: Of `all_scores`, one data set.
         dataset: Its name, as in published.yaml if it is there.
         published: What `load_published` gives.
-
-    Returns:
-        Text, one row per network.
     """
     beside_paper = dataset in published["settings"] and scores["protocol"].iloc[0].startswith("paper")
     rows = []
@@ -101,9 +98,6 @@ def settings_table(runs: Sequence[ScoredRun], beyond: Sequence[str]) -> pd.DataF
     Args:
         runs: Of one data set.
         beyond: Of `beyond_networks`.
-
-    Returns:
-        Text; empty if nothing differs.
     """
     named = {run.network: run.facts for run in runs}
     compared = [(named, list(beyond))]
