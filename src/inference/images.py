@@ -12,7 +12,7 @@ import torch
 
 from umamba.raw.description import DatasetError
 from umamba.raw.origins import ORIGIN_LIMIT, ORIGIN_TOLERANCE
-from umamba.raw.readers import FLAT_SPACING, Geometry
+from umamba.raw.readers import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -110,17 +110,8 @@ def _of_array(image: np.ndarray | torch.Tensor, sizes: tuple[float, ...]) -> tup
         array = array[None]
     if dimension == 2:
         array = array[:, None]
-    depth, height, width = array.shape[1:]
-    identity = tuple(float(i == j) for i in range(dimension) for j in range(dimension))
-    geometry = Geometry(
-        spacing=sizes if dimension == 3 else (FLAT_SPACING * max(sizes), *sizes),
-        origin=(0.0,) * dimension,
-        direction=identity,
-        shape=(depth, height, width),
-        dimension=dimension,
-    )
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
-        return np.ascontiguousarray(array, dtype=np.float32), geometry
+        return np.ascontiguousarray(array, dtype=np.float32), Geometry.of(sizes, array.shape)
 
 
 def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None) -> tuple[np.ndarray, Geometry]:
@@ -157,12 +148,4 @@ def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None)
     array = np.concatenate(channels, dtype=np.float32, casting="unsafe")
     array = array[:, None] if dimension == 2 else array
     sizes = tuple(abs(float(size)) for size in first.GetSpacing()[::-1])
-    depth, height, width = array.shape[1:]
-    geometry = Geometry(
-        spacing=sizes if dimension == 3 else (FLAT_SPACING * max(sizes), *sizes),
-        origin=tuple(first.GetOrigin()),
-        direction=tuple(first.GetDirection()),
-        shape=(depth, height, width),
-        dimension=dimension,
-    )
-    return array, geometry
+    return array, Geometry.of(sizes, array.shape, first.GetOrigin(), first.GetDirection())

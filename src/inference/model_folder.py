@@ -54,7 +54,7 @@ def read_model_folder(
 
 
 def _of_all_folds(folder: Path, checkpoint: str) -> list[Path]:
-    """The checkpoints of the folds, as nnU-Net finds them: fold_all, which saw every case, is none beside the others."""
+    """The checkpoints of the folds, as nnU-Net finds them: fold_all, which saw every case, is none beside others."""
     there = sorted(path for path in folder.glob("fold_*") if path.is_dir())
     found = [path for path in there if (path / checkpoint).is_file()]
     numbered = [path for path in found if re.fullmatch(r"fold_\d+", path.name)]

@@ -31,14 +31,7 @@ Scheme = Callable[[Tensor, Tensor | None, Intensities], Tensor]
 def preprocess_on(
     device: torch.device, image: np.ndarray, geometry: Geometry, plan: Plan, configuration: Configuration
 ) -> tuple[Tensor, CaseProperties]:
-    """Preprocess the image of a case for a network.
-
-    Args:
-        device: Where to compute.
-        image: (C, Z, Y, X) as read; not changed.
-        geometry: Size, spacing and place of the image, as read.
-        plan: Decides the order of axes and the intensities.
-        configuration: Decides spacing and normalisation.
+    """Preprocess the image of a case for a network; arguments as of `preprocess_case`.
 
     Returns:
         (C, Z, Y, X) float32 on the device, normalised and resampled; and what the way back takes.
@@ -77,17 +70,7 @@ def preprocess_tensors(
 
 
 def resample_volume(volume: Tensor, shape: Sequence[int], current: Sequence[float], new: Sequence[float]) -> Tensor:
-    """`umamba.planning.resampling.resample_image` of a tensor: cubic, by the same matrices, in float32.
-
-    Args:
-        volume: (Z, Y, X) float32.
-        shape: Target shape.
-        current: Spacing of the volume, mm.
-        new: Spacing after, mm; it decides only whether an axis is separate.
-
-    Returns:
-        float32 of the target shape; the volume itself if it has that shape.
-    """
+    """`umamba.planning.resampling.resample_image` of a tensor: cubic, by the same matrices, in float32."""
     shape = tuple(shape)
     if tuple(volume.shape) == shape:
         return volume

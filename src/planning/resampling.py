@@ -73,14 +73,7 @@ def resample_label(
 ) -> np.ndarray:
     """Resample a label map: per voxel the label whose linearly interpolated mask is largest, ties to the nearest one.
 
-    Args:
-        label: (Z, Y, X), whole numbers; -1 is a label like the others.
-        shape: Target shape.
-        current: Spacing of the label map, mm.
-        new: Spacing after, mm.
-
-    Returns:
-        The target shape in the label's dtype; the label itself if it has that shape.
+    Arguments as of `resample_image`; the label itself if it has the shape.
     """
     shape = tuple(int(size) for size in shape)
     if label.shape == shape:

@@ -126,13 +126,7 @@ def residual_unet_cost(
 ) -> int:
     """Cost of nnU-Net's residual-encoder U-Net: the stem, per block two convolutions and a shortcut that changes shape.
 
-    Args:
-        patch_size: Voxels per axis.
-        strides: Per stage and axis.
-        features_per_stage: Channels per stage.
-        num_labels: Entries of dataset.json's labels.
-        blocks: Residual blocks per encoder stage.
-        convs_decoder: Convolutions per decoder stage.
+    Arguments as of `plain_unet_cost`; `blocks` are the residual blocks per encoder stage.
     """
     voxels = [math.prod(shape) for shape in stage_shapes(patch_size, strides)]
     total = features_per_stage[0] * math.prod(patch_size)  # the stem

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import SimpleITK as sitk
@@ -41,6 +42,25 @@ class Geometry:
     direction: tuple[float, ...]
     shape: tuple[int, int, int]
     dimension: int
+
+    @classmethod
+    def of(
+        cls,
+        spacing: Sequence[float],
+        shape: Sequence[int],
+        origin: Sequence[float] | None = None,
+        direction: Sequence[float] | None = None,
+    ) -> Self:
+        """Of an array (..., Z, Y, X) whose file has as many axes as spacings, in mm; by itself at the origin."""
+        dimension, sizes = len(spacing), tuple(map(float, spacing))
+        depth, height, width = shape[-3:]
+        return cls(
+            spacing=sizes if dimension == 3 else (FLAT_SPACING * max(sizes), *sizes),
+            origin=tuple(origin or (0.0,) * dimension),
+            direction=tuple(direction or np.eye(dimension).ravel().tolist()),
+            shape=(depth, height, width),
+            dimension=dimension,
+        )
 
 
 def is_picture(path: Path) -> bool:
@@ -208,8 +228,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     array = read_picture(path)
-    spacing: tuple[float, ...] = (FLAT_SPACING, 1.0, 1.0)
-    dimension = 2
+    spacing: tuple[float, ...] = (1.0, 1.0)
     if array.ndim == 3 and array.shape[-1] in (2, 3, 4) and is_tiff(path):
         check_colours(path)
     if array.ndim == 2:
@@ -219,22 +238,14 @@ def _read_picture(path: Path) -> tuple[np.ndarray, Geometry]:
     elif array.ndim == 3 and array.shape[-1] == 2:  # grey with alpha
         array = np.moveaxis(array[..., :1], -1, 0)[:, None]
     elif array.ndim == 3 and is_tiff(path):
-        array, spacing, dimension = array[None], _stack_spacing(path), 3
+        array, spacing = array[None], _stack_spacing(path)
     else:
         stack = ", or a grey stack (z, y, x)" if is_tiff(path) else ""
         raise DatasetError(
             f"{path} has an array of shape {array.shape}; expected a picture (y, x), (y, x, 3) or (y, x, 4){stack}. "
             "Write each channel of a stack, or each picture, into a file of its own."
         )
-    identity = tuple(float(i == j) for i in range(dimension) for j in range(dimension))
-    depth, height, width = array.shape[1:]
-    return array, Geometry(
-        spacing=spacing,
-        origin=(0.0,) * dimension,
-        direction=identity,
-        shape=(depth, height, width),
-        dimension=dimension,
-    )
+    return array, Geometry.of(spacing, array.shape)
 
 
 def _stack_spacing(path: Path) -> tuple[float, ...]:
@@ -270,16 +281,7 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
             "NAME_0001, ..."
         )
     steps = image.GetSpacing()
-    spacing = tuple(abs(float(step)) for step in steps[::-1])
     # Of a negative spacing, which MetaImage and NRRD may have, ITK's images have the direction turned round.
     direction = np.reshape(image.GetDirection(), (dimension, dimension)) * np.where(np.less(steps, 0), -1, 1)
-    width, height, *rest = (int(n) for n in image.GetSize())
-    if dimension == 2:
-        spacing = (FLAT_SPACING * max(spacing), *spacing)
-    return Geometry(
-        spacing=spacing,
-        origin=tuple(image.GetOrigin()),
-        direction=tuple(direction.ravel().tolist()),
-        shape=(rest[0] if rest else 1, height, width),
-        dimension=dimension,
-    )
+    sizes, shape = [abs(step) for step in steps[::-1]], (1, *image.GetSize()[::-1])
+    return Geometry.of(sizes, shape, image.GetOrigin(), direction.ravel().tolist())

@@ -14,7 +14,15 @@ SMALL = 1e-8  # keeps the ratio finite for a constant channel
 
 
 class _RandomFactor(RandomTransform, tio.IntensityTransform):
-    """Changes every channel by a factor of its own, half of the factors below 1 and half above."""
+    """Changes every channel by a factor of its own, half of the factors below 1 and half above.
+
+    Args:
+        factors: Range of the factor.
+        **kwargs: Of `torchio.Transform`.
+
+    Raises:
+        ValueError: The factors are no range.
+    """
 
     def __init__(self, factors: tuple[float, float] = (0.75, 1.25), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -40,15 +48,7 @@ class _RandomFactor(RandomTransform, tio.IntensityTransform):
 
 
 class RandomBrightness(_RandomFactor):
-    """Multiply each channel by a factor.
-
-    Args:
-        factors: Range of the factor.
-        **kwargs: Of `torchio.Transform`.
-
-    Raises:
-        ValueError: The factors are no range.
-    """
+    """Multiply each channel by a factor."""
 
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
         """x * factor."""
@@ -56,15 +56,7 @@ class RandomBrightness(_RandomFactor):
 
 
 class RandomContrast(_RandomFactor):
-    """Stretch each channel about its mean and clip it to the range it had.
-
-    Args:
-        factors: Range of the factor.
-        **kwargs: Of `torchio.Transform`.
-
-    Raises:
-        ValueError: The factors are no range.
-    """
+    """Stretch each channel about its mean and clip it to the range it had."""
 
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
         """clip((x - mean) * factor + mean)."""
