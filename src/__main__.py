@@ -47,7 +47,7 @@ def main() -> None:
         raise SystemExit(2)
     module, config, what = COMMANDS[name]
     sys.argv = [f"umamba {name}", *sys.argv[2:]]
-    exit_with_help(f"umamba {name}: {what}.", config)
+    exit_with_help(f"umamba {name}: {what}.", config, sys.argv[0])
     command = import_module(module).main
     with ends_on_signals(), explained():
         command()

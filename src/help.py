@@ -15,6 +15,8 @@ from umamba.locations import CONFIGS
 
 _GROUP = re.compile(r"^  - (?:override )?/?([a-z_/]+): (\S+)")
 _WIDTH = 118
+_PROGRAM = r"(?:python -m umamba\S*|python \w+\.py|umamba \w+)"
+_ENOUGH = 3  # examples of a command
 _LEAST = 30  # columns that a key has to leave for its meaning; else that begins on the next line
 # Files that show a group's keys: what all its choices start from, or the usual choice
 SHOWN_FILES = {
@@ -24,6 +26,7 @@ SHOWN_FILES = {
     "trainer": ("trainer/default.yaml",),
     "paths": ("paths/default.yaml",),
 }
+_USUAL = {"data": "custom"}  # the choice whose own keys are shown where the command line names none
 _OF_SWEEPS = {"train": ("hydra/launcher", "serial", ("hydra/launcher/gpus.yaml", "hydra/launcher/slurm.yaml"))}
 KEYS_OF_GROUPS = ("train", "epochs")  # commands that use all of a group's keys
 _END = "All keys that this would use: the same command with --cfg job. Hydra's own flags: --hydra-help."
@@ -36,19 +39,20 @@ def config_name() -> str | None:
     return _called[-1] if _called else None
 
 
-def exit_with_help(description: str | None, config: str) -> None:
+def exit_with_help(description: str | None, config: str, called: str = "") -> None:
     """If the command line asks for help, print it and end the process; a script calls this before its heavy imports.
 
     Args:
         description: what the command does and how it is called: the script's docstring.
         config: name of its config file.
+        called: how it is called here, such as "umamba plan", for the examples; empty: as the config says.
 
     Raises:
         SystemExit: after printing.
     """
     _called.append(config)
     if wanted():
-        sys.stdout.write(help_text(description, config))
+        sys.stdout.write(help_text(description, config, called))
         raise SystemExit(0)
 
 
@@ -57,7 +61,7 @@ def wanted() -> bool:
     return bool({"-h", "--help"} & set(sys.argv[1:]))
 
 
-def help_text(description: str | None, config: str) -> str:
+def help_text(description: str | None, config: str, called: str = "") -> str:
     """The text that `exit_with_help` prints."""
     lines = _lines(config)
     groups = [(match[1], match[2]) for match in map(_GROUP.match, lines) if match and (CONFIGS / match[1]).is_dir()]
@@ -68,7 +72,7 @@ def help_text(description: str | None, config: str) -> str:
         groups.append((group, default))
         shown[group.replace("/", ".")] = of_launchers
     text = re.sub(r"^(?=python )", "    ", (description or "").strip(), flags=re.MULTILINE)
-    parts = [text, *_examples(lines, text)]
+    parts = [text, *_examples(lines, text, called)]
     for name in _on_top(config):
         parts += ["", f"Keys of --config-name={name}, given as key=value:", ""]
         parts += [f"  {line}" for line in _keys(_lines(name))]
@@ -82,6 +86,10 @@ def help_text(description: str | None, config: str) -> str:
         parts += ["", f"Keys of {name}, given as {name}.key=value:", ""]
         for file in files:
             parts += [f"  {line}" for line in _keys(_lines(file.removesuffix(".yaml")))]
+        choice = _chosen(name) or _USUAL.get(name, "")
+        if choice and f"{name}/{choice}.yaml" not in files:
+            parts += ["", f"Of {name}={choice}, beside these or in their place:", ""]
+            parts += [f"  {line}" for line in _keys(_lines(f"{name}/{choice}"))]
     return "\n".join([*(fitting for line in parts for fitting in _fit(line)), "", _END, ""])
 
 
@@ -142,12 +150,25 @@ def _keys(lines: list[str]) -> list[str]:
     return shown
 
 
-def _examples(lines: list[str], description: str) -> list[str]:
-    """The commands in front of a config that the description does not have."""
-    commands = [line.lstrip("# ") for line in lines if line.startswith("# ") and re.match(r"# (python|umamba) ", line)]
-    further = [command for command in commands if command.split("  ")[0].strip() not in description]
-    after = [] if description.rpartition("\n")[2].startswith("    ") else [""]
-    return [*after, *(f"    {command}" for command in further)] if further else []
+def _chosen(group: str) -> str:
+    """What the command line chooses of a group; empty if nothing that is there."""
+    given = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{group}=")]
+    return given[-1] if given and given[-1] in choices_of(group) else ""
+
+
+def _examples(lines: list[str], description: str, called: str) -> list[str]:
+    """The commands in front of a config that the description does not have, unless it has enough."""
+    there = re.findall(rf"^    {_PROGRAM} +(.+)$", description, re.MULTILINE)
+    given = [match for match in (re.match(rf"# ({_PROGRAM}) +(.+)$", line) for line in lines) if match]
+    commands = [f"    {called or m[1]} {m[2]}" for m in given if not any(_same(m[2], other) for other in there)]
+    if len(there) >= _ENOUGH or not commands:
+        return []
+    return [*([] if description.rpartition("\n")[2].startswith("    ") else [""]), *commands]
+
+
+def _same(arguments: str, other: str) -> bool:
+    """Whether two commands are given the same, whatever is said of them."""
+    return re.split(r" {2,}", arguments)[0].strip() == re.split(r" {2,}", other)[0].strip()
 
 
 def choices_of(group: str) -> list[str]:

@@ -17,6 +17,7 @@ PROGRAMS = {
     "umamba.datamodules.doctor": "doctor", "umamba.datamodules.prepare": "prepare",
     "umamba.evaluation.report": "report", "umamba.evidence": "evidence", "umamba.export": "export",
     "umamba.models.import_weights": None, "umamba.benchmark": "epochs", "umamba.sweep": "sweep",
+    "umamba.cross_validation": "best",
 }  # fmt: skip
 HEAVY = ("torch", "lightning", "hydra", "matplotlib", "pandas")
 
@@ -38,10 +39,29 @@ def test_help_comes_at_once_with_examples(program: str) -> None:
 
 @pytest.mark.parametrize("config", sorted({name for name in PROGRAMS.values() if name}))
 def test_every_key_has_its_meaning(config: str) -> None:
-    text = help_text("", config).partition("Keys, given as")[2].partition("Groups,")[0]
-    keys = re.findall(r"^  (\w+:.*(?:\n {3,}#.*)?)$", text, re.M)  # of a long one it stands below
+    text = help_text("", config).partition("Keys, given as")[2]
+    own, _, groups = text.partition("Groups,")
+    keys = re.findall(r"^  (\w+:.*(?:\n {3,}#.*)?)$", own, re.M)  # of a long one it stands below
     assert keys
+    keys += re.findall(r"^ {2,}([a-z]\w*:.*(?:\n {3,}#.*)?)$", groups.partition("Keys of")[2], re.M)
     assert [key for key in keys if "#" not in key] == []
+
+
+def test_examples_are_called_as_the_command_is() -> None:
+    text = help_text("umamba plan: plan a data set.", "planning", "umamba plan")
+    assert "    umamba plan data=hippocampus" in text and "python" not in text.partition("Keys")[0]
+    assert "    python -m umamba.planning data=hippocampus" in help_text("Plan.", "planning")
+    once = help_text("Best.\n\n    umamba best runs=[logs/a/cross_validation,logs/b/cross_validation] output=best", "best")
+    assert once.count("logs/b/cross_validation] output=best\n") == 1
+
+
+def test_the_choice_of_the_command_line_shows_its_own_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = help_text("Train.", "train")
+    assert "Of data=custom," in plain and "\n  nsd_tolerance: 2.0" in plain
+    monkeypatch.setattr("sys.argv", ["train.py", "data=joint", "model=unetr", "trainer=nothing", "--help"])
+    text = help_text("Train.", "train")
+    assert "Of data=joint," in text and "Of data=custom," not in text and "\n  sources: ???" in text
+    assert "Of model=unetr," in text and "Of trainer=" not in text
 
 
 def test_a_config_on_top_of_the_commands_own_shows_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
