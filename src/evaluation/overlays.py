@@ -74,6 +74,8 @@ def overlay_figure(
         _draw_case(above, last[-len(runs) :], case, pairs, of_case, labellings)
         for ax in last[:2] if rows > 1 else ():
             ax.axis("off")
+        if rows > 1:
+            last[2].set_ylabel("errors", fontsize=9)
     patches = [Patch(color=colour, label=f"wrong: {name}") for name, colour in _ERRORS.items()]
     if of_all.of_instances:
         patches = patches[:2]

@@ -201,8 +201,10 @@ def test_a_report_of_several_networks_is_one_file(tmp_path):
     page = make_report([tmp_path / "runs"], tmp_path / "report", title="Phantom <test>", cases=2).read_text()
     figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
     drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd", "hd95") for kind in ("boxes", "effects", "ranks")}
-    assert figures == drawn | {"phantom_cost.png", "phantom_overlays.png"}
-    assert page.count("data:image/png;base64,") == 1 and page.count("<svg ") == len(figures) - 1
+    assert figures == drawn | {"phantom_cost.png", "phantom_overlays_1.png", "phantom_overlays_2.png"}
+    assert page.count("data:image/png;base64,") == 2 and page.count("<svg ") == len(figures) - 2
+    assert page.count("<h3>Overlays</h3>") == 1 and len(re.findall('alt="Overlays of c[0-5]"', page)) == 2
+    assert "img { width: auto; }" in page  # on paper its height is limited, which would press it together
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need no other file"
     assert "U-Mamba_Enc has the best DSC on 6 cases" in page and "<td><b>0." in page and "#010203" not in page
     assert "no Wilcoxon test can give less than p = 0.0312, and 0.094 after correction for 3 comparisons" in page

@@ -40,6 +40,7 @@ ul.verdict { font-size: 16px; max-width: 62em; border-left: 4px solid var(--mark
 .note { color: var(--quiet); font-size: 13px; max-width: 70em; }
 nav a { margin-right: 1.2em; }
 @media screen and (max-width: 640px) { body { padding: 0 .8em; } .scroll > svg { max-width: none; min-width: 560px; }
+  .scroll > img { max-width: none; }
   ul.verdict { padding-left: 1.1em; } nav a { display: inline-block; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal;
   min-width: 7.5em; max-width: 9.5em; } th:first-child { background: var(--head); } }
@@ -49,7 +50,7 @@ nav a { margin-right: 1.2em; }
   nav, input.filter { display: none; } tr[hidden] { display: table-row; } .scroll { overflow: visible; }
   th[aria-sort]::after { content: none !important; }
   h2 { break-before: page; } h2:first-of-type { break-before: auto; } h2, h3 { break-after: avoid; }
-  svg, img, table, tr, li { break-inside: avoid; } svg, img { max-height: 230mm; } .note { break-before: avoid; }
+  svg, img, table, tr, li { break-inside: avoid; } svg, img { max-height: 230mm; } img { width: auto; } .note { break-before: avoid; }
   table { font-size: 6.75pt; } th, td { padding: .25em .45em; } td.long { min-width: 12em; } }
 """
 # The only script that the page may run (its hash is in the page's policy): it sorts and filters tables.
@@ -129,12 +130,13 @@ def sentences(texts: Sequence[str], heading: str = "") -> str:
     return f'{_heading(heading)}<ul class="verdict">' + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
 
 
-def picture(path: Path, heading: str, note: str = "") -> str:
-    """A PNG file, stored in the page itself."""
+def picture(path: Path, heading: str, note: str = "", name: str = "") -> str:
+    """A PNG file, stored in the page itself; `name` says what it shows where the heading does not."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20]) * _CSS_PIXELS_PER_INCH // FIGURE_DPI  # its width stands there in a PNG
     source = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-    return f'{_heading(heading)}<img alt="{escape(heading)}" width="{width}" src="{source}">{paragraph(note)}'
+    image = f'<img alt="{escape(name or heading)}" width="{width}" src="{source}">'
+    return f'{_heading(heading)}<div class="scroll">{image}</div>{paragraph(note)}'
 
 
 def paragraph(text: str) -> str:

@@ -14,7 +14,7 @@ from umamba.drawing.figure import page_svg, save_figure
 from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.identity import grown_by
 from umamba.evaluation.metrics import INFINITE, METRICS
-from umamba.evaluation.overlays import overlay_figure
+from umamba.evaluation.overlays import choose_cases, overlay_figure
 from umamba.evaluation.report import numbers
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report import significance as statistics
@@ -95,7 +95,7 @@ def dataset_section(
         _draw(lambda: cost_figure(scores, costs, scored[0]), figures / f"{stem}_cost.png", "Score against cost")
     )
     parts.append(_draw(lambda: learning_figure(runs), figures / f"{stem}_learning.png", "Learning curves"))
-    parts.append(_overlays(dataset, figures / f"{stem}_overlays.png", runs, cases))
+    parts.append(_overlays(dataset, figures, f"{stem}_overlays", runs, cases))
     parts.append(_keep(report_tables.runs_table(runs), output, f"{stem}_runs", "", "The runs"))
     beyond = in_words(networks, facts)
     if len(set(networks)) > 1 and any(sets_apart([run.training_sets for run in runs])):
@@ -181,8 +181,11 @@ def paper_section(
     )
 
 
-def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | Sequence[str]) -> str:
-    """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there."""
+def _overlays(dataset: str, figures: Path, stem: str, runs: Sequence[ScoredRun], cases: int | Sequence[str]) -> str:
+    """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there.
+
+    Each case is a picture of its own, so that on paper none is small and none is cut.
+    """
     first = {run.network: run for run in sorted(runs, key=lambda run: run.replicate)[::-1]}
     first = {name: first[name] for name in order_networks(list(first))}
     pairs = {name: run.pairs for name, run in first.items()}
@@ -193,15 +196,16 @@ def _overlays(dataset: str, path: Path, runs: Sequence[ScoredRun], cases: int | 
     shown = pd.concat([run.scores.assign(run=name) for name, run in first.items()])
     shown = shown[shown["case"].isin(common)]
     titles = {name: title_of(name) for name in pairs}
-    overlay_figure(
-        {titles[name]: some for name, some in pairs.items()},
-        shown.assign(run=shown["run"].map(titles)),
-        {titles[name]: _labelling(run.record) for name, run in first.items()},
-        path,
-        cases=cases,
-    )
+    shown = shown.assign(run=shown["run"].map(titles))
+    labellings = {titles[name]: _labelling(run.record) for name, run in first.items()}
+    of_titles = {titles[name]: some for name, some in pairs.items()}
     replicate = ", ".join(sorted({run.replicate for run in first.values()}))
-    return html.picture(path, "Overlays", f"From the worst case to the best (top to bottom); {replicate}.")
+    parts = []
+    for number, case in enumerate(choose_cases(shown, cases) if isinstance(cases, int) else cases, 1):
+        path = figures / f"{stem}_{number}.png"
+        overlay_figure(of_titles, shown, labellings, path, cases=[case])
+        parts.append(html.picture(path, "" if parts else "Overlays", name=f"Overlays of {case}"))
+    return "\n".join([*parts, html.paragraph(f"From the worst case to the best (top to bottom); {replicate}.")])
 
 
 def _labelling(record: Mapping[str, Any]) -> Labelling:
