@@ -30,7 +30,7 @@ _LONGEST_NAME = 60  # characters of a name in a figure
 def save_figure(figure: Figure, path: Path | str, dpi: int = FIGURE_DPI) -> None:
     """Write a figure whole or not at all."""
     if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()  # a constrained layout fits at its second pass only: titles were cut at the first
+        figure.draw_without_rendering()  # a constrained layout fits at its second pass; at its first titles are cut
     with atomic_file(path) as beside:
         figure.savefig(beside, dpi=dpi)
 

@@ -50,7 +50,8 @@ nav a { margin-right: 1.2em; }
   nav, input.filter { display: none; } tr[hidden] { display: table-row; } .scroll { overflow: visible; }
   th[aria-sort]::after { content: none !important; }
   h2 { break-before: page; } h2:first-of-type { break-before: auto; } h2, h3 { break-after: avoid; }
-  svg, img, table, tr, li { break-inside: avoid; } svg, img { max-height: 230mm; } img { width: auto; } .note { break-before: avoid; }
+  svg, img, table, tr, li { break-inside: avoid; } svg, img { max-height: 230mm; }
+  img { width: auto; } .note { break-before: avoid; }
   table { font-size: 6.75pt; } th, td { padding: .25em .45em; } td.long { min-width: 12em; } }
 """
 # The only script that the page may run (its hash is in the page's policy): it sorts and filters tables.

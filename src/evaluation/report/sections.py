@@ -200,7 +200,7 @@ def _overlays(dataset: str, figures: Path, stem: str, runs: Sequence[ScoredRun],
     labellings = {titles[name]: _labelling(run.record) for name, run in first.items()}
     of_titles = {titles[name]: some for name, some in pairs.items()}
     replicate = ", ".join(sorted({run.replicate for run in first.values()}))
-    parts = []
+    parts: list[str] = []
     for number, case in enumerate(choose_cases(shown, cases) if isinstance(cases, int) else cases, 1):
         path = figures / f"{stem}_{number}.png"
         overlay_figure(of_titles, shown, labellings, path, cases=[case])
