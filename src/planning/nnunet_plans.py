@@ -26,12 +26,17 @@ _RESAMPLING = {
 }
 _SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
 
+_INTENSITIES = (  # today's name, and the first one, which nnunetv2 reads too
+    "foreground_intensity_properties_per_channel",
+    "foreground_intensity_properties_by_modality",
+)
+
 # What is not read but has to be so: other label managers do what is not done here.
 _TOP = {"label_manager": ("LabelManager",)}
 _TOP_KEYS = {
     "dataset_name", "plans_name", "original_median_spacing_after_transp", "original_median_shape_after_transp",
     "image_reader_writer", "transpose_forward", "transpose_backward", "configurations", "experiment_planner_used",
-    "label_manager", "foreground_intensity_properties_per_channel",
+    "label_manager", *_INTENSITIES,
 }  # fmt: skip
 _NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
 _KNOWN = {
@@ -104,6 +109,11 @@ def is_of_nnunet(content: Any) -> bool:
     return isinstance(content, dict) and "plans_name" in content
 
 
+def intensities_in(content: dict[str, Any]) -> Any:
+    """The channels' intensities of an nnUNetPlans.json, under the name that nnunetv2 would read; None without any."""
+    return next((content[key] for key in _INTENSITIES if key in content), None)
+
+
 def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -> Plan:
     """Turn the content of an nnUNetPlans.json into a plan.
 
@@ -134,7 +144,7 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
         num_training=description.num_training,
         transpose_forward=forward,
         transpose_backward=_axes(content["transpose_backward"]),
-        intensities=Intensities.per_channel(content["foreground_intensity_properties_per_channel"]),
+        intensities=Intensities.per_channel(intensities_in(content) or content[_INTENSITIES[0]]),
         original_median_spacing=_back(content["original_median_spacing_after_transp"], forward),
         original_median_shape=_back(content["original_median_shape_after_transp"], forward),
         configurations=configurations,

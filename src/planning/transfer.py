@@ -15,15 +15,13 @@ from typing import Any
 
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
-from umamba.planning.nnunet_plans import is_of_nnunet, load_plan, read_plan_file
+from umamba.planning.nnunet_plans import intensities_in, is_of_nnunet, load_plan, read_plan_file
 from umamba.planning.normalization import scheme_for, uses_mask
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription
 
 log = logging.getLogger(__name__)
-
-_INTENSITIES = "foreground_intensity_properties_per_channel"
 
 
 def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
@@ -36,8 +34,8 @@ def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
     own = (raw.name, raw.folder.resolve().name)  # nnU-Net goes by the folder
     if not isinstance(content, dict) or str(content.get("dataset_name", raw.name)) in own:
         return load_plan(path, raw), False
-    if is_of_nnunet(content) and isinstance(content.get(_INTENSITIES), dict):  # it does not name its channels
-        channels = tuple(str(index) for index in range(len(content[_INTENSITIES])))
+    if is_of_nnunet(content) and isinstance(found := intensities_in(content), dict):  # it does not name its channels
+        channels = tuple(map(str, range(len(found))))
         return load_plan(path, dataclasses.replace(raw.description, channel_names=channels)), True
     return load_plan(path, raw), True
 

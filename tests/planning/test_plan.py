@@ -295,6 +295,13 @@ def test_nnunet_plans_of_both_schemas(tmp_path, newer):
     assert load_plan(tmp_path / "plan.json", DESCRIPTION) == plan
 
 
+def test_nnunet_plans_of_its_first_releases_name_the_intensities_otherwise(tmp_path):
+    content = nnunet_plans(False)
+    content["foreground_intensity_properties_by_modality"] = content.pop("foreground_intensity_properties_per_channel")
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(content))
+    assert load_plan(tmp_path / "nnUNetPlans.json", DESCRIPTION).intensities[0] == Intensities(**STATISTICS)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
