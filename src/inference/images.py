@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,8 @@ def like(image: Image, values: np.ndarray, geometry: Geometry) -> Image:
 
 def _sizes(spacing: object) -> tuple[float, ...]:
     try:
-        sizes = () if isinstance(spacing, str) else tuple(float(size) for size in spacing)  # type: ignore[attr-defined]
+        unordered = isinstance(spacing, (str, bytes, Set, Mapping))
+        sizes = () if unordered else tuple(float(size) for size in spacing)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         sizes = ()
     if len(sizes) not in (2, 3):
@@ -90,13 +91,21 @@ def _sizes(spacing: object) -> tuple[float, ...]:
     return sizes
 
 
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's values as an array, wherever it lies; floating numbers that NumPy has not become float32."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        kind = "without values" if tensor.is_meta else f"of layout {tensor.layout} and {tensor.dtype}"
+        raise ValueError(f"The image is a tensor {kind}; expected a dense one of numbers, as to_dense() gives it.")
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
+
+
 def _of_array(image: np.ndarray | torch.Tensor, sizes: tuple[float, ...]) -> tuple[np.ndarray, Geometry]:
     dimension = len(sizes)
     if isinstance(image, np.ma.MaskedArray):
         raise TypeError("The image is a masked array, whose mask would be lost. Give image.filled(value).")
     if isinstance(image, torch.Tensor):
-        image = image.detach().cpu().resolve_neg()
-        array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()  # NumPy has no bfloat16
+        array = _numpy(image)
     else:
         array = image
     if array.ndim not in (dimension, dimension + 1):

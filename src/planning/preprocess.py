@@ -138,7 +138,7 @@ def crop_case(
     if image.shape[0] != len(plan.channel_names):
         raise ValueError(
             f"The image has {image.shape[0]} channels, the plan of {plan.dataset_name} expects "
-            f"{len(plan.channel_names)} ({', '.join(plan.channel_names)})."
+            f"{len(plan.channel_names)} ({', '.join(plan.channel_names)}). Channels are the first axis of an array."
         )
     order = plan.transpose_forward
     image = image.transpose(0, *(axis + 1 for axis in order))

@@ -97,11 +97,14 @@ def test_pictures_and_several_channels(pictures: Predictor, tmp_path: Path) -> N
         (noise(8, 8, 8), (1.0, 0.0, 1.0), ValueError, "expected numbers > 0"),
         (noise(8, 8, 8), (1.0, float("nan"), 1.0), ValueError, "expected numbers > 0"),
         (noise(8, 8), SPACING, ValueError, r"shape \(8, 8\), which does not go with the spacing .*3 axes, or 4"),
-        (noise(2, 8, 8, 8), SPACING, ValueError, "The image has 2 channels, the plan of Small expects 1"),
+        (noise(2, 8, 8, 8), SPACING, ValueError, "has 2 channels, the plan of Small expects 1 .*first axis"),
         (noise(8, 8), (1.0, 1.0), ValueError, "The image is 2D; the network was trained in 3D"),
         (noise(0, 8, 8), SPACING, ValueError, "has no voxel"),
         (np.full((8, 8, 8), np.nan), SPACING, ValueError, "NaN or infinite"),
         (np.full((8, 8, 8), 1j), SPACING, ValueError, "holds complex128; expected numbers"),
+        (torch.full((8, 8, 8), 1j).conj(), SPACING, ValueError, "holds complex64; expected numbers"),
+        (torch.zeros(8, 8, 8, device="meta"), SPACING, ValueError, "a tensor without values; expected a dense one"),
+        (torch.ones(8, 8, 8).to_sparse(), SPACING, ValueError, "a tensor of layout torch.sparse_coo .*as to_dense"),
         (turned(noise(8, 8, 8)), SPACING, ValueError, "has a spacing of its own"),
         (objects(), None, ValueError, "holds label of 8-bit unsigned integer; expected numbers"),
     ],
@@ -139,7 +142,8 @@ def test_odd_shapes(volumes: Predictor) -> None:
 
 
 @pytest.mark.parametrize(
-    "spacing", ["111", "abc", 1.0, ("a", 1, 1), (None, 1, 1), (1,), (1, 1, 1, 1), None, [[1, 1, 1]]]
+    "spacing",
+    ["111", b"111", "abc", 1.0, ("a", 1, 1), (None, 1, 1), (1,), (1, 1, 1, 1), None, [[1, 1, 1]], {1.0, 2.0, 3.0}],
 )
 def test_a_spacing_that_is_none_is_named(volumes: Predictor, spacing: object) -> None:
     with pytest.raises(ValueError, match=r"spacing is .*; an array needs its voxel size in mm"):
