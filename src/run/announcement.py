@@ -22,6 +22,7 @@ from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
 from umamba.callbacks.trial import is_trial
 from umamba.datamodules.base import SegmentationDataModule
+from umamba.datamodules.splits import SPLITS_FILE, Split, read_splits
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.run.folder import Run
 from umamba.run.job_state import steps_per_epoch
@@ -49,6 +50,8 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
             log.info(
                 "%s is not used, for the files there have another form; %s=... says where ours lie.", variable, key
             )
+    if message := _other_folds(datamodule):
+        log.warning("%s", message)
     log.info("Device: %s; precision %s.", _device(trainer), trainer.precision)
     log.info("Plan: %s.", plan_line(datamodule))
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
@@ -60,6 +63,21 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
     log.info("To watch it: %s", _watching(run.folder, trainer))
     for level, lost in _lost(trainer):
         log.log(level, "%s", lost)
+
+
+def _other_folds(datamodule: SegmentationDataModule) -> str | None:
+    """What to say where nnU-Net's folder of the data set deals its cases into other folds than are trained here."""
+    folder, fold = os.environ.get("nnUNet_preprocessed"), datamodule.fold
+    path = Path(folder or "") / datamodule.dataset_dir.resolve().name / SPLITS_FILE
+    if not folder or fold == "all" or not path.is_file():
+        return None
+    here, there = Split(train=datamodule.train_ids, val=datamodule.val_ids), read_splits(path)
+    if int(fold) < len(there) and there[int(fold)] == here:
+        return None
+    return (
+        f"{path} holds another fold {fold} than is trained here. To train nnU-Net's folds, copy it beside dataset.json "
+        f"in {datamodule.dataset_dir}; scores of unlike folds cannot be compared, nor such networks averaged on them."
+    )
 
 
 def plan_line(datamodule: SegmentationDataModule) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -16,7 +18,7 @@ from umamba.callbacks.finite_watch import FiniteWatch
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
-from umamba.run.announcement import _lost, _watching, conclude, length_line
+from umamba.run.announcement import _lost, _other_folds, _watching, conclude, length_line
 
 
 @pytest.mark.parametrize("name", ["run", "my runs/seed=1,2", "läufe/it's (1)", "a$b"])
@@ -40,6 +42,23 @@ def test_below_the_present_folder_paths_are_short(tmp_path: Path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     conclude(tmp_path / "logs" / "a", [])
     assert re.search(r"run_dir=logs/a$", caplog.text, re.M) and "trusted" not in caplog.text
+
+
+def test_other_folds_in_nnunets_own_folder_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    trained = SimpleNamespace(dataset_dir=Path("raw/Dataset004_X"), fold=1, train_ids=("a", "c"), val_ids=("b",))
+    assert _other_folds(trained) is None  # type: ignore[arg-type]
+    path = tmp_path / "Dataset004_X" / "splits_final.json"
+    path.parent.mkdir()
+    splits = [{"train": ["b", "c"], "val": ["a"]}, {"train": ["c", "a"], "val": ["b"]}]
+    path.write_text(json.dumps(splits))
+    assert _other_folds(trained) is None  # type: ignore[arg-type]
+    for others in (splits[:1], splits[::-1]):
+        path.write_text(json.dumps(others))
+        said = _other_folds(trained)  # type: ignore[arg-type]
+        assert said is not None and said.startswith(f"{path} holds another fold 1 than is trained here.")
+    trained.fold = "all"
+    assert _other_folds(trained) is None  # type: ignore[arg-type]
 
 
 def trainer_with(folder: Path, *callbacks: L.Callback, logger: bool = False, **options: object) -> L.Trainer:
