@@ -1,4 +1,4 @@
-"""A raw data set by its number, as nnU-Net's users name it."""
+"""A raw data set by its number or name, as nnU-Net's users name it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 def name_dataset(cfg: DictConfig) -> DictConfig:
-    """The configuration, with the folder DatasetNNN_* of ``paths.raw`` in place of a number given as data.dataset_dir.
+    """The configuration, with a folder of ``paths.raw`` in place of its number or name given as data.dataset_dir.
 
-    The same for each of data.sources.
+    The same for each of data.sources. What is a folder as it stands is that one.
 
     Raises:
         FileNotFoundError: there is none of this number; those that there are, are named.
@@ -24,8 +24,13 @@ def name_dataset(cfg: DictConfig) -> DictConfig:
         *((sources, place, "sources") for place in places),
     ]:
         given = None if node is None or OmegaConf.is_missing(node, place) else node.get(place)
-        if given is not None and re.fullmatch(r"\d+", str(given)) and not Path(str(given)).is_dir():
-            node[place] = _folder(given, Path(cfg.paths.raw), f"data.{key or place}")
+        if given is None or Path(str(given)).is_dir():
+            continue
+        raw = Path(cfg.paths.raw)
+        if re.fullmatch(r"\d+", str(given)):
+            node[place] = _folder(given, raw, f"data.{key or place}")
+        elif re.fullmatch(r"Dataset\d+_[^/]+", str(given)) and (raw / str(given)).is_dir():
+            node[place] = str(raw / str(given))
     return cfg
 
 

@@ -24,7 +24,7 @@ from umamba.run.sweep import quoted
 
 def data_sets(folder: Path, *names: str):
     for name in names:
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train", ["data=custom", f"paths.raw={folder}", "data.dataset_dir=4", "paths.prepared=p"])
@@ -40,6 +40,18 @@ def test_a_number_may_be_long(tmp_path: Path) -> None:
     cfg = data_sets(tmp_path, "Dataset12345_Liver")
     cfg.data.dataset_dir = "12345"
     assert name_dataset(cfg).data.dataset_dir == str(tmp_path / "Dataset12345_Liver")
+
+
+def test_a_name_finds_its_data_set_unless_it_is_a_folder_here_or_to_be_made(tmp_path: Path, monkeypatch) -> None:
+    name = "Dataset004_Hippocampus"
+    cfg = data_sets(tmp_path / "raw", name)
+    monkeypatch.chdir(tmp_path)
+    for given, expected in ((name, str(tmp_path / "raw" / name)), ("Dataset800_Both", "Dataset800_Both")):
+        cfg.data.dataset_dir = given
+        assert name_dataset(cfg).data.dataset_dir == expected
+    (tmp_path / name).mkdir()
+    cfg.data.dataset_dir = name
+    assert name_dataset(cfg).data.dataset_dir == name
 
 
 def test_a_number_that_is_nowhere_names_what_there_is(tmp_path: Path) -> None:
