@@ -38,7 +38,8 @@ _LOST: dict[type[Callback], str] = {
     EpochLine: "a line an epoch (callbacks.line)",
     Cost: "cost.json, so no cost in reports and no time left (callbacks.cost)",
 }
-_OF_NNUNET = {"nnUNet_preprocessed": "paths.prepared", "nnUNet_results": "paths.runs"}
+_PREPROCESSED = "nnUNet_preprocessed"
+_OF_NNUNET = {_PREPROCESSED: "paths.prepared", "nnUNet_results": "paths.runs"}
 
 
 def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, module: SegmentationModule) -> None:
@@ -67,7 +68,7 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
 
 def _other_folds(datamodule: SegmentationDataModule) -> str | None:
     """What to say where nnU-Net's folder of the data set deals its cases into other folds than are trained here."""
-    folder, fold = os.environ.get("nnUNet_preprocessed"), datamodule.fold
+    folder, fold = os.environ.get(_PREPROCESSED), datamodule.fold
     path = Path(folder or "") / datamodule.dataset_dir.resolve().name / SPLITS_FILE
     if not folder or fold == "all" or not path.is_file():
         return None

@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -284,10 +285,10 @@ def refuse_other_launchers() -> None:
     """In a job that another launcher of Hydra's runs: within one process, where each job finds what the last has left.
 
     Raises:
-        ValueError: Always.
+        HydraException: Always; the kind that is shown as a message also where the launcher has raised it again.
     """
     chosen = HydraConfig.get().runtime.choices.get("hydra/launcher")
-    raise ValueError(
+    raise HydraException(
         f"hydra/launcher={chosen} would run the jobs within one process, where they share memory, random "
         "numbers and devices, and signals do not reach them. Choose serial (one after the other), gpus or slurm."
     )
