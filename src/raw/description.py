@@ -117,7 +117,7 @@ def _object(content: object, path: Path | str) -> dict[str, Any]:
 
 _OLDER = (
     " It looks like one of the Decathlon or of nnU-Net v1, which name their files otherwise too: umamba prepare "
-    "data=decathlon data.decathlon_task=TaskNN_NAME source=FOLDER converts a task, nnU-Net's "
+    "data=decathlon data.decathlon_task=TaskNN_NAME source=FOLDER data.dataset_dir=NEW converts a task, nnU-Net's "
     "nnUNetv2_convert_old_nnUNet_dataset a data set of v1."
 )
 

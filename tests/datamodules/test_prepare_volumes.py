@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.datamodules.archives import zip_each
+from tests.miniatures import run
 from umamba.datamodules.prepare import amos, decathlon, flare
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetError
@@ -87,6 +88,17 @@ def test_decathlon_from_every_form(hippocampus: Path, tmp_path: Path, form: str)
     meta = json.loads((target / "dataset.json").read_text())
     assert meta["licence"] == "CC-BY-SA 4.0" and meta["provenance"]["release"] == "1.0 04/05/2018"
     assert sorted(path.name for path in target.iterdir()) == ["dataset.json", "imagesTr", "imagesTs", "labelsTr"]
+
+
+def test_a_decathlon_task_is_not_made_in_its_own_place(hippocampus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"Decathlon.*source=FOLDER data\.dataset_dir=NEW converts a task"):
+        RawDataset.open(hippocampus)
+    command = ("src/datamodules/prepare/__main__.py", "data=decathlon", f"data.decathlon_task={hippocampus.name}")
+    options = (*command, f"paths.raw={hippocampus.parent}", f"source={hippocampus}")
+    said = run(*options, folder=tmp_path, ok=False)
+    assert "is the folder that would be made. Say where" in said and (hippocampus / "imagesTr").is_dir()
+    said = run(*options, "data.dataset_dir=raw/Dataset004_Hippocampus", folder=tmp_path)
+    assert "raw/Dataset004_Hippocampus: 2 training cases" in said
 
 
 def test_decathlon_splits_4d_images_into_channels(hippocampus: Path, tmp_path: Path) -> None:

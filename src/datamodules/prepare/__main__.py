@@ -37,6 +37,11 @@ def main(cfg: DictConfig) -> None:
     datamodule = instantiate(name_dataset(cfg).data)
     source = None if cfg.source is None else Path(cfg.source)
     try:
+        if source is not None and source.resolve() == datamodule.dataset_dir.resolve():
+            raise ValueError(
+                f"source={source} is the folder that would be made. Say where the raw data set is to lie: "
+                f"data.dataset_dir={datamodule.dataset_dir.parent / 'DatasetNNN_NAME'}."
+            )
         datamodule.make_raw(source, incomplete=cfg.incomplete)
         raw = RawDataset.open(datamodule.dataset_dir)
     except (ValueError, OSError, RuntimeError) as error:
