@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ def config_name() -> str | None:
 def exit_with_help(description: str | None, config: str, called: str = "") -> None:
     """If the command line asks for help, print it and end the process; a script calls this before its heavy imports.
 
+    Ctrl-C among these ends it too, as the system does and without a traceback; `ends_on_signals` follows.
+
     Args:
         description: what the command does and how it is called: the script's docstring.
         config: name of its config file.
@@ -51,6 +54,8 @@ def exit_with_help(description: str | None, config: str, called: str = "") -> No
         SystemExit: after printing.
     """
     _called.append(config)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if wanted():
         sys.stdout.write(help_text(description, config, called))
         raise SystemExit(0)

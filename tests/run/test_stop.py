@@ -422,3 +422,13 @@ def test_lightning_does_not_ask_besides() -> None:
     assert asks in ([], ["_broadcast_sigterm_tensor"])
     ask_nothing_else(trainer)
     assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
+
+
+def test_ctrl_c_among_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "data=custom"], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
