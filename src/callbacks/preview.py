@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from umamba.callbacks.after_epoch import AfterEpoch
-from umamba.callbacks.sent_pictures import Masked, send_masked
-from umamba.callbacks.shown_classes import shown_classes
+from umamba.callbacks.sent_pictures import Masked, send_masked, shown_classes
 from umamba.callbacks.trial import is_trial
 from umamba.drawing.panels import Row, rows_figure
 from umamba.drawing.slices import fullest_slice, picture_of

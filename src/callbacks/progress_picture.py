@@ -7,8 +7,7 @@ from pathlib import Path
 import lightning as L
 
 from umamba.callbacks.after_epoch import AfterEpoch
-from umamba.callbacks.sent_pictures import send_picture
-from umamba.callbacks.shown_classes import shown_classes
+from umamba.callbacks.sent_pictures import send_picture, shown_classes
 from umamba.callbacks.trial import is_trial
 from umamba.drawing.history import history_figure
 

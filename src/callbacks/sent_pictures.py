@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -24,6 +25,12 @@ class Masked:
     picture: np.ndarray
     masks: Mapping[str, np.ndarray]
     caption: str
+
+
+def shown_classes(module: Any) -> dict[int, str]:
+    """Label value, which gives the colour, -> name of a class; of a region the value that is written for it."""
+    regions = {region.written: region.name for region in module.plan.regions}
+    return regions or dict(enumerate(module.class_names, start=1))
 
 
 def send_picture(loggers: Sequence[Logger], name: str, path: Path, step: int) -> None:

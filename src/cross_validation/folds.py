@@ -16,8 +16,15 @@ from umamba.evaluation.prepared import Prepared, RunOptions
 from umamba.files import read_json
 from umamba.inference.record import record_path
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+from umamba.run.sweep import argument
 
 SCORING = ("nsd_tolerance", "grow")  # of a data module: how predictions are scored, which no training depends on
+
+
+def predict_command(ensemble: Path, *, mirror: bool) -> str:
+    """What predicts with an ensemble.json, or the folder with it, as a shell takes it; capitals are to be filled in."""
+    words = ["python predict.py", argument("checkpoint", ensemble.resolve()), "input=IMAGES output=PREDICTIONS"]
+    return " ".join([*words, *(["mirror=true"] if mirror else [])])
 
 
 @dataclass(frozen=True, kw_only=True)

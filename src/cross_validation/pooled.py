@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from umamba.cross_validation.command import predict_command
-from umamba.cross_validation.folds import Fold, PoolOptions, predict_held_out, read_folds
+from umamba.cross_validation.folds import Fold, PoolOptions, predict_command, predict_held_out, read_folds
 from umamba.cross_validation.tables import fold_means, write_fold_tables
 from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.pairs import Pair, references_of

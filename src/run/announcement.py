@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from umamba.datamodules.splits import SPLITS_FILE, Split, read_splits
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.run.folder import Run
 from umamba.run.job_state import steps_per_epoch
-from umamba.run.sweep import quoted
+from umamba.run.sweep import argument
 from umamba.words import count
 
 log = logging.getLogger(__name__)
@@ -116,15 +115,9 @@ def conclude(folder: Path, trusted: Sequence[str] = (), limit: str | None = None
         "  predict:  python predict.py %s input=IMAGES output=PREDICTIONS%s\n"
         "  evaluate: python eval.py %s output=SCORES%s\n"
         "  go on:    python train.py %s%s%s",
-        short(folder), _argument("checkpoint", checkpoint), trust, _argument("ckpt_path", checkpoint), trust,
-        _argument("run_dir", Path(short(folder))), larger, trust,
+        short(folder), argument("checkpoint", checkpoint), trust, argument("ckpt_path", checkpoint), trust,
+        argument("run_dir", Path(short(folder))), larger, trust,
     )  # fmt: skip
-
-
-def _argument(key: str, path: Path) -> str:
-    """A path on the command line, with quotes for Hydra and the shell where they need any."""
-    plain = re.fullmatch(r"[\w./+-]+", str(path), re.ASCII)
-    return f"{key}={path}" if plain else shlex.quote(f"{key}={quoted(str(path))}")
 
 
 def short(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -44,6 +46,12 @@ def config_options(hydra: HydraConf) -> list[str]:
 def quoted(text: str) -> str:
     """A value for Hydra's command line that means this text, whatever is in it."""
     return QuotedString(text.replace("${", r"\${"), Quote.single).with_quotes()
+
+
+def argument(key: str, path: Path) -> str:
+    """A path on a command line that is shown, with quotes for Hydra and the shell where they need any."""
+    plain = re.fullmatch(r"[\w./+-]+", str(path), re.ASCII)
+    return f"{key}={path}" if plain else shlex.quote(f"{key}={quoted(str(path))}")
 
 
 def tied() -> dict[str, str]:

@@ -18,7 +18,7 @@ from umamba.callbacks.csv_log import ResumableCSVLogger
 from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.callbacks.preview import Preview
 from umamba.callbacks.progress_picture import ProgressPicture
-from umamba.callbacks.shown_classes import shown_classes
+from umamba.callbacks.sent_pictures import shown_classes
 from umamba.raw.regions import Region
 
 PLAN = SimpleNamespace(
