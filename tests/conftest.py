@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import warm_start
+
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -17,6 +19,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 settings.register_profile("any machine", deadline=None)  # a busy one takes longer than Hypothesis allows an example
 settings.load_profile("any machine")
+
+warm_start.draw_fewer_intensities()
 
 
 @pytest.fixture(scope="session")

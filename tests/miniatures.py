@@ -17,6 +17,7 @@ from umamba.raw.instances import instances_to_classes
 TINY = [
     "trainer=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "data.num_workers=0",
     "data.iterations_per_epoch=2", "data.val_iterations=1", "data.batch_size=2", "data.planning.base_features=4",
+    "callbacks.history=null", "callbacks.preview=null",  # pictures take as long as all the steps
 ]  # fmt: skip
 
 

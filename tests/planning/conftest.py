@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from umamba.planning import intensities, stores
-
-
-@pytest.fixture
-def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10^8 intensities take seconds to draw and change nothing here."""
-    monkeypatch.setattr(intensities, "_TOTAL", 10**5)
+from umamba.planning import stores
 
 
 @pytest.fixture

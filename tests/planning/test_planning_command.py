@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from raw_data import make_dataset
 
 from tests import warm_start
-from umamba.planning import intensities
 from umamba.planning.__main__ import check_output, make_plan, planner_options
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.intensities import Intensities
@@ -108,8 +107,7 @@ def test_rule_preset_and_plans_are_followed(nnunet_files, monkeypatch):
     assert make_plan(config("plans=given.json", "dataset_json=dataset.json")) == plan
 
 
-def test_a_raw_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(intensities, "_TOTAL", 10**4)
+def test_a_raw_data_set(tmp_path):
     make_dataset(tmp_path / "raw", cases=1)
     paths = (f"data.dataset_dir={tmp_path / 'raw'}", f"data.prepared_dir={tmp_path / 'out'}")
     plan = make_plan(config("data=custom", *paths, "base_features=8", "preprocess=[3d_fullres]", "workers=1"))

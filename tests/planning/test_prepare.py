@@ -28,8 +28,6 @@ from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetError
 from umamba.raw.regions import Region
 
-pytestmark = pytest.mark.usefixtures("few_samples")
-
 
 def store_of(tmp_path: Path) -> Path:
     """The one store of a prepared folder."""

@@ -20,7 +20,6 @@ from umamba.planning.raw_files import RawFiles
 from umamba.raw.dataset import RawDataset
 from umamba.raw.file_identity import file_content
 
-pytestmark = pytest.mark.usefixtures("few_samples")
 ONE, OTHER = "labelsTr/case_0.nii", "labelsTr/case_1.nii"
 
 

@@ -17,8 +17,6 @@ from umamba.planning.arrays import open_array
 from umamba.planning.previous_maps import PreviousMaps
 from umamba.planning.store import Store
 
-pytestmark = pytest.mark.usefixtures("few_samples")
-
 
 def flip(path: Path, at: float = 0.6) -> None:
     """Turn one bit at a relative place of a file, into new contents of the same file."""

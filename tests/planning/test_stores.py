@@ -24,8 +24,6 @@ from umamba.planning.store import Store, remove_case, write_case
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import Geometry
 
-pytestmark = pytest.mark.usefixtures("few_samples")
-
 
 def edited(out: Path, **changes) -> None:
     content = json.loads((out / "plan.json").read_text())
