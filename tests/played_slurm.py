@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.models.rank_processes import free_port
+
 SRUN = """#!{python}
 import os, signal, subprocess, sys
 tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_NNODES"])
@@ -58,7 +60,9 @@ class Slurm:
         self.environment = {
             **kept, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "SLURM_JOB_ID": "14711",
             "SLURM_JOB_NAME": "mine", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0",
-            "SLURM_LOCALID": "0", "SLURM_NODELIST": "localhost", **variables,
+            "SLURM_LOCALID": "0", "SLURM_NODELIST": "localhost",
+            # Lightning's own port follows from the job's number: two suites at a time would wait for one another.
+            "MASTER_PORT": str(free_port()), **variables,
         }  # fmt: skip
 
     def start(self, script: str) -> subprocess.Popen:

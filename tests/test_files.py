@@ -93,7 +93,7 @@ def hold(folder: Path) -> subprocess.Popen:
         "import pathlib, sys, time; from umamba.files import atomic_file, writing_into\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "with writing_into(folder), atomic_file(folder / 'tables' / 'scores.csv') as beside:\n"
-        "    beside.write_text('half'); print('writing', flush=True); time.sleep(100)"
+        "    beside.write_text('half'); print('writing', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "writing\n"

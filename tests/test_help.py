@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -25,14 +24,12 @@ HEAVY = ("torch", "lightning", "hydra", "matplotlib", "pandas")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_comes_at_once_with_examples(program: str) -> None:
     line = [str(ROOT / program)] if program.endswith(".py") else ["-m", program]
-    started = time.perf_counter()
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", *line, "--help"], capture_output=True, text=True, cwd=ROOT
     )
-    assert time.perf_counter() - started < 5  # a tenth of a second on a machine that is not busy
     assert ended.returncode == 0, ended.stderr[-2000:]
     imported = set(re.findall(r"\| +(\w+)$", ended.stderr, re.MULTILINE))
-    assert not imported & set(HEAVY)
+    assert not imported & set(HEAVY)  # what takes seconds; without it a tenth of one
     examples = re.findall(r"^ *(?:python |umamba )\S.*$", ended.stdout, re.MULTILINE)
     assert len(examples) >= 3, ended.stdout
 

@@ -27,7 +27,7 @@ def is_alive(pid: int) -> bool:
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def wait_until_gone(*pids: int, seconds: float = 10) -> None:
+def wait_until_gone(*pids: int, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while any(map(is_alive, pids)):
         assert time.monotonic() < end, f"still there: {[pid for pid in pids if is_alive(pid)]}"
@@ -43,7 +43,7 @@ if __name__ == "__main__":
         while len(pids) < 2:  # both have started
             pids |= {future.result() for future in [pool.submit(os.getpid) for _ in range(100)]}
         print(*pids, flush=True)
-        list(pool.map(time.sleep, [60, 60]))
+        list(pool.map(time.sleep, [600, 600]))
 """
 
 LOADER = """
@@ -53,7 +53,7 @@ from umamba.datamodules.loaders import start_worker
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 4
     def __getitem__(self, i):
-        if i > 1: time.sleep(60)
+        if i > 1: time.sleep(600)
         return os.getpid()
 loader = iter(DataLoader(Slow(), batch_size=None, num_workers=2, worker_init_fn=start_worker))
 print(next(loader), next(loader), flush=True)
@@ -78,7 +78,7 @@ def test_a_pool_ends_at_once_when_the_program_is_told_to_stop() -> None:
     time.sleep(0.3)
     for pid in (*workers, process.pid):  # as a terminal does, to all
         os.kill(pid, signal.SIGINT)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     wait_until_gone(*workers)
 
 
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     try:
         with worker_pool(2) as pool:
             with light_start():
-                future = pool.submit(time.sleep, 60)
+                future = pool.submit(time.sleep, 600)
             future.result()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -120,15 +120,15 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("to", ["os.getpid()", "pid", "0"], ids=["main", "worker", "all"])
 def test_a_stop_while_workers_start_leaves_no_traceback(to: str) -> None:
-    code = STARTING.format(to=to).replace("60", "60" if to != "pid" else "0.1")
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50,
+    code = STARTING.format(to=to).replace("600", "600" if to != "pid" else "0.1")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
                            start_new_session=True)  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0 if to == "pid" else 130, "")
 
 
 FOLLOWER = """
 import os, subprocess, sys, time
-code = "import os, time; from umamba.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(60)"
+code = "import os, time; from umamba.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(99)"
 child = subprocess.Popen([sys.executable, "-c", code])
 print(child.pid, flush=True)
 child.wait()
@@ -145,9 +145,9 @@ def test_a_program_can_follow_the_one_that_started_it() -> None:
     wait_until_gone(child)
 
 
-LEFT_OPEN = LOADER.replace("time.sleep(60)", "pass").replace("num_workers=2", "num_workers=2, persistent_workers=True")
+LEFT_OPEN = LOADER.replace("time.sleep(600)", "pass").replace("num_workers=2", "num_workers=2, persistent_workers=True")
 
 
 def test_a_program_that_ends_with_a_loader_open_ends_its_workers() -> None:
     process = start(LEFT_OPEN + "sys = __import__('sys'); sys.modules['kept'] = loader")  # not collected before the end
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=300) == 0

@@ -115,9 +115,9 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
 @pytest.fixture
 def wait_for() -> Callable[[Callable[[], bool]], None]:
     def wait(true: Callable[[], bool]) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not true():
-            assert time.monotonic() < until, "waited for a minute"
+            assert time.monotonic() < until, "waited for five minutes"
             time.sleep(0.05)
 
     return wait

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -112,7 +111,6 @@ def test_another_process_is_named_and_a_killed_one_is_in_nobodys_way(
     assert list(out.glob(".predicting-*"))  # it had no time to clear up
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("predict", call)
-    begun = time.monotonic()
     script.load(cfg).segment_files(images, out)
-    assert time.monotonic() - begun < 60 and not list(out.glob(".*"))
+    assert not list(out.glob(".*"))
     assert sorted(json.loads((out / "inference.json").read_text())["images"]) == list("abcd")

@@ -158,7 +158,7 @@ def main(rank: int, folder: Path, kind: str) -> None:
         step_graph._Captured = NoCapture if kind == "fault" else AgainCaptured  # type: ignore[misc]
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD,
-        timeout=timedelta(seconds=120),
+        timeout=timedelta(seconds=600),
     )  # fmt: skip
     if kind == "unlike":
         train_with_unlike_weights(rank, folder)

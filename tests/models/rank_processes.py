@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def free_port() -> int:
+    """Of this machine, and of nobody at the moment."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def run_all(worker: Path, arguments: Sequence[Sequence[object]], timeout: float) -> None:

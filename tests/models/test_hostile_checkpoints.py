@@ -217,10 +217,10 @@ def test_a_network_larger_than_its_weights_takes_no_memory(content, load) -> Non
     plan = content["plan"]["configurations"]["3d_fullres"]
     stages = len(plan["strides"])
     plan |= {"features_per_stage": [4096] * stages}
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match=r"weights are not those of its network: .* and \d+ more"):
         load(content)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_views_that_make_one_number_look_like_many(content, load) -> None:
@@ -274,7 +274,7 @@ def test_lists_that_hold_each_other_again_and_again(content, load) -> None:
     for _ in range(12):
         laughs = [laughs] * 10
     content["config"]["model"]["network"]["mamba"] = laughs
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match="more than 100000 entries"):
         load(content)
     endless: list[Any] = []
@@ -282,7 +282,7 @@ def test_lists_that_hold_each_other_again_and_again(content, load) -> None:
     content["config"]["model"]["network"] = endless
     with pytest.raises(ValueError, match="nested over 64 deep"):
         load(content)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_a_zip_bomb(content, load, tmp_path) -> None:

@@ -14,7 +14,7 @@ WORKER = Path(__file__).with_name("rank_graphs.py")
 
 def run_ranks(folder: Path, kind: str) -> tuple[list[dict], list[str]]:
     """What the ranks found, if they got so far, and what they said."""
-    run_all(WORKER, [(rank, folder, kind) for rank in range(WORLD)], timeout=180)
+    run_all(WORKER, [(rank, folder, kind) for rank in range(WORLD)], timeout=600)
     paths = [folder / f"rank_{rank}.pt" for rank in range(WORLD)]
     found = [torch.load(path) for path in paths if path.exists()]
     return found, [(folder / f"log_{rank}.txt").read_text() for rank in range(WORLD)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from rank_processes import run_all
+from rank_processes import free_port, run_all
 from rank_trainings import WORLD
 
 WORKER = Path(__file__).with_name("rank_trainings.py")
@@ -18,10 +17,8 @@ def test_it_is_the_training_of_single_launches(accelerator, tmp_path):
     """With unlike shares, a step that is not finite, batches that no graph fits, gradients that add up, and resumed."""
     if accelerator == "gpu" and torch.cuda.device_count() < WORLD:
         pytest.skip(f"it takes {WORLD} GPUs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run_all(WORKER, [(rank, port, tmp_path, accelerator) for rank in range(WORLD)], timeout=240)
+    port = free_port()
+    run_all(WORKER, [(rank, port, tmp_path, accelerator) for rank in range(WORLD)], timeout=600)
     ranks = [torch.load(tmp_path / f"rank_{rank}.pt") for rank in range(WORLD)]
     exact = {"rtol": 0, "atol": 0, "equal_nan": True}
     close = exact if accelerator == "cpu" else {"rtol": 1e-3, "atol": 1e-4, "equal_nan": True}

@@ -6,7 +6,6 @@ import csv
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from miniatures import TINY, make_volumes, run
 from played_slurm import Slurm
 
+from tests.models.rank_processes import free_port
 from umamba.locations import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork and signals")]
@@ -55,25 +55,22 @@ def same_training(folder: Path, whole: Path) -> None:
         torch.testing.assert_close(weights(folder)[name], value, rtol=1e-2, atol=1e-3, equal_nan=True, msg=name)
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def test_two_nodes_of_torchrun_share_the_batch_as_one_process_has_it(data, whole: Path, tmp_path: Path) -> None:
     line = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1",
             f"--master-port={free_port()}"]  # fmt: skip
     command = [str(ROOT / "train.py"), *data, *LONG, "trainer.num_nodes=2", "trainer.strategy=ddp",
                f"run_dir={tmp_path / 'run'}"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    nodes = [
-        subprocess.Popen([sys.executable, *line, f"--node-rank={node}", *command], cwd=tmp_path, env=environment,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for node in range(2)
-    ]  # fmt: skip
-    outputs = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], outputs[0][-4000:] + outputs[1][-4000:]
+    environment, nodes = {**os.environ, "OMP_NUM_THREADS": "1"}, []
+    for node in range(2):  # into files: a node whose pipe is full waits for its reader, and the other one for it
+        with open(tmp_path / f"{node}.log", "wb") as output:
+            nodes.append(subprocess.Popen([sys.executable, *line, f"--node-rank={node}", *command], cwd=tmp_path,
+                                          env=environment, stdout=output, stderr=subprocess.STDOUT))  # fmt: skip
+    try:
+        codes = [node.wait(300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert codes == [0, 0], [(tmp_path / f"{node}.log").read_text()[-4000:] for node in range(2)]
     same_training(tmp_path / "run", whole)
 
 

@@ -25,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS = int(os.environ.get("UMAMBA_TRUST_KILLS", "18"))  # in all; `make trust` sets 100
 SEED = int(os.environ.setdefault("UMAMBA_TRUST_SEED", str(secrets.randbelow(2**31))))  # test processes share it
-TIMEOUT = 240  # seconds for any command
-GONE_WITHIN = 15.0  # seconds in which the children of a killed process must have ended
+TIMEOUT = 600  # seconds for any command
+GONE_WITHIN = 60.0  # seconds in which the children of a killed process must have ended
 
 ADDRESS_SPACE = 12 * 2**30  # bytes that a command may map: the machine survives one that wants all memory
 
@@ -109,7 +109,7 @@ class Command:
         """Wait until the script's own work begins: its imports are done, and it holds a file open in the folder."""
         self.wait_for(lambda: any(self._open_files()), "to begin")
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
         """Wait until the condition holds or the command has ended."""
         limit = time.monotonic() + seconds
         while self.code is None and not condition():
