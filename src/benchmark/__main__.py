@@ -41,6 +41,7 @@ from umamba.models.build import check_preset
 from umamba.resolvers import register_resolvers
 from umamba.run import ranks
 from umamba.run.errors import explained
+from umamba.run.named_dataset import name_dataset
 from umamba.run.quiet import quiet, short_warnings
 from umamba.run.stop import ends_on_signals
 from umamba.targets import check_config
@@ -60,7 +61,7 @@ def main(cfg: DictConfig) -> None:
     quiet()
     short_warnings()
     with explained():
-        _check(cfg)
+        _check(name_dataset(cfg))
         if ranks.is_started_from_first():
             ranks.follow_first()
         elif ranks.is_first():

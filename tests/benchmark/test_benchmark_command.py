@@ -53,6 +53,8 @@ def test_rows_of_real_and_dummy_data_and_of_several_numbers_of_workers(tmp_path)
 def test_a_refusal_is_a_message(tmp_path):
     said = benchmark(tmp_path, "peer=" + str(tmp_path / "nothing"), ok=False)
     assert "Install it into an environment of its own" in said and "Traceback" not in said
+    said = benchmark(tmp_path, "data.dataset_dir=8", f"paths.raw={tmp_path}", ok=False)
+    assert "has no Dataset008_*; it has Dataset007_Toy" in said
     assert not (tmp_path / "data").exists(), "before any case is read"
 
 
