@@ -91,7 +91,7 @@ class FilesPredictor(CasePredictor):
         with claimed(output_dir, path.name, made_by):
             if resume:
                 done, before = go_on(path, cases, files, made_by)
-                log.info("%d of %s are there already.", len(done), count(len(cases), "case"))
+                log.info("There already: %d of %s.", len(done), count(len(cases), "case"))
             else:
                 before = begin(output_dir, path, made_by, paths)
             to_do = [case for case in cases if case.identifier not in done]

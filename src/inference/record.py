@@ -73,7 +73,7 @@ def finished_cases(
             differ = what_differs(before if isinstance(before, dict) else {}, made_by)
             raise ValueError(
                 f"continue=true: {path} is of another prediction (it differs in {', '.join(differ)}), whose label maps "
-                " would be mixed with those of this one. Give another output folder."
+                "would be mixed with those of this one. Give another output folder."
             )
     if there and not records:
         raise ValueError(

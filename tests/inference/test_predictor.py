@@ -479,7 +479,7 @@ def test_the_script_goes_on_and_takes_its_part(tmp_path: Path) -> None:
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.npz")) == ["b", "d"]
     result = predict(*line, "continue=true", "probabilities=true")
     said = result.stdout + result.stderr
-    assert result.returncode == 0 and "2 of 4 cases are there already" in said
+    assert result.returncode == 0 and "There already: 2 of 4 cases." in said
     assert "Wrote 2 label maps to" in said and "; 2 were there already." in said
     result = predict(*line, "continue=true")
     assert result.returncode == 1 and "it differs in keep" in result.stdout + result.stderr
