@@ -80,7 +80,7 @@ def _session(path: Path) -> Callable[[Tensor], Tensor]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's progress on the console, which is about its own parts."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
