@@ -71,7 +71,11 @@ def _other_folds(datamodule: SegmentationDataModule) -> str | None:
     path = Path(folder or "") / datamodule.dataset_dir.resolve().name / SPLITS_FILE
     if not folder or fold == "all" or not path.is_file():
         return None
-    here, there = Split(train=datamodule.train_ids, val=datamodule.val_ids), read_splits(path)
+    here = Split(train=datamodule.train_ids, val=datamodule.val_ids)
+    try:
+        there = read_splits(path)
+    except ValueError:  # nothing here depends on a file that is not read
+        return None
     if int(fold) < len(there) and there[int(fold)] == here:
         return None
     return (

@@ -57,6 +57,8 @@ def test_other_folds_in_nnunets_own_folder_are_named(tmp_path: Path, monkeypatch
         path.write_text(json.dumps(others))
         said = _other_folds(trained)  # type: ignore[arg-type]
         assert said is not None and said.startswith(f"{path} holds another fold 1 than is trained here.")
+    path.write_text("[1")  # nothing here depends on it
+    assert _other_folds(trained) is None  # type: ignore[arg-type]
     trained.fold = "all"
     assert _other_folds(trained) is None  # type: ignore[arg-type]
 
