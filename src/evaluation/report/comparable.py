@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-import pandas as pd
-
-_SHOWN = 5  # cases named before "and N more"
-
-
-class Run(Protocol):
-    """What is looked at of a `umamba.evaluation.report.scored_run.ScoredRun`."""
-
-    @property
-    def folder(self) -> Any: ...
-    @property
-    def record(self) -> Mapping[str, Any]: ...
-    @property
-    def scores(self) -> pd.DataFrame: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def network(self) -> str: ...
-    @property
-    def folds(self) -> tuple[str, ...]: ...
-    @property
-    def training_sets(self) -> tuple[tuple[str, int], ...]: ...
-    @property
-    def trained_on(self) -> tuple[str, ...]: ...
+from umamba.evaluation.report.scored_run import ScoredRun
+from umamba.words import listed
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
+def check_comparable(runs: Sequence[ScoredRun]) -> None:
     """See that the runs of each data set were scored alike, on the same cases.
 
     All runs on a test set must have the same cases. Of validation folds each network's runs together must have those
@@ -42,7 +20,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
     Raises:
         ValueError: They were not; names two runs and what differs.
     """
-    by_dataset: dict[str, list[Run]] = {}
+    by_dataset: dict[str, list[ScoredRun]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
     for dataset, some in by_dataset.items():
@@ -52,7 +30,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
         _check_splits(dataset, some)
 
 
-def _check_manner(dataset: str, runs: Sequence[Run]) -> None:
+def _check_manner(dataset: str, runs: Sequence[ScoredRun]) -> None:
     for run in runs[1:]:
         for what, one, other in zip(_MANNER, _manner(runs[0]), _manner(run), strict=True):
             if one != other:
@@ -62,8 +40,8 @@ def _check_manner(dataset: str, runs: Sequence[Run]) -> None:
                 )
 
 
-def _check_content(dataset: str, runs: Sequence[Run]) -> None:
-    seen: dict[str, tuple[str, Run]] = {}
+def _check_content(dataset: str, runs: Sequence[ScoredRun]) -> None:
+    seen: dict[str, tuple[str, ScoredRun]] = {}
     for run in runs:
         for case, content in run.record["cases"].items():
             known, first = seen.setdefault(case, (content, run))
@@ -74,9 +52,9 @@ def _check_content(dataset: str, runs: Sequence[Run]) -> None:
                 )
 
 
-def _check_cases(dataset: str, runs: Sequence[Run]) -> None:
-    units: dict[object, tuple[set[str], Run]] = {}  # what must have the same cases among themselves
-    by_network: dict[str, tuple[set[str], Run]] = {}
+def _check_cases(dataset: str, runs: Sequence[ScoredRun]) -> None:
+    units: dict[object, tuple[set[str], ScoredRun]] = {}  # what must have the same cases among themselves
+    by_network: dict[str, tuple[set[str], ScoredRun]] = {}
     for run in runs:
         cases = set(run.scores["case"])
         unit = run.folds if run.record["scored"] == "validation" else None
@@ -89,9 +67,9 @@ def _check_cases(dataset: str, runs: Sequence[Run]) -> None:
         _compare(dataset, networks[0][0], cases, networks[0][1], run)
 
 
-def _check_splits(dataset: str, runs: Sequence[Run]) -> None:
+def _check_splits(dataset: str, runs: Sequence[ScoredRun]) -> None:
     """The same fold of the same cases was trained on the same of them, unless it is a fold of another split."""
-    seen: dict[object, Run] = {}
+    seen: dict[object, ScoredRun] = {}
     for run in runs:
         first = seen.setdefault((run.folds, run.training_sets), run) if run.trained_on else run
         if first.trained_on != run.trained_on:
@@ -101,11 +79,11 @@ def _check_splits(dataset: str, runs: Sequence[Run]) -> None:
             )
 
 
-def _compare(dataset: str, one: set[str], other: set[str], first: Run, second: Run) -> None:
+def _compare(dataset: str, one: set[str], other: set[str], first: ScoredRun, second: ScoredRun) -> None:
     if one == other:
         return
     lists = [
-        f"only {run.network} in {run.folder} has {_list(sorted(surplus))}"
+        f"only {run.network} in {run.folder} has {listed(sorted(surplus), 5)}"
         for run, surplus in ((first, one - other), (second, other - one))
         if surplus
     ]
@@ -119,7 +97,7 @@ _MANNER = ("task", "labels", "regions", "protocol", "NSD tolerances")
 _WAY_OUT = "Score them alike with eval.py, or report them apart: runs=[FOLDER,...]."
 
 
-def _manner(run: Run) -> tuple[Any, ...]:
+def _manner(run: ScoredRun) -> tuple[Any, ...]:
     tolerances = {}
     if "nsd_tolerance" in run.scores:
         tolerances = run.scores.groupby("class")["nsd_tolerance"].first().to_dict()
@@ -127,10 +105,5 @@ def _manner(run: Run) -> tuple[Any, ...]:
     return run.record["task"], labels, regions, run.record["protocol"], tolerances
 
 
-def _named(first: Run, second: Run, dataset: str) -> str:
+def _named(first: ScoredRun, second: ScoredRun, dataset: str) -> str:
     return f"{first.folder} ({first.network}) and {second.folder} ({second.network}) were both scored on {dataset}"
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

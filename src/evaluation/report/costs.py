@@ -20,15 +20,16 @@ COSTS = {  # key of a record's cost -> title, factor, decimals
 }
 
 
+def mean_costs(runs: Sequence[ScoredRun], keys: Sequence[str]) -> dict[str, float]:
+    """Mean of each cost over the runs that measured it; NaN where none did."""
+    found = {key: [cost for run in runs if (cost := run.record["cost"].get(key)) is not None] for key in keys}
+    return {key: mean(costs) if costs else np.nan for key, costs in found.items()}
+
+
 def cost_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
-    """Mean cost over the runs of each network, by network and cost; NaN where none measured it."""
-    by_network: dict[str, dict[str, list[float]]] = {}
-    for run in runs:
-        costs = by_network.setdefault(run.network, {key: [] for key in COSTS})
-        for key in COSTS:
-            if run.record["cost"].get(key) is not None:
-                costs[key].append(run.record["cost"][key])
-    means = {n: {key: mean(v) if v else np.nan for key, v in costs.items()} for n, costs in by_network.items()}
+    """Mean cost over the runs of each network, by network and cost."""
+    networks = dict.fromkeys(run.network for run in runs)
+    means = {name: mean_costs([run for run in runs if run.network == name], list(COSTS)) for name in networks}
     return pd.DataFrame.from_dict(means, orient="index", columns=list(COSTS))
 
 

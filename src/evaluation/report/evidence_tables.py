@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
+from umamba.evaluation.report.costs import mean_costs
 from umamba.evaluation.report.networks import by_case, network_means, paired, replicate_spread
 from umamba.evaluation.report.numbers import main_metrics
 from umamba.evaluation.report.scored_run import ScoredRun
@@ -95,16 +94,10 @@ def setting_means(rows: pd.DataFrame, main: Mapping[str, str]) -> pd.DataFrame:
 
 def cost_rows(runs: Sequence[ScoredRun]) -> pd.DataFrame:
     """Mean cost of the runs of each data set and network; NaN where none measured it."""
-    measured: dict[tuple[str, str], dict[str, list[float]]] = {}
+    measured: dict[tuple[str, str], list[ScoredRun]] = {}
     for run in runs:
-        costs = measured.setdefault((run.dataset, run.network), {key: [] for key in COSTS})
-        for key in COSTS:
-            if run.record["cost"].get(key) is not None:
-                costs[key].append(run.record["cost"][key])
-    rows = [
-        {"setting": setting, "network": network} | {key: mean(v) if v else np.nan for key, v in costs.items()}
-        for (setting, network), costs in measured.items()
-    ]
+        measured.setdefault((run.dataset, run.network), []).append(run)
+    rows = [{"setting": key[0], "network": key[1]} | mean_costs(some, COSTS) for key, some in measured.items()]
     return pd.DataFrame(rows, columns=["setting", "network", *COSTS])
 
 
