@@ -118,11 +118,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 
 def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], key: str = "output") -> None:
-    """See that a file to be written is none of those that are read, through links neither.
-
-    Raises:
-        ValueError: It is one of them, or a folder.
-    """
+    """See that a file to be written is none of those that are read, through links neither (else ValueError)."""
     output = Path(output)
     if output.is_dir():
         raise ValueError(f"{key}={output} is a folder; expected the name of a file.")

@@ -34,11 +34,7 @@ def mapped(node: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
 
 
 def to_plain(config: DictConfig | ListConfig, *, resolve: bool = True) -> dict[str, Any]:
-    """A configuration of named values as dictionaries, lists, numbers and strings.
-
-    Raises:
-        TypeError: it is a list, or missing.
-    """
+    """A configuration of named values as dictionaries, lists, numbers and strings (else TypeError)."""
     content = OmegaConf.to_container(config, resolve=resolve)
     if not isinstance(content, dict):
         raise TypeError(f"Expected a configuration of named values, got {type(content).__name__}: {content!r:.200}.")

@@ -90,11 +90,7 @@ def check_config(config: object, trusted: str | Sequence[str] | None = ()) -> No
 
 
 def scoring_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ``data`` that scoring needs.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The part of ``data`` that scoring needs (else ValueError)."""
     data = config.get("data")
     if not isinstance(data, dict):
         raise ValueError(f"data must be an object, it is {shown(data)}.")

@@ -120,11 +120,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuse, before any work, what a benchmark does not do.
-
-    Raises:
-        ValueError: with the key.
-    """
+    """Refuse, before any work, what a benchmark does not do (else ValueError)."""
     check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
     feeds, workers = list(cfg.feeds), cfg.workers
     if not feeds or set(feeds) - set(FEEDS):

@@ -112,11 +112,7 @@ def command_of_folds(folder: Path, stage: str, folds: Iterable[int] = ()) -> str
 
 
 def split_of(datamodule: SegmentationDataModule, fold: int) -> Split:
-    """The cases of a fold, be it the datamodule's own or another.
-
-    Raises:
-        ValueError: There is no such fold.
-    """
+    """The cases of a fold, be it the datamodule's own or another (ValueError: there is none such)."""
     identifiers = [case.identifier for case in datamodule.raw.training_cases]
     places = (datamodule.prepared_dir, datamodule.dataset_dir)  # splits_final.json may lie there
     return select_split(identifiers, fold, places, datamodule.split_by)

@@ -90,14 +90,11 @@ def save_rules(rules: Sequence[Rule], path: Path | str, cases: Sequence[str]) ->
 
 
 def refuse_fitted(path: Path | str, cases: Sequence[str]) -> None:
-    """See that rules were not fitted on the cases that they are to be scored with.
+    """See that rules were not fitted on the cases that they are to be scored with (else ValueError).
 
     Args:
         path: Of the rules; files of older versions do not say which cases these were.
         cases: Training cases of the data set (test cases cannot have been fitted on).
-
-    Raises:
-        ValueError: They were; names the cases.
     """
     content = load_json(path)
     fitted = sorted(set(content.get("fitted_on", cases)) & set(cases))

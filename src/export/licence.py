@@ -11,16 +11,13 @@ _LARGEST = 1 << 20  # bytes of a text
 
 
 def read_licence(given: str | None) -> dict[str, str] | None:
-    """What ``licence=...`` says, as plain data.
+    """What ``licence=...`` says, as plain data (else ValueError).
 
     Args:
         given: A file, whose text is taken, or an SPDX expression such as "CC-BY-NC-4.0"; None for none.
 
     Returns:
         The keys "name" and "text" of a file, or "identifier".
-
-    Raises:
-        ValueError: It is neither.
     """
     if given is None:
         return None

@@ -80,11 +80,7 @@ class Bundle:
         return [one for name, own in self.groups.items() for one in (*own, *self.previous.get(name, ()))]
 
     def rules_for(self, labels: Mapping[str, int | Sequence[int]], path: Path) -> list[Rule]:
-        """The rules, if they fit the labels, see `rules_of`; `path` is that of the bundle.
-
-        Raises:
-            ValueError: They do not.
-        """
+        """The rules, if they fit the labels, see `rules_of`; `path` is that of the bundle (else ValueError)."""
         return rules_of({KEY: self.rules or []}, labels, path)
 
 

@@ -15,8 +15,9 @@ from umamba.files import read_json
 from umamba.inference.record import find_records, stamps_of, what_differs
 from umamba.inference.seen import BY_NAME, UNTOLD, YES
 from umamba.inference.seen import KEY as SEEN
-from umamba.inference.written import compare_written, kept_of, listed, say_untold
+from umamba.inference.written import compare_written, kept_of, say_untold
 from umamba.raw.known_images import WHY_DOUBT
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 

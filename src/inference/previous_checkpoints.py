@@ -73,11 +73,7 @@ def facts_of_all(checkpoints: Sequence[tuple[str | Path, Mapping[str, Any]]]) ->
 
 
 def check_previous_plan(previous: Plan, name: str, plan: Plan, stage: str, path: Path) -> None:
-    """See that a checkpoint is of the previous stage of a plan, and of the same data.
-
-    Raises:
-        ValueError: It is not; says what differs.
-    """
+    """See that a checkpoint is of the previous stage of a plan, and of the same data (else ValueError)."""
     if name != stage:
         raise ValueError(f"{path} was trained as {name}; the previous stage of this cascade is {stage}.")
     apart = [key for key in _OF_THE_DATA if getattr(previous, key) != getattr(plan, key)]

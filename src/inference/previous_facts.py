@@ -56,11 +56,7 @@ class PreviousFacts:
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any], path: Path | str) -> Self | None:
-        """What a checkpoint says; None of one that has no previous stage.
-
-        Raises:
-            ValueError: It says something of another form.
-        """
+        """What a checkpoint says; None of one that has no previous stage (else ValueError)."""
         content = checkpoint.get(KEY)
         if content is None:
             return None

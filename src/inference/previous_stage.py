@@ -142,11 +142,7 @@ class PreviousStage:
             predictor.run_in(precision)
 
     def only_unseen(self, names: Sequence[str]) -> None:
-        """Segment from now on each case by the network that did not see it.
-
-        Raises:
-            ValueError: All networks have seen one of them.
-        """
+        """Segment from now on each case by the network that did not see it (ValueError: there is none)."""
         seen = sorted(set(names) - self.held_out.keys())
         if seen:
             raise ValueError(

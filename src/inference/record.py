@@ -17,10 +17,11 @@ import torch
 
 from umamba.files import read_json, write_json
 from umamba.inference.seen import KEY as SEEN
-from umamba.inference.written import KEY, compare_written, identities_in, kept_of, listed, say_untold
+from umamba.inference.written import KEY, compare_written, identities_in, kept_of, say_untold
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import are_same, file_stamp, identity_of
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,7 @@ Part = tuple[int, int]  # number and how many; every part takes its share of the
 
 
 def parse_part(text: str | None) -> Part:
-    """Read "1/4", the second of four parts, as (1, 4); None is (0, 1), all.
-
-    Raises:
-        ValueError: It is no such text.
-    """
+    """Read "1/4", the second of four parts, as (1, 4); None is (0, 1), all (else ValueError)."""
     if text is None:
         return 0, 1
     number, _, count = str(text).partition("/")

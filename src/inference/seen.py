@@ -10,10 +10,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from umamba.inference.previous_facts import PreviousFacts
-from umamba.inference.written import listed
 from umamba.raw.dataset import RawCase
 from umamba.raw.image_marks import of_cases
 from umamba.raw.known_images import WHY_DOUBT, known_marks
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 

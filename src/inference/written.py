@@ -17,7 +17,6 @@ from umamba.raw.file_identity import are_same, identity_of
 log = logging.getLogger(__name__)
 
 KEY = "written"  # of a record: case -> `identities_in` of its files
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,3 @@ def say_untold(found: Found, folder: Path) -> None:
             "The record of an earlier version in %s does not say what was written: %d label map(s) are taken as they "
             "are, and nobody sees whether they were edited or exchanged since.", folder, len(found.untold),
         )  # fmt: skip
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message, of many the first."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

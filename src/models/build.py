@@ -73,11 +73,7 @@ def _planned_blocks(network: Callable[..., nn.Module], topology: Configuration) 
 
 
 def check_followed(network: nn.Module, edited: Sequence[str]) -> None:
-    """Refuse edits of a plan's topology that a network with one of its own does not follow.
-
-    Raises:
-        ValueError: there are some, and it does not.
-    """
+    """Refuse edits of a plan's topology that a network with one of its own does not follow (ValueError)."""
     if edited and not getattr(network, "follows_topology", True):
         name = type(getattr(network, "network", network)).__name__
         raise ValueError(

@@ -113,7 +113,7 @@ def build_loss(
     ignore_label: int | None,
     regions: Sequence[Sequence[int]],
 ) -> nn.Module:
-    """Make the loss of one output of a network.
+    """Make the loss of one output of a network, if it fits the data (else ValueError).
 
     Args:
         make: class or partial; of the other arguments it is given those that it takes.
@@ -121,9 +121,6 @@ def build_loss(
         batch_dice: likewise.
         ignore_label: likewise.
         regions: likewise.
-
-    Raises:
-        ValueError: it does not fit the data.
     """
     facts = {
         "num_classes": num_classes, "batch_dice": batch_dice, "ignore_label": ignore_label, "regions": [*regions]
@@ -181,11 +178,7 @@ class OwnLoss(nn.Module):
             ) from error
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss of one output.
-
-        Raises:
-            ValueError: it is no scalar.
-        """
+        """The loss of one output, a scalar (else ValueError)."""
         loss = self.loss(logits, label.long())
         if loss.ndim:
             raise ValueError(

@@ -90,11 +90,7 @@ class GradientExchange:
 
     @torch.no_grad()
     def take(self, gradients: Sequence[Tensor | None]) -> None:
-        """Put a pass's gradients, of the stand-ins, in their place.
-
-        Raises:
-            RuntimeError: there is none for some parameter.
-        """
+        """Put a pass's gradients, of the stand-ins, in their place (else RuntimeError)."""
         if any(gradient is None for gradient in gradients):
             raise RuntimeError("the loss does not depend on some parameter that is trained")
         alike: tuple[list[Tensor], list[Tensor]] = ([], [])  # torch copies at once what has equal strides

@@ -89,11 +89,7 @@ def cases_of(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fold_number(fold: object) -> int | str:
-    """A fold as nnU-Net records it: a number, also as text, or "all".
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """A fold as nnU-Net records it: a number, also as text, or "all" (else ValueError)."""
     if isinstance(fold, str) and (fold == "all" or (fold.isascii() and fold.isdigit())):
         return fold if fold == "all" else int(fold)
     if not isinstance(fold, int) or isinstance(fold, bool) or fold < 0:

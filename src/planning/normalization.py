@@ -61,11 +61,7 @@ def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, in
 
 
 def rgb_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
-    """Map 0..255 to [0, 1].
-
-    Raises:
-        DatasetError: The channel leaves the range 0..255.
-    """
+    """Map 0..255 to [0, 1] (DatasetError: other values)."""
     check_bytes(float(channel.min()), float(channel.max()))
     channel /= 255.0
     return channel

@@ -64,11 +64,7 @@ class PreviousMaps:
         return [name for name in names if name not in there or found.get(name)]
 
     def case(self, identifier: str) -> blosc2.NDArray:
-        """(Z, Y, X) label map of a case, read where it is sliced.
-
-        Raises:
-            FileNotFoundError: There is none.
-        """
+        """(Z, Y, X) label map of a case, read where it is sliced (else FileNotFoundError)."""
         path = self._path(identifier)
         if not path.is_file():
             raise FileNotFoundError(

@@ -54,11 +54,7 @@ class RawCase:
 
     @property
     def label_file(self) -> Path:
-        """The label of a case that must have one.
-
-        Raises:
-            DatasetError: The case has none.
-        """
+        """The label of a case that must have one (else DatasetError)."""
         if self.label is None:
             raise DatasetError(f"Case {self.identifier} has no label, which it needs here.")
         return self.label

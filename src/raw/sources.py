@@ -31,11 +31,7 @@ class Source:
 
 
 def sources_of(content: Mapping[str, Any], path: Path) -> dict[str, Source]:
-    """Case -> data set that it is of; empty where dataset.json names none.
-
-    Raises:
-        DatasetError: The entry is malformed.
-    """
+    """Case -> data set that it is of; empty where dataset.json names none (else DatasetError)."""
     try:
         return {
             str(case): Source(name=name, unlabelled=tuple(map(str, entry.get("unlabelled") or ())))

@@ -62,11 +62,7 @@ def _check(volume: sitk.Image | sitk.ImageFileReader, path: Path) -> None:
 
 
 def open_volume(path: Path) -> sitk.ImageFileReader:
-    """Read the header of a volume.
-
-    Raises:
-        DatasetError: It cannot be read.
-    """
+    """Read the header of a volume (else DatasetError)."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

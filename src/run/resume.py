@@ -47,11 +47,7 @@ _OF_FILES = (
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a run's checkpoint holds, its tensors mapped from the disk.
-
-    Raises:
-        ResumeError: it is broken, or none of train.py.
-    """
+    """What a run's checkpoint holds, its tensors mapped from the disk (ResumeError: none of train.py, or broken)."""
     try:
         check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -139,12 +135,9 @@ def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig)
 def check_data(
     path: Path, checkpoint: Mapping[str, Any], plan: Plan, configuration: str, cases: Mapping[str, Any]
 ) -> None:
-    """See that the data are planned and split as they were when a checkpoint was trained.
+    """See that the data are planned and split as they were when a checkpoint was trained (else ResumeError).
 
     A file that was compressed anew or given another header is the same data if a preparation makes the same of it.
-
-    Raises:
-        ResumeError: They are not; names each difference.
     """
     trained, before = checkpoint["configuration"], Plan.from_dict(checkpoint["plan"])
     then = {"configuration": trained, "plan": before.trained_part(trained)}

@@ -19,11 +19,7 @@ REFERENCE = "Antonelli et al., The Medical Segmentation Decathlon, Nat. Commun. 
 
 
 def published(task: str) -> tuple[str, str]:
-    """Address and checksum of `TaskNN_Name.tar`, as MONAI lists them.
-
-    Raises:
-        ValueError: no task of that name.
-    """
+    """Address and checksum of `TaskNN_Name.tar`, as MONAI lists them (ValueError: there is no such task)."""
     from monai.apps import DecathlonDataset  # slow to import, and needed for this alone
 
     if task not in DecathlonDataset.resource:

@@ -44,11 +44,7 @@ def checksum(path: Path, algorithm: str) -> str:
 
 
 def verify(path: Path, expected: str) -> None:
-    """Compare a file with "algorithm:hex digest", e.g. "md5:9d24...".
-
-    Raises:
-        DownloadError: they differ.
-    """
+    """See that a file has a checksum, "algorithm:hex digest" such as "md5:9d24..." (else DownloadError)."""
     algorithm, digest = expected.split(":")
     found = checksum(path, algorithm)
     if found != digest.lower():

@@ -70,11 +70,7 @@ def check_together(opened: Mapping[str, RawDataset]) -> dict[str, list[int]]:
 def refuse_twice(
     opened: Mapping[str, RawDataset], cases: Mapping[str, Mapping[str, Sequence[str]]], workers: int
 ) -> None:
-    """See that no two cases get one name, and that no image is in two data sets.
-
-    Raises:
-        DatasetError: There are; names them.
-    """
+    """See that no two cases get one name, and that no image is in two data sets (else DatasetError)."""
     names = [name for parts in cases.values() for some in parts.values() for name in some]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DatasetError(
