@@ -43,7 +43,8 @@ def main() -> None:
         sys.stdout.write(_versions())
         return
     if name not in COMMANDS:
-        sys.stderr.write(f"There is no command {name!r}.\n\n{_usage()}")
+        alike = "; umamba sweep status FOLDER says how a sweep's jobs stand" if name == "status" else ""
+        sys.stderr.write(f"There is no command {name!r}, only {', '.join(COMMANDS)} and version{alike}.\n")
         raise SystemExit(2)
     module, config, what = COMMANDS[name]
     sys.argv = [f"umamba {name}", *sys.argv[2:]]

@@ -50,8 +50,8 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
 
     Raises:
         ValueError: trainer.max_time is no time, there are other processes than trainer.devices and num_nodes say,
-            clipping would turn gradients round, a callback changes the network after its last checkpoint, or a callback
-            or logger is none of Lightning's.
+            clipping would turn gradients round, there is no GPU to train on, a callback changes the network after its
+            last checkpoint, or a callback or logger is none of Lightning's.
     """
     quiet()
     if (config.get("gradient_clip_val") or 0) < 0:
@@ -67,6 +67,13 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     last = next((callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
     limits = Limits(last, config.get("max_time"))
     callbacks = [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]
+    there = torch.cuda.device_count() or torch.backends.mps.is_available()
+    if config.get("accelerator") in ("gpu", "cuda") and not there:
+        raise ValueError(
+            f"trainer.accelerator={config.accelerator}, and torch {torch.__version__} finds no GPU here. Does "
+            "nvidia-smi show one? Then this build of torch does not go with it (one for CPUs finds none). "
+            "trainer=cpu trains without."
+        )
     environment = choose_environment()
     trainer: L.Trainer = instantiate(
         config,

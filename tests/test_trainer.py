@@ -49,6 +49,15 @@ def test_parts_of_another_lightning_are_refused() -> None:
         make_trainer(config, [pytorch_lightning.loggers.CSVLogger("logs")], [])
 
 
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, accelerator: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    config = OmegaConf.create({"_target_": "lightning.Trainer", "accelerator": accelerator})
+    with pytest.raises(ValueError, match=f"trainer.accelerator={accelerator}, .*finds no GPU here.*trainer=cpu trains"):
+        make_trainer(config, [], [])
+
+
 def test_a_mean_that_comes_after_the_last_checkpoint_is_refused() -> None:
     config = OmegaConf.create({"_target_": "lightning.Trainer", "accelerator": "cpu"})
     with pytest.raises(ValueError, match="EMAWeightAveraging"):

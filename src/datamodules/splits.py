@@ -180,7 +180,7 @@ def select_split(
     else:
         splits = make_splits(known) if split_by is None else make_group_splits(known, split_by)
     if not isinstance(fold, int) or isinstance(fold, bool) or not 0 <= fold < len(splits):
-        raise ValueError(f'data.fold must be 0 to {len(splits) - 1} or "all", it is {fold!r}.')
+        raise ValueError(f'fold must be 0 to {len(splits) - 1} or "all", it is {fold!r}.')
     split = splits[fold]
     if path is not None:
         _check(split, known, f"{path}, fold {fold}")

@@ -40,7 +40,12 @@ def cases_in_folder(
     files = sorted(p for p in folder.iterdir() if p.name.endswith(file_ending) and not p.name.startswith("."))
     if not files:
         found = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
-        raise FileNotFoundError(f"{folder} holds no *{file_ending} file; it holds: {', '.join(found) or 'nothing'}.")
+        below = sorted(p.name for p in folder.iterdir() if p.is_dir() and any(p.glob(f"*{file_ending}")))
+        found += [f"the folder(s) {', '.join(below)} with such files"] if below else []
+        raise FileNotFoundError(
+            f"{folder} holds no *{file_ending} file; it holds: {', '.join(found) or 'nothing'}. Give the folder "
+            "in which the images lie, and file_ending=... for images with another ending than the training's."
+        )
     warn_of_other_endings(folder, file_ending)
     names = {path.name.removesuffix(file_ending): path for path in files}
     groups: dict[str, list[Path]] = {}

@@ -223,7 +223,12 @@ class SegmentationModule(L.LightningModule):
             schedule = self.make_scheduler(optimizer, max_epochs=max_epochs - self.warmup_epochs)
             return optimizer, warm_up(schedule, self.warmup_epochs)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"The optimiser or its schedule (model.optimizer, model.scheduler): {error}") from error
+            made = {**getattr(self.make_optimizer, "keywords", {}), **getattr(self.make_scheduler, "keywords", {})}
+            text = "".join(f" {key} is {value!r}, a text." for key, value in made.items() if isinstance(value, str))
+            raise ValueError(
+                f"The optimiser or its schedule (model.optimizer, model.scheduler) does not take its values:{text} "
+                f"{error}"
+            ) from error
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer, scheduler = self.optimizer_and_schedule(self.trainer.max_epochs)

@@ -88,8 +88,8 @@ def make_plan(cfg: DictConfig) -> Plan:
         dataset_dir, prepared_dir = Path(cfg.data.dataset_dir), Path(cfg.data.prepared_dir)
         if not (dataset_dir / "dataset.json").is_file():
             raise FileNotFoundError(
-                f"{dataset_dir} holds no raw data set (no dataset.json). Make it with: python -m "
-                "umamba.datamodules.prepare data=<name>, or set data.dataset_dir."
+                f"There is no raw data set at {dataset_dir} (no dataset.json). data.dataset_dir says where it is; "
+                "those that have a name are made by python -m umamba.datamodules.prepare data=<name>."
             )
         if not prepared_dir.is_dir():
             check_takes_files(prepared_dir, "data.prepared_dir")

@@ -32,6 +32,8 @@ def check_options(cfg: DictConfig) -> None:
             raise ResumeError(f"{key}={cfg[key]!r}: expected true or false.{advice}")
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
         raise ResumeError(f"seed={cfg.seed!r}: expected a whole number, 0 or more and below 2 to the 32nd.")
+    if cfg.fold != "all" and (type(cfg.fold) is not int or cfg.fold < 0):
+        raise ResumeError(f'fold={cfg.fold!r}: expected the number of a fold, 0 to 4 of the usual five, or "all".')
     for key in ("fold", "seed"):
         if cfg.data.get(key, cfg[key]) != cfg[key]:
             raise ResumeError(

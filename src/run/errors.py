@@ -39,6 +39,7 @@ _MISSING = re.compile(r"Missing mandatory value: ([\w.]+)")
 _OF_OMEGACONF = re.compile(r"^ +(?:full_key|object_type|reference_type)[:=].*\n?", re.MULTILINE)  # its own words
 # Where Hydra has looked for a group's files, and those of them that are no choices but parts of others
 _OF_HYDRA = re.compile(r"^\t_\w+\n|\n*^Config search path:\n(?:\t.*\n?)*", re.MULTILINE)
+_APPEND = re.compile(r"\nTo append to your config use .*", re.DOTALL)  # Hydra's advice, where the key is another one
 _OPTIMIZER = re.compile(r"\boptimizer\.\w+")
 _NO_CHOICE = (
     "{} chooses none of the group's files, which --help lists. In a sweep callbacks=none and logger=none leave theirs "
@@ -145,7 +146,7 @@ def message_of(error: BaseException) -> str:
     parts = [text]
     of_hydra = isinstance(error, (HydraException, OmegaConfBaseException)) or _has_no_launcher(error)
     if of_hydra and (further := hint(text)):
-        parts.append(further)
+        parts = [_APPEND.sub("", text) if further.startswith("There is") else text, further]
     if of_hydra and _OPTIMIZER.search(text) and "model.optimizer" not in text:
         parts.append(_OF_THE_MODEL)
     return "\n".join(part.rstrip("\n") for part in parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -30,7 +32,7 @@ _ELSEWHERE = {
     "task": "data=custom has data.task: semantic or instances.",
 }
 _PLUGINS = {
-    "Could not find 'hydra/sweeper/optuna'": 'pip install hydra-optuna-sweeper "optuna<3"',
+    "Could not find 'hydra/sweeper/optuna'": 'It is another package: pip install hydra-optuna-sweeper "optuna<3"',
     "Could not find 'hydra/launcher/submitit_": "hydra/launcher=slurm gives jobs to SLURM, and needs no package.",
     "Could not find 'hydra/launcher/joblib'": "hydra/launcher=gpus runs jobs at the same time, and needs no package.",
     "hydra_plugins.umamba": "hydra/launcher=serial, gpus and slurm run sweeps of train.py. `python -m umamba.evidence` "
@@ -52,9 +54,18 @@ def hint(message: str) -> str:
     given = found[1]
     if given in _ELSEWHERE:
         return _ELSEWHERE[given]
+    if _is_of_the_trainer(given):
+        return f"Lightning's Trainer has it, and the config does not list it: +{given}=... adds it."
     wanted, known = given.rpartition(".")[2], list(_all_keys(config_name() or "train"))
     keys = [key for key in known if key.rpartition(".")[2] == wanted and key != given] or _alike(given, known)
     return f"There is {' and '.join(keys)}." if keys else "--help lists the keys that there are."
+
+
+def _is_of_the_trainer(key: str) -> bool:
+    """Whether it is an argument of Lightning's Trainer; that is imported already where such a key can be given."""
+    group, _, name = key.rpartition(".")
+    trainer = getattr(sys.modules.get("lightning"), "Trainer", None)
+    return group == "trainer" and trainer is not None and name in inspect.signature(trainer.__init__).parameters
 
 
 def _alike(given: str, known: list[str]) -> list[str]:

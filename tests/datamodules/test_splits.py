@@ -46,7 +46,7 @@ def test_fold_all_trains_on_and_validates_with_every_case() -> None:
 def test_splits_final_json_is_honoured(tmp_path) -> None:
     (tmp_path / "splits_final.json").write_text(json.dumps([{"train": NAMES[1:], "val": NAMES[:1]}]))
     assert select_split(NAMES, 0, [tmp_path / "elsewhere", tmp_path]).val == ("case_000",)
-    with pytest.raises(ValueError, match='data.fold must be 0 to 0 or "all", it is 1'):
+    with pytest.raises(ValueError, match='fold must be 0 to 0 or "all", it is 1'):
         select_split(NAMES, 1, [tmp_path])
 
 

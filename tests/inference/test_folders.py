@@ -133,5 +133,9 @@ def test_a_missing_channel_is_named(tmp_path: Path) -> None:
 def test_an_empty_folder_says_what_it_holds_instead(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no \*.nii.gz file; it holds: .png"):
         cases_in_folder(touch(tmp_path, "a.png"), ".nii.gz", 1)
+    (tmp_path / "imagesTs").mkdir()
+    touch(tmp_path / "imagesTs", "a.nii.gz")
+    with pytest.raises(FileNotFoundError, match=r"it holds: .png, the folder\(s\) imagesTs with such files\. Give the"):
+        cases_in_folder(tmp_path, ".nii.gz", 1)
     with pytest.raises(FileNotFoundError, match="does not exist; expected a folder with the images"):
         cases_in_folder(tmp_path / "none", ".nii.gz", 1)

@@ -120,6 +120,13 @@ def test_when_steps_are_replayed_from_graphs(plan: Plan, changes: dict, obstacle
     assert (found is None) if obstacle is None else re.search(obstacle, found)
 
 
+def test_a_text_among_the_optimisers_numbers_is_named(plan: Plan) -> None:
+    optimizer = functools.partial(torch.optim.SGD, lr="abc")
+    module = SegmentationModule(**arguments(plan, "nnunet") | {"optimizer": optimizer})
+    with pytest.raises(ValueError, match=r"model\.optimizer.* does not take its values: lr is 'abc', a text\."):
+        module.optimizer_and_schedule(3)
+
+
 def test_no_gradient_is_left_for_the_next_forward_pass(plan: Plan, tmp_path) -> None:
     """Where a graph's would have to be saved; but those of batches that add up to one step are."""
     left = []

@@ -50,7 +50,7 @@ def test_a_start_that_is_refused_leaves_no_folder(folder: Path, options: list[st
 def test_a_job_that_fails_is_told_of_in_our_words_alone(folder: Path) -> None:
     said = run("train.py", "--multirun", *DATA, "fold=0,7", "trainer.max_epochs=1", "hydra.sweep.dir=sweep",
                folder=folder, ok=False)  # fmt: skip
-    assert "fold-0 is done." in said and "fold-7 failed: data.fold must be" in said.replace("\n", " "), said
+    assert "fold-0 is done." in said and "fold-7 failed: fold must be" in said.replace("\n", " "), said
     assert "Error executing" not in said and "HYDRA_FULL_ERROR" not in said and "Traceback" not in said, said
     assert sorted(path.name for path in (folder / "sweep").iterdir()) == ["fold-0", "jobs", "multirun.yaml"]
 

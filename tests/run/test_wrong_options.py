@@ -140,7 +140,15 @@ def test_a_fold_that_there_is_not_is_refused_before_the_others_are_trained(tmp_p
         (["run_dir=file"], "cannot be made"),
         (["run_dir=run", "compile=perhaps"], "compile=perhaps: expected true or false."),
         (["run_dir=run", "seed=-1"], "seed=-1: expected a whole number, 0 or more"),
-        (["run_dir=run", "trainer.max_epoch=3"], "There is trainer.max_epochs"),
+        (
+            ["run_dir=run", "trainer.max_epoch=3"],
+            "Could not override 'trainer.max_epoch'.\nThere is trainer.max_epochs and trainer.max_steps.\n",
+        ),
+        (
+            ["run_dir=run", "trainer.gradient_clip_algorithm=value"],
+            "does not list it: +trainer.gradient_clip_algorithm=... adds it.",
+        ),
+        (["run_dir=run", "fold=o"], "fold='o': expected the number of a fold, 0 to 4 of the usual five, or \"all\"."),
         (
             ["--config-name=cross_validation", "run_dir=run", "cross_validation.folds=[0,7]"],
             "cross_validation.folds=[0, 7]: the data set has 5 folds, 0 to 4.",
