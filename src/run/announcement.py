@@ -80,7 +80,7 @@ def _other_folds(datamodule: SegmentationDataModule) -> str | None:
         return None
     return (
         f"{path} holds another fold {fold} than is trained here. To train nnU-Net's folds, copy it beside dataset.json "
-        f"in {datamodule.dataset_dir}; scores of unlike folds cannot be compared, nor such networks averaged on them."
+        f"in {datamodule.dataset_dir}; scores of unlike folds cannot be compared."
     )
 
 
