@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,26 @@ def write_json(content: object, path: Path | str) -> None:
     write_text(json.dumps(content, indent=2) + "\n", path)
 
 
-def load_json(path: Path | str, fault: type[ValueError] = ValueError) -> Any:
+def load_json(path: Path | str, fault: type[ValueError] = ValueError, advice: str = "Correct the file.") -> Any:
     """What a JSON file holds.
 
     Raises:
         FileNotFoundError: It is not there.
-        ValueError: It is no JSON; a `fault`, which names the file.
+        ValueError: It is no JSON, or says something twice; a `fault`, which names the file and ends with `advice`.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise fault(f"{path} is not valid JSON ({error}). Correct the file.") from error
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        raise fault(f"{path} is not valid JSON ({error}). {advice}") from error
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands twice Python's reader takes the last in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return content
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from umamba.files import load_json
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,10 @@ def check_folds(folders: Sequence[Path], folds: Sequence[int], known: Sequence[s
 
 
 def _stored(folders: Sequence[Path]) -> Path | None:
-    return next((folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()), None)
+    paths = [folder / SPLITS_FILE for folder in folders]
+    if gone := [path for path in paths if path.is_symlink() and not path.exists()]:
+        raise ValueError(f"{gone[0]} is a link to nothing. Put the file there, or remove it to get the default folds.")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_splits(path: Path) -> list[Split]:
@@ -138,11 +142,11 @@ def read_splits(path: Path) -> list[Split]:
         ValueError: The file has another form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         if not content:
             raise TypeError("it has none")
         return [Split(train=_names(fold["train"]), val=_names(fold["val"])) for fold in content]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} must be a list of folds {{"train": [case, ...], "val": [case, ...]}} ({error!r}). '
             "Correct it, or remove it to get the default five folds."

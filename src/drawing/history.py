@@ -38,7 +38,10 @@ def history_figure(metrics_csv: Path, path: Path, classes: Mapping[int, str], ti
     """
     if not metrics_csv.is_file():
         raise FileNotFoundError(f"{metrics_csv} does not exist. logger=csv writes it into the run's folder.")
-    table = pd.read_csv(metrics_csv)
+    try:
+        table = pd.read_csv(metrics_csv)
+    except ValueError as error:
+        raise ValueError(f"{metrics_csv} is no table ({error}).") from error
     if "epoch" not in table or table["epoch"].isna().all():
         raise ValueError(f"{metrics_csv} holds no epoch yet; it has the columns {', '.join(table.columns)}.")
     table["epoch"] = table["epoch"].bfill() + 1  # older files have learning rates in front of their epoch

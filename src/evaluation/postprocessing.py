@@ -22,6 +22,7 @@ from umamba.evaluation.read_pair import read_pair
 from umamba.files import load_json, write_text
 from umamba.inference.rules import KEY, Rule, apply_rules, rules_to_plain, values_of
 from umamba.raw.readers import read_label, write_label
+from umamba.typed import has_type
 
 POSTPROCESSED = "postprocessed"  # the folder beside predictions/
 POSTPROCESSED_RUN = "post-processed"  # in the column "run" of the scores
@@ -96,8 +97,10 @@ def refuse_fitted(path: Path | str, cases: Sequence[str]) -> None:
         path: Of the rules; files of older versions do not say which cases these were.
         cases: Training cases of the data set (test cases cannot have been fitted on).
     """
-    content = load_json(path)
-    fitted = sorted(set(content.get("fitted_on", cases)) & set(cases))
+    known = load_json(path).get("fitted_on", list(cases))
+    if not has_type(known, list[str]):
+        raise ValueError(f"{path}: fitted_on is {known!r:.100}; expected names of cases. Fit the rules again.")
+    fitted = sorted({*known} & {*cases})
     if fitted:
         raise ValueError(
             f"The rules of {path} were (or may have been) fitted on {len(fitted)} of the cases to be scored, such as "

@@ -119,7 +119,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: It is no such file, or is of an older version and what it lacks is not at hand.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = load_json(path, advice="Score the run again with eval.py.")
         if record.get("version") != VERSION:
             record |= _missing(record)
         if wrong := [key for key, kind in _KINDS.items() if not isinstance(record[key], kind)]:
@@ -127,7 +127,7 @@ def read_record(path: Path) -> dict[str, Any]:
         if not record["members"] or any(not set(_OF_MEMBERS) <= set(member) for member in record["members"]):
             raise KeyError("members")
         return record
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."
         ) from error

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from umamba.evaluation.members import Member
-from umamba.files import load_json, read_json
-from umamba.inference.record import find_records
+from umamba.files import load_json
+from umamba.inference.record import find_records, load_record
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription, parse_labels
 
@@ -104,14 +104,14 @@ def check_predictions(folder: Path, references: Path, dataset_json: Path, *, oth
 def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files beside label maps that say what these mean, and what they say, as `meaning_of` does."""
     for path in find_records(folder):
-        record = read_json(path)
+        record = load_record(path)
         if "meaning" not in record:  # of an earlier version
             continue
         try:
             meaning = record["meaning"]
             labels, regions = _foreground(meaning["labels"]), _regions(meaning["regions"])
             yield path, {"dataset": str(meaning["dataset"]), "labels": labels, "regions": regions}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{path} is no record of a prediction ({error!r}). Predict again, or remove it."
             ) from error

@@ -27,6 +27,7 @@ from yaml import YAMLError
 
 from umamba.locations import CONFIGS
 from umamba.names import name_fault
+from umamba.typed import has_type
 
 FOLDER = CONFIGS / "evidence"
 _KEYS = {
@@ -84,7 +85,7 @@ def read_manifest(manifest: Path | str) -> list[Wanted]:
     path = _find(str(manifest))
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))  # with what stands for the run's own values as it is
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     top = _mapping(content, _KEYS[""], "", path)
     shared = _overrides(top, "overrides", path)
@@ -175,6 +176,6 @@ def _overrides(entry: Mapping[str, Any], where: str, path: Path) -> tuple[str, .
 
 
 def _positive(value: Any, where: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if not has_type(value, float) or value < 0:
         raise ValueError(f"{path}: {where} must be a number of at least 0, it is {value!r}.")
     return float(value)

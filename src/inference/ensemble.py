@@ -7,14 +7,13 @@ own grid, where alone they lie on one.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from umamba.files import file_hash, write_json
+from umamba.files import file_hash, load_json, write_json
 from umamba.inference.rules import KEY, Rule, rules_of, rules_to_plain
 from umamba.models.checkpoint import checkpoint_in
 
@@ -116,7 +115,7 @@ def read_ensemble(path: Path) -> Ensemble:
         FileNotFoundError: Checkpoints that it names are missing; names all of them.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         if content["version"] != _VERSION:
             raise ValueError(f"its version is {content['version']!r}, expected {_VERSION}")
         groups = tuple(

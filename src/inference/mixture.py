@@ -11,8 +11,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from umamba.files import read_json
-from umamba.inference.record import find_records, stamps_of, what_differs
+from umamba.inference.record import find_records, load_record, stamps_of, what_differs
 from umamba.inference.seen import BY_NAME, UNTOLD, YES
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import compare_written, kept_of, say_untold
@@ -171,7 +170,7 @@ def _check_replaced(folder: Path, files: Mapping[str, Path]) -> None:
 
 
 def _records(folder: Path) -> dict[Path, dict[str, Any]]:
-    return {path: read_json(path) for path in find_records(folder)}
+    return {path: load_record(path) for path in find_records(folder)}
 
 
 def _full_records(folder: Path) -> dict[Path, dict[str, Any]]:

@@ -15,12 +15,13 @@ from typing import Any, Self
 
 import torch
 
-from umamba.files import read_json, write_json
+from umamba.files import load_json, write_json
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import KEY, compare_written, identities_in, kept_of, say_untold
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import are_same, file_stamp, identity_of
+from umamba.typed import has_type
 from umamba.words import listed
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 _SAVED_EVERY = 10.0  # s: the label maps of so long are made again after a kill
 _NAME = re.compile(r"inference(_\d+_of_\d+)?\.json")
 _OPTIONS = {"mirror_axes": "mirror", "precision": "precision"}  # of what a network's `made_by` has -> the option
+_HINTS = {  # of what a record may have
+    "meaning": dict | None, "made_by": dict | None, "images": dict[str, list[dict]] | None, "failed": dict | None,
+    "replaced": dict[str, list[list[int]]] | None, KEY: dict[str, dict[str, dict]] | None, SEEN: dict[str, str] | None,
+}  # fmt: skip
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
 
@@ -51,6 +56,20 @@ def find_records(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("inference*.json") if _NAME.fullmatch(path.name))
 
 
+def load_record(path: Path) -> dict[str, Any]:
+    """What a record says; earlier versions' do not say all of it.
+
+    Raises:
+        ValueError: It is none: what lies beside it may be of any network, and of any cases.
+    """
+    content = load_json(path)
+    wrong = [key for key, hint in _HINTS.items() if isinstance(content, dict) and not has_type(content.get(key), hint)]
+    if wrong or not isinstance(content, dict):
+        said = f"{wrong[0]} is {content[wrong[0]]!r:.100}" if wrong else f"it holds {content!r:.100}"
+        raise ValueError(f"{path} is no record of a prediction ({said}). Predict again, or remove it.")
+    return content
+
+
 def finished_cases(
     folder: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
 ) -> set[str]:
@@ -63,7 +82,7 @@ def finished_cases(
             what was written, for whoever corrected them by hand would lose that.
     """
     there = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
-    records = {path: read_json(path) for path in find_records(folder)}
+    records = {path: load_record(path) for path in find_records(folder)}
     for path, record in records.items():
         before = record.get("made_by")
         if before != made_by:
@@ -144,7 +163,7 @@ def go_on(
     Returns:
         The cases that are finished; and what the record says of them and of those of earlier calls, see `kept_of`.
     """
-    done, record = finished_cases(path.parent, cases, outputs, made_by), read_json(path)
+    done, record = finished_cases(path.parent, cases, outputs, made_by), load_record(path) if path.is_file() else {}
     if record and not isinstance(record.get("images"), dict):  # an earlier version: taken to be these
         record["images"] = {case.identifier: identities_of(case.images) for case in cases if case.identifier in done}
     ending = next((paths[0].name.removeprefix(name) for name, paths in outputs.items()), "")

@@ -5,7 +5,6 @@ Which rules help is decided by `umamba.evaluation.postprocessing`; here they are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import skimage.measure
+
+from umamba.files import load_json
+from umamba.typed import has_type
 
 KEY = "keep_largest"  # of the rules in a file of JSON
 _NO_RULES = (
@@ -78,6 +80,8 @@ def rules_of(content: Mapping[str, Any], labels: Mapping[str, int | Sequence[int
     """
     try:
         rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in content[KEY]]
+        if any(not has_type(rule.classes, tuple[str, ...]) for rule in rules):
+            raise TypeError("classes are no names")
     except (KeyError, TypeError) as error:
         raise ValueError(_NO_RULES.format(path, repr(error))) from error
     for rule in rules:
@@ -101,7 +105,7 @@ def load_rules(path: Path | str, labels: Mapping[str, int | Sequence[int]]) -> l
     if not path.is_file():
         raise FileNotFoundError(f"No post-processing rules at {path}. Make them with fit_postprocessing=true.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
     except ValueError as error:
         raise ValueError(_NO_RULES.format(path, repr(error))) from error
     return rules_of(content, labels, path)

@@ -15,6 +15,7 @@ from umamba.files import load_json
 from umamba.planning.intensities import Intensities, Sample, draw, statistics
 from umamba.raw.cropping import crop_to_nonzero
 from umamba.raw.description import DatasetError
+from umamba.typed import has_type
 
 _SEED = 1234
 
@@ -87,12 +88,12 @@ class Fingerprint:
                 intensities=Intensities.per_channel(content["foreground_intensity_properties_per_channel"]),
                 median_relative_size=float(content["median_relative_size_after_cropping"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"no fingerprint of nnU-Net's form: {type(error).__name__} {error}") from error
         entries = [*fingerprint.spacings, *fingerprint.shapes_after_crop]
         if not entries or len(fingerprint.spacings) != len(fingerprint.shapes_after_crop):
             raise DatasetError("a fingerprint needs one spacing and one shape for each case, and at least one case")
-        if any(len(entry) != 3 or not all(math.isfinite(v) and v > 0 for v in entry) for entry in entries):
+        if any(len(entry) != 3 or not all(has_type(v, float) and v > 0 for v in entry) for entry in entries):
             raise DatasetError("every spacing and shape of a fingerprint must be three numbers > 0 (z, y, x)")
         return fingerprint
 

@@ -126,6 +126,8 @@ class Plan:
         Raises:
             PlanError: A key is missing or unknown, or values contradict each other.
         """
+        if not isinstance(content, Mapping):
+            raise PlanError(f"A plan is an object of named values, not {content!r:.200}.")
         try:
             return cls._from_dict(dict(content))
         except RecursionError as error:

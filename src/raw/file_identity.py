@@ -76,7 +76,7 @@ def are_same(paths: Sequence[Path], identities: Sequence[Mapping[str, Any]]) -> 
     """
     return len(paths) == len(identities) and all(
         path.is_file()
-        and (file_stamp(path) == known["stamp"] or ("content" in known and file_content(path) == known["content"]))
+        and (file_stamp(path) == known.get("stamp") or ("content" in known and file_content(path) == known["content"]))
         for path, known in zip(paths, identities, strict=True)
     )
 

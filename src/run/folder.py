@@ -191,7 +191,7 @@ def _loaded(path: Path) -> DictConfig:
         config = OmegaConf.load(path)
         if isinstance(config, DictConfig):
             return config
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
         reason = f" ({str(error).splitlines()[0]})"
     raise ResumeError(f"{path} is not the configuration of a run{reason}. {_WITHOUT}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from umamba.files import load_json
 from umamba.processes import STOP_SIGNALS
 from umamba.run.folder import last_checkpoint
 
@@ -53,10 +53,10 @@ def read_state(path: Path, keys: Collection[str], remove: Path) -> dict[str, Any
     if not path.is_file():
         return {}
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = load_json(path)
         if not isinstance(state["attempts"], list) or not set(keys) <= set(state):
             raise KeyError("attempts", *keys)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no state of a run ({error!r}). Remove {remove} to begin anew.") from error
     return state
 
@@ -109,7 +109,7 @@ def steps_of(run_dir: Path) -> tuple[int | None, int | None]:
 
 def config_of(run_dir: Path) -> DictConfig | None:
     """A run's config.yaml; None where there is none, or one of something else."""
-    with suppress(OSError, ValueError, YAMLError):
+    with suppress(OSError, ValueError, YAMLError, RecursionError):
         config = OmegaConf.load(run_dir / "config.yaml")
         if isinstance(config, DictConfig) and all(OmegaConf.is_dict(config.get(key)) for key in _SECTIONS):
             return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def refuse_links(folder: Path) -> None:
     for handler in [each for each in root.handlers if isinstance(each, logging.FileHandler)]:
         root.removeHandler(handler)
     raise ResumeError(
-        f"{away[0]} is a link to {away[0].resolve()}, out of the run's folder: what the run writes would go there. Put "
-        "the file or folder itself in its place, or give another run_dir."
+        f"{away[0]} is a link to {os.path.realpath(away[0])}, out of the run's folder: what the run writes would go "
+        "there. Put the file or folder itself in its place, or give another run_dir."
     )
 
 

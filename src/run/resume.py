@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError) as error:
         raise ResumeError(f"{path} cannot be read ({error}). Put another checkpoint there, or remove it.") from error
     missing = [key for key in ("config", "plan", "configuration") if key not in checkpoint]
     if missing:

@@ -42,7 +42,10 @@ def score_of(folder: Path, name: str) -> float:
     path = folder / "tables" / "per_case.csv" if of_test else folder / "metrics.csv"
     if not path.is_file():
         raise FileNotFoundError(f"optimized_metric={name}: the job has left no {path}.")
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:
+        raise ValueError(f"optimized_metric={name}: {path} is no table ({error}).") from error
     column = name.removeprefix(_OF_THE_TEST) if of_test else name
     values = table[column].dropna() if column in table else pd.Series(dtype=float)
     if values.empty:

@@ -337,7 +337,7 @@ def test_a_folder_without_records_and_a_broken_one_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nnunet_1\.json is a record of version 1, not 1, it lacks title"):
         make_page(tmp_path)
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"nnunet_1\.json is no record of a run"):
+    with pytest.raises(ValueError, match=r"nnunet_1\.json is not valid JSON .*Remove it, and run it again"):
         make_page(tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_a_broken_record_is_left_out_and_named(tmp_path, records):
         make_page(target, tmp_path / "page")
     assert list(caught.value.faults) == [str(path)]
     page = (tmp_path / "page" / "README.md").read_text()
-    assert "- Not counted: heart_3d/nnunet_1.json, heart_3d/nnunet_1.json is no record of a run" in page
+    assert "- Not counted: heart_3d/nnunet_1.json, heart_3d/nnunet_1.json is not valid JSON" in page
     assert str(tmp_path) not in page
 
 

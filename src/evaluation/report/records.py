@@ -6,7 +6,6 @@ it was made from are not needed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pandas as pd
 from umamba.evaluation.identity import grown_by
 from umamba.evaluation.report.left_out import Faults, left_out
 from umamba.evaluation.report.record_faults import fault_of
+from umamba.files import load_json
 
 VERSION = 1
 _NEEDED = (
@@ -51,7 +51,7 @@ def read_run(path: Path) -> dict[str, Any]:
             does; or it does not agree with itself, see `umamba.evaluation.report.record_faults`.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = load_json(path, advice="Remove it, and run it again.")
         missing = [key for key in _NEEDED if key not in record]
         if record["version"] != VERSION or missing:
             lacks = f", it lacks {', '.join(missing)}" if missing else ""
@@ -61,11 +61,18 @@ def read_run(path: Path) -> dict[str, Any]:
                 f"{path} holds the record of {name_of(record)}, which would count twice or for another run. Put it "
                 "back under its own name, or remove it."
             )
-        if fault := fault_of(record):
+        if fault := _fault_of(record):
             raise ValueError(f"{path}: {fault}. It was edited or cut; remove it, and run it again.")
         return record
-    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no record of a run ({error!r}). Remove it, and run it again.") from error
+
+
+def _fault_of(record: dict[str, Any]) -> str | None:
+    try:
+        return fault_of(record)
+    except (ValueError, OverflowError) as error:
+        return f"it holds a value that none has ({error})"
 
 
 def read_runs(paths: Iterable[Path], faults: Faults | None = None) -> list[dict[str, Any]]:
