@@ -158,7 +158,7 @@ def _lost(trainer: L.Trainer) -> Iterator[tuple[int, str]]:
     if is_trial(trainer):
         return
     if not _has(trainer, LastCheckpoint):
-        yield logging.WARNING, "Without callbacks.last there is no last.ckpt: the run cannot be gone on with or tested."
+        yield logging.WARNING, "Without callbacks.last there is no last.ckpt: the run cannot be resumed or tested."
     if not _has(trainer, FiniteWatch):
         yield logging.WARNING, "Without callbacks.finite steps of NaN or Inf are taken: one of them ruins the weights."
     lost = [what for kind, what in _LOST.items() if not _has(trainer, kind)]

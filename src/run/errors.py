@@ -51,7 +51,7 @@ _NO_DASHES = (
 )
 _OF_THE_MODEL = (
     "The optimiser is model.optimizer, its values are set there (model.optimizer.lr=...); `optimizer` replaces it as "
-    "a whole. A run that is gone on with keeps the optimiser it was begun with: there neither may change."
+    "a whole. A run that is resumed keeps the optimiser it was begun with: there neither may change."
 )
 
 

@@ -28,8 +28,8 @@ def in_own_words(arguments: Sequence[str]) -> list[str]:
     - ``resume=FOLDER``, and ``ckpt_path=FOLDER/checkpoints/last.ckpt`` without a ``run_dir``: ``run_dir=FOLDER``.
 
     Raises:
-        FileNotFoundError: what is to be gone on with is not there.
-        ValueError: the call does not say in which folder a checkpoint is gone on with, or takes away what a run needs.
+        FileNotFoundError: what is to be resumed is not there.
+        ValueError: the call does not say in which folder a checkpoint is resumed, or takes away what a run needs.
     """
     trainer = set(_keys("trainer/default")) - set(_keys("train"))
     has_folder = any(argument.startswith("run_dir=") for argument in arguments)
@@ -87,9 +87,9 @@ def _folder_of_checkpoint(path: Path, argument: str) -> str:
     if (path.parent.name, path.name) == ("checkpoints", "last.ckpt") and (folder / "config.yaml").is_file():
         return f"run_dir={quoted(str(folder))}"
     raise ValueError(
-        f"{argument} is not the last checkpoint in a run's folder, which is gone on with there. Give run_dir=<a new "
-        "folder> to go on from it there, with its epoch, optimiser and configuration; or init_from=... instead of "
-        "ckpt_path=... to begin anew with its weights."
+        f"{argument} is not the last checkpoint of a run's folder, with which alone a run is resumed there. Give "
+        "run_dir=<a new folder> to go on from it there, with its epoch, optimiser and configuration; or init_from=... "
+        "instead of ckpt_path=... to begin anew with its weights."
     )
 
 

@@ -64,7 +64,7 @@ def test_hydras_own_switch_shows_everything(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=0.1", r"(?s)optimizer.lr.*model\.optimizer\.lr=.*gone on with keeps the optimiser"),
+        ("optimizer.lr=0.1", r"(?s)optimizer.lr.*model\.optimizer\.lr=.*resumed keeps the optimiser"),
         ("data.iteration_per_epoch=4", "iteration_per_epoch"),
         ("model=umambo", "umamba_bot"),
         ("max_epochs=3", r"There is trainer\.max_epochs\."),

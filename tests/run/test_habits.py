@@ -186,7 +186,7 @@ def test_a_run_to_go_on_with_is_its_folder(tmp_path: Path, name: str) -> None:
     meant = [f"run_dir={quoted(str(folder))}"]
     assert in_own_words([f"resume={quoted(str(folder))}"]) == meant
     assert in_own_words([f"ckpt_path={last}"]) == meant
-    with pytest.raises(ValueError, match="is not the last checkpoint in a run's folder.*init_from"):
+    with pytest.raises(ValueError, match="is not the last checkpoint of a run's folder.*init_from"):
         in_own_words([f"ckpt_path={quoted(str(best))}"])
     elsewhere = [f"ckpt_path={quoted(str(best))}", "run_dir=new"]
     assert in_own_words(elsewhere) == elsewhere
