@@ -17,6 +17,7 @@ TYPES = {  # of train.yaml; what is not here is looked at where it is used
     "run_dir": Path, "ckpt_path": Path | None, "init_from": Path | None,
     "previous_stage": Path | list[Path] | None, "freeze": str | list[str] | None, "tags": str | list[str | int] | None,
     "compile": bool, "optimizer": dict | None, "loss": dict, "trusted": str | list[str] | None,
+    "trainer.max_time": str | dict | None, "trainer.gradient_clip_val": float | None,
 }  # fmt: skip
 
 
@@ -40,12 +41,21 @@ def check_options(cfg: DictConfig) -> None:
                 f"data.{key}={cfg.data[key]} and {key}={cfg[key]}: say {key}={cfg.data[key]}, which data.{key} "
                 f"follows. Folder, records and tables of the run are named by {key}."
             )
+    check_option_types(cfg, TYPES)
     check_trainer(cfg)
     _check_optimizer(cfg)
-    check_option_types(cfg, TYPES)
+    _check_preset()
     if isinstance(planning := cfg.data.get("planning"), DictConfig):  # or each fold of many would say it by itself
         PlannerOptions.of(to_plain(planning))
     check_takes_files(cfg.run_dir, "run_dir")
+
+
+def _check_preset() -> None:
+    """Refuse two budgets of planning in one call, of which Hydra takes the last."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    presets = [one for one in given if one.partition("=")[0].lstrip("+") == "data.planning.preset"]
+    if len({*presets}) > 1:
+        raise ResumeError(f"{' and '.join(presets)} are given at once. Say one; a plan has one budget.")
 
 
 def _check_optimizer(cfg: DictConfig) -> None:

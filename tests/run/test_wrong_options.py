@@ -55,7 +55,13 @@ def test_what_the_files_say_is_of_its_type(command: str) -> None:
 def test_every_option_refuses_what_is_not_of_its_type(command: str) -> None:
     for name, of in TYPES[command].items():
         for wrong in ([["a"]], {"a": 1}, float("inf")):
-            if has_type(type(wrong)(), of) and of in (dict, dict | None, float | dict | None, str | list | None):
+            if has_type(type(wrong)(), of) and of in (
+                dict,
+                dict | None,
+                float | dict | None,
+                str | list | None,
+                str | dict | None,
+            ):
                 continue  # looked at again where the classes are known, or when it is built
             with pytest.raises(ValueError, match=rf"^{name}=.*: expected "):
                 check_types({name: wrong}, {name: of})
@@ -292,3 +298,25 @@ def test_values_for_an_optimiser_that_another_replaces_are_refused(
         ValueError, match=r"model\.optimizer\.\S+ would do nothing: torch\.optim\.AdamW.* Set \+?optimizer\."
     ):
         called(*options, "model.optimizer.lr=0.1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.max_time=3"], "trainer.max_time=3: expected text, named values or null"),
+        (["trainer.gradient_clip_val=abc"], "trainer.gradient_clip_val=abc: expected a number or null"),
+        (["data.planning.preset=[resenc_m]"], r"planning.preset = \['resenc_m'\]: expected one of default"),
+    ],
+)
+def test_what_libraries_would_fail_at(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        asked.check_options(options_of(tmp_path, *overrides))
+
+
+def test_two_budgets_of_planning_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["data.planning.preset=resenc_m", "data.planning.preset=resenc_l"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [f"run_dir={tmp_path / 'run'}", *given], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+    with pytest.raises(ValueError, match=r"preset=resenc_m and data\.planning\.preset=resenc_l are given at once"):
+        asked.check_options(cfg)
