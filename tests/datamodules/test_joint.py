@@ -113,7 +113,7 @@ def test_a_fold_holds_out_what_the_folds_of_each_hold_out(tmp_path: Path, source
         assert len(fold.train) + len(fold.val) == 11
     (sources["B"] / "splits_final.json").write_text(json.dumps(own[:3]))
     shutil.rmtree(module.dataset_dir)
-    with pytest.raises(DatasetError, match="has 3 fold.*or remove the file"):
+    with pytest.raises(DatasetError, match=r"has 3 fold.*or remove the file"):
         module.make_raw()
 
 
