@@ -23,6 +23,7 @@ from umamba.raw.pictures import check_colours, has_palette, is_tiff, palette_num
 from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
+_SHEAR = 2e-3  # largest product of two axes' directions: twice what headers round, see grids.DIRECTION_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,5 +284,11 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
     steps = image.GetSpacing()
     # Of a negative spacing, which MetaImage and NRRD may have, ITK's images have the direction turned round.
     direction = np.reshape(image.GetDirection(), (dimension, dimension)) * np.where(np.less(steps, 0), -1, 1)
+    if not np.allclose(direction @ direction.T, np.eye(dimension), rtol=0, atol=_SHEAR):
+        raise DatasetError(
+            f"{path} has axes that are not at right angles, as of a tilted gantry (direction "
+            f"{np.round(direction, 4).tolist()}); sizes and distances of its voxels are none of a grid of boxes, and "
+            "NIfTI cannot hold it. Resample it to one, for instance in 3D Slicer."
+        )
     sizes, shape = [abs(step) for step in steps[::-1]], (1, *image.GetSize()[::-1])
     return Geometry.of(sizes, shape, image.GetOrigin(), direction.ravel().tolist())

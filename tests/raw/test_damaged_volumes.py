@@ -130,6 +130,21 @@ def test_a_negative_step_turns_the_axis_round(tmp_path: Path, ending: str, words
     assert again.GetDirection() == expected.GetDirection() and again.GetOrigin() == expected.GetOrigin()
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_axes_that_are_not_at_right_angles_are_refused(tmp_path: Path, ending: str) -> None:
+    """ITK writes NIfTI of them somewhere else; NIfTI of such a kind it does not read. Rounded headers are no fault."""
+    image = sitk.GetImageFromArray(NOISE)
+    for skew in (0.5, 0.01, 1e-4):
+        along = np.asarray([skew, 1, 0]) / np.hypot(skew, 1)
+        image.SetDirection(np.column_stack([[1, 0, 0], along, [0, 0, 1]]).ravel().tolist())
+        sitk.WriteImage(image, tmp_path / f"a{ending}")
+        if skew < 1e-3:
+            assert read_geometry(tmp_path / f"a{ending}").direction == pytest.approx(image.GetDirection())
+        else:
+            with pytest.raises(DatasetError, match="axes that are not at right angles"):
+                read_geometry(tmp_path / f"a{ending}")
+
+
 def case_of(image: Path) -> tuple[RawCase, DatasetDescription]:
     description = DatasetDescription(
         name="a", channel_names=("CT",), labels={"background": 0, "organ": 1}, file_ending=".nii.gz", num_training=1
