@@ -35,8 +35,8 @@ def _folds_of(raw: RawDataset) -> list[Split]:
     if path.is_file():
         if (count := len(read_splits(path))) != NUM_FOLDS:
             raise DatasetError(
-                f"{path} has {count} fold(s); data sets are joined by {NUM_FOLDS} folds of each. Deal its cases into so "
-                "many there, or remove the file to have them dealt as nnU-Net does."
+                f"{path} has {count} fold(s); data sets are joined by {NUM_FOLDS} folds of each. Deal its cases into "
+                "so many there, or remove the file to have them dealt as nnU-Net does."
             )
         return [select_split(known, fold, (raw.folder,)) for fold in range(NUM_FOLDS)]
     if len(known) >= NUM_FOLDS:
