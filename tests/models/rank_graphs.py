@@ -53,6 +53,7 @@ class AgainCaptured(step_graph._Captured):
     def record(self) -> None:
         kept: list[Tensor] = []
         self.loss = torch.zeros((), dtype=self.image.dtype)
+        self.grads = ()  # they are where the exchange takes them
 
         def forward() -> None:
             with torch.enable_grad():
