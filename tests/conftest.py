@@ -57,6 +57,12 @@ def needs_gpu(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_first_process() -> None:
+    """A training in the tests' own process says so to its children: commands of later tests are none of these."""
+    os.environ.pop("UMAMBA_FIRST_PROCESS", None)
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Two test processes share two cores: more threads than one each slow both down."""
     torch.set_num_threads(1)

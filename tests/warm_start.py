@@ -23,7 +23,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def run(
     """As `subprocess.run([sys.executable, *line], capture_output=True, text=True)`.
 
     Args:
-        *line: A script of the checkout and its arguments, or ``-m``, a module and its arguments.
+        *line: A script of the checkout and its arguments; or ``-m``, a module and its arguments; or ``-c``, a program
+            and its arguments.
         cwd: Working folder; None: this process's.
         env: The whole environment; None: this process's.
         timeout: Seconds.
@@ -46,28 +48,68 @@ def run(
     Raises:
         subprocess.TimeoutExpired: The command took longer; it is killed.
     """
-    command = [str(word) for word in line]
-    if command[0].endswith(".py"):
-        command[0] = str(ROOT / command[0])
+    return run_together([line], cwd, env, timeout)[0]
+
+
+def run_together(
+    lines: Sequence[Sequence[object]],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+) -> list[subprocess.CompletedProcess[str]]:
+    """As `run`, of several commands at a time; all are killed where one takes longer."""
+    commands = [[str(word) for word in line] for line in lines]
+    for command in commands:
+        if command[0].endswith(".py"):
+            command[0] = str(ROOT / command[0])
     env = dict(os.environ if env is None else env)
-    if sys.platform != "linux":  # where a fork of a process with this much in it is not safe, or there is none
-        line = (sys.executable, *command)
-        return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        said = [(Path(folder, f"out{i}"), Path(folder, f"err{i}")) for i in range(len(commands))]
+        # elsewhere a fork of a process with this much in it is not safe, or there is none
+        begin = _fork if sys.platform == "linux" else _start
+        codes = begin(commands, said, str(cwd or Path.cwd()), env, timeout)
+        texts = [[path.read_bytes().decode(errors="replace") for path in paths] for paths in said]
+    if codes is None:
+        raise subprocess.TimeoutExpired(commands[0], timeout, *texts[0])
+    ended = zip(commands, codes, texts, strict=True)
+    return [subprocess.CompletedProcess(command, code, *text) for command, code, text in ended]
+
+
+def _fork(
+    commands: list[list[str]], said: list[tuple[Path, Path]], cwd: str, env: dict[str, str], timeout: float
+) -> list[int] | None:
+    """Exit codes, or None after the time."""
     server = _server()
     assert server.stdin is not None and server.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        where = {"cwd": str(cwd or Path.cwd()), "env": env, "out": str(out), "err": str(err)}
-        server.stdin.write(json.dumps({"line": command, **where}).encode() + b"\n")
-        pid = json.loads(server.stdout.readline())
-        late = not select.select([server.stdout], [], [], timeout)[0]
-        if late:
-            os.kill(pid, signal.SIGKILL)
-        code = json.loads(server.stdout.readline())
-        stdout, stderr = (path.read_bytes().decode(errors="replace") for path in (out, err))
+    outputs = [[str(path) for path in paths] for paths in said]
+    server.stdin.write(json.dumps({"lines": commands, "said": outputs, "cwd": cwd, "env": env}).encode() + b"\n")
+    pids = json.loads(server.stdout.readline())
+    late = not select.select([server.stdout], [], [], timeout)[0]
     if late:
-        raise subprocess.TimeoutExpired(command, timeout, stdout, stderr)
-    return subprocess.CompletedProcess(command, code, stdout, stderr)
+        for pid in pids:
+            with suppress(ProcessLookupError):  # that one has ended
+                os.kill(pid, signal.SIGKILL)
+    codes = json.loads(server.stdout.readline())
+    return None if late else codes
+
+
+def _start(
+    commands: list[list[str]], said: list[tuple[Path, Path]], cwd: str, env: dict[str, str], timeout: float
+) -> list[int] | None:
+    """The same by Python's usual start."""
+    processes = []
+    for command, (out, err) in zip(commands, said, strict=True):
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            line = [sys.executable, *command]
+            processes.append(subprocess.Popen(line, cwd=cwd, env=env, stdout=stdout, stderr=stderr))
+    try:
+        return [process.wait(timeout) for process in processes]
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @cache
@@ -98,13 +140,16 @@ def serve() -> dict[str, Any]:
     gc.freeze()  # else the collector of each fork goes through all that was imported, and so copies it: 1.5 seconds
     for line in requests:
         request = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            requests.close()
-            replies.close()
-            return request
-        replies.write(json.dumps(pid).encode() + b"\n")
-        replies.write(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode() + b"\n")
+        pids = []
+        for command, said in zip(request["lines"], request["said"], strict=True):
+            pids.append(os.fork())
+            if not pids[-1]:
+                requests.close()
+                replies.close()
+                return request | {"line": command, "said": said}
+        replies.write(json.dumps(pids).encode() + b"\n")
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        replies.write(json.dumps(codes).encode() + b"\n")
     raise SystemExit
 
 
@@ -124,8 +169,8 @@ def _imported_by_training() -> list[str]:
 
 def become(request: dict[str, Any]) -> None:
     """Take folder, environment, output and arguments of a request, and draw other random numbers than the next one."""
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    for number, path in enumerate(request["said"], 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -143,6 +188,10 @@ if __name__ == "__main__":
         sys.argv = arguments
         sys.modules.pop(f"{arguments[0]}.__main__", None)  # runpy warns where it is imported already
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[0] = ""
+        sys.argv = ["-c", *arguments[1:]]
+        exec(compile(arguments[0], "<string>", "exec"), globals())
     else:
         sys.path[0] = str(Path(first).parent)
         sys.argv = [first, *arguments]

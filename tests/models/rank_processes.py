@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests import warm_start
 
 
 def free_port() -> int:
@@ -24,9 +24,5 @@ def run_all(worker: Path, arguments: Sequence[Sequence[object]], timeout: float)
         arguments: Of each rank.
         timeout: Seconds.
     """
-    processes = [subprocess.Popen([sys.executable, str(worker), *map(str, given)]) for given in arguments]
-    try:
-        assert [process.wait(timeout=timeout) for process in processes] == [0] * len(processes)
-    finally:
-        for process in processes:
-            process.kill()
+    ended = warm_start.run_together([(worker, *given) for given in arguments], timeout=timeout)
+    assert not any(rank.returncode for rank in ended), [rank.stderr[-2000:] for rank in ended]

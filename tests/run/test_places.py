@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from umamba.locations import ROOT
+from tests import warm_start
 
 UNWRITABLE = pytest.param("/proc/no_such", marks=pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc"))
 
@@ -17,10 +15,7 @@ UNWRITABLE = pytest.param("/proc/no_such", marks=pytest.mark.skipif(not Path("/p
 def said(folder: Path, *command: str) -> str:
     """The error of a call, which must be a message alone."""
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-    script, *rest = command
-    done = subprocess.run(
-        [sys.executable, ROOT / script, *rest], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = warm_start.run(*command, cwd=folder, env=environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return done.stderr
 

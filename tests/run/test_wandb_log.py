@@ -2,13 +2,12 @@
 
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra.utils import get_method
 
+from tests import warm_start
 from umamba.locations import ROOT
 from umamba.run.errors import environment_of_children
 from umamba.run.wandb_log import wandb_logger
@@ -38,8 +37,7 @@ def test_offline_the_one_line_is_ours(tmp_path: Path, monkeypatch) -> None:
     for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
-    command = [sys.executable, "-c", OFFLINE, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    result = warm_start.run("-c", OFFLINE, tmp_path, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "" and result.stderr.splitlines() == [
         "No W&B API key: logging offline. Upload later with `wandb sync`. `wandb login` sets a key."
@@ -56,7 +54,7 @@ def test_a_key_is_found_where_wandb_keeps_it(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     for machine, found in (("elsewhere.example.org", False), ("wandb.example.org", True)):
         netrc.write_text(f"machine {machine} login user password {'0123456789' * 4}\n")
-        ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=240)
+        ended = warm_start.run("-c", program, cwd=ROOT)
         assert "deprecated" not in ended.stderr
         assert ended.returncode == found, ended.stderr
 
@@ -101,8 +99,7 @@ def test_a_key_without_a_network_logs_offline(tmp_path: Path, monkeypatch) -> No
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    command = [sys.executable, "-c", UNREACHABLE, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    result = warm_start.run("-c", UNREACHABLE, tmp_path, cwd=ROOT)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert "offline True" in output and "W&B cannot be used" in output
@@ -134,8 +131,7 @@ print("came to its end")
 def test_its_own_process_killed_does_not_end_a_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_SERVICE", raising=False)  # of a W&B in this very process: it would be used there too
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    result = warm_start.run("-c", KILLED, tmp_path, cwd=ROOT)
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "came to its end" in output, output
     assert output.count("W&B has failed") == 1
@@ -159,8 +155,7 @@ def test_a_job_has_a_process_of_its_own_where_the_sweep_uses_it_too(tmp_path: Pa
     """The job kills the W&B that serves it, which must not be the sweep's."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_SERVICE", raising=False)
-    command = [sys.executable, "-c", SERVES, str(tmp_path), KILLED]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    result = warm_start.run("-c", SERVES, tmp_path, KILLED, cwd=ROOT)
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "came to its end" in output, output
     assert output.count("W&B has failed") == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,9 @@ import umamba.evaluation.report.__main__ as report
 import umamba.export.__main__ as export
 import umamba.inference.__main__ as inference
 import umamba.planning.__main__ as planning
+from tests import warm_start
 from umamba.datamodules.splits import number_of_folds
-from umamba.locations import CONFIGS, ROOT
+from umamba.locations import CONFIGS
 from umamba.plain import check_option_types
 from umamba.planning.options import PlannerOptions
 from umamba.run import asked, idle
@@ -164,8 +163,7 @@ def test_a_fold_that_there_is_not_is_refused_before_the_others_are_trained(tmp_p
 def test_a_training_says_it_alone(tmp_path: Path, options: list[str], message: str) -> None:
     (tmp_path / "file").write_text("mine")
     flags = [option for option in options if option.startswith("--")]
-    program = [sys.executable, str(ROOT / "train.py"), *flags, "data=phantom", *options[len(flags) :]]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    done = warm_start.run("train.py", *flags, "data=phantom", *options[len(flags) :], cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -221,8 +219,7 @@ def test_mistakes_of_beginners(tmp_path: Path, line: list[str], message: str) ->
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "in").mkdir()
-    program = [sys.executable, str(ROOT / line[0]), *line[1:]]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    done = warm_start.run(*line, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert message in done.stderr and "Traceback" not in done.stderr
 
