@@ -74,7 +74,8 @@ def test_two_mixers_are_trained_and_compared(tmp_path: Path, monkeypatch: pytest
     names: dict = {}
     run([first], names)
     names["checkout"] = ROOT
-    names["settings"] = ["data=phantom", *TINY, "data.patch_size=[32,32,32]"]
+    with_pictures = [setting for setting in TINY if not setting.startswith("callbacks.")]
+    names["settings"] = ["data=phantom", *with_pictures, "data.patch_size=[32,32,32]"]
     files, _, scores, difference, page = run(others, names)
     assert {"metrics.csv", "tables", "train.log", "progress.png"} <= set(files)
     assert len(scores) == 4 and set(scores) == {"s6", "gated_conv", "difference"}
