@@ -105,6 +105,7 @@ def broken(folder: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_cannot_be_read_is_left_out_and_listed(tmp_path, what, caplog):
     for name in ("good", "<b>broken"):
         make_run(tmp_path / "runs" / name, seed=len(name))
@@ -132,7 +133,7 @@ def test_the_exit_code_says_that_a_run_was_left_out(tmp_path):
     broken(tmp_path / "bad", "torn")
     where = [f"runs={tmp_path}", f"output={tmp_path / 'report'}"]
     done = warm_start.run("-m", "umamba.evaluation.report", *where, cwd=tmp_path)
-    assert done.returncode == 1 and "bad/run.json is no record" in done.stdout + done.stderr
+    assert done.returncode == 1 and "bad/run.json is not valid JSON" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr and (tmp_path / "report" / "report.html").is_file()
 
 
@@ -167,6 +168,7 @@ def test_published_numbers_are_complete_and_marked():
     assert published_score(published, "hippocampus", "nnunet", "dsc") == "–"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_paper_stands_beside_scores_of_its_own_protocol_only(tmp_path):
     for protocol in ("standard", "paper/abdomen"):
         folder = tmp_path / protocol.split("/")[0]
@@ -257,6 +259,7 @@ def without_score(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_data_set_without_any_score_is_said_to_be_one(tmp_path):
     cells = {"dataset": "cell", "classes": ("instances",)}
     for network in ("umamba_bot", "nnunet"):

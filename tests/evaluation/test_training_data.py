@@ -65,6 +65,7 @@ def test_as_many_cases_with_other_labels_are_told_apart_by_their_hash(tmp_path: 
     assert found == [f"nnunet (training set {known['set'][:4]} of 3)" for known in (one, other)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_of_networks_of_other_cases_is_said_to_be_more_than_theirs(tmp_path: Path) -> None:
     more = "in the training set (see the runs and their settings): a difference between runs that do is not one of"
     for name, other in (("same", data("abc")), ("other", data("abc", changed="b"))):
