@@ -10,8 +10,6 @@ from umamba.help import exit_with_help
 if __name__ == "__main__":
     exit_with_help(__doc__, "predict")
     from umamba.inference.__main__ import main
-    from umamba.run.errors import explained
-    from umamba.run.stop import ends_on_signals
+    from umamba.run.command import run_command
 
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -11,8 +11,6 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from umamba.help import exit_with_help
-from umamba.run.errors import explained
-from umamba.run.stop import ends_on_signals
 
 COMMANDS = {  # name -> module with the command's main, its config, what it does
     "predict": ("umamba.inference.__main__", "predict", "segment the images of a folder"),
@@ -49,9 +47,9 @@ def main() -> None:
     module, config, what = COMMANDS[name]
     sys.argv = [f"umamba {name}", *sys.argv[2:]]
     exit_with_help(f"umamba {name}: {what}.", config, sys.argv[0])
-    command = import_module(module).main
-    with ends_on_signals(), explained():
-        command()
+    from umamba.run.command import run_command  # takes a while, as the command does
+
+    run_command(import_module(module).main)
 
 
 def _usage() -> str:

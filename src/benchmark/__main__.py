@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
@@ -36,14 +35,12 @@ from umamba.benchmark.peer import Peer, find_peer
 from umamba.benchmark.rows import add_row
 from umamba.benchmark.verdict import COLUMNS, UNKNOWN, enough_workers, sentence
 from umamba.datamodules.sampling import check_shares
-from umamba.locations import CONFIGS
 from umamba.models.build import check_preset
 from umamba.resolvers import register_resolvers
 from umamba.run import ranks
-from umamba.run.errors import explained
+from umamba.run.command import command, run_command
 from umamba.run.named_dataset import name_dataset
 from umamba.run.quiet import quiet, short_warnings
-from umamba.run.stop import ends_on_signals
 from umamba.targets import check_config
 from umamba.trainer import check_precision, make_trainer
 
@@ -55,24 +52,23 @@ _WIDTH = 120  # of the table, where nobody says how wide the terminal is
 _NEVER = ("max_steps", "max_time", "fast_dev_run", "profiler", "overfit_batches")  # of the trainer
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="epochs")
+@command("epochs")
 def main(cfg: DictConfig) -> None:
     """Time the training that the configuration describes."""
     quiet()
     short_warnings()
-    with explained():
-        _check(name_dataset(cfg))
-        if ranks.is_started_from_first():
-            ranks.follow_first()
-        elif ranks.is_first():
-            ranks.announce_first()
-        rows = []
-        for row in benchmark(cfg):
-            if ranks.is_first():
-                add_row(Path(cfg.output), row)
-            rows.append(row)
+    _check(name_dataset(cfg))
+    if ranks.is_started_from_first():
+        ranks.follow_first()
+    elif ranks.is_first():
+        ranks.announce_first()
+    rows = []
+    for row in benchmark(cfg):
         if ranks.is_first():
-            show(rows)
+            add_row(Path(cfg.output), row)
+        rows.append(row)
+    if ranks.is_first():
+        show(rows)
 
 
 def benchmark(cfg: DictConfig) -> Iterator[dict[str, Any]]:
@@ -144,5 +140,4 @@ def _check(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 import logging
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from umamba.cross_validation.best import find_best
@@ -24,10 +23,8 @@ from umamba.cross_validation.folds import PoolOptions
 from umamba.evaluation.evaluate import check_workers
 from umamba.files import check_takes_files
 from umamba.inference.devices import choose_device
-from umamba.locations import CONFIGS
 from umamba.plain import check_option_types, plain
-from umamba.run.errors import explained
-from umamba.run.stop import ends_on_signals
+from umamba.run.command import command, run_command
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     "runs": Path | list[Path], "output": Path, "pairs": bool, "keep_probabilities": bool,
@@ -36,8 +33,7 @@ TYPES = {  # of the configuration; what is not here is looked at where it is use
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="best")
-@explained()
+@command("best")
 def main(cfg: DictConfig) -> None:
     """Find the best of the cross-validations that the configuration names."""
     check_option_types(cfg, TYPES)
@@ -52,5 +48,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -21,7 +21,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -45,14 +44,12 @@ from umamba.files import check_takes_files, read_json, writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.inference.record import find_records
-from umamba.locations import CONFIGS
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.plain import check_option_types, plain
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription
 from umamba.raw.sources import sources_of
-from umamba.run.errors import explained
-from umamba.run.stop import ends_on_signals
+from umamba.run.command import command, run_command
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +79,7 @@ TYPES = {  # of the configuration; what is not here is looked at where it is use
 }  # fmt: skip
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
-@explained()
+@command("eval")
 def main(cfg: DictConfig) -> None:
     check_option_types(cfg, TYPES)
     if (cfg.ckpt_path is None) == (cfg.predictions is None):
@@ -275,5 +271,4 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

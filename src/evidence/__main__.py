@@ -23,7 +23,6 @@ STARTED = time.monotonic()  # limit= counts from here, and so do the imports tha
 if __name__ == "__main__":
     exit_with_help(__doc__, "evidence")
 
-import hydra
 from omegaconf import DictConfig
 
 from umamba.evidence.entry import Entry, Finding, entries_of, survey
@@ -31,16 +30,15 @@ from umamba.evidence.job import Place
 from umamba.evidence.limits import Rules, estimates, seconds_of
 from umamba.evidence.manifest import Wanted, read_manifest
 from umamba.evidence.sitting import run_all
-from umamba.locations import CONFIGS, ROOT
+from umamba.locations import ROOT
 from umamba.machine import usable_cpus
 from umamba.plain import check_option_types, plain
 from umamba.resolvers import register_resolvers
+from umamba.run.command import command, run_command
 from umamba.run.devices import find_devices, workers_per_run
-from umamba.run.errors import explained
 from umamba.run.job_state import Condition
 from umamba.run.provenance import code_hash, git_revision
 from umamba.run.state_table import show_states
-from umamba.run.stop import ends_on_signals
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -48,22 +46,21 @@ register_resolvers()
 ACTIONS = ("run", "status")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evidence")
+@command("evidence")
 def main(cfg: DictConfig) -> None:
     """See the module."""
-    with explained():
-        check_option_types(cfg, dict.fromkeys(("start_unfinishable", "retry_failed", "keep_checkpoints"), bool))
-        if cfg.action not in ACTIONS:
-            raise ValueError(f"action={cfg.action}: expected one of {', '.join(ACTIONS)}.")
-        script = Path(cfg.script) if cfg.script else ROOT / "train.py"
-        if not script.is_file():
-            raise FileNotFoundError(f"There is no {script}: the runner needs a checkout of the project, with train.py.")
-        wanted = read_manifest(cfg.manifest)
-        chosen = _chosen(wanted, cfg.only)
-        entries = entries_of(wanted, Path(cfg.state), Path(cfg.records))
-        if cfg.action == "run":
-            _run(cfg, script, entries, chosen)
-        show(survey(entries, code_hash()), chosen, estimates(entries))
+    check_option_types(cfg, dict.fromkeys(("start_unfinishable", "retry_failed", "keep_checkpoints"), bool))
+    if cfg.action not in ACTIONS:
+        raise ValueError(f"action={cfg.action}: expected one of {', '.join(ACTIONS)}.")
+    script = Path(cfg.script) if cfg.script else ROOT / "train.py"
+    if not script.is_file():
+        raise FileNotFoundError(f"There is no {script}: the runner needs a checkout of the project, with train.py.")
+    wanted = read_manifest(cfg.manifest)
+    chosen = _chosen(wanted, cfg.only)
+    entries = entries_of(wanted, Path(cfg.state), Path(cfg.records))
+    if cfg.action == "run":
+        _run(cfg, script, entries, chosen)
+    show(survey(entries, code_hash()), chosen, estimates(entries))
 
 
 def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Mapping[str, int]) -> None:
@@ -125,5 +122,4 @@ def command_line(arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = command_line(sys.argv[1:])
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

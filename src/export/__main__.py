@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
 from umamba.export.given import read_given
@@ -31,10 +30,8 @@ from umamba.export.place import SUFFIXES, check_place, check_suffix
 from umamba.export.traced import write_torch_export
 from umamba.files import amount
 from umamba.inference.bundle import said_of, write_bundle
-from umamba.locations import CONFIGS
 from umamba.plain import check_option_types, plain
-from umamba.run.errors import explained
-from umamba.run.stop import ends_on_signals
+from umamba.run.command import command, run_command
 
 FORMATS: dict[str, Callable[..., Any]] = {
     "bundle": write_bundle,
@@ -57,8 +54,7 @@ TYPES = {  # of the configuration
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="export")
-@explained()
+@command("export")
 def main(cfg: DictConfig) -> None:
     """See the module."""
     check_option_types(cfg, TYPES)
@@ -96,5 +92,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -20,7 +20,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
@@ -37,10 +36,10 @@ from umamba.inference.predictor import Predictor
 from umamba.inference.record import parse_part
 from umamba.inference.rules import load_rules
 from umamba.inference.sliding_window import check_step
-from umamba.locations import CONFIGS
 from umamba.plain import check_option_types, plain
-from umamba.run.errors import environment_of_children, explained
-from umamba.run.stop import ends_on_signals, goes_on_with
+from umamba.run.command import command, run_command
+from umamba.run.errors import environment_of_children
+from umamba.run.stop import goes_on_with
 from umamba.run.sweep import config_options, follow_sweep, tied
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
@@ -53,8 +52,7 @@ TYPES = {  # of the configuration; what is not here is looked at where it is use
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="predict")
-@explained()
+@command("predict")
 def main(cfg: DictConfig) -> None:
     follow_sweep()
     check_option_types(cfg, TYPES)
@@ -168,5 +166,4 @@ def share(devices: list[str], part: str | None) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -16,12 +16,10 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
 from umamba.files import check_takes_files, load_json, refuse_input
-from umamba.locations import CONFIGS
 from umamba.plain import check_option_types, to_plain
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import load_plan
@@ -32,9 +30,8 @@ from umamba.planning.prepare import prepare, prepare_plan
 from umamba.planning.summary import summarize
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
-from umamba.run.errors import explained
+from umamba.run.command import command, run_command
 from umamba.run.named_dataset import name_dataset
-from umamba.run.stop import ends_on_signals
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     "fingerprint": Path | None, "dataset_json": Path | None, "plans": Path | None, "output": Path | None,
@@ -115,8 +112,7 @@ def make_plan(cfg: DictConfig) -> Plan:
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="planning")
-@explained()
+@command("planning")
 def main(cfg: DictConfig) -> None:
     check_option_types(cfg, TYPES)
     name_dataset(cfg)
@@ -130,5 +126,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -56,8 +56,8 @@ _OF_THE_MODEL = (
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """End the program with code 1 and the message alone where an error is one that this project raises itself.
+def explained(code: int = 1) -> Iterator[None]:
+    """End the program with a code and the message alone where an error is one that this project raises itself.
 
     To be put around Hydra and, as a decorator, within its job: within the job, for Hydra puts a line of its own before
     an error that leaves it; around Hydra for what is wrong in the command line. The traceback goes to the log file of
@@ -83,7 +83,7 @@ def explained() -> Iterator[None]:
             raise
         _say_reason(message_of(error))
         sys.stderr.write(f"{message_of(error)}\n")
-        raise SystemExit(1) from None
+        raise SystemExit(code) from None
     finally:
         _within.pop()
         if outermost:

@@ -18,15 +18,12 @@ from umamba.help import exit_with_help
 if __name__ == "__main__":
     exit_with_help(__doc__, "sweep")
 
-import hydra
 from omegaconf import DictConfig
 
-from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers
-from umamba.run.errors import explained
+from umamba.run.command import command, run_command
 from umamba.run.score import check_metric
 from umamba.run.state_table import show_states
-from umamba.run.stop import ends_on_signals
 from umamba.run.sweep import quoted
 from umamba.sweep.status import Finding, survey, varied
 
@@ -41,8 +38,7 @@ def main() -> None:
     _main()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="sweep")
-@explained()
+@command("sweep")
 def _main(cfg: DictConfig) -> None:
     if cfg.action != "status":
         raise ValueError(f"action={cfg.action}: expected status. Sweeps are run by python train.py --multirun.")
@@ -81,5 +77,4 @@ def command_line(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -527,7 +527,7 @@ def test_command_exit_codes_report_and_contact_sheet(
     sheet = iio.imread(tmp_path / "out" / "contact_sheet.png")
     assert sheet.ndim == 3 and sheet[..., :3].std() > 10
     assert run(monkeypatch, f"data.dataset_dir={tmp_path / 'none'}", f"paths.root={tmp_path}") == 2
-    assert "FileNotFoundError: " in capsys.readouterr().err
+    assert capsys.readouterr().err == f"{tmp_path / 'none'} does not exist: check data.dataset_dir\n"
 
 
 def test_contact_sheet_shows_findings_first_and_spreads_the_rest() -> None:

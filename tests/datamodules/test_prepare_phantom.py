@@ -118,8 +118,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "Dataset901_PhantomCells: 20 training cases, 6 test cases (6 with labels)" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "data=phantom", f"source={tmp_path}", *where)
-    assert "ValueError: source=" in capsys.readouterr().err
+    assert "source=" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "data=cell", *where)
     error = capsys.readouterr().err
-    assert "FileNotFoundError: " in error and "https://zenodo.org/records/10719375" in error and "[" not in error
+    assert "FileNotFoundError" not in error and "https://zenodo.org/records/10719375" in error and "[" not in error

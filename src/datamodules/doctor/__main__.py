@@ -16,36 +16,30 @@ import sys
 import time
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
 from umamba.datamodules.doctor.contact_sheet import contact_sheet
 from umamba.datamodules.doctor.examination import examine_dataset
-from umamba.locations import CONFIGS
 from umamba.raw.dataset import refuse_raw_folders
 from umamba.resolvers import register_resolvers
+from umamba.run.command import command, run_command
 from umamba.run.errors import explained
 from umamba.run.named_dataset import name_dataset
-from umamba.run.stop import ends_on_signals
 
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="doctor")
-@explained()
+@command("doctor")
 def main(cfg: DictConfig) -> None:
     console = Console()
     start = time.monotonic()
-    try:
+    with explained(code=2):
         output = Path(name_dataset(cfg).output)
         refuse_raw_folders(output, Path(cfg.data.dataset_dir), "output")
         report, cases = examine_dataset(
             Path(cfg.data.dataset_dir), output, workers=cfg.data.num_workers, geometry=cfg.geometry
         )
-    except (ValueError, OSError) as error:
-        Console(stderr=True, markup=False, soft_wrap=True).print(f"{type(error).__name__}: {error}")
-        sys.exit(2)
     report.save(output / "report.json")
     if cfg.contact_sheet:
         contact_sheet(output / "contact_sheet.png", cases, report)
@@ -59,5 +53,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

@@ -11,44 +11,33 @@ from umamba.help import exit_with_help
 if __name__ == "__main__":
     exit_with_help(__doc__, "prepare")  # before the imports that take seconds
 
-import sys
 from pathlib import Path
 
-import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from umamba.locations import CONFIGS
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
-from umamba.run.errors import explained
+from umamba.run.command import command, run_command
 from umamba.run.named_dataset import name_dataset
-from umamba.run.stop import ends_on_signals
 from umamba.words import count
 
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="prepare")
-@explained()
+@command("prepare")
 def main(cfg: DictConfig) -> None:
-    console = Console(soft_wrap=True)
     datamodule = instantiate(name_dataset(cfg).data)
     source = None if cfg.source is None else Path(cfg.source)
-    try:
-        if source is not None and source.resolve() == datamodule.dataset_dir.resolve():
-            raise ValueError(
-                f"source={source} is the folder that would be made. Say where the raw data set is to lie: "
-                f"data.dataset_dir={datamodule.dataset_dir.parent / 'DatasetNNN_NAME'}."
-            )
-        datamodule.make_raw(source, incomplete=cfg.incomplete)
-        raw = RawDataset.open(datamodule.dataset_dir)
-    except (ValueError, OSError, RuntimeError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]{type(error).__name__}[/]: ", end="")
-        Console(stderr=True, soft_wrap=True, markup=False).print(str(error))
-        sys.exit(1)
-    console.print(
+    if source is not None and source.resolve() == datamodule.dataset_dir.resolve():
+        raise ValueError(
+            f"source={source} is the folder that would be made. Say where the raw data set is to lie: "
+            f"data.dataset_dir={datamodule.dataset_dir.parent / 'DatasetNNN_NAME'}."
+        )
+    datamodule.make_raw(source, incomplete=cfg.incomplete)
+    raw = RawDataset.open(datamodule.dataset_dir)
+    Console(soft_wrap=True).print(
         f"{raw.folder}: {len(raw.training_cases)} training cases, {len(raw.test_cases)} test cases "
         f"({sum(case.label is not None for case in raw.test_cases)} with labels), "
         f"{count(len(raw.channel_names), 'channel')}, {len(raw.foreground)} class{'es' * (len(raw.foreground) != 1)}"
@@ -56,5 +45,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)

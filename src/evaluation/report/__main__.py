@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
@@ -34,10 +33,8 @@ from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.sections import dataset_section, growth_note, paper_section
 from umamba.files import check_takes_files, write_text, writing_into
-from umamba.locations import CONFIGS
 from umamba.plain import check_option_types
-from umamba.run.errors import explained
-from umamba.run.stop import ends_on_signals
+from umamba.run.command import command, run_command
 
 TYPES = {  # of the configuration
     "runs": Path | list[Path], "output": Path | None, "title": str | int | float, "cases": int | list[str | int],
@@ -48,8 +45,7 @@ NO_SCORE = "No case has a score: neither the references nor the predictions hold
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="report")
-@explained()
+@command("report")
 def main(cfg: DictConfig) -> None:
     """Make the report that the configuration asks for."""
     try:
@@ -142,5 +138,4 @@ def _write_report(
 
 
 if __name__ == "__main__":
-    with ends_on_signals(), explained():
-        main()
+    run_command(main)
