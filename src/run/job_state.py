@@ -52,12 +52,11 @@ def read_state(path: Path, keys: Collection[str], remove: Path) -> dict[str, Any
     """
     if not path.is_file():
         return {}
-    try:
-        state = load_json(path)
-        if not isinstance(state["attempts"], list) or not set(keys) <= set(state):
-            raise KeyError("attempts", *keys)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no state of a run ({error!r}). Remove {remove} to begin anew.") from error
+    advice = f"Remove {remove} to begin anew."
+    state = load_json(path, advice=advice)
+    if not isinstance(state, dict) or not isinstance(state.get("attempts"), list) or not set(keys) <= set(state):
+        wanted = ", ".join(["attempts, a list", *keys])
+        raise ValueError(f"{path} is no state of a run; expected {wanted}, it holds {state!r:.100}. {advice}")
     return state
 
 

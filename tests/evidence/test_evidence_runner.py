@@ -224,8 +224,8 @@ def test_a_torn_state_or_record_stops_no_other_run(stub, caplog):
     (stub.records / f"{KEYS[1]}.json").write_text('{"version": 1, ')
     found = stub.sit(per_device=2)
     assert [found[key].condition for key in KEYS] == [REFUSED, REFUSED, DONE, DONE]
-    assert re.search(r"state\.json is no state of a run.*Remove", found[KEYS[0]].detail)
-    assert re.search(r"nnunet_2\.json is no record of a run.*Remove it", found[KEYS[1]].detail)
+    assert re.search(r"state\.json is not valid JSON.*Remove", found[KEYS[0]].detail)
+    assert re.search(r"nnunet_2\.json is not valid JSON.*Remove it", found[KEYS[1]].detail)
     assert f"{KEYS[0]} does not count" in caplog.text and f"{KEYS[1]} does not count" in caplog.text
 
 

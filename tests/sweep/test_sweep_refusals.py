@@ -122,9 +122,10 @@ def test_what_is_no_folder_of_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no folder of a sweep"):
         survey(tmp_path / "nowhere")
     entry = job(tmp_path).entry
-    entry.file(".json").write_text("{")
-    with pytest.raises(ValueError, match=r"seed-1.json is no state of a run"):
-        survey(tmp_path)
+    for content, fault in (("{", "is not valid JSON"), ("{}", "is no state of a run; expected attempts")):
+        entry.file(".json").write_text(content)
+        with pytest.raises(ValueError, match=rf"seed-1.json {fault}.* Remove .* to begin anew\.\Z"):
+            survey(tmp_path)
 
 
 def test_a_sweep_of_another_launcher_is_known_by_its_runs(tmp_path: Path, capsys) -> None:
