@@ -108,11 +108,13 @@ def _found(images: KnownImages, cases: Iterable[RawCase], marks: Mapping[str, Se
     return {case.identifier: images.find(case.images, marks.get(case.identifier, ())) for case in cases}
 
 
-def _say_doubts(who: object, found: Mapping[str, Match]) -> None:
-    if doubtful := sorted(name for name, match in found.items() if match.doubt):
+def _say_doubts(who: object, found: Mapping[str, Match], held_out: Iterable[str] = ()) -> None:
+    """Say of which cases nobody can tell; those that a checkpoint itself has held out are no copies."""
+    own = set(held_out)
+    if doubtful := sorted(name for name, match in found.items() if match.doubt or (match.copy and name not in own)):
         log.warning(
-            "Nobody can tell whether %s was trained on %d of the cases to be scored: %s. Cases are known by the voxels "
-            "of their channels, and %s.", who, len(doubtful), listed(doubtful), WHY_DOUBT,
+            "Nobody can tell whether %s was trained on %d of the cases to be scored: %s. %s",
+            who, len(doubtful), listed(doubtful), WHY_DOUBT,
         )  # fmt: skip
 
 
@@ -235,7 +237,7 @@ def _refuse_seen(
             f"{member.path} (fold {member.fold}) was trained on {len(seen)} of the cases to be scored: {listed(seen)}. "
             "Remove them from the test set, or take checkpoints of another fold."
         )
-    _say_doubts(f"{member.path} (fold {member.fold})", found)
+    _say_doubts(f"{member.path} (fold {member.fold})", found, held_out=names)
 
 
 _BY_CHANNEL = (

@@ -115,8 +115,8 @@ def check_unseen(folder: Path, cases: Set[str], *, allowed: bool) -> str:
         )  # fmt: skip
     if doubtful:
         log.warning(
-            "Nobody can tell whether the networks in %s were trained on %d of the cases to be scored: %s. Cases are "
-            "known by the voxels of their channels, and %s.", folder, len(doubtful), listed(doubtful), WHY_DOUBT,
+            "Nobody can tell whether the networks in %s were trained on %d of the cases to be scored: %s. %s",
+            folder, len(doubtful), listed(doubtful), WHY_DOUBT,
         )  # fmt: skip
     if records and not cases <= answers.keys():
         log.info("%s does not say of all cases whether the networks were trained on them.", folder)

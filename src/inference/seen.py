@@ -93,6 +93,8 @@ class TrainingCases:
             return {case.identifier: UNTOLD if match.doubt else YES}
         if case.identifier in self.names:
             return {case.identifier: BY_NAME}
+        if match.copy:
+            return {case.identifier: UNTOLD}
         return {case.identifier: NO} if self.complete else {}
 
 
@@ -105,6 +107,6 @@ def say_seen(answers: Mapping[str, str], cases: Sequence[RawCase]) -> None:
         )  # fmt: skip
     if doubtful := sorted(case.identifier for case in cases if answers.get(case.identifier) == UNTOLD):
         log.warning(
-            "Nobody can tell whether the network was trained on %d case(s): %s. Cases are known by the voxels of their "
-            "channels, and %s.", len(doubtful), listed(doubtful), WHY_DOUBT,
+            "Nobody can tell whether the network was trained on %d case(s): %s. %s",
+            len(doubtful), listed(doubtful), WHY_DOUBT,
         )  # fmt: skip

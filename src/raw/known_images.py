@@ -21,7 +21,11 @@ from umamba.raw.image_marks import (
 )
 from umamba.raw.readers import read_geometry, read_images
 
-WHY_DOUBT = "where these hold one value alone, as an empty channel does, no image is known again"
+WHY_DOUBT = (
+    "Cases are known by the voxels of their channels. Where these hold one value alone, as an empty channel does, no "
+    "image is known again; and a checkpoint of an earlier version knows files by their bytes, none that was compressed "
+    "anew."
+)
 
 
 class Match(NamedTuple):
@@ -30,10 +34,12 @@ class Match(NamedTuple):
     Attributes:
         name: What it is called; None if it is not known to be one of these.
         doubt: Whether nobody can tell: it holds one value alone where one of these does.
+        copy: Whether nobody can tell if it is a copy: some of these are known by the bytes of their files alone.
     """
 
     name: str | None
     doubt: bool = False
+    copy: bool = False
 
 
 class KnownImages:
@@ -60,6 +66,11 @@ class KnownImages:
             marks: Of these files, if they are known.
             array: All channels (C, Z, Y, X) if they have been read. Else they are where mark and shape leave it open.
         """
+        match = self._find(images, marks, array)
+        return match._replace(copy=bool(self._by_file_alone) and match == Match(None))
+
+    def _find(self, images: Sequence[Path], marks: Sequence[str], array: np.ndarray | None) -> Match:
+        """As `find`, of images that are no copies."""
         first = marks[0] if marks else fingerprint(images[0])
         alike = self._by_samples.get(samples_of(first))
         blank = alike is not None and self._is_blank(first, images, array)  # empty channels are alike in many cases

@@ -354,6 +354,20 @@ def test_of_cases_that_are_empty_in_all_channels_it_is_said_that_nobody_can_tell
     assert f"Nobody can tell whether init_from {said}" in caplog.text
 
 
+def test_a_checkpoint_that_knows_files_by_their_bytes_says_so_of_test_cases_alone(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = member(raw, 0)  # nothing was prepared, so that the voxels are unknown
+    seen = sorted(trained.trained_on)[0]
+    assert chosen([trained], raw) == (sorted(trained.validated_with), "validation") and not caplog.text
+    for part in ("images", "labels"):
+        name = "_0000.nii.gz" if part == "images" else ".nii.gz"
+        compressed_anew(raw / f"{part}Tr" / f"{seen}{name}", raw / f"{part}Ts" / f"t0{name}")
+    assert chosen([trained], raw, "test") == (["t0"], "test")
+    assert "Nobody can tell whether fold_0_0.ckpt (fold 0) was trained on 1 of the cases" in caplog.text
+    assert "knows files by their bytes, none that was compressed anew." in caplog.text
+
+
 def test_what_an_earlier_version_prepared_is_read_once(tmp_path: Path) -> None:
     raw = make_volumes(tmp_path / "Dataset950_Small", cases=5, labels=("liver",))
     before = cases_of_training(planned(raw))

@@ -310,6 +310,20 @@ def test_of_an_image_that_holds_one_value_nobody_says_whether_it_was_trained_on(
     assert "were trained on 1 of the cases to be scored: case_1. Cases are known by the voxels" in caplog.text
 
 
+def test_a_checkpoint_that_knows_files_by_their_bytes_says_that_it_knows_no_copy(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, out = images_of(raw, CASES), tmp_path / "predictions"
+    path = save_checkpoint(tmp_path / "a.ckpt", make_plan())
+    by_bytes = {"case_0": fingerprint(images / "case_0_0000.nii.gz"), "other": "0123456789abcdef"}  # of another file
+    torch.save({**torch.load(path, weights_only=True), "cases": {"trained_on": by_bytes}}, path)
+    Predictor.from_checkpoint([path], "cpu").segment_files(images, out)
+    assert "1 case(s) are ones that the network was trained on" in caplog.text
+    assert "Nobody can tell whether the network was trained on 3 case(s): case_1, case_2, case_3." in caplog.text
+    score(raw, out, "seen_cases=true")
+    assert "were trained on 3 of the cases to be scored: case_1, case_2, case_3. Cases are known by" in caplog.text
+
+
 def test_changed_label_maps_are_not_shown_as_what_was_scored(
     raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
