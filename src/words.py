@@ -27,3 +27,12 @@ def listed(items: Sequence[object], most: int = 10, between: str = ", ") -> str:
     """Items one after the other, of many the first `most` and how many more there are."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return between.join([*map(str, items[:most]), *more])
+
+
+def in_words(error: Exception) -> str:
+    """What is wrong with plain data that lacks a key or has a value of another type; the message names the file."""
+    if isinstance(error, KeyError):
+        return f"it lacks {listed(error.args)}"
+    if isinstance(error, (TypeError, AttributeError, IndexError)):
+        return f"a value is of another type: {error}"
+    return str(error)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from umamba.files import load_json
+from umamba.words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -141,16 +142,19 @@ def read_splits(path: Path) -> list[Split]:
     Raises:
         ValueError: The file has another form.
     """
+    splits: list[Split] = []
     try:
         content = load_json(path)
         if not content:
-            raise TypeError("it has none")
-        return [Split(train=_names(fold["train"]), val=_names(fold["val"])) for fold in content]
+            raise ValueError("it has none")
+        for fold in content:
+            splits.append(Split(train=_names(fold["train"]), val=_names(fold["val"])))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{path} must be a list of folds {{"train": [case, ...], "val": [case, ...]}} ({error!r}). '
-            "Correct it, or remove it to get the default five folds."
+            f'{path} must be a list of folds {{"train": [case, ...], "val": [case, ...]}} (fold {len(splits)}: '
+            f"{in_words(error)}). Correct it, or remove it to get the default five folds."
         ) from error
+    return splits
 
 
 def select_split(

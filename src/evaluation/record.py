@@ -19,6 +19,7 @@ from umamba.evaluation.scoring import Labelling, Scoring
 from umamba.evaluation.tables import RECORD
 from umamba.files import load_json, write_text
 from umamba.raw.file_identity import are_same, parts_of
+from umamba.words import in_words
 
 VERSION = 2
 _CONFIGS_OF_MANY = ("custom", "decathlon")  # configs/data: each stands for any number of data sets
@@ -129,7 +130,7 @@ def read_record(path: Path) -> dict[str, Any]:
         return record
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."
+            f"{path} is no record of a scored run ({in_words(error)}). Score the run again with eval.py."
         ) from error
     except FileNotFoundError as error:
         raise ValueError(

@@ -14,6 +14,7 @@ from umamba.files import load_json
 from umamba.inference.record import find_records, load_record
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription, parse_labels
+from umamba.words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def _meanings(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, {"dataset": str(meaning["dataset"]), "labels": labels, "regions": regions}
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
-                f"{path} is no record of a prediction ({error!r}). Predict again, or remove it."
+                f"{path} is no record of a prediction ({in_words(error)}). Predict again, or remove it."
             ) from error
     path = folder / "dataset.json"
     if path.is_file():

@@ -21,6 +21,7 @@ from umamba.inference.members import weights_hash
 from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.inference.rules import KEY, Rule, rules_of, rules_to_plain
 from umamba.models.checkpoint import BUNDLE, check_checkpoint, load_plain, network_weights
+from umamba.words import in_words
 
 VERSION = 1
 WITH_PREVIOUS = 2  # version of a bundle that holds a cascade's first stage too, which readers of version 1 do not know
@@ -172,7 +173,7 @@ def read_bundle(path: Path, trusted: str | Sequence[str] | None = ()) -> Bundle:
             previous=previous,
         )
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path} is no bundle of `umamba export` ({error!r}).") from error
+        raise ValueError(f"{path} is no bundle of `umamba export` ({in_words(error)}).") from error
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise

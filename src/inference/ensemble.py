@@ -16,6 +16,7 @@ from typing import Any, Self
 from umamba.files import file_hash, load_json, write_json
 from umamba.inference.rules import KEY, Rule, rules_of, rules_to_plain
 from umamba.models.checkpoint import checkpoint_in
+from umamba.words import in_words
 
 FILE = "ensemble.json"
 _VERSION = 1
@@ -131,8 +132,8 @@ def read_ensemble(path: Path) -> Ensemble:
             raise ValueError("it names no checkpoints, or does not say whether to mirror")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no ensemble of checkpoints ({error!r}). A cross-validation writes one, as {FILE}, and so does "
-            "`python -m umamba.cross_validation`."
+            f"{path} is no ensemble of checkpoints ({in_words(error)}). A cross-validation writes one, as {FILE}, and "
+            "so does `python -m umamba.cross_validation`."
         ) from error
     missing = [str(one) for group in groups for one in group.checkpoints if not one.is_file()]
     if missing:

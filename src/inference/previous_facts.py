@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from umamba.words import in_words
+
 KEY = "previous_stage"  # of a checkpoint; in configurations: where the previous stage lies
 
 
@@ -76,7 +78,7 @@ class PreviousFacts:
                 mirror=content["mirror"] is True, members=members, trained_on=seen,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: {KEY} does not say what the previous stage was ({error!r}).") from error
+            raise ValueError(f"{path}: {KEY} does not say what the previous stage was ({in_words(error)}).") from error
 
     def to_plain(self) -> dict[str, Any]:
         """As checkpoints keep it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umamba.raw.description import DatasetError
+from umamba.words import in_words
 
 KEY = "sources"
 
@@ -40,6 +41,6 @@ def sources_of(content: Mapping[str, Any], path: Path) -> dict[str, Source]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise DatasetError(
-            f'{path}: {KEY} must map names of data sets to {{"cases": [...], "unlabelled": [...]}} ({error!r}). '
-            "Correct it, or leave it out."
+            f'{path}: {KEY} must map names of data sets to {{"cases": [...], "unlabelled": [...]}} ({in_words(error)}).'
+            " Correct it, or leave it out."
         ) from error

@@ -46,7 +46,7 @@ def in_own_words(arguments: Sequence[str]) -> list[str]:
         elif override.is_delete() and key in _NEEDED:
             there = ", ".join(sorted(path.stem for path in (CONFIGS / key).glob("[!_]*.yaml")))
             raise ValueError(f"{argument} leaves out what a run needs: {key}=... takes another one, of {there}.")
-        elif override.is_delete() and key in _keys("train"):
+        elif override.is_delete() and (key in _keys("train") or key == "trainer.max_epochs"):
             raise ValueError(f"{argument} leaves out what a run needs. Give it a value, {key}=..., or leave this out.")
         elif override.is_delete():
             words.append(argument)

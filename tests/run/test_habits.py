@@ -170,8 +170,9 @@ def test_what_a_run_needs_is_not_left_out(word: str) -> None:
     key = word.strip("~").split("=")[0]
     with pytest.raises(ValueError, match=rf"^{word} leaves out what a run needs: {key}=\.\.\. takes another"):
         in_own_words([word])
-    with pytest.raises(ValueError, match=r"^~seed leaves out what a run needs\. Give it a value, seed=\.\.\."):
-        in_own_words(["~seed"])
+    for name in ("seed", "trainer.max_epochs"):
+        with pytest.raises(ValueError, match=rf"^~{name} leaves out what a run needs\. Give it a value, {name}=\.\.\."):
+            in_own_words([f"~{name}"])
 
 
 @pytest.mark.parametrize("name", ["run", "a b", "seed=1,2", "it's"])

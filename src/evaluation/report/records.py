@@ -16,6 +16,7 @@ from umamba.evaluation.identity import grown_by
 from umamba.evaluation.report.left_out import Faults, left_out
 from umamba.evaluation.report.record_faults import fault_of
 from umamba.files import load_json
+from umamba.words import in_words
 
 VERSION = 1
 _NEEDED = (
@@ -65,7 +66,7 @@ def read_run(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {fault}. It was edited or cut; remove it, and run it again.")
         return record
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no record of a run ({error!r}). Remove it, and run it again.") from error
+        raise ValueError(f"{path} is no record of a run ({in_words(error)}). Remove it, and run it again.") from error
 
 
 def _fault_of(record: dict[str, Any]) -> str | None:

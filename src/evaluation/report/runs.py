@@ -19,6 +19,7 @@ from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.told_apart import named_apart
 from umamba.evaluation.tables import metrics_of
+from umamba.words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _read(path: Path) -> list[ScoredRun]:
         _ = run.facts, run.replicate, run.pairs, run.training_sets, run.trained_on
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no record of a scored run ({error!r}). Score the run again with eval.py."
+            f"{path} is no record of a scored run ({in_words(error)}). Score the run again with eval.py."
         ) from error
     if "run" not in scores:
         return [run]
