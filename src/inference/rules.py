@@ -15,6 +15,7 @@ import skimage.measure
 
 from umamba.files import load_json
 from umamba.typed import has_type
+from umamba.words import in_words
 
 KEY = "keep_largest"  # of the rules in a file of JSON
 _NO_RULES = (
@@ -79,11 +80,13 @@ def rules_of(content: Mapping[str, Any], labels: Mapping[str, int | Sequence[int
         ValueError: It holds no rules, or they name a class that the labels lack or number differently.
     """
     try:
+        if not isinstance(content[KEY], list):
+            raise TypeError(f"{KEY} is no list")
         rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in content[KEY]]
-        if any(not has_type(rule.classes, tuple[str, ...]) for rule in rules):
-            raise TypeError("classes are no names")
+        if any(not rule.classes or not has_type(rule.classes, tuple[str, ...]) for rule in rules):
+            raise TypeError("classes must be names, at least one")
     except (KeyError, TypeError) as error:
-        raise ValueError(_NO_RULES.format(path, repr(error))) from error
+        raise ValueError(_NO_RULES.format(path, in_words(error))) from error
     for rule in rules:
         known = all(name in labels for name in rule.classes)
         if not known or rule.labels != values_of(labels, rule.classes):
@@ -107,5 +110,5 @@ def load_rules(path: Path | str, labels: Mapping[str, int | Sequence[int]]) -> l
     try:
         content = load_json(path)
     except ValueError as error:
-        raise ValueError(_NO_RULES.format(path, repr(error))) from error
+        raise ValueError(_NO_RULES.format(path, error)) from error
     return rules_of(content, labels, path)
