@@ -14,12 +14,13 @@ from umamba.files import writing_into
 from umamba.inference.claim import claimed
 from umamba.inference.export import Export
 from umamba.inference.folders import cases_in_folder, check_apart, check_not_an_input
+from umamba.inference.going_on import go_on
 from umamba.inference.kept import check_kept, kept_files, write_kept
 from umamba.inference.mixture import begin
 from umamba.inference.one_case import CasePredictor
 from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.previous_facts import KEY as PREVIOUS
-from umamba.inference.record import Part, Record, go_on, identities_of, meaning_of, record_path
+from umamba.inference.record import Part, Record, identities_of, meaning_of, record_path
 from umamba.inference.rules import KEY
 from umamba.inference.seen import say_seen
 from umamba.inference.sliding_window import STEP

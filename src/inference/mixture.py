@@ -11,7 +11,8 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from umamba.inference.record import find_records, load_record, stamps_of, what_differs
+from umamba.inference.going_on import what_differs
+from umamba.inference.record import find_records, load_record, stamps_of
 from umamba.inference.seen import BY_NAME, UNTOLD, YES
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import compare_written, kept_of, say_untold

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -103,6 +103,33 @@ def warm_up(schedule: LRScheduler, epochs: int) -> EpochSchedule:
         return lr0 * (epoch + 1) / epochs if epoch < epochs else after(epoch - epochs, lr0)
 
     return EpochSchedule(schedule.optimizer, rate)
+
+
+def make_optimizer_and_schedule(
+    make_optimizer: Callable[..., Optimizer],
+    make_schedule: Callable[..., LRScheduler],
+    parameters: Sequence[nn.Parameter],
+    max_epochs: int | None,
+    warmup_epochs: int = 0,
+) -> tuple[Optimizer, LRScheduler]:
+    """Build both, for a training of `max_epochs` of which the first `warmup_epochs` warm up.
+
+    Raises:
+        ValueError: One of them does not take the values that it was given, or no epoch is left after the warm-up.
+    """
+    try:
+        optimizer = make_optimizer(parameters)
+        if not warmup_epochs:
+            return optimizer, make_schedule(optimizer, max_epochs=max_epochs)
+        if max_epochs is None or max_epochs <= warmup_epochs:
+            raise ValueError(f"warmup_epochs={warmup_epochs} leaves no epoch of trainer.max_epochs={max_epochs}.")
+        return optimizer, warm_up(make_schedule(optimizer, max_epochs=max_epochs - warmup_epochs), warmup_epochs)
+    except (ValueError, TypeError) as error:
+        made = {**getattr(make_optimizer, "keywords", {}), **getattr(make_schedule, "keywords", {})}
+        text = "".join(f" {key} is {value!r}, a text." for key, value in made.items() if isinstance(value, str))
+        raise ValueError(
+            f"The optimiser or its schedule (model.optimizer, model.scheduler) does not take its values:{text} {error}"
+        ) from error
 
 
 def _done(epoch: int, max_epochs: int) -> float:

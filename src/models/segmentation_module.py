@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,16 +19,16 @@ from umamba.models.build_loss import build_loss, segmentation_loss
 from umamba.models.device_memory import use_expandable_segments
 from umamba.models.fused_optimizer import fuse
 from umamba.models.gradient_exchange import GradientExchange
+from umamba.models.graph_obstacles import obstacle_of_layers, obstacle_of_strategy
 from umamba.models.losses import DeepSupervision
 from umamba.models.pseudo_dice import PseudoDice
-from umamba.models.schedules import warm_up
-from umamba.models.step_graph import WORTH, GraphedLoss, obstacle_to_graphs
+from umamba.models.schedules import make_optimizer_and_schedule
+from umamba.models.step_graph import WORTH, GraphedLoss
 from umamba.models.train_loss import TrainLoss
 from umamba.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
-HARMLESS = ("gradient_as_bucket_view", "bucket_cap_mb", "broadcast_buffers")  # options of DDP that change no gradient
 EMA_DECAY = 0.9  # per epoch; nnU-Net, which validates after every one: new = 0.9 * old + 0.1 * epoch
 
 
@@ -206,29 +206,11 @@ class SegmentationModule(L.LightningModule):
     def optimizer_and_schedule(
         self, max_epochs: int | None
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        """Build both for the network, for a training of this many epochs.
-
-        Raises:
-            ValueError: One of them does not take the values that it was given.
-        """
+        """Both for the weights that are trained, for a training of this many epochs."""
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        try:
-            optimizer = self.make_optimizer(trainable)
-            if not self.warmup_epochs:
-                return optimizer, self.make_scheduler(optimizer, max_epochs=max_epochs)
-            if max_epochs is None or max_epochs <= self.warmup_epochs:
-                raise ValueError(
-                    f"warmup_epochs={self.warmup_epochs} leaves no epoch of trainer.max_epochs={max_epochs}."
-                )
-            schedule = self.make_scheduler(optimizer, max_epochs=max_epochs - self.warmup_epochs)
-            return optimizer, warm_up(schedule, self.warmup_epochs)
-        except (ValueError, TypeError) as error:
-            made = {**getattr(self.make_optimizer, "keywords", {}), **getattr(self.make_scheduler, "keywords", {})}
-            text = "".join(f" {key} is {value!r}, a text." for key, value in made.items() if isinstance(value, str))
-            raise ValueError(
-                f"The optimiser or its schedule (model.optimizer, model.scheduler) does not take its values:{text} "
-                f"{error}"
-            ) from error
+        return make_optimizer_and_schedule(
+            self.make_optimizer, self.make_scheduler, trainable, max_epochs, self.warmup_epochs
+        )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer, scheduler = self.optimizer_and_schedule(self.trainer.max_epochs)
@@ -259,7 +241,7 @@ class SegmentationModule(L.LightningModule):
             return "cuda_graph=false"
         if self.device.type != "cuda":
             return f"the device is {self.device.type}"
-        obstacle = _obstacle_of(trainer.strategy)
+        obstacle = obstacle_of_strategy(trainer.strategy)
         if obstacle is not None:
             return obstacle
         if self.compiled:
@@ -269,7 +251,7 @@ class SegmentationModule(L.LightningModule):
         steps = trainer.estimated_stepping_batches - trainer.global_step
         if self.cuda_graph == "auto" and steps < WORTH:
             return f"{max(steps, 0):g} more steps do not pay for making them, which takes {WORTH}"
-        return obstacle_to_graphs(self.network, self.loss)
+        return obstacle_of_layers(self.network, self.loss)
 
     def _exchange_over_ranks(self) -> Callable[[], GradientExchange] | None:
         """Of a training with DistributedDataParallel: makes what takes its place where steps are replayed."""
@@ -287,18 +269,3 @@ class SegmentationModule(L.LightningModule):
         decay = EMA_DECAY**epochs
         self.dice_ema.copy_(dice if self.dice_ema.isnan() else decay * self.dice_ema + (1 - decay) * dice)
         self._last_validation = now
-
-
-def _obstacle_of(strategy: Strategy) -> str | None:
-    """Why graphs do not go with a strategy, or None."""
-    name = type(strategy).__name__
-    if type(strategy) is SingleDeviceStrategy:
-        return None
-    if type(strategy) is not DDPStrategy:
-        return f"it takes a single device, or trainer.strategy=ddp, and this is {name}"
-    changed = [key for key, value in strategy._ddp_kwargs.items() if key not in HARMLESS and value]
-    if strategy._ddp_comm_hook is not None:
-        changed.append("ddp_comm_hook")
-    if changed:
-        return f"gradients are exchanged after a replay, without what {name} is told by {', '.join(changed)}"
-    return None

@@ -24,25 +24,10 @@ from umamba.models.ranks import all_agree, alone, count_ranks
 
 WARM_UP = 3  # passes before the capture: kernels are built and checked, cuDNN tries its algorithms
 WORTH = 100  # steps: making graphs takes as long as some steps and a second or two, which as many steps gain
-KNOWN = ("umamba", "torch")  # packages whose layers do the same in every step, without asking the device for values
 SPARE = 3  # times the weights: the optimizer's state, which its first step makes, and sums of gradients
 
 log = logging.getLogger(__name__)
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def obstacle_to_graphs(*parts: nn.Module) -> str | None:
-    """Why the steps of a network, and a loss if it is given, cannot be replayed from a graph, or None.
-
-    Layers from elsewhere may count, print or decide in Python, which a replay leaves out, and batch norms would count
-    the passes before the capture.
-    """
-    for name, layer in (named for part in parts for named in part.named_modules()):
-        if type(layer).__module__.partition(".")[0] not in KNOWN:
-            return f"layer {name or 'network'!r} is a {type(layer).__qualname__} of {type(layer).__module__}"
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
-            return f"layer {name!r} is a {type(layer).__qualname__}, which keeps running statistics"
-    return None
 
 
 class GraphedLoss:

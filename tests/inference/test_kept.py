@@ -13,10 +13,10 @@ import SimpleITK as sitk
 from tests import warm_start
 from tests.inference.small import make_plan, save_checkpoint
 from umamba.inference import kept
+from umamba.inference.going_on import what_differs
 from umamba.inference.kept import parse_probabilities
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
-from umamba.inference.record import what_differs
 from umamba.inference.sliding_window import check_step
 from umamba.raw.pictures import write_picture
 

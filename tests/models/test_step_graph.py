@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from umamba.models import step_graph
 from umamba.models.baselines import segresnet
+from umamba.models.graph_obstacles import obstacle_of_layers
 from umamba.models.losses import DeepSupervision, DiceCELoss
-from umamba.models.step_graph import GraphedLoss, obstacle_to_graphs
+from umamba.models.step_graph import GraphedLoss
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 
@@ -30,25 +31,25 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("mamba", ["none", "bottleneck", "encoder"])
 def test_the_projects_networks_can_be_graphed(mamba):
-    assert obstacle_to_graphs(UMamba(mamba=mamba, **TOPOLOGY)) is None
+    assert obstacle_of_layers(UMamba(mamba=mamba, **TOPOLOGY)) is None
 
 
 def test_layers_from_elsewhere_are_named():
     network = PlainConvUNet(**TOPOLOGY)
     network.stem = Counting()
-    assert "layer 'stem' is a Counting" in obstacle_to_graphs(network)
-    assert "monai" in obstacle_to_graphs(segresnet(init_filters=8, **TOPOLOGY | {"deep_supervision": False}))
+    assert "layer 'stem' is a Counting" in obstacle_of_layers(network)
+    assert "monai" in obstacle_of_layers(segresnet(init_filters=8, **TOPOLOGY | {"deep_supervision": False}))
 
 
 def test_running_statistics_are_named():
     network = PlainConvUNet(**TOPOLOGY)
     network.stem = nn.BatchNorm3d(1)
-    assert "running statistics" in obstacle_to_graphs(network)
+    assert "running statistics" in obstacle_of_layers(network)
 
 
 def test_a_loss_from_elsewhere_is_named():
     loss = DeepSupervision(Counting())
-    assert "layer 'loss' is a Counting" in obstacle_to_graphs(PlainConvUNet(**TOPOLOGY), loss)
+    assert "layer 'loss' is a Counting" in obstacle_of_layers(PlainConvUNet(**TOPOLOGY), loss)
 
 
 class NoCapture:

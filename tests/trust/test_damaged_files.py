@@ -30,8 +30,9 @@ from umamba.evaluation.same_meaning import check_predictions
 from umamba.evidence.manifest import read_manifest
 from umamba.files import write_json
 from umamba.inference.ensemble import Group, read_ensemble, write_ensemble
+from umamba.inference.going_on import finished_cases
 from umamba.inference.mixture import check_one_prediction, check_unseen
-from umamba.inference.record import finished_cases, meaning_of
+from umamba.inference.record import meaning_of
 from umamba.inference.rules import Rule, load_rules
 from umamba.inference.written import identities_in
 from umamba.locations import ROOT
