@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from umamba.files import load_json
-from umamba.words import in_words
+from umamba.words import in_words, listed
 
 log = logging.getLogger(__name__)
 
@@ -233,5 +233,5 @@ def _refuse(where: str, fault: str, names: set[str]) -> None:
         )
 
 
-def _few(names: set[str], most: int = 10) -> str:
-    return ", ".join(map(repr, sorted(names)[:most])) + (", ..." if len(names) > most else "")
+def _few(names: set[str]) -> str:
+    return listed(list(map(repr, sorted(names))))

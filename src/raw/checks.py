@@ -114,7 +114,7 @@ def _label_faults(
         scaled = ": 255 suggests a mask that was scaled for viewing." if 255 in strange else "."
         yield (
             "labels",
-            f"{path} holds the values {_some(strange)}, which dataset.json does not declare (it has "
+            f"{path} holds the values {listed(strange, 8)}, which dataset.json does not declare (it has "
             f"{sorted(dataset.allowed_values)}). Add them to labels, or correct the file{scaled}",
             "error",
         )
@@ -243,7 +243,3 @@ def _bad_voxels(channel: np.ndarray) -> int:
     # The sum is finite only if every voxel is: one pass without a mask of the volume's size.
     finite = np.isfinite(channel.sum(dtype=np.float64))
     return 0 if finite else int(np.count_nonzero(~np.isfinite(channel)))
-
-
-def _some(values: list[int], shown: int = 8) -> str:
-    return ", ".join(map(str, values[:shown])) + (", ..." if len(values) > shown else "")

@@ -18,7 +18,7 @@ from umamba.datamodules.doctor.case import CaseFacts
 from umamba.datamodules.doctor.report import Report
 from umamba.drawing.figure import literal, save_figure
 from umamba.drawing.orientation import view_of
-from umamba.drawing.palette import class_colour
+from umamba.drawing.palette import class_colour, paint
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.readers import read_images, read_label
@@ -110,11 +110,7 @@ def tile(case: RawCase, facts: CaseFacts, description: DatasetDescription) -> np
 
 def overlay(rgb: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Tint the labelled pixels and draw their outlines."""
-    rgb = rgb.copy()
     outline = find_boundaries(label, mode="inner")
-    for value in np.unique(label[label > 0]).tolist():
-        colour = np.array(class_colour(value))
-        inside = label == value
-        rgb[inside] = (1 - OPACITY) * rgb[inside] + OPACITY * colour
-        rgb[inside & outline] = colour
-    return rgb
+    layer = np.where(outline[..., None], paint(label, opacity=1), paint(label, OPACITY)) / 255
+    opacity = layer[..., 3:]
+    return (1 - opacity) * rgb + opacity * layer[..., :3]
