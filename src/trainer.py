@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ from umamba.run.cluster import check_processes, choose_environment
 from umamba.run.quiet import quiet
 
 log = logging.getLogger(__name__)
+
+_LOST = re.compile(r"gloo/transport|Connection (closed|reset) by|NCCL.*(remote process|peer)", re.DOTALL)
+_OTHER_GONE = (
+    "Another of the {} processes of this run is gone, and the training ends with it. That one says why, above "
+    "or in its own log (train_ddp_process_1.log and so on; of torchrun and srun theirs), or was killed, as for want of "
+    "memory. What this one has noticed: {}"
+)
 
 
 def entries(config: DictConfig | None) -> list[Any]:
@@ -165,7 +173,7 @@ def fit(
     Raises:
         torch.OutOfMemoryError: a step does not fit the GPU; with what makes it smaller.
         SampleError: a patch could not be made; with its case.
-        RuntimeError: a worker is gone; with the case that it was at.
+        RuntimeError: a worker is gone; with the case that it was at. Or another process of the run is.
     """
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
@@ -178,6 +186,8 @@ def fit(
         raise SampleError(str(error)) from error  # by this project, which says it in a message
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         fault = fault_of_worker(error, [*getattr(datamodule, "at_work", {}).values()])
+        if fault is None and trainer.world_size > 1 and _LOST.search(str(error)):
+            fault = _OTHER_GONE.format(trainer.world_size, str(error).splitlines()[0])
         if fault is None:
             raise
         raise RuntimeError(fault) from error

@@ -90,6 +90,28 @@ def test_batch_statistics_are_joined_only_where_there_are_any() -> None:
         check_batch_norm(OmegaConf.create({"sync_batchnorm": True}), none)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "noticed",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:51912.",
+        "NCCL Error 6: remote process exited or there was a network error",
+        "Gloo: Connection reset by peer",
+    ],
+)
+def test_where_another_process_of_a_run_is_gone_that_is_said(noticed: str, capsys: pytest.CaptureFixture) -> None:
+    def lose(*args: object, **options: object) -> None:
+        raise RuntimeError(noticed)
+
+    with pytest.raises(SystemExit) as ended, explained():
+        trainer.fit(SimpleNamespace(fit=lose, world_size=2), None, SimpleNamespace())  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.startswith("Another of the 2 processes of this run is gone, and the training")
+    assert said.endswith(f"{noticed}\n") and "Traceback" not in said
+    with pytest.raises(RuntimeError, match="^mat1 and mat2"):  # of another kind, or of a run of one process
+        noticed = "mat1 and mat2 shapes cannot be multiplied"
+        trainer.fit(SimpleNamespace(fit=lose, world_size=2), None, SimpleNamespace())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("batch_size", "memory_gb"), [(2, 8.0), (1, None)])
 def test_too_little_memory_of_a_gpu_is_said_with_what_to_do(
     batch_size: int, memory_gb: float | None, capsys: pytest.CaptureFixture

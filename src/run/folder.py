@@ -36,6 +36,7 @@ from umamba.run.resume import (
     read_checkpoint,
     resumed_config,
 )
+from umamba.run.stop import deferred
 from umamba.run.stored import check_stored, refuse_interpolations
 from umamba.run.sweep import follow_sweep
 from umamba.run.unbegun import log_sizes, restore_logs, say_held
@@ -154,7 +155,8 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         ranks.follow_first()
         folder = Path(HydraConfig.get().runtime.output_dir)  # Lightning passes it on
         say_held()
-        yield _run(_loaded(folder / "config.yaml"), None)
+        with deferred():  # were it gone before it has met the first one, that would wait for it
+            yield _run(_loaded(folder / "config.yaml"), None)
         return
     given = any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task)
     if not given and (ranks.started_outside() > 1 or not ranks.is_first()):  # each of them says so, and none waits

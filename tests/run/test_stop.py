@@ -15,6 +15,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.trainer.connectors import checkpoint_connector
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
@@ -23,6 +24,7 @@ from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.datamodules.sampling import EpochSampler
 from umamba.locations import ROOT
 from umamba.run import stop
+from umamba.run.folder import open_run
 from umamba.run.stop_on_signal import StopOnSignal, ask_nothing_else
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
@@ -432,3 +434,21 @@ def test_ctrl_c_among_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_process_that_the_first_one_waits_for_meets_it_before_it_stops(tmp_path: Path, monkeypatch) -> None:
+    """Told to stop by itself, it would end with code 0, and the first one wait for it."""
+    monkeypatch.setattr("umamba.run.ranks.is_started_from_first", lambda: True)
+    monkeypatch.setattr("umamba.run.ranks.follow_first", lambda: None)
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), overrides=SimpleNamespace(task=[]))
+    monkeypatch.setattr("umamba.run.folder.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    config = OmegaConf.create({"run_dir": str(tmp_path)})
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    for name in ("check_options", "_run"):
+        monkeypatch.setattr(f"umamba.run.folder.{name}", lambda *_: None)
+    stop.listen()
+    met = False
+    with pytest.raises(stop.Stopped), open_run(config):
+        signal.raise_signal(signal.SIGTERM)
+        met = stop.requested() == signal.SIGTERM
+    assert met
