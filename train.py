@@ -39,6 +39,7 @@ from umamba.models.build_loss import check_loss
 from umamba.planning.fingerprint import Fingerprint
 from umamba.resolvers import register_resolvers
 from umamba.run.announcement import announce, conclude
+from umamba.run.asked import check_groups
 from umamba.run.beginning import begin, take_over
 from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
@@ -61,6 +62,7 @@ register_launchers()
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     with explained(), nothing_left():
+        check_groups(cfg)
         check_metric(cfg.optimized_metric, test=cfg.test)
         if is_sweep_job():
             refuse_other_launchers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,6 +119,7 @@ def make_optimizer_and_schedule(
         ValueError: One of them does not take the values that it was given, or no epoch is left after the warm-up.
     """
     try:
+        _check_switches(make_optimizer)
         optimizer = make_optimizer(parameters)
         if not warmup_epochs:
             return optimizer, make_schedule(optimizer, max_epochs=max_epochs)
@@ -127,9 +129,18 @@ def make_optimizer_and_schedule(
     except (ValueError, TypeError) as error:
         made = {**getattr(make_optimizer, "keywords", {}), **getattr(make_schedule, "keywords", {})}
         text = "".join(f" {key} is {value!r}, a text." for key, value in made.items() if isinstance(value, str))
+        text += "".join(f" {key} is null." for key, value in made.items() if value is None)
         raise ValueError(
             f"The optimiser or its schedule (model.optimizer, model.scheduler) does not take its values:{text} {error}"
         ) from error
+
+
+def _check_switches(make: Callable[..., object]) -> None:
+    """Refuse what is neither true nor false where that is expected: any text would count as true."""
+    given = getattr(make, "keywords", {})
+    for name, parameter in inspect.signature(getattr(make, "func", make)).parameters.items():
+        if isinstance(parameter.default, bool) and not isinstance(given.get(name, False), bool):
+            raise ValueError(f"{name} must be true or false.")
 
 
 def _done(epoch: int, max_epochs: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -19,6 +20,47 @@ TYPES = {  # of train.yaml; what is not here is looked at where it is used
     "compile": bool, "optimizer": dict | None, "loss": dict, "trusted": str | list[str] | None,
     "trainer.max_time": str | dict | None, "trainer.gradient_clip_val": float | None,
 }  # fmt: skip
+
+
+GROUPS = ("trainer", "model", "data", "loss", "paths")
+OPTIONAL = ("augmentation", "callbacks", "logger")  # may be null, as may what stands in them
+
+
+def check_groups(cfg: DictConfig) -> None:
+    """See that all that is built has named values: an experiment may say `model: nnunet`, or _partial_ with a text.
+
+    Raises:
+        ValueError: something has not; names it.
+    """
+    content = to_plain(cfg, resolve=False)
+    for group in (*GROUPS, *OPTIONAL):
+        value = content.get(group)
+        if not _is_named(value, optional=group in OPTIONAL):
+            raise ValueError(
+                f"{group} is {value!r}; expected named values, as the files of configs/{group} have them. One of these "
+                f"files is chosen by {group}=<name> on the command line, and in an experiment among its defaults, by "
+                f"`- override /{group}: <name>`."
+            )
+    held = [group for group in OPTIONAL if isinstance(content.get(group), dict)]
+    entries = {f"{group}.{name}": entry for group in held for name, entry in content[group].items()}
+    if isinstance(content["data"], dict):
+        entries["data.planning"] = content["data"].get("planning")
+    for name, entry in entries.items():
+        if not _is_named(entry, optional=True):
+            raise ValueError(f"{name} is {entry!r}; expected named values, or null.")
+    _check_partial(content, "")
+
+
+def _is_named(value: object, *, optional: bool) -> bool:
+    return isinstance(value, dict) or (optional and value is None) or str(value).startswith("${")
+
+
+def _check_partial(node: Any, where: str) -> None:
+    if isinstance(node, dict) and not isinstance(node.get("_partial_", False), bool):
+        raise ValueError(f"{where}._partial_ is {node['_partial_']!r}; expected true or false.")
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in children:
+        _check_partial(value, f"{where}.{key}".lstrip("."))
 
 
 def check_options(cfg: DictConfig) -> None:

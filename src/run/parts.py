@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.models.build import check_preset
 from umamba.models.build_loss import check_is_loss, check_loss
+from umamba.models.schedules import make_optimizer_and_schedule
 from umamba.raw.description import DatasetDescription
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.targets import check_config
@@ -56,6 +59,10 @@ def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> 
     if cfg.train:
         datamodule.placement.check(trainer.strategy.root_device)
     check_preset(model.network, datamodule.planning)
+    make_optimizer_and_schedule(
+        instantiate(cfg.optimizer) or model.optimizer, model.scheduler, [nn.Parameter(torch.zeros(1, 1))],
+        cfg.trainer.max_epochs, cfg.get("warmup_epochs") or 0,
+    )  # fmt: skip
     check_is_loss(loss := instantiate(cfg.loss))
     described = datamodule.dataset_dir / "dataset.json"
     if described.is_file():  # else it is still to be made

@@ -76,6 +76,13 @@ def start(train, dataset: Path, *overrides: str) -> None:
         (["data.augment_on=gpu"], r"data\.augment_on is 'gpu'; expected one of auto, cpu, cuda"),
         (["data.augment_on=cuda", "trainer.accelerator=cpu"], r"data\.augment_on=cuda needs a run on a CUDA device"),
         (["data.planning.plans=/nowhere/plan.json"], "/nowhere/plan.json"),
+        (["model.optimizer.lr=-1"], "lr.*-1|learning rate"),
+        (["model.optimizer.lr=fast"], "lr is 'fast', a text"),
+        (["model.optimizer.weight_decay=null"], "weight_decay is null"),
+        (["model.optimizer.nesterov=maybe"], "nesterov is 'maybe', a text. nesterov must be true or false"),
+        (["model.optimizer.nesterov=1"], "nesterov must be true or false"),
+        (["+model.optimizer.momentun=0.9"], "momentun"),
+        (["trainer.max_epochs=null"], r"trainer\.max_epochs must be"),
         (["data.prepared_dir=${data.dataset_dir}"], "is the raw data set"),
         (["data.prepared_dir=${data.dataset_dir}/../"], "holds the raw data set"),
         (["data.prepared_dir=${data.dataset_dir}/imagesTr/x"], "lies among the images"),
@@ -97,9 +104,6 @@ def test_before_a_case_is_read(train, dataset: Path, monkeypatch, overrides: lis
         (["data.configuration=4d"], "4d"),
         (["data.batch_size=2", "trainer.devices=3", "trainer.strategy=ddp"], "A batch of 2 is too small for 3"),
         (["+model.network.wrong=1"], r"model\.network\.wrong"),
-        (["model.optimizer.lr=-1"], "lr.*-1|learning rate"),
-        (["+model.optimizer.momentun=0.9"], "momentun"),
-        (["trainer.max_epochs=null"], r"trainer\.max_epochs must be"),
     ],
 )
 def test_before_a_case_is_preprocessed(train, dataset: Path, monkeypatch, overrides, message: str) -> None:

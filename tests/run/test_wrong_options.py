@@ -317,3 +317,29 @@ def test_two_budgets_of_planning_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
     with pytest.raises(ValueError, match=r"preset=resenc_m and data\.planning\.preset=resenc_l are given at once"):
         asked.check_options(cfg)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "nnunet"}, r"model is 'nnunet'; .*model=<name> on the command line, .*`- override /model: <name>`"),
+        ({"trainer": 5}, "trainer is 5; expected named values"),
+        ({"data": None}, "data is None; expected named values"),
+        ({"augmentation": "none"}, "augmentation is 'none'; expected named values"),
+        ({"callbacks": {"last": 5}}, "callbacks.last is 5; expected named values, or null"),
+        ({"data": {"planning": 5}}, "data.planning is 5; expected named values, or null"),
+        ({"model": {"optimizer": {"_partial_": "yes"}}}, "model.optimizer._partial_ is 'yes'; expected true or false"),
+        ({"data": {"sources": [{"_partial_": 1}]}}, "data.sources.0._partial_ is 1; expected true or false"),
+    ],
+)
+def test_what_is_no_group_of_values_is_said(change: dict, message: str) -> None:
+    sound = OmegaConf.create({**{group: {} for group in asked.GROUPS}, "callbacks": None, "augmentation": "${data.a}"})
+    asked.check_groups(sound)
+    with pytest.raises(ValueError, match=message):
+        asked.check_groups(OmegaConf.create({**OmegaConf.to_container(sound), **change}))
+
+
+@pytest.mark.parametrize("name", ["train", "cross_validation", "cascade"])
+def test_the_groups_of_every_training_are_such(name: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        asked.check_groups(compose(name))
