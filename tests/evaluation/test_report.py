@@ -200,6 +200,10 @@ def test_a_report_of_several_networks_is_one_file(tmp_path):
         for seed in (1, 2):
             make_run(tmp_path / "runs" / f"{network}_{seed}", dataset="phantom", network=network, seed=seed, gain=gain,
                      cases=6, pairs=pairs)  # fmt: skip
+    earlier = tmp_path / "report" / "figures"
+    earlier.mkdir(parents=True)
+    for name in ("phantom_overlays.png", "phantom_overlays_3.png"):  # of a report that showed other cases
+        (earlier / name).touch()
     page = make_report([tmp_path / "runs"], tmp_path / "report", title="Phantom <test>", cases=2).read_text()
     figures = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
     drawn = {f"phantom_{m}_{kind}.png" for m in ("dsc", "nsd", "hd95") for kind in ("boxes", "effects", "ranks")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,12 @@ def paper_section(
 def _overlays(dataset: str, figures: Path, stem: str, runs: Sequence[ScoredRun], cases: int | Sequence[str]) -> str:
     """The paper's figure 2: each network's first run on cases that all of them predicted, if the files are there.
 
-    Each case is a picture of its own, so that on paper none is small and none is cut.
+    Each case is a picture of its own, so that on paper none is small and none is cut. Those of an earlier report in
+    the same folder, which may show more or other cases, are removed.
     """
+    for path in figures.glob("*_overlays*.png"):
+        if re.fullmatch(rf"{re.escape(stem)}(_\d+)?\.png", path.name):
+            path.unlink()
     first = {run.network: run for run in sorted(runs, key=lambda run: run.replicate)[::-1]}
     first = {name: first[name] for name in order_networks(list(first))}
     pairs = {name: run.pairs for name, run in first.items()}

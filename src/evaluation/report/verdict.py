@@ -17,7 +17,7 @@ from umamba.evaluation.report.networks import (
     title_of,
     unlike_cases,
 )
-from umamba.evaluation.report.power import doubts_of_tests
+from umamba.evaluation.report.power import can_be_significant, doubts_of_tests
 from umamba.words import listed
 
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there
@@ -74,6 +74,8 @@ def _first(means: pd.Series, metric: str, counted: str, compared: pd.DataFrame) 
                 f"significantly better (p = {row['p_holm']:.2g})."
             )
         return f"{lead}, {gap}, which is significant (p = {row['p_holm']:.2g})."
+    if row is not None and not can_be_significant(row["cases"], len(compared)):
+        return f"{lead}, {gap}; so few cases are no test of that difference."
     return f"{lead}, {gap}; that difference is not significant, so the data do not tell these two apart."
 
 
@@ -91,6 +93,8 @@ def _against(ranked: list[str], metric: str, compared: pd.DataFrame) -> list[str
         low, high, difference = (f"{row[key]:+.{decimals}f}" for key in ("low", "high", "difference"))
         interval = "" if math.isnan(row["low"]) else f" (95 % interval {low} to {high})"
         significant = "significant" if row["p_holm"] < statistics.SIGNIFICANT else "not significant"
+        if not can_be_significant(row["cases"], len(compared)):
+            significant = "not tested by so few cases"
         sentences.append(f"{title_of(name)} against {title_of(reference)}: {difference}{interval}, {significant}.")
     return sentences
 
