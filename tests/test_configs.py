@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tests.composed import composed
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.resolvers import auto_precision, register_resolvers
 
@@ -23,10 +23,7 @@ def choices(group: str) -> list[str]:
 
 def compose_train(*overrides: str, run_dir: Path) -> DictConfig:
     register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose(
-            "train", ["paths.root=.", f"run_dir={run_dir}", "hydra=inference", *overrides], return_hydra_config=True
-        )
+    cfg = composed("train", ["paths.root=.", f"run_dir={run_dir}", "hydra=inference", *overrides], hydra=True)
     cfg.hydra.runtime.output_dir = str(run_dir)
     return cfg
 

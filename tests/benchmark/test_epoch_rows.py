@@ -9,15 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from torch.autograd import DeviceType
 
+from tests.composed import composed
 from umamba.benchmark import step_times
 from umamba.benchmark.__main__ import _check
 from umamba.benchmark.peer import find_peer
 from umamba.benchmark.rows import add_row, read_rows
 from umamba.benchmark.verdict import bound_of, enough_workers, markdown, sentence
-from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers
 
 ROW = {
@@ -156,8 +155,7 @@ def test_the_default_configuration_is_taken(tmp_path):
 def config(folder: Path, *overrides: str):
     register_resolvers()
     names = [f"{key}=x" for key in ("task_name", "data_name", "model_name", "augmentation_name")]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("epochs", [f"paths.root={folder}", "trainer=cpu", *names, *overrides])
+    return composed("epochs", [f"paths.root={folder}", "trainer=cpu", *names, *overrides])
 
 
 STUB = """#!{python}

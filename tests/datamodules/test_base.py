@@ -15,11 +15,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 import torchio as tio
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from skimage import io as skio
 
+from tests.composed import composed
+from tests.datamodules.recorder import Recorder
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.patches import PatchDataset
 
@@ -77,8 +78,7 @@ def _blocks(folder: Path, **settings) -> BlockDataModule:
 
 
 def _augmentation(name: str = "nnunet_21", *overrides: str):
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return instantiate(compose("train", overrides=[f"augmentation={name}", *overrides]).augmentation)
+    return instantiate(composed("train", [f"augmentation={name}", *overrides]).augmentation)
 
 
 def _fingerprints(loader) -> list[tuple[float, int, tuple[str, ...]]]:
@@ -183,8 +183,7 @@ def test_the_documented_augmentation_works(folder: Path) -> None:
             assert batch["image"].isfinite().all() and set(batch["label"].unique().tolist()) <= {0, 1, 2}
     for command in re.findall(r"python train.py (.*?)(?:  #.*)?\n", text):
         overrides = [part for part in shlex.split(command) if "augmentation" in part]
-        with initialize_config_dir(CONFIGS, version_base="1.3"):
-            instantiate(compose("train", overrides=overrides).augmentation)
+        instantiate(composed("train", overrides=overrides).augmentation)
 
 
 def test_folds_test_cases_and_splits_file(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -214,27 +213,8 @@ def test_processes_share_a_batch(folder: Path) -> None:
     assert [set(a) | set(b) for a, b in zip(*shares, strict=True)] == whole
 
 
-class _Recorder(L.LightningModule):
-    """Notes every training batch it gets; a parameter to make an optimizer happy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[tuple[int, float]] = []
-
-    def training_step(self, batch, batch_idx: int) -> torch.Tensor:
-        self.seen.append((self.current_epoch, round(batch["image"].double().sum().item(), 4)))
-        return (self.weight * batch["image"].mean()).sum()
-
-    def validation_step(self, batch, batch_idx: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-def _fit(folder: Path, log: Path, *, workers: int = 0, checkpoint: Path | None = None, **trainer_settings) -> _Recorder:
-    module = _Recorder()
+def _fit(folder: Path, log: Path, *, workers: int = 0, checkpoint: Path | None = None, **trainer_settings) -> Recorder:
+    module = Recorder()
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=log,
         use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False, **trainer_settings,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
+from tests.composed import composed
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.prepare import phantom, phantom_cells
 from umamba.evaluation.pairs import pair_cases
@@ -30,8 +30,7 @@ ASKS = ("flare", "amos_mr", "amos_mr_2d", "endovis", "cell")  # behind a form, o
 
 
 def module(name: str, root: Path, *overrides: str):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("prepare", [f"data={name}", f"paths.root={root}", *NEEDED.get(name, []), *overrides])
+    cfg = composed("prepare", [f"data={name}", f"paths.root={root}", *NEEDED.get(name, []), *overrides])
     return instantiate(cfg.data)
 
 

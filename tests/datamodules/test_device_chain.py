@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from miniatures import make_pictures, make_volumes
 from scipy import stats
 
+from tests.composed import composed
+from tests.datamodules.recorder import Recorder
 from umamba.datamodules.augmentation.device.chain import DeviceChain
 from umamba.datamodules.augmentation.spatial import RandomRotationScaling
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.patches import PatchDataset
 from umamba.datamodules.placement import NEVER
 
-CONFIGS = str(Path(__file__).parents[2] / "configs")
 CPU = torch.device("cpu")
 DEVICE = 0  # as the number of the first sample for the device
 
@@ -36,8 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def augmentation(name: str, *overrides: str) -> dict:
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return instantiate(compose("train", overrides=[f"augmentation={name}", *overrides]).augmentation)
+    return instantiate(composed("train", [f"augmentation={name}", *overrides]).augmentation)
 
 
 def make(folder: Path, first: int, **settings) -> SegmentationDataModule:
@@ -191,23 +190,6 @@ def test_other_samples_are_of_the_cpus_distribution(folders: dict[str, Path], se
     assert stats.ks_2samp(cpu[1], 1.1 * device[1]).pvalue < 0.001  # as much would be seen
 
 
-class _Recorder(L.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[float] = []
-
-    def training_step(self, batch, batch_idx: int) -> torch.Tensor:
-        self.seen.append(round(batch["image"].double().sum().item() + batch["label"].sum().item(), 4))
-        return (self.weight * batch["image"].mean()).sum()
-
-    def validation_step(self, batch, batch_idx: int) -> None:
-        assert "image" in batch
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
 class _Stop(L.Callback):
     """Saves a checkpoint after a step and ends the run there."""
 
@@ -220,8 +202,8 @@ class _Stop(L.Callback):
             raise KeyboardInterrupt
 
 
-def _fit(folder: Path, first: int, *, checkpoint: Path | None = None, callbacks: tuple = ()) -> list[float]:
-    module = _Recorder()
+def _fit(folder: Path, first: int, *, checkpoint: Path | None = None, callbacks: tuple = ()) -> list[tuple[int, float]]:
+    module = Recorder()
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[*callbacks],
         default_root_dir=folder, use_distributed_sampler=False, enable_checkpointing=False, max_epochs=3,

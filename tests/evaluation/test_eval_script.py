@@ -14,17 +14,16 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import tifffile
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from skimage import io as skio
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from tests.composed import composed
+
 script = importlib.import_module("umamba.evaluation.__main__")
 
 
 def config(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("eval", list(overrides))
+    return composed("eval", overrides)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 
+from tests.composed import composed
 from tests.evaluation.scored_runs import make_run
 from tests.inference.small import make_plan, save_checkpoint
 from tests.miniatures import make_pictures
@@ -25,7 +25,6 @@ from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.standard import score_instances
 from umamba.inference.predictor import Predictor
-from umamba.locations import CONFIGS
 from umamba.planning.plan import Plan
 from umamba.raw.instances import classes_to_instances, grow_pixels, instances_to_classes
 from umamba.raw.readers import read_label
@@ -122,8 +121,7 @@ def perfect(monkeypatch, raw: Path) -> None:
 
 
 def scored(output: Path, *overrides: str) -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        script.score_checkpoints(compose("eval", [f"output={output}", "workers=0", "device=cpu", *overrides]))
+    script.score_checkpoints(composed("eval", [f"output={output}", "workers=0", "device=cpu", *overrides]))
     return json.loads((output / "tables" / "run.json").read_text())
 
 
@@ -147,8 +145,7 @@ def test_rows_of_one_table_are_grown_alike(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"differ in grow \(px\): 0 and 2.*or give grow=\.\.\."):
         scored(tmp_path / "out", both)
     assert not (tmp_path / "out").exists()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        script.score_checkpoints(compose("eval", [f"output={tmp_path / 'out'}", "device=cpu", both, "grow=2"]))
+    script.score_checkpoints(composed("eval", [f"output={tmp_path / 'out'}", "device=cpu", both, "grow=2"]))
     assert "grown by 2 px" in (tmp_path / "out" / "tables" / "summary.md").read_text()
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
-from hydra import compose, initialize_config_dir
 
+from tests.composed import composed
 from tests.inference.small import cut, make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
@@ -19,7 +19,6 @@ from umamba.evaluation.pairs import Pair
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
-from umamba.locations import CONFIGS
 from umamba.raw.file_identity import fingerprint
 from umamba.raw.image_marks import joined, voxel_marks
 from umamba.raw.readers import read_images
@@ -46,10 +45,9 @@ def predictor(folder: Path, seed: int = 0) -> Predictor:
 
 def score(raw: Path, predictions: Path, *more: str) -> None:
     overrides = [f"predictions={predictions}", f"references={raw / 'labelsTr'}", f"output={raw.parent / 'scores'}"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        script.score_folders(
-            compose("eval", [*overrides, "nsd_tolerance=1", "workers=0", "device=cpu", "other_dataset=true", *more])
-        )
+    script.score_folders(
+        composed("eval", [*overrides, "nsd_tolerance=1", "workers=0", "device=cpu", "other_dataset=true", *more])
+    )
 
 
 def test_what_an_earlier_prediction_left_is_not_scored_as_the_later_ones(

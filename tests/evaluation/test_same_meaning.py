@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from tests.composed import composed
 from tests.inference.small import make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
 from umamba.inference.predictor import Predictor
-from umamba.locations import CONFIGS
 
 LABELS = {"background": 0, "class_1": 1, "class_2": 2}
 
@@ -32,8 +31,7 @@ def checkpoint(raw: Path) -> Path:
 
 
 def config(output: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
+    return composed("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from tests.composed import composed
 from tests.inference.small import make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
 from umamba.inference.predictor import Predictor
-from umamba.locations import CONFIGS
 
 
 @pytest.fixture
@@ -33,8 +32,7 @@ def checkpoint(raw: Path, name: str, *, fold: int = 0, **data) -> Path:
 
 
 def config(output: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
+    return composed("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
 
 
 def test_two_data_sets_are_refused_and_copies_can_be_named(raw: Path, monkeypatch) -> None:

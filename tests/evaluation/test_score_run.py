@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from tests.composed import composed
 from tests.inference.small import MIRROR, make_plan, save_checkpoint
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
@@ -19,7 +19,6 @@ from umamba.evaluation.postprocessing import save_rules
 from umamba.evaluation.record import is_scored
 from umamba.inference.predictor import Predictor
 from umamba.inference.rules import Rule
-from umamba.locations import CONFIGS
 
 
 @pytest.fixture
@@ -39,8 +38,7 @@ def checkpoint(raw: Path, name: str, *, mirror: bool = True, seed: int = 0, chan
 
 
 def config(output: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
+    return composed("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from tests.composed import composed
 from tests.models.tiny_plan import tiny_plan
 from umamba.files import file_hash
 from umamba.inference.ensemble import FILE, Group, write_ensemble
 from umamba.inference.rules import Rule
-from umamba.locations import CONFIGS
 from umamba.models.build import build_network
 from umamba.plain import to_plain
 from umamba.planning.plan import Plan
@@ -85,5 +84,4 @@ def save_folds(folder: Path, *overrides: str, folds: int = 2, rules: Sequence[Ru
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return to_plain(compose("train", overrides=["data=phantom", *overrides]).model)
+    return to_plain(composed("train", ["data=phantom", *overrides]).model)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from hydra import compose, initialize_config_dir
 
 from tests import warm_start
+from tests.composed import composed
 from tests.inference.small import MIRROR, cut, make_plan, save_checkpoint, write_image
 from umamba.inference import __main__ as script
 from umamba.inference import devices, many_cases, one_case, pipeline
@@ -26,7 +26,7 @@ from umamba.inference.members import Member
 from umamba.inference.pipeline import CasesFailedError
 from umamba.inference.predictor import Predictor
 from umamba.inference.record import parse_part, record_path
-from umamba.locations import CONFIGS, ROOT
+from umamba.locations import ROOT
 from umamba.machine import free_memory
 from umamba.raw.dataset import RawCase
 
@@ -557,7 +557,6 @@ def test_processes_of_several_devices_end_with_the_one_that_started_them(tmp_pat
 @pytest.mark.parametrize("option", ["mirror=maybe", "probabilities=1", "save_logits=off", "continue=abc"])
 def test_switches_are_true_or_false(tmp_path: Path, option: str) -> None:
     """Any text would be taken for true."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("predict", ["checkpoint=a", f"input={tmp_path}/i", f"output={tmp_path}/o", option])
+    cfg = composed("predict", ["checkpoint=a", f"input={tmp_path}/i", f"output={tmp_path}/o", option])
     with pytest.raises(ValueError, match=rf"^{option.split('=')[0]}=.*: expected true or false"):
         unwrap(script.main)(cfg)

@@ -9,15 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from tests import warm_start
+from tests.composed import composed
 from tests.inference.small import make_plan, save_checkpoint, write_image
 from umamba.inference import __main__ as script
 from umamba.inference import many_cases
 from umamba.inference.claim import PredictionInUseError, claimed
 from umamba.inference.predictor import Predictor
-from umamba.locations import CONFIGS
 
 HOLD = """
 import sys, time
@@ -109,8 +108,7 @@ def test_another_process_is_named_and_a_killed_one_is_in_nobodys_way(
         holder.kill()
         holder.wait()
     assert list(out.glob(".predicting-*"))  # it had no time to clear up
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("predict", call)
+    cfg = composed("predict", call)
     script.load(cfg).segment_files(images, out)
     assert not list(out.glob(".*"))
     assert sorted(json.loads((out / "inference.json").read_text())["images"]) == list("abcd")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from tests.composed import composed
 from umamba.models.baselines import SingleOutputNetwork
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet, ResidualEncoderUNet
@@ -39,8 +39,7 @@ TRAINING = dict.fromkeys(("umamba_bot", "umamba_enc", "umamba_none", "nnunet", "
 
 
 def compose_model(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(overrides=[f"+model={name}", *overrides]).model
+    return composed(overrides=[f"+model={name}", *overrides]).model
 
 
 def build(model: DictConfig) -> torch.nn.Module:

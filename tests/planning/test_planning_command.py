@@ -10,11 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from raw_data import make_dataset
 
 from tests import warm_start
+from tests.composed import composed
 from umamba.planning.__main__ import check_output, make_plan, planner_options
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.intensities import Intensities
@@ -95,8 +95,7 @@ def test_the_plan_replaces_nothing_but_a_plan(nnunet_files, tmp_path, monkeypatc
 
 
 def config(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("planning", overrides=list(overrides))
+    return composed("planning", overrides)
 
 
 def test_rule_preset_and_plans_are_followed(nnunet_files, monkeypatch):

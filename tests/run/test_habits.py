@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from tests.composed import composed
 from umamba.callbacks.last_checkpoint import ended_by
 from umamba.locations import CONFIGS
 from umamba.resolvers import job_name, register_resolvers
@@ -26,8 +27,7 @@ def data_sets(folder: Path, *names: str):
     for name in names:
         (folder / name).mkdir(parents=True)
     register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", ["data=custom", f"paths.raw={folder}", "data.dataset_dir=4", "paths.prepared=p"])
+    return composed("train", ["data=custom", f"paths.raw={folder}", "data.dataset_dir=4", "paths.prepared=p"])
 
 
 def test_a_number_finds_its_data_set(tmp_path: Path) -> None:

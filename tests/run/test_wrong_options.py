@@ -20,6 +20,7 @@ import umamba.export.__main__ as export
 import umamba.inference.__main__ as inference
 import umamba.planning.__main__ as planning
 from tests import warm_start
+from tests.composed import composed
 from umamba.datamodules.splits import number_of_folds
 from umamba.locations import CONFIGS
 from umamba.plain import check_option_types
@@ -225,8 +226,7 @@ def test_mistakes_of_beginners(tmp_path: Path, line: list[str], message: str) ->
 
 
 def options_of(tmp_path: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=[f"run_dir={tmp_path / 'run'}", *overrides])
+    return composed("train", [f"run_dir={tmp_path / 'run'}", *overrides])
 
 
 @pytest.mark.parametrize("key", idle.IDLE)
@@ -283,8 +283,7 @@ def test_values_for_an_optimiser_that_another_replaces_are_refused(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def called(*overrides: str) -> None:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            cfg = compose("train", [f"run_dir={tmp_path / 'run'}", *overrides], return_hydra_config=True)
+        cfg = composed("train", [f"run_dir={tmp_path / 'run'}", *overrides], hydra=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
         asked.check_options(cfg)
 
@@ -312,8 +311,7 @@ def test_what_libraries_would_fail_at(overrides: list[str], message: str, tmp_pa
 
 def test_two_budgets_of_planning_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["data.planning.preset=resenc_m", "data.planning.preset=resenc_l"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [f"run_dir={tmp_path / 'run'}", *given], return_hydra_config=True)
+    cfg = composed("train", [f"run_dir={tmp_path / 'run'}", *given], hydra=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
     with pytest.raises(ValueError, match=r"preset=resenc_m and data\.planning\.preset=resenc_l are given at once"):
         asked.check_options(cfg)
