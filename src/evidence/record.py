@@ -22,15 +22,7 @@ from umamba.raw.image_marks import of_files
 from umamba.run.folder import last_checkpoint
 
 _DECIMALS = 6  # of scores
-_PATHS = (
-    "checkpoints",
-    "checkpoints_sha256",
-    "images",
-    "pairs",
-    "scores_sha256",
-    "cost",
-    "version",
-)  # of run.json: not kept
+_NOT_KEPT = ("checkpoints", "checkpoints_sha256", "images", "pairs", "scores_sha256", "cost", "version")  # of run.json
 
 
 def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, Any]], code: str) -> dict[str, Any]:
@@ -57,7 +49,7 @@ def make_record(wanted: Wanted, folder: Path, attempts: Sequence[Mapping[str, An
     checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     cases = checkpoint.get("cases") or {}
     training = run["members"][0]["training"]
-    kept = {key: value for key, value in run.items() if key not in _PATHS}
+    kept = {key: value for key, value in run.items() if key not in _NOT_KEPT}
     tested = {case: [image["content"] for image in images] for case, images in run["images"].items()}
     record = {
         "version": VERSION,
