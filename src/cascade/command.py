@@ -19,6 +19,7 @@ from umamba.cross_validation.cross_validate import check_folds_go_on, check_sett
 from umamba.datamodules.augmentation.previous_stage import CASCADE_TRANSFORMS
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.inference.previous_facts import KEY as PREVIOUS
+from umamba.models.build_loss import check_loss
 from umamba.planning.cascade import previous_stage
 from umamba.run.asked import check_options
 from umamba.run.links import refuse_links
@@ -66,6 +67,8 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
 def _overrides_of_stages(cfg: DictConfig, folder: Path) -> dict[str, list[str]]:
     """What the folds of each stage, the first one first, are given beside this call's options; all are checked."""
     second = cfg[KEY].configuration
+    # Before planning, which may take an hour
+    check_settings(folder / second, folds_of(cfg[FOLDS].folds), [f"~{KEY}", f"data.configuration={quoted(second)}"])
     first = _first_stage(cfg, second)
     places = {first: folder / first, second: folder / second}
     own = {
@@ -94,6 +97,8 @@ def _first_stage(cfg: DictConfig, second: str) -> str:
     folds = folds_of(cfg[FOLDS].folds)
     check_config(OmegaConf.to_container(cfg, resolve=True), cfg.trusted)
     datamodule = instantiate(cfg.data, configuration=second, augmentation=None)
+    datamodule.open_raw()  # made here if it is not there yet: only now can the loss be held against it
+    check_loss(instantiate(cfg.loss), datamodule.raw, spatial_dims=3)
     datamodule.make_plan()
     stage = previous_stage(datamodule.plan.configurations, second)
     if stage is None:

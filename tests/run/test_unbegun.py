@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["run_dir=elsewhere/mine", "init_from=nowhere.ckpt"], "There is no checkpoint at init_from=nowhere.ckpt"),
         (["logger=wandb", "data.batch_size=0"], "batch_size = 0: expected"),
         (["--config-name=cross_validation", "trainer.precision=half"], "Precision 'half' is invalid"),
+        (["--config-name=cascade", "loss.class_weights=[1,2,3,4,5]"], "class_weights"),
         (["--config-name=cascade"], "has no configuration '3d_cascade_fullres'"),
         (["--multirun", "trainer.precision=32-true,half"], "the job trainer.precision-half would be refused"),
         (["--multirun", "seed=1,-1"], "seed=-1: expected a whole number"),
@@ -42,7 +43,7 @@ def test_a_start_that_is_refused_leaves_no_folder(folder: Path, options: list[st
     flags = [option for option in options if option.startswith("--")]
     said = run("train.py", *flags, *DATA, *options[len(flags) :], folder=folder, ok=False)
     assert message in said and "Traceback" not in said and "Error executing" not in said, said
-    assert "Epoch" not in said
+    assert "Epoch" not in said and ("class_weights" not in message or "Fingerprint" not in said)
     made = [path for name in ("logs", "elsewhere") for path in (folder / name).rglob("*")]
     assert not made and not (folder / "elsewhere" / "mine").exists(), made
 
