@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from umamba.cascade.previous_folds import open_folds, read_previous
 from umamba.datamodules.base import SegmentationDataModule
-from umamba.files import content_hash, remove_unfinished
+from umamba.files import content_hash
 from umamba.inference.ensemble import Ensemble
 from umamba.inference.pipeline import CasesFailedError, each_case
 from umamba.inference.previous_facts import KEY, PreviousFacts
@@ -133,7 +133,6 @@ class TrainingMaps:
         maps = PreviousMaps(self._folder(datamodule), datamodule.plan.foreground_labels)
         names = [*dict.fromkeys([*datamodule.train_ids, *datamodule.val_ids])]
         with locked(maps.folder):  # another one may make them, or has made them by now
-            remove_unfinished(maps.folder)
             if missing := maps.missing(names, usable_cpus()):
                 self._make(maps, missing, datamodule, device, trusted)
         datamodule.store = dataclasses.replace(datamodule.store, previous=maps)

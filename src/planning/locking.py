@@ -6,13 +6,13 @@ import errno
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from umamba.files import FULL, amount, write_json
+from umamba.files import FULL, amount, remove_unfinished, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class DiskError(OSError):
 
 @contextmanager
 def locked(prepared_dir: Path) -> Iterator[None]:
-    """Hold a folder's lock, making the folder if need be.
+    """Hold a folder's lock, making the folder if need be; what killed processes were writing there is cleared away.
 
     A folder on a read-only disk is not locked: what is finished there can be used, and what is not fails where it wants
     to write.
@@ -46,6 +46,9 @@ def locked(prepared_dir: Path) -> Iterator[None]:
             if error.errno not in READ_ONLY:
                 raise
             log.info("%s cannot be locked (%s); it is read-only.", prepared_dir, error.strerror)
+        if lock.is_locked:
+            with suppress(OSError):  # what stays is in nobody's way
+                remove_unfinished(prepared_dir)
         try:
             yield
         finally:

@@ -6,13 +6,14 @@ cascade do not read a data set each. ``<prepared_dir>/checked.json`` keeps when 
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from umamba.files import read_json
-from umamba.planning.locking import write_record
+from umamba.planning.locking import NO_ROOM, READ_ONLY, write_record
 
 _NAME = "checked.json"
 _VALID = 24 * 3600  # s: a disk may lose what it has without a sign; a training reads a store many times a day
@@ -42,7 +43,9 @@ class RecentlyChecked:
         now = {self._key(name): {"stamp": self._stamps[name], "at": self._now} for name in sound}
         there = {folder.name for folder in self._path.parent.iterdir() if folder.is_dir()}
         known = {**self._known, **now}
-        write_record({key: one for key, one in known.items() if key.split("/")[0] in there}, self._path)
+        # Whoever locks the prepared folder meanwhile may clear away what is being written there: no harm, as above
+        tolerated = (*READ_ONLY, *NO_ROOM, errno.ENOENT)
+        write_record({key: one for key, one in known.items() if key.split("/")[0] in there}, self._path, tolerated)
 
     def _key(self, name: str) -> str:
         return f"{self._folder.name}/{name}"

@@ -15,7 +15,7 @@ import pytest
 from preparation import SMALL, run
 from raw_data import blobs, make_dataset, make_pictures, write_volume
 
-from umamba.files import content_hash
+from umamba.files import UNFINISHED, content_hash
 from umamba.planning import locking
 from umamba.planning import prepare as prepare_module
 from umamba.planning import store as store_module
@@ -48,6 +48,15 @@ def test_makes_plan_and_store_that_match_the_raw_data(tmp_path):
     for value, rows in case.class_locations.items():
         assert len(rows) == (label == value).sum()
         assert (label[tuple(rows.T)] == value).all()
+
+
+def test_what_a_killed_preparation_was_writing_is_cleared_away(tmp_path):
+    raw, out = make_dataset(tmp_path / "raw"), tmp_path / "out"
+    run(raw, out)
+    for name in ("raw_files.json", "checked.json", "plan.json"):
+        (out / f"{UNFINISHED}1-0-{name}").write_text("{")
+    run(raw, out)
+    assert not [*out.rglob(f"{UNFINISHED}*")]
 
 
 def test_parallel_and_serial_stores_agree(tmp_path):
