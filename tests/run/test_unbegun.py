@@ -117,13 +117,13 @@ def test_lines_of_long_work_are_in_the_log_while_it_goes_on(tmp_path: Path, monk
         assert path.read_text() == "before\nplanning\n"
         raise ValueError("no cascade")
 
-    for name in ("_refuse_chosen", "check_options"):
+    for name in ("_refuse_chosen", "check_options", "check_settings", "folds_of"):
         monkeypatch.setattr(f"umamba.cascade.command.{name}", lambda *given: None)
     monkeypatch.setattr("umamba.cascade.command._first_stage", plan)
     logging.getLogger().addHandler(handler := logging.FileHandler(path))
-    config = OmegaConf.create({"run_dir": str(tmp_path), "cascade": {"configuration": "3d_cascade_fullres"}})
+    config = {"run_dir": str(tmp_path), "cascade": {"configuration": "3d_cascade_fullres"}}
     with pytest.raises(ValueError, match="no cascade"), nothing_left():
-        run_cascade(config, "train.py")
+        run_cascade(OmegaConf.create(config | {"cross_validation": {"folds": [0, 1]}}), "train.py")
     logging.getLogger().removeHandler(handler)
     assert path.read_text() == "before\n" and [*tmp_path.iterdir()] == [path]
 
