@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from umamba.inference.record import find_records, identities_of, load_record, stamps_of
+from umamba.inference.record import identities_of, load_record, load_records, stamps_of
 from umamba.inference.written import compare_written, kept_of, say_untold
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import are_same
@@ -31,7 +31,7 @@ def finished_cases(
             what was written, for whoever corrected them by hand would lose that.
     """
     there = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
-    records = {path: load_record(path) for path in find_records(folder)}
+    records = load_records(folder)
     for path, record in records.items():
         before = record.get("made_by")
         if before != made_by:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umamba.inference.going_on import what_differs
-from umamba.inference.record import find_records, load_record, stamps_of
+from umamba.inference.record import load_records, stamps_of
 from umamba.inference.seen import BY_NAME, UNTOLD, YES
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import compare_written, kept_of, say_untold
@@ -140,7 +140,7 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
     before: dict[str, Any] = {}
     left = {path.name for path in files.values()}
     ending = next((path.name.removeprefix(name) for name, path in files.items()), "")
-    for path, known in _records(folder).items():
+    for path, known in load_records(folder).items():
         same = _says_all(known) and not differences(known["made_by"], made_by)
         mine = {name: folder / f"{name}{ending}" for name in known["images"]} if same else {}
         kept = {name: file for name, file in mine.items() if name not in files and _is_of(name, file, known)}
@@ -170,13 +170,9 @@ def _check_replaced(folder: Path, files: Mapping[str, Path]) -> None:
         )
 
 
-def _records(folder: Path) -> dict[Path, dict[str, Any]]:
-    return {path: load_record(path) for path in find_records(folder)}
-
-
 def _full_records(folder: Path) -> dict[Path, dict[str, Any]]:
     """Those of them that say what made which label maps; earlier versions' do not."""
-    return {path: record for path, record in _records(folder).items() if _says_all(record)}
+    return {path: record for path, record in load_records(folder).items() if _says_all(record)}
 
 
 def _says_all(record: Mapping[str, Any]) -> bool:

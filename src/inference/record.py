@@ -64,6 +64,11 @@ def load_record(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_records(folder: Path) -> dict[Path, dict[str, Any]]:
+    """What each record in a folder says, see `load_record` (else ValueError)."""
+    return {path: load_record(path) for path in find_records(folder)}
+
+
 def meaning_of(plan: Plan, labels: Sequence[str] | None = None) -> dict[str, Any]:
     """What the values of label maps stand for, as plain data.
 
