@@ -69,7 +69,7 @@ class Placement:
         self.choice, self._decided = "cpu", True
 
     def begin(self, device: torch.device, chain: DeviceChain, *, anew: bool = False) -> None:
-        """Decide what needs no measuring, before the workers start; the log says what is unusual.
+        """Decide what needs no measuring, before the workers start; the log says what is unusual (else ValueError).
 
         Args:
             device: Where the training runs.

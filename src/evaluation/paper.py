@@ -56,7 +56,7 @@ def score_abdomen(
 
 
 def abdomen_labels(labels: Mapping[str, int]) -> dict[str, int]:
-    """The labels in the paper's order, if they are its 13 organs."""
+    """The labels in the paper's order, if they are its 13 organs (else ValueError)."""
     ordered = dict(sorted(labels.items(), key=lambda item: item[1]))
     expected = list(ABDOMEN_TOLERANCES)
     matches = len(ordered) == len(expected) and all(

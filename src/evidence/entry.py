@@ -43,7 +43,11 @@ class Entry:
         return FileLock(self.folder / ".lock")
 
     def state(self) -> dict[str, Any]:
-        """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started."""
+        """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started.
+
+        Raises:
+            ValueError: state.json is no such file.
+        """
         return read_state(self.folder / "state.json", ("overrides", "code"), self.folder)
 
     def save_state(self, state: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Rules:
 
 
 def seconds_of(text: str | float | None) -> float:
-    """A duration such as 540s, 9m, 2.5h or 1d; a number is in seconds, None is for ever."""
+    """A duration such as 540s, 9m, 2.5h or 1d; a number is in seconds, None is for ever (else ValueError)."""
     if text is None:
         return math.inf
     match = _DURATION.fullmatch(str(text).strip())

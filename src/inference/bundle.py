@@ -86,7 +86,7 @@ class Bundle:
 
 
 def write_bundle(bundle: Bundle, path: Path) -> None:
-    """Write it whole or not at all."""
+    """Write it whole or not at all (else OSError)."""
     record = {
         "mark": _MARK,
         "version": WITH_PREVIOUS if bundle.previous else VERSION,

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is the first GPU, or the CPU where there is none."""
+    """The device of a name; "auto" is the first GPU, or the CPU where there is none (else ValueError)."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -18,7 +18,7 @@ _FOLDER = "probabilities"
 
 
 def parse_probabilities(value: bool | str | None) -> str | None:
-    """The kind of file that probabilities=... asks for, "npz" or "nifti"; None for none."""
+    """The kind of file that probabilities=... asks for, "npz" or "nifti"; None for none (else ValueError)."""
     kinds = {False: None, None: None, True: "npz", "npz": "npz", "nifti": "nifti"}
     if not isinstance(value, (bool, str, type(None))) or value not in kinds:  # 1 is not true
         raise ValueError(f"probabilities={value}: expected true or false, npz or nifti.")

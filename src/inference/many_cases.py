@@ -36,7 +36,7 @@ class FilesPredictor(CasePredictor):
     """A predictor of files and of whole folders of them; the constructor is that of `CasePredictor`."""
 
     def outputs(self, cases: Sequence[RawCase], output_dir: Path) -> dict[str, Path]:
-        """Case -> the label map that `predict_cases` writes."""
+        """Case -> the label map that `predict_cases` writes (else ValueError)."""
         paths = {case.identifier: output_dir / f"{case.identifier}{self.plan.file_ending}" for case in cases}
         check_not_an_input(cases, paths)
         return paths

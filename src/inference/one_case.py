@@ -151,6 +151,9 @@ class CasePredictor:
 
         Args:
             precision: A name of `umamba.inference.precision.CHOICES`. Sums of logits are float32 in any.
+
+        Raises:
+            ValueError: See `chosen_dtype`.
         """
         dtype = chosen_dtype(precision, self.device)
         self.members = [replace(member, autocast=dtype) for member in self.members]

@@ -65,7 +65,7 @@ def load_checkpoint(path: str | Path, trusted: str | Sequence[str] | None = ()) 
 
 
 def check_checkpoint(content: Any, path: Path, trusted: str | Sequence[str] | None = ()) -> dict[str, Any]:
-    """What `load_checkpoint` returns, from what `load_plain` has read of the file."""
+    """What `load_checkpoint` returns, from what `load_plain` has read of the file (else ValueError)."""
     missing = [key for key in REQUIRED_KEYS if key not in content] if isinstance(content, dict) else REQUIRED_KEYS
     if missing and isinstance(content, dict) and BUNDLE in content:
         raise ValueError(

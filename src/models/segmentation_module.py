@@ -206,7 +206,7 @@ class SegmentationModule(L.LightningModule):
     def optimizer_and_schedule(
         self, max_epochs: int | None
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        """Both for the weights that are trained, for a training of this many epochs."""
+        """Both for the weights that are trained, for a training of this many epochs (else ValueError)."""
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         return make_optimizer_and_schedule(
             self.make_optimizer, self.make_scheduler, trainable, max_epochs, self.warmup_epochs

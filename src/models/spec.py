@@ -44,7 +44,7 @@ class NetworkSpec:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
 
     def stages(self) -> tuple[tuple[int, ...], list[Size], list[Size]]:
-        """Features, kernel sizes and strides, one entry per stage and one int per axis."""
+        """Features, kernel sizes and strides, one entry per stage and one int per axis (else ValueError)."""
         kernels, strides = check_topology(
             self.spatial_dims, self.features_per_stage, self.kernel_sizes, self.strides, self.patch_size
         )

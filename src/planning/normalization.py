@@ -32,7 +32,7 @@ def ct(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities
 
 
 def z_score(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
-    """Z-score of this image; with the mask, inside it only, and voxels outside keep their value."""
+    """Z-score of this image; with the mask, inside it only, and voxels outside keep their value (else DatasetError)."""
     inside = mask >= 0 if use_mask and mask is not None else None
     values = channel if inside is None else channel[inside]
     with np.errstate(over="ignore", invalid="ignore"):  # said by the check
@@ -52,7 +52,7 @@ def no_norm(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intens
 
 
 def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
-    """Map this image's range to [0, 1]."""
+    """Map this image's range to [0, 1] (else DatasetError)."""
     low, high = channel.min(), channel.max()
     check_spread(float(high) - float(low), float(low), float(high))
     channel -= low

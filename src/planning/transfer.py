@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
-    """Read a plan file of either kind.
+    """Read a plan file of either kind (else FileNotFoundError, PlanError).
 
     Returns:
         The plan; and whether it is of another data set, by name, so that it is still to be moved (`move_plan`).

@@ -108,7 +108,7 @@ def _require_memory(reader: sitk.ImageFileReader) -> None:
 
 
 def read_array(reader: sitk.ImageFileReader) -> np.ndarray:
-    """The voxels ([z,] y, x) of the volume whose header was read, as `read_voxels` reads them.
+    """The voxels ([z,] y, x) of the volume whose header was read, as `read_voxels` reads them (else DatasetError).
 
     Whole numbers in a compressed NIfTI file are inflated once, where SimpleITK and the checksum take two threads.
     """

@@ -49,7 +49,11 @@ def choose_environment() -> ClusterEnvironment | None:
 
 
 def check_processes(trainer: L.Trainer) -> None:
-    """Refuse a training of other processes than there are, which would wait for the rest or leave some out."""
+    """Refuse a training of other processes than there are, which would wait for the rest or leave some out.
+
+    Raises:
+        ValueError: With what to set.
+    """
     environment = trainer._accelerator_connector.cluster_environment
     devices, nodes = trainer.num_devices, trainer.num_nodes
     if isinstance(environment, LightningEnvironment):

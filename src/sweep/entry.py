@@ -44,7 +44,11 @@ class Entry:
         return self.sweep / FOLDER / f"{self.name}{ending}"
 
     def state(self) -> dict[str, Any]:
-        """{"number": ..., "overrides": [...], "asked": [...], "attempts": [...]}; empty if nothing is known."""
+        """{"number": ..., "overrides": [...], "asked": [...], "attempts": [...]}; empty if nothing is known.
+
+        Raises:
+            ValueError: The file is none of this kind.
+        """
         return read_state(self.file(".json"), _KEYS, self.file(".json"))
 
     def save(self, state: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def check_options(*, sbatch: Mapping[str, Any], at_once: int | None, really: boo
 def batch_script(
     jobs: Sequence[SweepJob], *, sbatch: Mapping[str, Any], setup: Sequence[str], at_once: int | None
 ) -> str:
-    """The script of an array with a job for each of the sweep's."""
+    """The script of an array with a job for each of the sweep's (else ValueError)."""
     options = check_options(sbatch=sbatch, at_once=at_once, really=False)
     folder = str(jobs[0].entry.sweep / FOLDER).replace("%", "%%")  # of which sbatch makes numbers otherwise
     limit = f"%{at_once}" if at_once else ""

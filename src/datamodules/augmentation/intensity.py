@@ -48,7 +48,7 @@ class _RandomFactor(RandomTransform, tio.IntensityTransform):
 
 
 class RandomBrightness(_RandomFactor):
-    """Multiply each channel by a factor."""
+    """Multiply each channel by a factor (else ValueError)."""
 
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
         """x * factor."""
@@ -56,7 +56,7 @@ class RandomBrightness(_RandomFactor):
 
 
 class RandomContrast(_RandomFactor):
-    """Stretch each channel about its mean and clip it to the range it had."""
+    """Stretch each channel about its mean and clip it to the range it had (else ValueError)."""
 
     def change(self, channel: torch.Tensor, factor: float) -> torch.Tensor:
         """clip((x - mean) * factor + mean)."""

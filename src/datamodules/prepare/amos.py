@@ -35,6 +35,10 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     Training cases are the 40 MRI of AMOS's training and the 20 of its validation part, as in the paper; the MRI of
     its test part go to imagesTs without labels, which are not published. `source` is `amos22.zip` or a folder with it
     or its content; or "zenodo" to download it to `downloads/` beside `target`.
+
+    Raises:
+        FileNotFoundError: nothing to read; the message says what to get where.
+        ValueError: counts, labels or geometry are not what they should be.
     """
 
     def write(folder: Path) -> dict[str, Any]:

@@ -40,6 +40,10 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
     The official split: 225 frames of each of videos 1 to 8 for training; the other 75 of each and videos 9 and 10
     for testing. Folds (splits_final.json) hold out whole videos.
     `source` is a folder with the zips or their content.
+
+    Raises:
+        FileNotFoundError: nothing to read; the message says what to get where.
+        ValueError: counts, sizes or labels are not what they should be.
     """
 
     def wanted(name: str) -> bool:
@@ -116,7 +120,7 @@ def split_by_video(frames: Iterable[tuple[int, int]], num_folds: int = 5) -> lis
 
 
 def instrument_of(folder: str) -> int:
-    """Class number of a mask folder such as `Maryland_Bipolar_Forceps_labels`."""
+    """Class number of a mask folder such as `Maryland_Bipolar_Forceps_labels` (else DatasetError)."""
     for number, name in enumerate(FOLDERS, start=1):
         if name in folder:
             return number
@@ -147,7 +151,7 @@ def read_types(frame: Path) -> np.ndarray:
 
 
 def read_test_types(path: Path) -> np.ndarray:
-    """Instrument types (H, W) uint8 of a test frame."""
+    """Instrument types (H, W) uint8 of a test frame (else DatasetError)."""
     types = iio.imread(path)
     if types.ndim == 3:
         types = types[..., 0]

@@ -24,7 +24,7 @@ HELP = (
 
 
 def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: bool = False) -> Path:
-    """Turn FLARE 2022 as its owners distribute it into the raw layout.
+    """Turn FLARE 2022 as its owners distribute it into the raw layout (else FileNotFoundError, ValueError).
 
     Tuning and testing files reuse names for different scans: a file's role follows from its folder, not its name.
     `source` is a folder with `FLARE22Train.zip` (or its content) and perhaps `Tuning`; or the archive alone; or

@@ -78,7 +78,7 @@ def find_images(roots: list[Path], part: str) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A microscope image (H, W) or (H, W, C) in its own depth."""
+    """A microscope image (H, W) or (H, W, C) in its own depth (else DatasetError)."""
     try:
         return read_picture(path)
     except Exception as error:  # the decoders raise kinds of their own for damaged files

@@ -72,7 +72,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
 
 
 def find_images(roots: list[Path]) -> list[Path]:
-    """The images that have instances, in either form."""
+    """The images that have instances, in either form (else FileNotFoundError)."""
     owners = [path for path in find_files(roots, "*/images/*.png") if (path.parents[1] / "masks").is_dir()]
     selection = [path for path in find_files(roots, "images/*.png") if (path.parents[1] / "instances").is_dir()]
     if not owners and not selection:

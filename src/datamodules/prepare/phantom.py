@@ -144,7 +144,7 @@ def prepare(
     num_training: int = 12,
     num_test: int = 4,
 ) -> Path:
-    """Generate the phantom data set."""
+    """Generate the phantom data set (else ValueError)."""
     cases = {"seed": seed, "training": num_training, "test": num_test}
     about = {"name": "Phantom", "channel_names": ["CT"], "labels": ORGANS, "file_ending": ".nii.gz"}
     return generate(source, target, write_volume, cases, {**cases, "shape": list(SHAPE)}, about, "phantom", workers)

@@ -68,7 +68,7 @@ def prepare(
     num_training: int = 20,
     num_test: int = 6,
 ) -> Path:
-    """Generate the phantom cells, with instancesTr and instancesTs."""
+    """Generate the phantom cells, with instancesTr and instancesTs (else ValueError)."""
     recipe = {"seed": seed, "training": num_training, "test": num_test}
     about = {"name": "PhantomCells", "channel_names": ["R", "G", "B"], "labels": CLASSES, "file_ending": ".png"}
     return generate(source, target, write_image, recipe, recipe, about, "phantom_cells", workers)

@@ -16,7 +16,11 @@ from umamba.words import listed
 
 
 def refuse_target(target: Path, sources: Mapping[str, Path]) -> None:
-    """See that there are several data sets, whose names can begin the names of files, and that none is in the way."""
+    """See that there are several data sets, whose names can begin the names of files, and that none is in the way.
+
+    Raises:
+        ValueError: It is not so.
+    """
     if len(sources) < 2:
         raise ValueError(f"data.sources needs two data sets or more, it has {', '.join(sources) or 'none'}.")
     for name, folder in sources.items():
