@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -24,7 +25,7 @@ from umamba.evaluation.report.record_faults import OWN_HASH, fault_of, hash_of
 from umamba.evaluation.report.records import find_runs, mixed, read_run
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.significance import compare_networks, false_claim
-from umamba.evaluation.report.svg import _log_ticks
+from umamba.evaluation.report.svg import _MARK, _WIDTH, _apart, _log_ticks
 from umamba.evidence.manifest import Wanted
 from umamba.evidence.record import make_record
 from umamba.files import write_json
@@ -53,6 +54,13 @@ def make_records(folder: Path, records: Path, dataset: str = "heart_3d", title: 
             write_json({"git_revision": "abc", "python": "3", "versions": {"torch": "2.9"}}, run / "provenance.json")
             wanted = Wanted(dataset=dataset, title=title, network=network, seed=seed, overrides=("a=b",), seconds=1.0)
             write_json(make_record(wanted, run, attempts, code), records / f"{wanted.key}.json")
+
+
+def main_table(page: str) -> dict[str, dict[str, str]]:
+    """The table of differences: data set -> column -> cell."""
+    lines = page.split("## Differences\n\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
 def resaved(record: dict, path: Path) -> None:
@@ -93,12 +101,10 @@ def test_the_page_is_made_anew_byte_for_byte(records, tmp_path):
 def test_the_page_says_what_the_records_hold(records, tmp_path):
     page = make_page(records, tmp_path).read_text()
     assert "36 trainings on 3 data sets," in page
-    assert re.search(r"U-Mamba_Enc against the same network without Mamba\*\*: \+2\.[56]\d points", page)
-    assert re.search(
-        r"U-Mamba_Enc against nnU-Net's CNN\*\*: \+\d\.\d\d points .*; significantly better on 3 of 3 data sets, worse",
-        page,
-    )
-    assert "nan" not in page and page.count("\n## ") == 6
+    table = main_table(page)
+    assert re.match(r"\+2\.[56]\d \[", table["Heart, MR, 3D (DSC)"]["Enc minus control"])
+    assert table["significantly better, worse"]["Enc minus CNN"] == "3, 0 of 3"
+    assert "nan" not in page and page.count("\n## ") == 5 and page.count("\n### ") == 3
     scores = pd.read_csv(tmp_path / "tables" / "scores.csv")
     assert set(scores["setting"]) == {"heart_3d", "heart_2d", "nuclei"}
     assert set(scores.loc[scores["setting"] == "nuclei", "metric"]) == {"f1"}
@@ -401,14 +407,20 @@ def test_a_contrast_is_of_either_direction_and_the_main_metric():
     assert contrast(table, "x", "z", {"s1": "dsc"}) == []
 
 
-def test_the_head_averages_one_metric_and_names_its_data_sets(records, tmp_path):
-    page = make_page(records, tmp_path).read_text()
-    line = next(line for line in page.splitlines() if line.startswith("- **U-Mamba_Enc against nnU-Net's CNN**"))
-    differences = pd.read_csv(tmp_path / "tables" / "differences.csv").set_index(["metric", "network", "other"])
-    points = 100 * differences["difference"]
-    dsc, f1 = (points.loc[[(metric, "umamba_enc", CNN)]].mean() for metric in ("dsc", "f1"))
-    assert f"{dsc:+.2f} points of DSC on average over 2 data sets (" in line
-    assert re.search(rf", {re.escape(f'{f1:+.2f}')} points of F1 \([^;)]+\); significantly better on \d of 3", line)
+def test_the_main_table_holds_each_data_sets_own_metric(records, tmp_path):
+    table = main_table(make_page(records, tmp_path).read_text())
+    differences = pd.read_csv(tmp_path / "tables" / "differences.csv").set_index(
+        ["setting", "metric", "network", "other"]
+    )
+    for setting, metric, row in (
+        ("heart_3d", "dsc", "Heart, MR, 3D (DSC)"),
+        ("heart_2d", "dsc", "Heart, MR, 2D (DSC)"),
+        ("nuclei", "f1", "Nuclei, 2D (F1)"),
+    ):
+        one = differences.loc[(setting, metric, "umamba_enc", CNN)]
+        cell = table[row]["Enc minus CNN"]
+        assert cell.startswith(f"{100 * one['difference']:+.2f} [") and cell.endswith(" *") == (one["p_holm"] < 0.05)
+    assert "ResEnc minus CNN" not in table[row]
 
 
 def test_a_page_says_what_its_tests_cannot_show(records, tmp_path):
@@ -423,8 +435,9 @@ def test_a_page_says_what_its_tests_cannot_show(records, tmp_path):
     make_records(tmp_path / "work", tmp_path / "records", seeds=(1,), cases=4)
     page = make_page(tmp_path / "records").read_text()
     assert "With 4 cases no Wilcoxon test can give less than p = 0.125" in page and "95 % holds the mean" in page
-    assert page.count("with so few cases no difference could be significant.") == 4
-    assert "significantly better on" not in page
+    table = main_table(page)
+    assert all(cell.endswith("(no test)") for cell in table["Heart, MR, 3D (DSC)"].values())
+    assert set(table["significantly better, worse"].values()) == {"no test"}
 
 
 @pytest.mark.skipif(not find_runs(ROOT / "docs" / "evidence"), reason="the project has no records yet")
@@ -434,6 +447,14 @@ def test_the_projects_own_page_is_that_of_its_records(tmp_path, name):
     make_page(folder, tmp_path)
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), "run `make evidence`"
+
+
+@pytest.mark.parametrize("places", [[10, 80], [10, 12, 13, 200], [100] * 8, [260] * 8, [0, 262, 265, 269]])
+def test_marks_that_would_cover_each_other_stand_side_by_side(places: list[float]) -> None:
+    moved = _apart(places)
+    assert moved == sorted(moved) and all(b - a >= _MARK - 1e-9 for a, b in itertools.pairwise(moved))
+    assert moved[0] >= 0 and moved[-1] + _MARK / 2 <= _WIDTH
+    assert len(places) > 2 or moved == places
 
 
 @pytest.mark.parametrize(("low", "high"), [(20, 240), (24, 77), (11, 18), (0.07, 0.3)])

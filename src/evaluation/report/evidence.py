@@ -40,20 +40,37 @@ _COSTS = {  # title, factor, decimals
     "energy_wh": ("Wh", 1, 1),
     "runs_per_gpu": ("trainings on the GPU", 1, 1),
 }
+_MAIN_PAIRS = (  # of the main table: network, other, title of the column
+    ("umamba_enc", CONTROL, "Enc minus control"),
+    ("umamba_bot", CONTROL, "Bot minus control"),
+    ("umamba_enc", CNN, "Enc minus CNN"),
+    ("umamba_bot", CNN, "Bot minus CNN"),
+    ("resenc", CNN, "ResEnc minus CNN"),
+)
+_MAIN_NOTE = (
+    "In points of the score in brackets: mean over cases [95 % bootstrap interval], seeds averaged by case. Enc and "
+    "Bot are U-Mamba_Enc and U-Mamba_Bot, the control is the same network without its Mamba layers; CNN and ResEnc are "
+    "nnU-Net's. \\* is significant (p < 0.05 by Wilcoxon's test, corrected by Holm); with “no test” there are so few "
+    "cases that p cannot fall below 0.05; – has not been trained."
+)
+_FIGURE_NOTE = (
+    "Mean score and its 95 % interval over cases, against cost on a logarithmic axis. Marks that would cover each "
+    "other stand side by side."
+)
 _SCORE_NOTE = (
-    "Mean over cases [95 % bootstrap interval], seeds averaged by case; SD of seeds: of their means. DSC, NSD and F1 "
-    "in points of 100, HD95 in mm (2D pictures: pixels), there lower is better. inf.: scores of all seeds that are "
-    "infinite, for the class was missed, and left out of the mean."
+    "Scores: mean over cases [95 % bootstrap interval], seeds averaged by case. SD of seeds: standard deviation of the "
+    "seeds' means. DSC, NSD and F1 are in points of 100; HD95 is in mm (2D pictures: pixels), and lower is better. "
+    "(n inf.): n scores of all seeds are infinite, because the class was missed, and are left out of the mean."
 )
 _DIFFERENCE_NOTE = (
-    "Paired over cases, in points [95 % bootstrap interval]; p: two-sided Wilcoxon signed-rank test, corrected by Holm "
-    "over the data set's comparisons, * below 0.05. P(not better): probability that the claim “better than the other” "
-    "is false (Claims Reloaded, arXiv 2505.04720)."
+    "Differences: paired over cases, in points [95 % bootstrap interval]. p: two-sided Wilcoxon signed-rank test, "
+    "corrected by Holm for all comparisons of the data set; * below 0.05. P(not better): probability that the claim "
+    "“better than the other” is false (Claims Reloaded, arXiv 2505.04720)."
 )
 _COST_NOTE = (
-    "The last column says how many trainings shared the GPU. GPU hours and energy are a run's share of it, s per step "
-    "was measured beside the others: compare these where as many ran, and trainings did not wait for data. Parameters, "
-    "FLOPs (a multiply-add is two) and memory do not depend on that."
+    "Several trainings shared a GPU; the last column says how many. That slows steps and prediction, so compare times, "
+    "GPU hours and energy (a run's share of them) only where about as many ran. Parameters, FLOPs (a multiply-add "
+    "counts as two) and memory do not depend on it."
 )
 
 
@@ -101,13 +118,14 @@ def make_page(folder: Path, output: Path | None = None) -> Path:
     words = folder / WORDS
     parts = [
         "# Evidence: which network is better, by how much, at what cost",
-        _headline(differences, main, titles, len(runs), _budgets(valid, titles)),
-        f"![Score against cost]({FIGURE})" if figure else "",
+        f"{count(len(runs), 'training')} on {count(len(main), 'data set')}, {_budgets(valid, titles)}",
         words.read_text(encoding="utf-8").strip() if words.is_file() else "",
+        _differences(differences, main, titles),
         _overview(rows, main, titles),
+        f"![Score against cost]({FIGURE})\n\n*{_FIGURE_NOTE}*" if figure else "",
+        f"## Each data set in full\n\n- {_SCORE_NOTE}\n- {_DIFFERENCE_NOTE}",
         *(_section(titles[name], main[name], rows, differences, scores[name]) for name in settings),
-        f"### How to read these tables\n\n- {_SCORE_NOTE}\n- {_DIFFERENCE_NOTE}",
-        "## Cost\n\n" + to_markdown(_cost_table(costs, titles)) + f"\n\n{_COST_NOTE}",
+        f"## Cost\n\n{_COST_NOTE}\n\n{to_markdown(_cost_table(costs, titles))}",
         made(valid, faults, titles),
     ]
     page = output / "README.md"
@@ -131,36 +149,40 @@ def _budgets(records: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) ->
     )
 
 
-def _headline(
-    differences: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str], runs: int, budgets: str
-) -> str:
-    """The main sentences: U-Mamba against the control and the CNN over all data sets."""
-    sentences = []
-    for network in ("umamba_enc", "umamba_bot", "resenc"):
-        for other, called in ((CONTROL, "the same network without Mamba"), (CNN, "nnU-Net's CNN")):
-            found = numbers.contrast(differences, network, other, main)
-            if found and (network, other) != ("resenc", CONTROL):
-                sentences.append(f"- **{title_of(network)} against {called}**: {_contrast_words(found, titles)}")
-    about = f"{count(runs, 'training')} on {count(len(main), 'data set')}, {budgets}"
-    return "\n".join([about, "", *sentences]).strip()
+def _differences(differences: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str]) -> str:
+    """The main table: U-Mamba against the control and the CNN on each data set, and how often that is significant."""
+    columns = {}
+    for network, other, title in _MAIN_PAIRS:
+        found = {row["setting"]: row for row in numbers.contrast(differences, network, other, main)}
+        if found:
+            columns[title] = found
+    if not columns:
+        return ""
+    table = []
+    for setting, metric in main.items():
+        cells = {title: _difference(found.get(setting)) for title, found in columns.items()}
+        if set(cells.values()) != {MISSING}:
+            table.append({"data set": f"{titles[setting]} ({METRICS[metric].title})"} | cells)
+    counts = {title: _counts(list(found.values())) for title, found in columns.items()}
+    table.append({"data set": "significantly better, worse"} | counts)
+    return f"## Differences\n\n{to_markdown(pd.DataFrame(table))}\n\n{_MAIN_NOTE}"
 
 
-def _contrast_words(found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
-    """The difference by metric, over which data sets, on how many it is significant, and where it could not be."""
-    parts, names = [], {row["setting"]: markdown(titles[row["setting"]]) for row in found}
-    for metric in dict.fromkeys(row["metric"] for row in found):
-        of_metric = [row for row in found if row["metric"] == metric]
-        points = 100 * sum(row["difference"] for row in of_metric) / len(of_metric)
-        over = f"on average over {count(len(of_metric), 'data set')} " if len(of_metric) > 1 else ""
-        where = "; ".join(names[row["setting"]] for row in of_metric)
-        parts.append(f"{points:+.2f} points of {METRICS[metric].title} {over}({where})")
-    sure = [row["difference"] > 0 for row in found if row["p_holm"] < statistics.SIGNIFICANT]
-    poor = [names[row["setting"]] for row in found if not can_be_significant(row["cases"], row["comparisons"])]
-    if len(poor) == len(found):
-        return f"{', '.join(parts)}; with so few cases no difference could be significant."
-    words = f"{', '.join(parts)}; significantly better on {sum(sure)} of {count(len(found), 'data set')}, worse on "
-    words += f"{len(sure) - sum(sure)}"
-    return f"{words}; nothing could be significant on {'; '.join(poor)}." if poor else f"{words}."
+def _difference(row: Mapping[str, Any] | None) -> str:
+    """A cell of the main table."""
+    if row is None:
+        return MISSING
+    text = _interval(row["difference"], row["low"], row["high"], row["metric"], signed=True)
+    if not can_be_significant(row["cases"], row["comparisons"]):
+        return f"{text} (no test)"
+    return f"{text} *" if row["p_holm"] < statistics.SIGNIFICANT else text
+
+
+def _counts(found: Sequence[Mapping[str, Any]]) -> str:
+    """On how many data sets the first is significantly better and worse, of those on which a test can tell."""
+    tested = [row for row in found if can_be_significant(row["cases"], row["comparisons"])]
+    sure = [row["difference"] > 0 for row in tested if row["p_holm"] < statistics.SIGNIFICANT]
+    return f"{sum(sure)}, {len(sure) - sum(sure)} of {len(tested)}" if tested else "no test"
 
 
 def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, str]) -> str:
@@ -169,22 +191,22 @@ def _overview(rows: pd.DataFrame, main: Mapping[str, str], titles: Mapping[str, 
     means = numbers.setting_means(rows, main)
     ranks = statistics.mean_ranks(means) if means.shape[1] > 1 else pd.Series(dtype=float)
     table = []
-    for network in networks:
-        of_network = chosen[chosen["network"] == network].set_index("setting")["mean"]
-        row = {"network": title_of(network)}
-        row |= {titles[name]: f"{100 * of_network[name]:.2f}" if name in of_network else MISSING for name in main}
-        row["mean rank"] = f"{ranks[network]:.2f}" if network in ranks else MISSING
-        table.append(row)
-    note = "DSC (nuclei and other instances: F1) in points, mean over cases and seeds."
+    for setting in main:
+        means_here = chosen[chosen["setting"] == setting].set_index("network")["mean"]
+        cells = {title_of(n): f"{100 * means_here[n]:.2f}" if n in means_here else MISSING for n in networks}
+        table.append({"data set": titles[setting]} | cells)
+    note = "DSC in points (nuclei and other instances: F1), mean over cases and seeds."
     if len(ranks) > 1 and len(means) > 1:
-        note += f" Ranks over {len(means)} data sets of the networks that were trained on all"
+        cells = {title_of(n): f"{ranks[n]:.2f}" if n in ranks else MISSING for n in networks}
+        table.append({"data set": "mean rank"} | cells)
         critical = statistics.critical_difference(len(ranks), len(means))
         note += (
-            f"; two differ significantly (Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. "
+            f" Mean ranks are over {len(means)} data sets, of the networks that were trained on all of them; two of "
+            f"these differ significantly (Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. "
             f"{doubts_of_ranks(len(ranks), len(means), 'data set')}".rstrip()
-            + " Data sets that share their cases, as 2D and 3D of one, make this generous."
+            + " Where data sets share cases, as 2D and 3D of one do, this test finds too much."
         )
-    return f"## All data sets\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"
+    return f"## Scores\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"
 
 
 def _section(
@@ -209,7 +231,7 @@ def _section(
             line |= _against(differences[differences["metric"] == main], network, other, called, main)
         if set(line.values()) - {line["network"], MISSING}:
             compared.append(line)
-    parts = [f"## {markdown(title)}", to_markdown(pd.DataFrame(scores))]
+    parts = [f"### {markdown(title)}", to_markdown(pd.DataFrame(scores))]
     if compared:
         parts += [f"{METRICS[main].title}, difference to the control without Mamba and to nnU-Net's CNN:",
                   to_markdown(pd.DataFrame(compared))]  # fmt: skip
@@ -254,13 +276,13 @@ def _figure(rows: pd.DataFrame, costs: pd.DataFrame, main: Mapping[str, str], ti
         for one in rows[(rows["setting"] == setting) & (rows["metric"] == metric)].to_dict("records"):
             if paid.get(one["network"], math.nan) > 0:
                 low, high = (one[k] if one[k] == one[k] else one["mean"] for k in ("low", "high"))
-                panels.setdefault(titles[setting], []).append(Point(
+                panels.setdefault(f"{titles[setting]}: {METRICS[metric].title}", []).append(Point(
                     network=one["network"], cost=paid[one["network"]], score=100 * one["mean"], low=100 * low,
                     high=100 * high))  # fmt: skip
     if not panels:
         return None
     networks = numbers.in_order([point.network for points in panels.values() for point in points])
-    return cost_panels(panels, {name: title_of(name) for name in networks}, x_title, "DSC or F1, points")
+    return cost_panels(panels, {name: title_of(name) for name in networks}, x_title, "score, points")
 
 
 def _interval(mean: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:

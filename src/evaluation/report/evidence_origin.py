@@ -14,8 +14,8 @@ from umamba.words import count
 
 _KILLED = (None, -9, 137)  # exit codes of what had no time to write a checkpoint; None: the runner was killed too
 _COMMAND = (
-    "`python -m umamba.evaluation.report runs=FOLDER`, with the folder of the records, makes this page, its figure and "
-    "its tables."
+    "This page, its figure and its tables are made from the records beside it by "
+    "`python -m umamba.evaluation.report runs=FOLDER`."
 )
 
 

@@ -18,6 +18,7 @@ _STYLE = (
 _SHAPES = ("circle", "square", "diamond", "triangle")
 _WIDTH, _HEIGHT, _GAP = 270, 190, 62  # of a panel in px, and between panels
 _PER_ROW = 3
+_MARK = 11.0  # width of a mark and the gap to the next, px
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +85,9 @@ def _panel(
     )
     parts.append(f'<text class="a" transform="translate(-42 {_HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">'
                  f"{escape(y_title)}</text>")  # fmt: skip
-    for point in points:
+    ordered = sorted(points, key=lambda point: point.cost)
+    for point, x in zip(ordered, _apart([across(point.cost) for point in ordered]), strict=True):
         colour, shape = marks[point.network]
-        x = across(point.cost)
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{up(point.low):.1f}" y2="{up(point.high):.1f}" stroke="{colour}" '
             'stroke-width="1.5"/>'
@@ -113,6 +114,18 @@ def _mark(x: float, y: float, colour: str, shape: str) -> str:
         return f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9" fill="{colour}"/>'
     path = "l6 6l-6 6l-6 -6z" if shape == "diamond" else "l6 10.5h-12z"
     return f'<path d="M{x:.1f} {y - 6:.1f}{path}" fill="{colour}"/>'
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Sorted places of marks on the horizontal axis; marks that would cover each other stand side by side."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + _MARK) if moved else place)
+    limit = _WIDTH - _MARK / 2
+    for index in reversed(range(len(moved))):
+        moved[index] = min(moved[index], limit)
+        limit = moved[index] - _MARK
+    return moved
 
 
 def _nice(step: float) -> float:
