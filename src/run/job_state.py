@@ -95,7 +95,7 @@ def is_held(lock: Path) -> bool:
 
 
 def steps_of(run_dir: Path) -> tuple[int | None, int | None]:
-    """Optimizer steps of a run's last checkpoint, and the highest that metrics.csv tells of; None where unknown."""
+    """Optimizer steps of a run's last checkpoint, and the most that it or metrics.csv tells of; None where unknown."""
     saved, reached = None, None
     path = last_checkpoint(run_dir)
     if path.is_file():
@@ -103,7 +103,7 @@ def steps_of(run_dir: Path) -> tuple[int | None, int | None]:
             saved = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     with suppress(OSError, ValueError, KeyError), open(run_dir / "metrics.csv", encoding="utf-8") as file:
         reached = max(int(row["step"]) + 1 for row in csv.DictReader(file) if row.get("step"))
-    return saved, reached
+    return saved, max((steps for steps in (saved, reached) if steps is not None), default=None)
 
 
 def config_of(run_dir: Path) -> DictConfig | None:

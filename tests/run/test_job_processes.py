@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from umamba.run.devices import CPU, Device, Slot, slots_of
+from umamba.run.job_state import steps_of
 from umamba.run.jobs import Job, run_jobs
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
@@ -91,6 +93,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from umamba.run.devices import Slot
+from umamba.run.job_state import steps_of
 from umamba.run.jobs import Job, run_jobs
 from umamba.run.stop import ends_on_signals
 text = '''
@@ -130,3 +133,12 @@ def test_what_a_scheduler_says_and_our_own_switches_are_not_passed_on(tmp_path: 
     with explained():
         failed = run_jobs([job("x", names, tmp_path / "x.log")], TWO)
     assert "[]" in (tmp_path / "x.log").read_text() and "x" in failed
+
+
+def test_a_run_that_goes_on_has_taken_the_steps_of_its_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"global_step": 8}, tmp_path / "checkpoints" / "last.ckpt")
+    (tmp_path / "metrics.csv").write_text("epoch,step\n0,0\n")  # a row of the epoch that was interrupted
+    assert steps_of(tmp_path) == (8, 8)
+    (tmp_path / "metrics.csv").write_text("epoch,step\n0,0\n0,19\n")
+    assert steps_of(tmp_path) == (8, 20)
