@@ -12,7 +12,7 @@ import torch
 
 from umamba.raw.description import DatasetError
 from umamba.raw.origins import ORIGIN_LIMIT, ORIGIN_TOLERANCE
-from umamba.raw.readers import Geometry
+from umamba.raw.readers import Geometry, check_right_angles
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,9 @@ def _sizes(spacing: object) -> tuple[float, ...]:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     """A tensor's values as an array, wherever it lies; floating numbers that NumPy has not become float32."""
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        kind = "without values" if tensor.is_meta else f"of layout {tensor.layout} and {tensor.dtype}"
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        layout = "nested" if tensor.is_nested else tensor.layout
+        kind = "without values" if tensor.is_meta else f"of layout {layout} and {tensor.dtype}"
         raise ValueError(f"The image is a tensor {kind}; expected a dense one of numbers, as to_dense() gives it.")
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
@@ -130,6 +131,7 @@ def _of_simpleitk(images: Sequence[sitk.Image], spacing: Sequence[float] | None)
     dimension = first.GetDimension()
     if dimension not in (2, 3):
         raise ValueError(f"The image has {dimension} dimensions; expected 2 or 3. Give its channels as a list.")
+    check_right_angles(np.reshape(first.GetDirection(), (dimension, dimension)), "The image")
     channels = []
     for image in images:
         same = image.GetSize() == first.GetSize() and np.allclose(image.GetSpacing(), first.GetSpacing(), rtol=1e-3)

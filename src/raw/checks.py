@@ -13,19 +13,20 @@ import numpy as np
 
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.doubts import file_doubts
 from umamba.raw.grids import DIRECTION_TOLERANCE, SPACING_TOLERANCE, close, geometry_faults
-from umamba.raw.nifti import count_nonfinite, is_nifti, sizes_of_voxel
+from umamba.raw.nifti import count_nonfinite
+from umamba.raw.nifti_header import is_nifti
 from umamba.raw.origins import origin_faults
 from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
 from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
-_SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
-
 _DOUBTS = {
     "origin": "files that lie up to a voxel apart",
-    "spacing": "a header that gives two sizes of a voxel",
+    "spacing": "a header that leaves the size of a voxel in doubt",
+    "picture": "pictures that some programs show otherwise than they are stored",
     "orientation": "axes that point elsewhere than those of the training",
     "values": "values that seem unlike those of the training",
 }
@@ -37,7 +38,7 @@ class Finding:
 
     Attributes:
         case: The case's identifier.
-        kind: What it is about, for tables: "unreadable", "channels", "spacing", "values", "empty", "shape",
+        kind: What it is about, for tables: "unreadable", "channels", "spacing", "picture", "values", "empty", "shape",
             "direction", "origin", "labels".
         severity: "error" or "warning".
         message: What was expected, what came, which file, what to do.
@@ -82,8 +83,8 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
         report("unreadable", str(error))
         return None, findings
     for path in case.images:
-        if is_nifti(path) and (fault := _sizes_fault(path)):
-            report("spacing", fault, "warning")
+        for kind, message in file_doubts(path):
+            report(kind, message, "warning")
     if not image.any():
         report("empty", f"{case.images[0]} holds zeros only. If that is no mistake it is kept, uncropped.", "warning")
     files, geometries = [*case.images], [geometry, *(read_geometry(path) for path in case.images[1:])]
@@ -94,6 +95,8 @@ def load_and_check(case: RawCase, dataset: DatasetDescription) -> tuple[LoadedCa
         except (DatasetError, FileNotFoundError) as error:
             report("unreadable", str(error))
             return None, findings
+        for kind, message in file_doubts(case.label):
+            report(kind, message, "warning")
         files, geometries = [*files, case.label], [*geometries, label_geometry]
         for kind, message in geometry_faults(case.label, case.images[0], label_geometry, geometry):
             report(kind, message)
@@ -150,7 +153,7 @@ def read_sound_images(
             odd.append(("origin", message))
     if faults:
         raise DatasetError(" ".join(faults))
-    odd += [("spacing", fault) for path in paths if is_nifti(path) and (fault := _sizes_fault(path))]
+    odd += [doubt for path in paths for doubt in file_doubts(path)]
     for kind, message in odd:
         if doubts is None:
             log.warning("%s", message)
@@ -179,7 +182,7 @@ def log_warnings(findings: Sequence[Finding]) -> None:
 
 
 def log_doubts(kind: str, cases: int, first: str) -> None:
-    """Say in one line what is odd about so many cases: of origin, spacing, orientation or values."""
+    """Say in one line what is odd about so many cases: of origin, spacing, picture, orientation or values."""
     log.warning("%d case(s) have %s, such as: %s", cases, _DOUBTS[kind], first)
 
 
@@ -213,17 +216,6 @@ def _image_faults(
             )
         elif not close(other.direction, geometry.direction, DIRECTION_TOLERANCE, relative=False):
             yield "direction", f"{path} has direction {other.direction}, {paths[0]} has {geometry.direction}."
-
-
-def _sizes_fault(path: Path) -> str | None:
-    """What is odd about a header that gives two sizes of a voxel; SimpleITK takes pixdim's for the spacing."""
-    sizes = sizes_of_voxel(path)
-    if sizes is None or close(*sizes, tolerance=_SIZES_TOLERANCE):
-        return None
-    return (
-        f"{path} gives the voxel size twice: {sizes[0]} mm by pixdim, {tuple(round(size, 4) for size in sizes[1])} by "
-        "sform (x, y, z). The first one is used; correct the header if it is wrong."
-    )
 
 
 def _nonfinite(paths: Sequence[Path], image: np.ndarray) -> list[tuple[Path, int]]:

@@ -11,45 +11,19 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from umamba.raw.description import DatasetError
-from umamba.raw.inflate import DAMAGES, open_gzip
+from umamba.raw.inflate import DAMAGES
+from umamba.raw.nifti_header import HEADER_DAMAGES, fault_of, open_nifti, read_header, voxel_size
 
 _CHUNK = 1 << 24  # bytes read at a time
-_HEADER_BYTES = 540  # of NIfTI-2; the 348 of NIfTI-1 are less
 _TRAILING = 1 << 24  # bytes after the last voxel that are read; a file that goes on for ever is not followed
-_FIRST_VOXEL = 352  # at least, after the header
-_HEADER_DAMAGES: tuple[type[Exception], ...] = (*DAMAGES, struct.error, ValueError, OverflowError)
-# The fields of both headers that are read, as nifti1.h and nifti2.h have them
-_NAMES = ("dim", "datatype", "bitpix", "pixdim", "vox_offset", "slope", "inter", "sform_code", "sform")
-_NIFTI_1 = np.dtype({
-    "names": _NAMES, "formats": ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "i2", "(3,4)f4"],
-    "offsets": [40, 70, 72, 76, 108, 112, 116, 254, 280], "itemsize": 348,
-})  # fmt: skip
-_NIFTI_2 = np.dtype({
-    "names": _NAMES, "formats": ["8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "(3,4)f8"],
-    "offsets": [16, 12, 14, 104, 168, 176, 184, 348, 400], "itemsize": 540,
-})  # fmt: skip
 _FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI datatype codes
 _WHOLE_TYPES = {2: "u1", 4: "i2", 8: "i4", 256: "i1", 512: "u2", 768: "u4"}
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether the name is that of a NIfTI file in one piece."""
-    return path.name.endswith((".nii", ".nii.gz"))
-
-
-def is_nifti_2(path: Path) -> bool:
-    """Whether the header of a file says that it is of NIfTI-2; False where it cannot be read."""
-    try:
-        return _form(_header_bytes(path))[1]
-    except _HEADER_DAMAGES:
-        return False
+_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}  # whatever bitpix says
 
 
 def count_nonfinite(path: Path) -> int:
@@ -109,7 +83,7 @@ def read_whole_numbers(path: Path, shape: Sequence[int]) -> np.ndarray | None:
         DatasetError: The file is cut off or damaged, or has no voxel size.
     """
     _, offset, expected = _layout_of(path)
-    dtype = _stored_as_is(path) if path.name.endswith(".gz") and offset >= _FIRST_VOXEL else None
+    dtype = _stored_as_is(path) if path.name.endswith(".gz") else None
     if dtype is None or math.prod(shape) * dtype.itemsize != expected:
         return None
     voxels, done = np.empty(math.prod(shape), dtype.newbyteorder("=")), 0
@@ -122,42 +96,29 @@ def read_whole_numbers(path: Path, shape: Sequence[int]) -> np.ndarray | None:
 
 def _stored_as_is(path: Path) -> np.dtype | None:
     """The type of voxels that are whole numbers without a scale, of NIfTI-1 in one file."""
-    block = _header_bytes(path)
-    header, (order, is_2) = _read_header(block), _form(block)
+    header = read_header(path)
     code = int(header["datatype"])
-    if is_2 or code not in _WHOLE_TYPES or header["slope"] not in (0, 1) or header["inter"] != 0:
+    if header["magic"] != b"n+1" or code not in _WHOLE_TYPES or header["slope"] not in (0, 1) or header["inter"] != 0:
         return None
-    return np.dtype(order + _WHOLE_TYPES[code]) if block[344:348] == b"n+1\0" else None
-
-
-def sizes_of_voxel(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """The size of a voxel as the header states it twice: by pixdim and by the lengths of sform's axes, mm (x, y[, z]).
-
-    Returns:
-        None if there is no sform, or the header is no NIfTI header.
-    """
-    header = _read_header(_header_bytes(path))
-    if header["sform_code"] <= 0:
-        return None
-    pixdim = _voxel_size(header)
-    lengths = np.linalg.norm(header["sform"][:, :3].astype(float), axis=0)[: len(pixdim)]
-    return tuple(abs(size) for size in pixdim), tuple(lengths.tolist())
+    return np.dtype(_WHOLE_TYPES[code]).newbyteorder(header.dtype["datatype"].byteorder)
 
 
 def _layout_of(path: Path) -> tuple[np.dtype | None, int, int]:
     """The type of the voxels if it is a floating one, else None; where they start, and how many bytes they take."""
     try:
-        header = _read_header(_header_bytes(path))
+        header = read_header(path)
         dim, code = header["dim"].tolist(), int(header["datatype"])
-        size = math.prod(dim[1 : dim[0] + 1]) * int(header["bitpix"]) // 8
+        size = math.prod(dim[1 : dim[0] + 1]) * _BYTES.get(code, int(header["bitpix"]) // 8)
         dtype = np.dtype(header.dtype["datatype"].byteorder + _FLOAT_TYPES[code]) if code in _FLOAT_TYPES else None
-        layout, voxel_size = (dtype, int(header["vox_offset"]), size), _voxel_size(header)
-    except _HEADER_DAMAGES as error:
+        layout, sizes = (dtype, int(header["vox_offset"]), size), voxel_size(header)
+    except HEADER_DAMAGES as error:
         raise _damaged(path, error) from error
-    # A negative size is taken without its sign, as other readers do.
-    if not all(math.isfinite(size) and size != 0 for size in voxel_size):
+    if fault := fault_of(header):
+        raise DatasetError(f"{path} {fault}")
+    # What a negative one may mean is said by umamba.raw.doubts.
+    if not all(math.isfinite(size) and size != 0 for size in sizes):
         raise DatasetError(
-            f"{path} has the voxel size {voxel_size} (pixdim of its header, x, y, z); expected mm, numbers > 0. Write "
+            f"{path} has the voxel size {sizes} (pixdim of its header, x, y, z); expected mm, numbers > 0. Write "
             "the true size into its header: it would be read as 1 mm."
         )
     return layout
@@ -177,7 +138,7 @@ def _blocks(path: Path, offset: int, expected: int) -> Iterator[bytes]:
     """What the file holds from its first voxel on, to the end and its checksum; whole values but for the last block."""
     size = 0
     try:
-        with _opened(path) as file:
+        with open_nifti(path) as file:
             file.seek(offset)
             while (block := file.read(_CHUNK)) and size <= expected + _TRAILING:
                 size += len(block)
@@ -186,10 +147,6 @@ def _blocks(path: Path, offset: int, expected: int) -> Iterator[bytes]:
         raise _damaged(path, error) from error
     if size < expected:
         raise DatasetError(f"{path} holds {size} of {expected} bytes of voxels: it is cut off. Copy it again.")
-
-
-def _opened(path: Path) -> BufferedIOBase:
-    return open_gzip(path) if path.name.endswith(".gz") else open(path, "rb")
 
 
 def _damaged(path: Path, error: Exception) -> DatasetError:
@@ -208,26 +165,3 @@ def gzip_length(path: Path) -> int:
     with open(path, "rb") as file:
         file.seek(-4, os.SEEK_END)
         return struct.unpack("<I", file.read(4))[0]
-
-
-def _form(header: bytes) -> tuple[Literal["<", ">"], bool]:
-    """Byte order of a header, and whether it is one of NIfTI-2."""
-    order: Literal["<", ">"] = "<" if struct.unpack("<i", header[:4])[0] in (348, 540) else ">"
-    return order, struct.unpack(f"{order}i", header[:4])[0] == 540
-
-
-def _header_bytes(path: Path) -> bytes:
-    with _opened(path) as file:
-        return file.read(_HEADER_BYTES)
-
-
-def _read_header(block: bytes) -> np.void:
-    """The fields of a header by their names."""
-    order, is_2 = _form(block)
-    kind = _NIFTI_2 if is_2 else _NIFTI_1
-    return np.frombuffer(block, kind.newbyteorder(order), 1)[0]
-
-
-def _voxel_size(header: np.void) -> tuple[float, ...]:
-    """(x, y[, z]) as pixdim has it."""
-    return tuple(header["pixdim"][1 : min(int(header["dim"][0]), 3) + 1].tolist())

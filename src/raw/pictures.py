@@ -26,7 +26,8 @@ from umamba.raw.description import DatasetError
 from umamba.words import listed
 
 TIFF_ENDINGS = (".tif", ".tiff")
-_COLOURS, _PALETTE, _GREY_ALPHA = (2, 6), 3, 4  # colour types of PNG: RGB and RGBA; palette; grey with alpha
+_GREY, _COLOURS, _PALETTE, _GREY_ALPHA = 0, (2, 6), 3, 4  # colour types of PNG: RGB and RGBA; palette; grey with alpha
+_ORIENTATION = 274  # number of the tag, in TIFF as in EXIF
 _PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _DAMAGE_WORDS = ("invalid page offset", "corrupt", "failed to reshape")  # of what tifffile logs about cut files
@@ -54,7 +55,7 @@ def read_picture(path: Path) -> np.ndarray:
             require_memory(2 * declared, f"{path} declares {declared / 2**20:.0f} MiB of pixels")
             return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         if not is_tiff(path):
-            return skio.imread(path)
+            return skio.imread(path) // _spread(path)
         with _opened_tiff(path) as tiff:
             _check_pages(tiff, path)
             _check_one_image(tiff, path)
@@ -68,12 +69,32 @@ def read_picture(path: Path) -> np.ndarray:
         raise DatasetError(f"{path} cannot be read as a picture ({error}). Is the file damaged or cut off?") from error
 
 
+def _spread(path: Path) -> int:
+    """By what Pillow multiplies the numbers of a grey PNG of 2 or 4 bits, so that they reach up to 255."""
+    header = _png_header(path)
+    return {2: 85, 4: 17}.get(header[24], 1) if header and header[25] == _GREY else 1
+
+
+def shown_otherwise(path: Path) -> str | None:
+    """How a picture says that it is to be shown, if that is not how its numbers are stored, which are what is read."""
+    if is_tiff(path):
+        with _opened_tiff(path) as tiff:
+            page = tiff.series[0].keyframe
+            turned = page.tags.valueof(_ORIENTATION, 1)
+            if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+                return "with 0 as white"
+    elif _png_header(path) and b"eXIf" not in path.read_bytes():
+        return None
+    else:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1)
+    return None if turned in (0, 1) else f"turned or mirrored (orientation {turned})"
+
+
 def palette_numbers(path: Path) -> np.ndarray | None:
     """Of a PNG or BMP with a palette, which is read as colours: the numbers of these, (H, W); else None."""
-    with open(path, "rb") as file:
-        header = file.read(26)
-    png = header.startswith(_PNG_BEGIN)
-    if is_tiff(path) or (png and header[25:26] != bytes([_PALETTE])):
+    header = _png_header(path)
+    if is_tiff(path) or (header and header[25] != _PALETTE):
         return None
     with Image.open(path) as picture:
         return np.asarray(picture) if picture.mode == "P" else None
@@ -127,10 +148,16 @@ def _deep_colours(path: Path) -> tuple[int | None, int]:
 
     Of such a file's colours Pillow, and imageio with it, keeps the upper 8 bits.
     """
+    header = _png_header(path)
+    deep = header and header[24] == 16
+    return (header[25], 8 * math.prod(struct.unpack(">2I", header[16:24]))) if deep else (None, 0)
+
+
+def _png_header(path: Path) -> bytes:
+    """The first bytes of a PNG, up to the colour type; b"" of any other file."""
     with open(path, "rb") as file:
         header = file.read(26)
-    deep = len(header) == 26 and header.startswith(b"\x89PNG") and header[24] == 16
-    return (header[25], 8 * math.prod(struct.unpack(">2I", header[16:24]))) if deep else (None, 0)
+    return header if len(header) == 26 and header.startswith(_PNG_BEGIN) else b""
 
 
 def check_picture_whole(path: Path) -> None:

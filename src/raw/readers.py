@@ -18,8 +18,10 @@ import SimpleITK as sitk
 from umamba.files import load_json, write_json
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
 from umamba.raw.file_identity import spacing_files
-from umamba.raw.nifti import count_nonfinite, is_nifti
+from umamba.raw.nifti import count_nonfinite
+from umamba.raw.nifti_header import is_nifti
 from umamba.raw.pictures import check_colours, has_palette, is_tiff, palette_numbers, read_picture, write_picture
+from umamba.raw.text_header import check_text_header
 from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
@@ -98,6 +100,17 @@ def read_images(paths: Sequence[Path | str]) -> tuple[np.ndarray, Geometry]:
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0], dtype=np.float32), geometries[0]
     return np.concatenate(arrays, dtype=np.float32, casting="unsafe"), geometries[0]
+
+
+def check_right_angles(direction: np.ndarray, what: Path | str) -> None:
+    """See that the axes of an image, the columns of its direction cosines, are at right angles (else DatasetError)."""
+    sheared = np.abs(direction @ direction.T - np.eye(len(direction))) > _SHEAR  # not of one that says nothing: NaN
+    if sheared.any():
+        raise DatasetError(
+            f"{what} has axes that are not at right angles, as of a tilted gantry (direction "
+            f"{np.round(direction, 4).tolist()}); sizes and distances of its voxels are none of a grid of boxes, and "
+            "NIfTI cannot hold it. Resample it to one, for instance in 3D Slicer."
+        )
 
 
 def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:
@@ -281,15 +294,10 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
             "expected one 2D or 3D image of one channel. Split a 4D file into one file per channel: NAME_0000, "
             "NAME_0001, ..."
         )
+    check_text_header(path)
     steps = image.GetSpacing()
     # Of a negative spacing, which MetaImage and NRRD may have, ITK's images have the direction turned round.
     direction = np.reshape(image.GetDirection(), (dimension, dimension)) * np.where(np.less(steps, 0), -1, 1)
-    sheared = np.abs(direction @ direction.T - np.eye(dimension)) > _SHEAR  # not of a header that says nothing: NaN
-    if sheared.any():
-        raise DatasetError(
-            f"{path} has axes that are not at right angles, as of a tilted gantry (direction "
-            f"{np.round(direction, 4).tolist()}); sizes and distances of its voxels are none of a grid of boxes, and "
-            "NIfTI cannot hold it. Resample it to one, for instance in 3D Slicer."
-        )
+    check_right_angles(direction, path)
     sizes, shape = [abs(step) for step in steps[::-1]], (1, *image.GetSize()[::-1])
     return Geometry.of(sizes, shape, image.GetOrigin(), direction.ravel().tolist())

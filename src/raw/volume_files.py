@@ -18,7 +18,8 @@ from umamba.files import atomic_file
 from umamba.machine import require_memory
 from umamba.raw.compressed import check_compressed
 from umamba.raw.description import DatasetError
-from umamba.raw.nifti import check_every_byte, check_length, is_nifti, is_nifti_2, read_whole_numbers
+from umamba.raw.nifti import check_every_byte, check_length, read_whole_numbers
+from umamba.raw.nifti_header import is_nifti, is_nifti_2
 
 _GIPL_HEADER_BYTES = 256
 _HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends

@@ -45,6 +45,16 @@ def objects() -> sitk.Image:
     return sitk.LabelImageToLabelMap(sitk.Image(8, 8, 8, sitk.sitkUInt8))
 
 
+def nested() -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.zeros(8, 8), torch.zeros(4, 8)])
+
+
+def sheared() -> sitk.Image:
+    image = sitk.Image(8, 8, 8, sitk.sitkFloat32)
+    image.SetDirection((1, 0, 0.5, 0, 1, 0, 0, 0, 1))
+    return image
+
+
 def test_every_kind_gives_the_label_map_of_the_file(volumes: Predictor, tmp_path: Path) -> None:
     array = noise(9, 12, 11)
     image = turned(array)
@@ -105,6 +115,8 @@ def test_pictures_and_several_channels(pictures: Predictor, tmp_path: Path) -> N
         (torch.full((8, 8, 8), 1j).conj(), SPACING, ValueError, "holds complex64; expected numbers"),
         (torch.zeros(8, 8, 8, device="meta"), SPACING, ValueError, "a tensor without values; expected a dense one"),
         (torch.ones(8, 8, 8).to_sparse(), SPACING, ValueError, "a tensor of layout torch.sparse_coo .*as to_dense"),
+        (nested(), SPACING, ValueError, "a tensor of layout nested"),
+        (sheared(), None, DatasetError, "The image has axes that are not at right angles"),
         (turned(noise(8, 8, 8)), SPACING, ValueError, "has a spacing of its own"),
         (objects(), None, ValueError, "holds label of 8-bit unsigned integer; expected numbers"),
     ],

@@ -217,7 +217,7 @@ def test_nonfinite_voxels_in_doubles_and_big_endian(tmp_path):
     header[0:4] = struct.pack(">i", 348)
     for start, end in ((40, 56), (70, 74)):  # dim; datatype and bits per voxel
         header[start:end] = np.frombuffer(header[start:end], "<i2").astype(">i2").tobytes()
-    header[108:112] = struct.pack(">f", 352.0)
+    header[108:120] = struct.pack(">3f", 352.0, 1.0, 0.0)  # where the voxels begin; scale and shift
     (tmp_path / "big.nii").write_bytes(bytes(header) + image.astype(">f8").tobytes())
     assert count_nonfinite(tmp_path / "big.nii") == 1
 

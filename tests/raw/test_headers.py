@@ -1,0 +1,178 @@
+"""Headers that programs read differently: each is refused or said, for SimpleITK would take one reading of it."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+from PIL import Image
+
+from umamba.raw.checks import check_case, read_sound_images
+from umamba.raw.dataset import RawCase
+from umamba.raw.description import DatasetDescription, DatasetError
+from umamba.raw.doubts import file_doubts
+from umamba.raw.readers import read_geometry, read_images, read_label
+
+LABEL = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
+NAN, INF = float("nan"), float("inf")
+
+
+def nifti(path: Path, *changes: tuple[int, str, list]) -> Path:
+    """A file whose header has other values at some offsets."""
+    plain = path.with_name("plain.nii")
+    sitk.WriteImage(sitk.GetImageFromArray(LABEL), plain)
+    content = bytearray(plain.read_bytes())
+    for offset, form, values in changes:
+        struct.pack_into(f"<{form}", content, offset, *values)
+    plain.write_bytes(content)
+    if path.name.endswith(".gz"):
+        path.write_bytes(gzip.compress(bytes(content)))
+        return path
+    return plain.rename(path)
+
+
+def text(path: Path, *lines: str) -> Path:
+    """A MetaImage or NRRD file with these lines in its header."""
+    begin, last = ("NRRD0005\ntype: uint8\ndimension: 3\nsizes: 6 5 4\nencoding: raw\n", "\n")
+    if path.suffix != ".nrrd":
+        begin = "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 6 5 4\nElementType = MET_UCHAR\n"
+        last = "ElementDataFile = LOCAL\n"
+    path.write_bytes((begin + "".join(f"{line}\n" for line in lines) + last).encode() + LABEL.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("slope", "shift"), [(0, 1), (NAN, 1), (1, NAN), (INF, 0), (1, INF), (1e-20, 0), (1e-17, 1)], ids=str
+)
+def test_a_scale_that_is_read_differently_is_refused(tmp_path: Path, ending: str, slope: float, shift: float) -> None:
+    """SimpleITK adds the shift of a scale of 0, by the standard there is none; it drops scales that are tiny or Inf."""
+    path = nifti(tmp_path / f"a{ending}", (112, "2f", [slope, shift]))
+    for read in (lambda: read_images([path]), lambda: read_label(path)):
+        with pytest.raises(DatasetError, match=r"scl_slope .* and scl_inter .*Write 1 and 0"):
+            read()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("slope", "shift"), [(0, 0), (NAN, NAN), (NAN, 0), (0, NAN), (1, 0)], ids=str)
+def test_values_without_a_scale_are_as_they_are_stored(tmp_path: Path, ending: str, slope: float, shift: float) -> None:
+    path = nifti(tmp_path / f"a{ending}", (112, "2f", [slope, shift]))
+    np.testing.assert_array_equal(read_label(path)[0], LABEL)
+
+
+def test_a_scale_is_applied(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii.gz", (112, "2f", [2, -3]))
+    np.testing.assert_array_equal(read_images([path])[0][0], LABEL * 2.0 - 3)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("offset", [0, 100, 348, -5])
+def test_voxels_within_the_header_are_refused(tmp_path: Path, ending: str, offset: float) -> None:
+    with pytest.raises(DatasetError, match=rf"begin at byte {offset} \(vox_offset\)"):
+        read_label(nifti(tmp_path / f"a{ending}", (108, "f", [offset])))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_analyze_is_refused_and_bits_do_not_count(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(DatasetError, match=r"ANALYZE 7\.5, which does not say where its axes point"):
+        read_label(nifti(tmp_path / f"a{ending}", (344, "4s", [b""])))
+    path = nifti(tmp_path / f"b{ending}", (70, "2h", [4, 8]))  # int16 that are said to have 8 bits
+    with pytest.raises(DatasetError, match=r"holds 120 of 240 bytes of voxels"):
+        read_label(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.nrrd", 'space units: "cm" "cm" "cm"'),
+        ("a.nrrd", 'units: "mm" "mm" "um"'),
+        ("a.mha", "DistanceUnits = cm"),
+        ("a.mhd", "DistanceUnits = um"),
+    ],
+)
+def test_other_units_than_mm_are_refused(tmp_path: Path, name: str, line: str) -> None:
+    extra = ["space: LPS", "space directions: (1,0,0) (0,2,0) (0,0,3)"] if line.startswith("space") else []
+    path = text(tmp_path / name, *extra, line)
+    for read in (lambda: read_images([path]), lambda: read_label(path), lambda: read_geometry(path)):
+        with pytest.raises(DatasetError, match=r"states its voxel size in '[cu]m', which would be read as mm"):
+            read()
+
+
+@pytest.mark.parametrize("line", ["ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = -1024"])
+def test_a_scale_that_metaimage_does_not_apply_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(DatasetError, match="has a scale of its values in its header"):
+        read_images([text(tmp_path / "a.mha", "ElementSpacing = 1 2 3", line)])
+
+
+SPACE = 'space: LPS\nspace units: "mm" "mm" "mm"\nspace directions: (1,0,0) (0,2,0) (0,0,3)'
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "said"),
+    [
+        ("a.nrrd", [], True),
+        ("a.nrrd", ["spacings: 1 nan 3"], True),
+        ("a.nrrd", ["spacings: 1 2 3"], False),
+        ("a.nrrd", [SPACE], False),
+        ("a.mha", [], True),
+        ("a.mha", ["ElementSpacing = 1 2 3", "DistanceUnits = mm", "ElementToIntensityFunctionSlope = 1"], False),
+        ("a.mha", ["ElementSize = 1 2 3"], False),
+    ],
+)
+def test_a_size_that_is_not_stated_is_said(tmp_path: Path, name: str, lines: list[str], said: bool) -> None:
+    path = text(tmp_path / name, *lines)
+    assert [kind for kind, _ in file_doubts(path)] == ["spacing"] * said
+    assert read_geometry(path).spacing == (3.0, 2.0, 1.0) or said
+
+
+def test_a_negative_size_in_nifti_is_said(tmp_path: Path) -> None:
+    """ITK mirrors the axis, nibabel does not: what is written lies as ITK sees it, and that is said."""
+    path = nifti(tmp_path / "a.nii.gz", (80, "3f", [1, -1, 1]))
+    doubts: dict[str, str] = {}
+    _, geometry = read_sound_images([path], ["CT"], doubts)
+    assert "has a negative voxel size, (1.0, -1.0, 1.0) mm" in doubts["spacing"]
+    assert geometry.direction == sitk.ReadImage(path).GetDirection() and geometry.direction[4] == -1
+
+
+def test_pictures_that_are_shown_otherwise_are_said(tmp_path: Path) -> None:
+    picture = Image.fromarray(LABEL[0])
+    turned = Image.Exif()
+    turned[274] = 6
+    picture.save(tmp_path / "turned.png", exif=turned)
+    picture.save(tmp_path / "plain.png")
+    tifffile.imwrite(tmp_path / "turned.tif", LABEL[0], extratags=[(274, 3, 1, 6, True)])
+    tifffile.imwrite(tmp_path / "white.tif", LABEL[0], photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "plain.tif", LABEL[0])
+    said = {path.name: [message for _, message in file_doubts(path)] for path in sorted(tmp_path.iterdir())}
+    assert said["plain.png"] == said["plain.tif"] == []
+    assert all("shown turned or mirrored (orientation 6)" in said[name][0] for name in ("turned.png", "turned.tif"))
+    assert "shown with 0 as white" in said["white.tif"][0]
+    description = DatasetDescription(
+        name="a", channel_names=("R",), labels={"background": 0, "a": 1, "b": 2}, file_ending=".tif", num_training=1
+    )
+    case = RawCase(identifier="a", images=(tmp_path / "plain.tif",), label=tmp_path / "turned.tif")
+    assert [(found.kind, found.severity) for found in check_case(case, description)] == [("picture", "warning")]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_png_of_few_bits_hold_the_numbers_of_the_classes(tmp_path: Path, bits: int) -> None:
+    """Pillow reads 0, 1, 2, 3 of two bits as 0, 85, 170, 255."""
+    numbers = np.arange(4 * 2**bits, dtype=np.uint8).reshape(-1, 4) % 2**bits
+    per_byte = 8 // bits
+    rows = np.zeros((len(numbers), 4 // per_byte), np.uint8)
+    for place in range(per_byte):
+        rows |= numbers[:, place::per_byte] << (8 - bits * (place + 1))
+    parts = {
+        b"IHDR": struct.pack(">2I5B", 4, len(numbers), bits, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts.items()]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png")[0][0], numbers)
