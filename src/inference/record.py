@@ -14,8 +14,10 @@ from typing import Any, Self
 import torch
 
 from umamba.files import load_json, write_json
+from umamba.inference.seen import ANSWERS
 from umamba.inference.seen import KEY as SEEN
 from umamba.inference.written import KEY, identities_in
+from umamba.names import name_fault
 from umamba.planning.plan import Plan
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import file_stamp, identity_of
@@ -25,7 +27,8 @@ _SAVED_EVERY = 10.0  # s: the label maps of so long are made again after a kill
 _NAME = re.compile(r"inference(_\d+_of_\d+)?\.json")
 _HINTS = {  # of what a record may have
     "meaning": dict | None, "made_by": dict | None, "images": dict[str, list[dict]] | None, "failed": dict | None,
-    "replaced": dict[str, list[list[int]]] | None, KEY: dict[str, dict[str, dict]] | None, SEEN: dict[str, str] | None,
+    "seconds": dict[str, float] | None, "replaced": dict[str, list[list[int]]] | None,
+    KEY: dict[str, dict[str, dict]] | None, SEEN: dict[str, str] | None,
 }  # fmt: skip
 Part = tuple[int, int]  # number and how many; every part takes its share of the cases
 
@@ -57,7 +60,12 @@ def load_record(path: Path) -> dict[str, Any]:
         ValueError: It is none: what lies beside it may be of any network, and of any cases.
     """
     content = load_json(path)
-    wrong = [key for key, hint in _HINTS.items() if isinstance(content, dict) and not has_type(content.get(key), hint)]
+    told = content if isinstance(content, dict) else {}
+    wrong = [key for key, hint in _HINTS.items() if not has_type(told.get(key), hint)]
+    if SEEN not in wrong and not set((told.get(SEEN) or {}).values()) <= {*ANSWERS}:
+        wrong.append(SEEN)
+    if "images" not in wrong and any(map(name_fault, told.get("images") or ())):
+        wrong.append("images")
     if wrong or not isinstance(content, dict):
         said = f"{wrong[0]} is {content[wrong[0]]!r:.100}" if wrong else f"it holds {content!r:.100}"
         raise ValueError(f"{path} is no record of a prediction ({said}). Predict again, or remove it.")

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 KEY = "trained_on"  # of a record: case -> one of the answers; a case of which nothing is known is not there
 YES, NO, BY_NAME = "yes", "no", "another image of that name"
 UNTOLD = "cannot be told"
+ANSWERS = (YES, NO, BY_NAME, UNTOLD)
 
 
 class HasFolds(Protocol):

@@ -119,7 +119,8 @@ def make_optimizer_and_schedule(
         ValueError: One of them does not take the values that it was given, or no epoch is left after the warm-up.
     """
     try:
-        _check_switches(make_optimizer)
+        _check_values(make_optimizer)
+        _check_values(make_schedule)
         optimizer = make_optimizer(parameters)
         if not warmup_epochs:
             return optimizer, make_schedule(optimizer, max_epochs=max_epochs)
@@ -135,12 +136,19 @@ def make_optimizer_and_schedule(
         ) from error
 
 
-def _check_switches(make: Callable[..., object]) -> None:
-    """Refuse what is neither true nor false where that is expected: any text would count as true."""
+def _check_values(make: Callable[..., object]) -> None:
+    """Refuse what would be taken for something else: a text for true, true for 1, and numbers that are none."""
     given = getattr(make, "keywords", {})
-    for name, parameter in inspect.signature(getattr(make, "func", make)).parameters.items():
-        if isinstance(parameter.default, bool) and not isinstance(given.get(name, False), bool):
-            raise ValueError(f"{name} must be true or false.")
+    defaults = inspect.signature(getattr(make, "func", make)).parameters
+    for name, value in given.items():
+        default = defaults[name].default if name in defaults else None
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false.")
+        elif isinstance(default, (int, float)) and isinstance(value, bool):
+            raise ValueError(f"{name} must be a number, it is {str(value).lower()}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, it is {value}.")
 
 
 def _done(epoch: int, max_epochs: int) -> float:

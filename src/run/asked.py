@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ TYPES = {  # of train.yaml; what is not here is looked at where it is used
 
 GROUPS = ("trainer", "model", "data", "loss", "paths")
 OPTIONAL = ("augmentation", "callbacks", "logger")  # may be null, as may what stands in them
+_HYDRA: dict[str, tuple[type, str]] = {
+    "_partial_": (bool, "true or false"), "_recursive_": (bool, "true or false"), "_args_": (list, "a list"),
+}  # fmt: skip
+_CONVERT = ("none", "partial", "object", "all")
 
 
 def check_groups(cfg: DictConfig) -> None:
@@ -48,19 +53,46 @@ def check_groups(cfg: DictConfig) -> None:
     for name, entry in entries.items():
         if not _is_named(entry, optional=True):
             raise ValueError(f"{name} is {entry!r}; expected named values, or null.")
-    _check_partial(content, "")
+    _check_building(content, "")
+    _check_when(content, entries)
 
 
 def _is_named(value: object, *, optional: bool) -> bool:
     return isinstance(value, dict) or (optional and value is None) or str(value).startswith("${")
 
 
-def _check_partial(node: Any, where: str) -> None:
-    if isinstance(node, dict) and not isinstance(node.get("_partial_", False), bool):
-        raise ValueError(f"{where}._partial_ is {node['_partial_']!r}; expected true or false.")
+def _check_building(node: Any, where: str) -> None:
+    """See that Hydra's own keys, by which something is built, have values that Hydra knows."""
+    for name, (kind, expected) in _HYDRA.items() if isinstance(node, dict) else ():
+        if not isinstance(node.get(name, kind()), kind):
+            raise ValueError(f"{where}.{name} is {node[name]!r}; expected {expected}.")
+    if isinstance(node, dict) and node.get("_convert_", "none") not in _CONVERT:
+        raise ValueError(f"{where}._convert_ is {node['_convert_']!r}; expected one of {', '.join(_CONVERT)}.")
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in children:
-        _check_partial(value, f"{where}.{key}".lstrip("."))
+        _check_building(value, f"{where}.{key}".lstrip("."))
+
+
+def _check_when(content: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
+    """See what is built at once, and what only when the network is there."""
+    model, own = content["model"], content.get("optimizer")
+    later = {f"model.{name}": model.get(name) for name in ("optimizer", "scheduler") if isinstance(model, dict)}
+    if own is not None:
+        later = {**later, "model.optimizer": own}
+    for name, entry in later.items():
+        if isinstance(entry, str):  # refused by its type, or the value of another key
+            continue
+        if not (isinstance(entry, dict) and isinstance(entry.get("_target_"), str) and entry.get("_partial_") is True):
+            name = "optimizer" if entry is own and own is not None else name
+            told = "null" if entry is None else entry
+            raise ValueError(
+                f"{name} is {told}; expected named values, among them a _target_ and _partial_: true, for it is called "
+                "when the network is there."
+            )
+    now = {name: entry for name, entry in entries.items() if name.startswith(("callbacks.", "logger."))}
+    for name, entry in {**now, "trainer": content["trainer"], "data": content["data"]}.items():
+        if isinstance(entry, dict) and entry.get("_partial_"):
+            raise ValueError(f"{name}._partial_ is true, with which it would never be built. Leave it out.")
 
 
 def check_options(cfg: DictConfig) -> None:

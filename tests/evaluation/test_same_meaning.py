@@ -161,10 +161,18 @@ def test_predictions_of_others_are_taken_at_their_numbers_which_is_said(raw: Pat
             script.score_folders(stored(out, raw))
 
 
-@pytest.mark.parametrize("meaning", [None, [], {}, {"labels": None, "regions": {}, "dataset": "Small"}])
-def test_a_record_that_is_none_is_named(raw: Path, meaning: Any) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("meaning", value) for value in (None, [], {}, {"labels": None, "regions": {}, "dataset": "Small"})),
+        ("trained_on", {"case_0": "yess"}),  # neither seen nor unseen
+        ("images", {"../case_0": []}),
+        ("seconds", {"case_0": "1"}),
+    ],
+)
+def test_a_record_that_is_none_is_named(raw: Path, key: str, value: Any) -> None:
     out = predicted(raw)
     record = json.loads((out / "inference.json").read_text())
-    (out / "inference.json").write_text(json.dumps({**record, "meaning": meaning}))
+    (out / "inference.json").write_text(json.dumps({**record, key: value}))
     with pytest.raises(ValueError, match=r"inference\.json is no record of a prediction .*Predict again, or remove it"):
         script.score_folders(stored(out, raw))

@@ -317,6 +317,9 @@ def test_two_budgets_of_planning_are_refused(tmp_path: Path, monkeypatch: pytest
         asked.check_options(cfg)
 
 
+LATER = {"_target_": "a.b", "_partial_": True}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -328,10 +331,19 @@ def test_two_budgets_of_planning_are_refused(tmp_path: Path, monkeypatch: pytest
         ({"data": {"planning": 5}}, "data.planning is 5; expected named values, or null"),
         ({"model": {"optimizer": {"_partial_": "yes"}}}, "model.optimizer._partial_ is 'yes'; expected true or false"),
         ({"data": {"sources": [{"_partial_": 1}]}}, "data.sources.0._partial_ is 1; expected true or false"),
+        ({"loss": {"_recursive_": "x"}}, "loss._recursive_ is 'x'; expected true or false"),
+        ({"loss": {"_convert_": "x"}}, "loss._convert_ is 'x'; expected one of none, partial, object, all"),
+        ({"loss": {"_args_": 3}}, "loss._args_ is 3; expected a list"),
+        ({"model": {"scheduler": LATER}}, "model.optimizer is null; expected .* a _target_ and _partial_: true"),
+        ({"model": {"optimizer": LATER, "scheduler": {**LATER, "_partial_": False}}}, "model.scheduler is {.*expected"),
+        ({"optimizer": {"_partial_": True}}, "^optimizer is {.*expected .* a _target_"),
+        ({"trainer": LATER}, "trainer._partial_ is true, with which it would never be built"),
+        ({"callbacks": {"last": LATER}}, "callbacks.last._partial_ is true"),
     ],
 )
 def test_what_is_no_group_of_values_is_said(change: dict, message: str) -> None:
-    sound = OmegaConf.create({**{group: {} for group in asked.GROUPS}, "callbacks": None, "augmentation": "${data.a}"})
+    groups = {**{key: {} for key in asked.GROUPS}, "model": {"optimizer": LATER, "scheduler": LATER}}
+    sound = OmegaConf.create({**groups, "callbacks": None, "augmentation": "${data.a}"})
     asked.check_groups(sound)
     with pytest.raises(ValueError, match=message):
         asked.check_groups(OmegaConf.create({**OmegaConf.to_container(sound), **change}))
