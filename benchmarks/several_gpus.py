@@ -128,7 +128,7 @@ def measure(setting: Setting, network: str, gpus: int, batch: int, graph: bool) 
         accelerator="gpu", devices=gpus, strategy="ddp" if gpus > 1 else "auto", precision="bf16-mixed", max_epochs=1,
         gradient_clip_val=12, benchmark=True, logger=False, limit_val_batches=0,
         callbacks=[FiniteWatch(), StopOnSignal(Path(tempfile.gettempdir()) / "several_gpus.ckpt"), clock],
-        num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, data)
