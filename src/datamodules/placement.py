@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +21,7 @@ log = logging.getLogger(__name__)
 CHOICES = ("auto", "cpu", "cuda")
 NEVER = 2**62  # as a sample's number
 _UNCOUNTED = 20  # first steps: kernels are built, and the workers have batches in store
-_COUNTED = 80  # steps that are measured then
-_TOO_LONG = 0.1  # share of the time that steps wait for batches
+_TOO_LONG = {20: 0.5, 80: 0.1}  # steps that are measured then -> share of their time that steps may wait for batches
 
 
 class Placement:
@@ -103,16 +103,27 @@ class Placement:
             log.info("Patches are augmented on the GPU (data.augment_on=cuda).")
 
     def watch(self, loader: WatchedLoader, sampler: EpochSampler, trainer: L.Trainer | None) -> None:
-        """Have the training's steps measured, if the choice is still to be made; it holds from the next epoch on."""
+        """Have the training's steps measured, if the choice is still to be made.
+
+        It holds from the first batch on that no worker can have begun: that is the same one in every process.
+        """
         if self._decided or trainer is None:
             return
+        skipped, first_epoch = sampler.skip_batches, sampler.epoch
+        ahead = (
+            loader.num_workers * (loader.prefetch_factor or 0) + 1
+        )  # batches that are asked for before they are used
 
-        def note(waited: float, passed: float) -> None:
+        def note(number: int, waited: float, passed: float) -> None:
             # All processes of a distributed run come here in the same step
             short = self._falls_short(waited, passed)
-            if short is not None and trainer.strategy.reduce_boolean_decision(short, all=False):
-                self.first.fill_((sampler.epoch + 1) * sampler.num_batches * sampler.batch_size)
-                log.info("From the next epoch on patches are augmented on the GPU (data.augment_on=auto).")
+            if short is None or not trainer.strategy.reduce_boolean_decision(short, all=False):
+                return
+            self._decided = True
+            begun = number + (skipped if sampler.epoch == first_epoch else 0) + 1
+            batch = sampler.epoch * sampler.num_batches + min(begun + ahead, sampler.num_batches)
+            self.first.fill_(batch * sampler.batch_size)
+            log.info("From batch %d on patches are augmented on the GPU (data.augment_on=auto).", batch)
 
         loader.note = note
 
@@ -133,29 +144,32 @@ class Placement:
             self.first.fill_(NEVER if first is None else first)
 
     def _falls_short(self, waited: float, passed: float) -> bool | None:
-        """Count a step; in the last that is counted whether the workers fall short, else None."""
+        """Count a step; where so many are counted that it can be told, whether the workers fall short, else None."""
         self._steps += 1
         if self._decided or self._steps <= _UNCOUNTED:
             return None
         self._waited += waited
         self._passed += passed
-        if self._steps < _UNCOUNTED + _COUNTED:
+        counted = self._steps - _UNCOUNTED
+        if counted not in _TOO_LONG:
             return None
-        self._decided = True
+        self._decided = counted == max(_TOO_LONG)
         share = self._waited / self._passed
-        log.info("%d steps waited %.0f %% of their time for batches of the workers.", _COUNTED, 100 * share)
-        return share > _TOO_LONG
+        if self._decided or share > _TOO_LONG[counted]:
+            log.info("%d steps waited %.0f %% of their time for batches of the workers.", counted, 100 * share)
+        return share > _TOO_LONG[counted]
 
 
 class WatchedLoader(DataLoader):
     """A loader that tells how long its user waits for each batch.
 
     Attributes:
-        note: Called with the seconds waited for a batch and the seconds since the batch before; None to leave it.
+        note: Called with a batch's number in this iteration, the seconds waited for it and the seconds since the batch
+            before; None to leave it.
         at_work: Is told of the worker processes; None to leave it.
     """
 
-    note: Callable[[float, float], None] | None = None
+    note: Callable[[int, float, float], None] | None = None
     at_work: AtWork | None = None
 
     def __iter__(self) -> Any:
@@ -165,9 +179,9 @@ class WatchedLoader(DataLoader):
             self.at_work.processes = getattr(iterator, "_workers", ())
         return iterator if self.note is None else self._watched(iterator, self.note)
 
-    def _watched(self, iterator: Iterator[Any], note: Callable[[float, float], None]) -> Iterator[Any]:
+    def _watched(self, iterator: Iterator[Any], note: Callable[[int, float, float], None]) -> Iterator[Any]:
         last = None
-        while True:
+        for number in itertools.count():
             asked = time.perf_counter()
             try:
                 batch = next(iterator)
@@ -175,7 +189,7 @@ class WatchedLoader(DataLoader):
                 return
             now = time.perf_counter()
             if last is not None:
-                note(now - asked, now - last)
+                note(number, now - asked, now - last)
             last = now
             yield batch
 
