@@ -4,9 +4,9 @@
     python train.py data=hippocampus model=umamba_bot fold=0 trainer.max_epochs=50
     python train.py --config-name=cross_validation data=hippocampus model=umamba_bot    # five folds, and their ensemble
     python train.py --config-name=cascade data=flare model=umamba_enc    # 3d_lowres, then 3d_cascade_fullres on top
-    python train.py run_dir=logs/.../fold_0/<time>      # go on with a run, with its own configuration
+    python train.py run_dir=logs/.../fold_0/<time>      # continue a run, with its own configuration
 
-Raw data, plan and preprocessed store are made first where they are missing or out of date. Everything a run produces
+Raw data, plan and preprocessed data are made first if they are missing or out of date. Everything that a run produces
 is in its folder: checkpoints/, predictions/, tables/, figures/, metrics.csv, config.yaml, provenance.json.
 """
 

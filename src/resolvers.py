@@ -31,7 +31,7 @@ def auto_precision(accelerator: str, wanted: str | None) -> str:
     if wanted:
         return wanted
     precision, reason = _device_precision(accelerator)
-    _say_once(f"Precision {precision}: {reason}. trainer.precision=... sets another.")
+    _say_once(f"Precision {precision}: {reason} (trainer.precision changes it).")
     return precision
 
 

@@ -178,7 +178,7 @@ def fit(
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
     except LimitReached as limit:
-        log.info("%s: the training ends there; a call with a larger limit goes on from there.", limit)
+        log.info("%s: the training ends there; the same call with a larger limit continues it.", limit)
     except torch.OutOfMemoryError as error:
         graphs = isinstance(module, SegmentationModule) and module.cuda_graph is True
         raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error), graphs)) from error

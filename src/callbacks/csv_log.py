@@ -94,7 +94,7 @@ class MetricsWriter(ExperimentWriter):
                 self.metrics.append({"step": step - 1, _EPOCH: midway, **found})
         elif step > 0:
             log.warning(
-                "%s is not there, though the training goes on at step %d: it begins anew, and lacks the steps before.",
+                "%s is missing although the training continues at step %d: it starts again, without the earlier steps.",
                 self.metrics_file_path, step,
             )  # fmt: skip
 

@@ -67,7 +67,7 @@ def pace(seconds: float, batches: int, max_epochs: int | None, done: int) -> tup
     if total < _SHORT:
         return None
     steps = f"{count(epochs, 'epoch')} of {count(batches, 'step')}"
-    return total, f"A step takes {_fine(seconds)}: {steps} take about {duration(total)}, validation not counted."
+    return total, f"A step takes {_fine(seconds)}: {steps} take about {duration(total)}, plus validation."
 
 
 def _fine(seconds: float) -> str:

@@ -155,7 +155,7 @@ class SegmentationDataModule(PatchDataModule):
                 "plan is settled."
             )
         log.info(
-            "%s, %s, fold %s: %d cases to train on, %d to validate with, %d to test.",
+            "%s, %s, fold %s: %d training, %d validation and %d test cases.",
             self.plan.dataset_name, self.configuration, self.fold, len(self.train_ids), len(self.val_ids),
             len(self.test_cases),
         )  # fmt: skip
@@ -194,7 +194,7 @@ class SegmentationDataModule(PatchDataModule):
         if labelled:
             log.info("Test set: the %d labelled cases of imagesTs.", len(labelled))
             return labelled
-        log.info("Test set: the %d validation cases, for imagesTs has no labelled case.", len(self.val_ids))
+        log.info("Test set: the %d validation cases, because imagesTs has no labelled case.", len(self.val_ids))
         if self.fold == "all":
             log.warning("With fold=all these were trained on: their scores say nothing about new cases.")
         return tuple(case for case in self.raw.training_cases if case.identifier in set(self.val_ids))

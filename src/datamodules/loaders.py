@@ -229,7 +229,7 @@ class PatchDataModule(L.LightningDataModule):
         processes = (self.num_workers + validation_workers(self.num_workers) or 1) * world_size
         room = room_for_cases(processes)
         if training:
-            log.info("Small cases stay decoded, up to %.1f GiB in each of %d processes.", room / 2**30, processes)
+            log.info("Small cases are kept in memory, up to %.1f GiB in each of %d processes.", room / 2**30, processes)
         return room
 
     def _build(self, entry: Any) -> tio.Transform:

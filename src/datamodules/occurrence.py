@@ -27,5 +27,5 @@ def say_absent_classes(store: Store, plan: Plan, train: Sequence[str], val: Sequ
         log.warning("No case that is trained on has %s: the network cannot learn it%s.", name, where)
     if unseen:
         log.info(
-            "No validation case has %s: neither pseudo Dice nor scores of this fold tell of it.", ", ".join(unseen)
+            "No validation case has %s: pseudo Dice and scores of this fold say nothing about it.", ", ".join(unseen)
         )

@@ -92,8 +92,8 @@ class Placement:
         if chain.without_stage and (self.choice == "cuda" or not self._decided):
             names = ", ".join(dict.fromkeys(transform.name for transform in chain.without_stage))
             log.info(
-                "No version for the device has: %s. Up to there the augmentation stays in the workers (%s); on the "
-                "device: %s.", names, _listed(chain.in_worker), _listed([s.transform for s in chain.stages]),
+                "Without a GPU version: %s. The augmentation up to there stays in the workers (%s); on the GPU: %s.",
+                names, _listed(chain.in_worker), _listed([s.transform for s in chain.stages]),
             )  # fmt: skip
         if not chain.stages:
             self._decided = True

@@ -88,7 +88,7 @@ def main(cfg: DictConfig) -> None:
     count = len(given.sources)
     log.info("%s: %s, %d network%s; %s.", output, amount(size), count, "s" * (count > 1), said_of(given.licence))
     if given.licence is None:
-        log.info("Say under which licence others may use it: licence=CC-BY-4.0, say, or a file with its text.")
+        log.info("No licence was given. To say how others may use it: licence=CC-BY-4.0, or a file with the text.")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Traced:
         except Exception as error:  # torch raises whatever its tracer meets
             reason = f"{type(error).__name__}: {error!s:.300}"
             if self.any_size:
-                log.warning("The network is traced for %s alone, for torch cannot for any size: %s", self.patch, reason)
+                log.warning("The network is traced for %s only; torch cannot trace any size: %s", self.patch, reason)
                 self.any_size = False
                 return self._trace(network)
             raise ValueError(

@@ -91,14 +91,14 @@ class InitialWeights:
             parts[part] = parts.get(part, 0) + 1
         total = len(self.taken) + len(self.left_out)
         log.info(
-            "init_from=%s: %d of %d weights are taken, %.1f %% of their values (%s).", self.path, len(self.taken),
+            "init_from=%s: %d of %d weights are used, %.1f %% of their values (%s).", self.path, len(self.taken),
             total, 100 * self.share, ", ".join(f"{count} of {part}" for part, count in parts.items()),
         )  # fmt: skip
         if self.left_out:
             reasons = [f"{name}: {why}" for name, why in self.left_out.items()]
-            log.info("%d begin anew: %s.", len(reasons), listed(reasons, 20, "; "))
+            log.info("%d start with random values: %s.", len(reasons), listed(reasons, 20, "; "))
         if self.unused:
-            log.info("%d of the checkpoint have no place here: %s.", len(self.unused), listed(self.unused, 20, "; "))
+            log.info("%d of the checkpoint are not used: %s.", len(self.unused), listed(self.unused, 20, "; "))
 
 
 def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None = None) -> InitialWeights:

@@ -131,8 +131,8 @@ def say_near_misses(channel_names: Sequence[str], rule: str) -> None:
         meant = "CT" if "ct" in words else _SQUEEZED.get("".join(words))
         if meant is not None:
             log.warning(
-                "Channel %r gets a z-score of each image: of this name only %r, written so, has a normalisation of its "
-                "own%s. Call the channel so in dataset.json if it is meant.",
+                "Channel %r gets a z-score of each image: only a channel that is called exactly %r is normalised "
+                "differently%s. Rename it in dataset.json if that is meant.",
                 name, meant, " (rule 2.8 takes it in any case)" if rule != "2.8" else " (in any case)",
             )  # fmt: skip
 

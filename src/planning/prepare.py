@@ -151,7 +151,7 @@ def _fresh_plan(raw: RawDataset, prepared_dir: Path, options: PlannerOptions, wo
                 f"{path} was edited by hand, but the raw data or the planning options changed since it was planned. "
                 "Delete it to plan anew, or delete state.json beside it to keep your plan for the changed data."
             )
-        log.info("The data or the planning options changed: planning %s anew.", raw.name)
+        log.info("The data or the planning options have changed: planning %s again.", raw.name)
     if given is not None and of_another:
         given = move_plan(given, raw, fingerprint)
     plan = given or plan_dataset(fingerprint, raw, options)

@@ -63,7 +63,7 @@ class RawFiles:
         unsure = [file for file, stamp in stamps.items() if before.get(names[file], {}).get("stamp") != stamp]
         if unsure:
             size = amount(sum(stamps[file][0] for file in unsure))
-            log.info("Hashing %d raw file(s), %s, to know them again by their content.", len(unsure), size)
+            log.info("Hashing %d raw file(s), %s, to recognise them later.", len(unsure), size)
         with ThreadPoolExecutor(max(1, workers)) as threads:
             hashed = dict(zip(unsure, threads.map(file_content, unsure), strict=True))
         records = dict(before)

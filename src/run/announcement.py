@@ -47,9 +47,7 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
         return
     for variable, key in _OF_NNUNET.items():
         if os.environ.get(variable):
-            log.info(
-                "%s is not used, for the files there have another form; %s=... says where ours lie.", variable, key
-            )
+            log.info("%s is not used, because its files have another form; use %s=... instead.", variable, key)
     if message := _other_folds(datamodule):
         log.warning("%s", message)
     log.info("Device: %s; precision %s.", _device(trainer), trainer.precision)
@@ -58,7 +56,7 @@ def announce(run: Run, trainer: L.Trainer, datamodule: SegmentationDataModule, m
     log.info("Network: %s, %.1f million parameters.", type(module.network).__name__, parameters / 1e6)
     log.info("Loss: %s.", module.loss_name)
     log.info("Training: %s.", length_line(trainer, datamodule.iterations_per_epoch))
-    log.info("Pseudo Dice by class is in this order: %s.", ", ".join(module.class_names))
+    log.info("Pseudo Dice per class, in this order: %s.", ", ".join(module.class_names))
     log.info("Folder: %s", short(run.folder))
     log.info("To watch it: %s", _watching(run.folder, trainer))
     for level, lost in _lost(trainer):
@@ -118,7 +116,7 @@ def conclude(folder: Path, trusted: Sequence[str] = (), limit: str | None = None
         "The results are in %s\n"
         "  predict:  python predict.py %s input=IMAGES output=PREDICTIONS%s\n"
         "  evaluate: python eval.py %s output=SCORES%s\n"
-        "  go on:    python train.py %s%s%s",
+        "  continue: python train.py %s%s%s",
         short(folder), argument("checkpoint", checkpoint), trust, argument("ckpt_path", checkpoint), trust,
         argument("run_dir", Path(short(folder))), larger, trust,
     )  # fmt: skip

@@ -101,7 +101,7 @@ class Run:
             record = call
         else:
             except_for = f", except{listed(self.changes)}" if self.changes else "."
-            log.info("Going on with the configuration of %s%s", self.folder, except_for)
+            log.info("Continuing with the configuration of %s%s", self.folder, except_for)
             first = read_json(path)
             if not first:
                 log.warning("%s was not whole: what it said of the calls before this one is lost.", path)
@@ -268,7 +268,7 @@ def _say_new(folder: Path, cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     named = {override.split("=", 1)[0].lstrip("+") for override in hydra.overrides.task}
     if hydra.job.config_name == DEFAULT_CONFIG and "run_dir" in named and not named & _NEW:
-        log.warning("There is no run in %s: a new one begins, of the default data=%s and model=%s.", folder,
+        log.warning("There is no run in %s: a new one starts, with the default data=%s and model=%s.", folder,
                     cfg.data_name, cfg.model_name)  # fmt: skip
 
 

@@ -74,8 +74,8 @@ def test_head_and_first_convolution_begin_anew_where_classes_or_channels_differ(
         assert torch.equal(tensor, before[name] if name in expected else source[name]), name
     with caplog.at_level(logging.INFO):
         initial.say()
-    assert f"{len(before) - len(expected)} of {len(before)} weights are taken" in caplog.text
-    assert all(name in caplog.text for name in expected) and f"{len(expected)} begin anew" in caplog.text
+    assert f"{len(before) - len(expected)} of {len(before)} weights are used" in caplog.text
+    assert all(name in caplog.text for name in expected) and f"{len(expected)} start with random values" in caplog.text
     assert set(initial.facts()["left_out"]) == expected and set(initial.facts()["taken"]) == set(before) - expected
 
 

@@ -200,7 +200,9 @@ def test_options_change_the_budget():
 def test_a_name_that_nearly_has_a_normalization_is_said(caplog, rule):
     say_near_misses(("CT", "noNorm", "T2", "CT_venous", "contrast", "rescale to 0-1", "MR"), rule)
     first, second = caplog.messages
-    assert first.startswith("Channel 'CT_venous' gets a z-score of each image: of this name only 'CT'")
+    assert first.startswith(
+        "Channel 'CT_venous' gets a z-score of each image: only a channel that is called exactly 'CT'"
+    )
     assert second.startswith("Channel 'rescale to 0-1' gets") and "'rescale_to_0_1'" in second
 
 

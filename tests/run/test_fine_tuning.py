@@ -28,7 +28,7 @@ def test_from_one_data_set_to_another(tmp_path: Path) -> None:
              "run_dir=tuned"]  # fmt: skip
     output = run("train.py", *tuned, folder=tmp_path)
     flat = " ".join(output.split())
-    assert "The plan is of Dataset951_Source" in flat and "begin anew" in flat and "Frozen: " in flat
+    assert "The plan is of Dataset951_Source" in flat and "start with random values" in flat and "Frozen: " in flat
     last = tmp_path / "tuned" / "checkpoints" / "last.ckpt"
     then, now = (torch.load(path, weights_only=True) for path in (source, last))
     frozen = [name for name in now["state_dict"] if name.startswith("network.encoder_stages.1.")]

@@ -152,4 +152,4 @@ def test_what_was_there_before_a_start_that_is_refused_stays_as_it_was(folder: P
     assert "is in use by another training" in said and (folder / "run" / "train.log").read_bytes() == before
     run("train.py", "run_dir=run", "trainer.max_epochs=2", folder=folder)
     now = (folder / "run" / "train.log").read_bytes()
-    assert now.startswith(before) and b"Going on with the configuration" in now and b"Epoch 2/2" in now
+    assert now.startswith(before) and b"Continuing with the configuration" in now and b"Epoch 2/2" in now

@@ -43,7 +43,7 @@ def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe:
         FileExistsError: `target` exists and is not a raw data set.
     """
     if is_raw_dataset(target):  # before the lock: a finished set may lie where nothing can be written
-        log.info("%s is there already; remove it to make it anew", target)
+        log.info("%s exists already; delete it to make it again", target)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
@@ -71,7 +71,7 @@ def build_dataset(target: Path, write: Callable[[Path], dict[str, Any]], recipe:
             target.rmdir()  # empty, as checked above
         os.replace(partial, target)
         (target / stamp.name).unlink()  # last: without it a finished folder would be made again
-    log.info("made %s: %d training cases", target, dataset["numTraining"])
+    log.info("Made %s: %d training cases", target, dataset["numTraining"])
     return target
 
 

@@ -196,7 +196,7 @@ def _overlays(dataset: str, figures: Path, stem: str, runs: Sequence[ScoredRun],
     pairs = {name: run.pairs for name, run in first.items()}
     common = set.intersection(*({pair.case for pair in some} for some in pairs.values()))
     if not common:
-        log.warning("%s: no overlays, for no case has its images and predictions of every network.", dataset)
+        log.warning("%s: no overlays, because no case has its images and predictions of every network.", dataset)
         return html.paragraph("No overlays: images or predictions are not where they were when they were scored.")
     shown = pd.concat([run.scores.assign(run=name) for name, run in first.items()])
     shown = shown[shown["case"].isin(common)]

@@ -57,7 +57,7 @@ def _choice(backend: str, device_type: str, device_index: int | None, double: bo
         if fault:
             log.warning("The scan falls back to the slower torch backend: %s.", fault)
             chosen = "torch"
-    log.info("Selective scan on %s: backend %s (asked for: %s).", device_type, chosen, backend)
+    log.info("Selective scan on %s: backend %s (setting: %s).", device_type, chosen, backend)
     return chosen
 
 
