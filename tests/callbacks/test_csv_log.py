@@ -139,5 +139,5 @@ def test_a_file_that_is_gone_where_a_run_goes_on_is_missed_once(tmp_path: Path, 
         logger.experiment.rewind(step)
         logger.log_metrics({"loss": 1.0}, step=step)
         logger.save()
-    assert caplog.text.count("metrics.csv is not there, though the training goes on at step 4") == 1
+    assert caplog.text.count("metrics.csv is missing although the training continues at step 4") == 1
     assert "at step 5" not in caplog.text

@@ -49,7 +49,7 @@ def test_what_a_fold_cannot_learn_is_said(uneven: Path, caplog) -> None:
 def test_what_a_fold_cannot_validate_is_said(uneven: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
     module(uneven, 1)
-    assert "No validation case has rare: neither" in caplog.text and "trained on has rare" not in caplog.text
+    assert "No validation case has rare: pseudo Dice" in caplog.text and "trained on has rare" not in caplog.text
 
 
 def test_the_one_case_is_centred_on_as_often_as_it_is_drawn(uneven: Path) -> None:

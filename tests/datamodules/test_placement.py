@@ -164,8 +164,8 @@ def test_what_stays_in_the_workers_is_named(caplog: pytest.LogCaptureFixture) ->
         placement = Placement(choice)
         with caplog.at_level(logging.INFO):
             placement.begin(GPU, DeviceChain([RandomMirror(), tio.RandomSpike(), RandomMirror()], (8, 8)))
-        assert "for the device has: RandomSpike." in caplog.text
-        assert "workers (RandomMirror, RandomSpike); on the device: RandomMirror." in caplog.text
+        assert "Without a GPU version: RandomSpike." in caplog.text
+        assert "workers (RandomMirror, RandomSpike); on the GPU: RandomMirror." in caplog.text
         assert int(placement.first) == (0 if choice == "cuda" else NEVER)
         caplog.clear()
     placement = Placement("cuda")
