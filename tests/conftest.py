@@ -26,6 +26,7 @@ settings.register_profile("any machine", deadline=None)  # a busy one takes long
 settings.load_profile("any machine")
 
 warm_start.draw_fewer_intensities()
+warm_start.remember_configs()
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
+from tests.composed import composed
 from tests.inference.small import make_plan
-from umamba.locations import ROOT
+from umamba.locations import CONFIGS, ROOT
 from umamba.resolvers import register_resolvers
 from umamba.run.compare import ResumeError
 from umamba.run.folder import Run, open_run
@@ -30,18 +31,16 @@ from umamba.run.sweep import quoted
 def called(run_dir: Path, *overrides: str, config: str = "train") -> Iterator[Run]:
     """What train.py does with its command line, up to where the run is open."""
     register_resolvers()
-    command = [f"run_dir={quoted(str(run_dir))}", *overrides]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose(config, command, return_hydra_config=True)
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(cfg)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        try:
-            with open_run(cfg) as run:
-                yield run
-        finally:
-            HydraConfig.instance().cfg = before
+    cfg = composed(config, overrides, hydra=True, run_dir=str(run_dir))
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"), open_run(cfg) as run:
+            yield run
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def trained(run_dir: Path, *overrides: str) -> dict:
