@@ -148,7 +148,7 @@ def uninterrupted(dataset: Path, tmp_path_factory):
     ],
     ids=["first_epoch", "mid_epoch", "epoch_start", "epoch_end", "validation_end"],
 )
-@pytest.mark.parametrize("kind", range(len(INTERVALS)))
+@pytest.mark.parametrize("kind", [0, 2, 3, 4])
 def test_killed_and_started_again(kind: int, kill: KillAt, dataset: Path, uninterrupted, tmp_path: Path) -> None:
     kill.calls = itertools.count()
     assert run(tmp_path, dataset, [kill], **INTERVALS[kind]) is None
@@ -156,12 +156,12 @@ def test_killed_and_started_again(kind: int, kill: KillAt, dataset: Path, uninte
     assert_same_end(tmp_path, uninterrupted(kind))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("hook", "batch"),
-    [("on_train_batch_end", 0), ("on_train_batch_end", 1), ("on_train_batch_end", 2), ("on_validation_end", 3)],
-)
-def test_a_checkpoint_within_an_epoch(workers: int, hook: str, batch: int, dataset, uninterrupted, tmp_path) -> None:
+    ("hook", "batch", "workers"),
+    [("on_train_batch_end", 0, 0), ("on_train_batch_end", 1, 2), ("on_train_batch_end", 2, 0),
+     ("on_validation_end", 3, 0), ("on_validation_end", 3, 2)],
+)  # fmt: skip
+def test_a_checkpoint_within_an_epoch(hook: str, batch: int, workers: int, dataset, uninterrupted, tmp_path) -> None:
     saver = SaveMidEpoch(tmp_path / "checkpoints" / "last.ckpt", hook, 2, batch)
     assert run(tmp_path, dataset, [saver], workers=workers) is None
     assert run(tmp_path, dataset, workers=workers)
@@ -206,8 +206,8 @@ def test_the_ema_decays_per_epoch(kind: int, uninterrupted) -> None:
     assert rows["val/dice_ema"].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 6, 7])
-@pytest.mark.parametrize("kind", range(len(INTERVALS)))
+@pytest.mark.parametrize("steps", [3, 4, 6])  # within the first epoch, at its end, and at a validation within one
+@pytest.mark.parametrize("kind", [0, 2, 3, 4])
 def test_max_steps_within_an_epoch(kind: int, steps: int, dataset: Path, uninterrupted, tmp_path: Path) -> None:
     """A run that ends at a number of steps and is gone on with ends as one that was long at once."""
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -232,8 +232,7 @@ class Hour(L.Callback):
         return self.now
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", range(len(INTERVALS)))
+@pytest.mark.parametrize(("kind", "workers"), [(0, 0), (0, 2), (2, 0), (3, 2), (4, 0)])
 def test_max_time_within_an_epoch(kind: int, workers: int, dataset: Path, uninterrupted, tmp_path, monkeypatch) -> None:
     """The time is over with the sixth batch, which in one of the kinds validation follows."""
     clock = Hour()
