@@ -225,8 +225,7 @@ def test_nan_that_simpleitk_reads_as_zero(tmp_path):
         score(pair)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_all_faulty_files_are_named_at_once(tmp_path, workers):
+def test_all_faulty_files_are_named_at_once(tmp_path):
     good = volume((1, slice(2, 6)))
     pairs = [pair_of(tmp_path, good, good, case=name) for name in ("a", "b", "c", "d", "e")]
     cut(pairs[1].prediction)
@@ -234,7 +233,7 @@ def test_all_faulty_files_are_named_at_once(tmp_path, workers):
     save(pairs[3].prediction, good[:9])
     save(pairs[4].prediction, good * 7)
     with pytest.raises(ValueError, match=r"4 of 5 case\(s\) cannot be scored") as caught:
-        evaluate(pairs, scoring(), progress=False, workers=workers)
+        evaluate(pairs, scoring(), progress=False, workers=0)
     lines = str(caught.value).splitlines()[1:]
     named = ("predictions/b.nii.gz", "references/c.nii.gz", "predictions/d.nii.gz", "predictions/e.nii.gz")
     assert len(lines) == 4 and all(name in line for name, line in zip(named, lines, strict=True))
