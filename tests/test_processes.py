@@ -126,18 +126,22 @@ def test_a_stop_while_workers_start_leaves_no_traceback(to: str) -> None:
     assert (ended.returncode, ended.stderr) == (0 if to == "pid" else 130, "")
 
 
-FOLLOWER = """
-import os, subprocess, sys, time
-code = "import os, time; from umamba.processes import follow; follow(os.getppid(), lambda: os._exit(1)); time.sleep(99)"
-child = subprocess.Popen([sys.executable, "-c", code])
-print(child.pid, flush=True)
-child.wait()
+FOLLOWER = '''
+import subprocess, sys
+code = """
+import os, time
+from umamba.processes import follow
+follow(os.getppid(), lambda: os._exit(1))
+print(os.getpid(), flush=True)
+time.sleep(600)
 """
+subprocess.Popen([sys.executable, "-c", code]).wait()
+'''
 
 
 def test_a_program_can_follow_the_one_that_started_it() -> None:
     process = start(FOLLOWER)
-    child = int(process.stdout.readline())
+    child = int(process.stdout.readline())  # said when it follows
     time.sleep(0.5)
     assert is_alive(child)
     process.kill()

@@ -148,10 +148,13 @@ def test_cases_are_computed_while_others_are_written_but_not_without_end(tmp_pat
     logits, write = predictor._logits, many_cases.write_label
     monkeypatch.setattr(pipeline, "_WAITING", 3)
     monkeypatch.setattr(predictor, "_logits", lambda data: computed.append(len(computed)) or logits(data))
-    monkeypatch.setattr(many_cases, "write_label", lambda *rest: blocked.wait(60) and write(*rest))
+    monkeypatch.setattr(many_cases, "write_label", lambda *rest: blocked.wait(120) and write(*rest))
     run = threading.Thread(target=predictor.predict_cases, args=(cases_in_folder(images, ".nii.gz", 1), tmp_path / "o"))
     run.start()
-    run.join(2)
+    until = time.monotonic() + 60
+    while len(computed) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    run.join(0.3)  # time for one too many
     assert run.is_alive() and computed == [0, 1, 2, 3]
     blocked.set()
     run.join(60)
