@@ -140,6 +140,7 @@ def serve() -> dict[str, Any]:
     draw_fewer_intensities()
     remember_configs()
     _compose()
+    _draw_coarsely()
     gc.collect()
     gc.freeze()  # else the collector of each fork goes through all that was imported, and so copies it: 1.5 seconds
     for line in requests:
@@ -186,6 +187,15 @@ def remember_configs() -> None:
         return pickle.loads(parsed[key])
 
     ConfigRepository.load_config = load_config  # type: ignore[method-assign]
+
+
+def _draw_coarsely() -> None:
+    """Pictures of a command are looked for, not looked at; tests/drawing and tests/evaluation look at theirs."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+    Figure.savefig = lambda self, *given, **named: save(self, *given, **named | {"dpi": 20})  # type: ignore[method-assign]
+    Figure.draw_without_rendering = lambda self: None  # type: ignore[method-assign]
 
 
 def _compose() -> None:
