@@ -16,6 +16,7 @@ from umamba.drawing.palette import class_colour
 
 _DPI = 100
 _MANY = 10  # classes; the legend of more is small
+_LEGEND_TOP = 0.45  # pseudo Dice up to which a legend at the lower right reaches
 _MAX_NAMES = 30
 _BEHIND = "#D4D4D4"  # pale and dark classes both show on it; without pale ones it is white
 _PALE = 0.75  # luma of a class's colour from which it is hard to see on white
@@ -92,8 +93,14 @@ def _draw_scores(ax: Axes, table: pd.DataFrame, classes: Mapping[int, str]) -> N
             fontsize=6 if many else 8,
             ncols=1 + len(shown) // 9,
             framealpha=0.6,
-            loc="lower right",
+            loc="upper left" if _is_low(table) else "lower right",
         )  # the best place would take longer to find than all else to draw
+
+
+def _is_low(table: pd.DataFrame) -> bool:
+    """Whether the smoothed curve ends where a legend at the lower right would cover it, as it does at first."""
+    smoothed = table[_SMOOTHED].dropna() if _SMOOTHED in table else pd.Series(dtype=float)
+    return bool((smoothed.tail(1) < _LEGEND_TOP).any())
 
 
 def _curve(ax: Axes, table: pd.DataFrame, name: str, **style: object) -> None:

@@ -94,3 +94,9 @@ def test_a_thousand_epochs_of_many_classes_take_little_time(tmp_path: Path) -> N
     before = time.process_time()
     history_figure(metrics_csv, tmp_path / "progress.png", classes)
     assert time.process_time() - before < 2.0  # on a core shared by many; alone it is a third of a second
+
+
+@pytest.mark.parametrize(("ends", "low"), [([0.1, 0.2], True), ([0.1, 0.8, None], False), ([], False)])
+def test_the_legend_covers_no_smoothed_curve(ends: list[float | None], low: bool) -> None:
+    assert history._is_low(pd.DataFrame({"val/dice_ema": pd.Series(ends, dtype=float)})) is low
+    assert history._is_low(pd.DataFrame({"epoch": [1]})) is False
