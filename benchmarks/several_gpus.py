@@ -141,7 +141,7 @@ def rank(index: int, port: int, arguments: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("umamba").setLevel(logging.INFO)
     setting, gpus = SETTINGS[arguments.setting], arguments.gpus
-    ways = (True,) if arguments.graphs_only else (True, False)
+    ways = (True,) if arguments.graphs_only else (False, True)
     alone = [(network, 1, "plan's", setting.batch, graph) for graph in ways for network in arguments.networks]
     shares = {"shared": setting.batch, "each": setting.batch * gpus}
     together = [

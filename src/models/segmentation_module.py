@@ -22,6 +22,7 @@ from umamba.models.gradient_exchange import GradientExchange
 from umamba.models.graph_obstacles import obstacle_of_layers, obstacle_of_strategy
 from umamba.models.losses import DeepSupervision
 from umamba.models.pseudo_dice import PseudoDice
+from umamba.models.rank_step_graph import RankGraphedLoss
 from umamba.models.schedules import make_optimizer_and_schedule
 from umamba.models.step_graph import WORTH, GraphedLoss
 from umamba.models.train_loss import TrainLoss
@@ -129,7 +130,11 @@ class SegmentationModule(L.LightningModule):
         obstacle = self._obstacle_to_graphs()
         if obstacle is None:
             required, exchange = self.cuda_graph is True, self._exchange_over_ranks()
-            self._training_loss = GraphedLoss(self._loss_of, self.network.parameters(), required, exchange)
+            self._training_loss = (
+                GraphedLoss(self._loss_of, self.network.parameters(), required)
+                if exchange is None
+                else RankGraphedLoss(self.network, self.loss, exchange, required)
+            )
         elif self.cuda_graph is True:
             raise ValueError(f"cuda_graph=true is not possible: {obstacle}. Set cuda_graph=auto or false.")
         elif self.device.type == "cuda":
@@ -244,6 +249,8 @@ class SegmentationModule(L.LightningModule):
         obstacle = obstacle_of_strategy(trainer.strategy)
         if obstacle is not None:
             return obstacle
+        if self.cuda_graph == "auto" and isinstance(trainer.strategy, DDPStrategy):
+            return "of several devices only with cuda_graph=true, which has not been tried on GPUs since it was changed"
         if self.compiled:
             return "compile=true"
         if torch.is_anomaly_enabled():

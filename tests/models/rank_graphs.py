@@ -23,10 +23,10 @@ from small_topology import TOPOLOGY
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from umamba.models import step_graph
+from umamba.models import rank_step_graph
 from umamba.models.gradient_exchange import GradientExchange
 from umamba.models.losses import DeepSupervision, DiceCELoss
-from umamba.models.step_graph import GraphedLoss
+from umamba.models.rank_step_graph import RankCaptured, RankGraphedLoss
 from umamba.models.umamba import UMamba
 from umamba.models.unet import PlainConvUNet
 
@@ -43,25 +43,25 @@ class Again:
         self.replay = run
 
 
-class AgainCaptured(step_graph._Captured):
+class AgainCaptured(RankCaptured):
     """In place of a capture, where there is no GPU."""
 
     def warm_up(self) -> None:
         for _ in range(2):
-            self._backward(self._forward())
+            self.run_back(self.run())
 
     def record(self) -> None:
-        kept: list[Tensor] = []
-        self.loss = torch.zeros((), dtype=self.image.dtype)
-        self.grads = ()  # they are where the exchange takes them
+        kept: list[Any] = []
+        with torch.no_grad():
+            self.keep(self.run())
 
         def forward() -> None:
             with torch.enable_grad():
-                kept[:] = [self._forward()]
-            self.loss.copy_(kept[0].detach())
+                kept[:] = [self.run()]
+            torch._foreach_copy_(self.outputs, [output.detach() for output in kept[0]])
 
         def backward() -> None:
-            self._backward(kept.pop())
+            self.run_back(kept.pop())
 
         self.forward, self.backward = Again(forward), Again(backward)  # type: ignore[assignment]
 
@@ -111,10 +111,9 @@ def train(
     module = GraphedNetwork(network, DeepSupervision(DiceCELoss(*options)))
     wrapped = DistributedDataParallel(module)
     if graphed:
-        module.step = GraphedLoss(
-            module.single, parameters,
-            exchange=lambda: GradientExchange(network, lambda: wrapped.require_backward_grad_sync),
-        )  # fmt: skip
+        module.step = RankGraphedLoss(
+            network, module.loss, lambda: GradientExchange(network, lambda: wrapped.require_backward_grad_sync)
+        )
     optimizer = torch.optim.SGD(parameters, 1e-2, momentum=0.9, nesterov=True)
     found: dict[str, list[Any]] = {"losses": [], "gradients": []}
     for number, (image, label) in enumerate(batches(parameters[0].device, parameters[0].dtype, rank)):
@@ -140,7 +139,7 @@ def train_with_unlike_weights(rank: int, folder: Path) -> None:
     wrapped = DistributedDataParallel(module)  # which gives all the first one's weights
     with torch.no_grad():
         next(network.parameters())[0].add_(rank)
-    module.step = GraphedLoss(module.single, network.parameters(), exchange=lambda: GradientExchange(network, bool))
+    module.step = RankGraphedLoss(network, module.loss, lambda: GradientExchange(network, bool))
     try:
         wrapped(*batches(torch.device("cpu"), torch.float32, rank)[0])
     except RuntimeError as error:
@@ -156,7 +155,7 @@ def main(rank: int, folder: Path, kind: str) -> None:
         torch.cuda.set_device(device)
         torch.backends.cudnn.deterministic = True
     else:
-        step_graph._Captured = NoCapture if kind == "fault" else AgainCaptured  # type: ignore[misc]
+        rank_step_graph.RankCaptured = NoCapture if kind == "fault" else AgainCaptured  # type: ignore[misc]
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD,
         timeout=timedelta(seconds=600),

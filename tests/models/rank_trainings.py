@@ -20,7 +20,7 @@ from tiny_plan import tiny_plan
 from torch.utils.data import DataLoader
 
 from umamba.callbacks.finite_watch import FiniteWatch
-from umamba.models import segmentation_module, step_graph
+from umamba.models import rank_step_graph, segmentation_module
 from umamba.models.schedules import poly
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.models.unet import PlainConvUNet
@@ -84,7 +84,7 @@ def main(rank: int, port: int, folder: Path, accelerator: str) -> None:
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.backends.cudnn.deterministic = True
     if accelerator == "cpu":
-        step_graph._Captured = AgainCaptured  # type: ignore[misc]
+        rank_step_graph.RankCaptured = AgainCaptured  # type: ignore[misc]
         segmentation_module.SegmentationModule._obstacle_to_graphs = obstacle  # type: ignore[method-assign]
     ends = {}
     for name in OPTIONS if accelerator == "gpu" else ("plain", "accumulated", "resumed"):

@@ -98,7 +98,8 @@ def test_a_graph_that_is_asked_for_and_not_possible_is_refused(plan: Plan, tmp_p
         ({"cuda_graph": True, "steps": 5}, None),  # asked for, however short
         ({"cuda_graph": False}, "cuda_graph=false"),
         ({"device": "cpu"}, "the device is cpu"),
-        ({"strategy": DDPStrategy(bucket_cap_mb=50, find_unused_parameters=False)}, None),
+        ({"strategy": DDPStrategy()}, "only with cuda_graph=true"),
+        ({"strategy": DDPStrategy(bucket_cap_mb=50, find_unused_parameters=False), "cuda_graph": True}, None),
         ({"strategy": DDPStrategy(find_unused_parameters=True)}, "DDPStrategy is told by find_unused_parameters"),
         ({"strategy": DDPStrategy(ddp_comm_hook=bf16_compress_hook)}, "is told by ddp_comm_hook"),
         ({"strategy": FSDPStrategy()}, "a single device, or trainer.strategy=ddp, and this is FSDPStrategy"),

@@ -63,7 +63,7 @@ class NoCapture:
 
 
 def test_a_capture_that_fails_leaves_single_launches_and_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(step_graph, "_Captured", NoCapture)
+    monkeypatch.setattr(step_graph, "Captured", NoCapture)
     weight = nn.Parameter(torch.ones(()))
     step = GraphedLoss(lambda image, label: (weight * image - label).sum(), [weight])
     with caplog.at_level(logging.INFO):
@@ -77,7 +77,7 @@ def test_a_capture_that_fails_leaves_single_launches_and_is_said_once(monkeypatc
 
 
 def test_a_capture_that_is_required_and_fails_is_an_error(monkeypatch):
-    monkeypatch.setattr(step_graph, "_Captured", NoCapture)
+    monkeypatch.setattr(step_graph, "Captured", NoCapture)
     step = GraphedLoss(lambda image, label: image.sum(), [], required=True)
     with pytest.raises(RuntimeError, match="The capture is invalid"):
         step(torch.ones(1), torch.ones(1))
@@ -88,8 +88,8 @@ class Recorded:
 
     made: ClassVar[list[Recorded]] = []
 
-    def __init__(self, function, parameters, seen, image, label, exchange) -> None:
-        self.seen, self.exchange = seen, exchange
+    def __init__(self, function, parameters, image, label) -> None:
+        self.function = function
         self.parameters = [p for p in parameters if p.requires_grad]
         self.made.append(self)
 
@@ -97,12 +97,12 @@ class Recorded:
 
     def record(self) -> None: ...
 
-    def fits(self, image, label) -> bool:
-        return False
+    def __call__(self, image, label) -> torch.Tensor:
+        return self.function(image, label)
 
 
 def test_weights_that_were_moved_or_frozen_are_captured_anew(monkeypatch):
-    monkeypatch.setattr(step_graph, "_Captured", Recorded)
+    monkeypatch.setattr(step_graph, "Captured", Recorded)
     monkeypatch.setattr(Recorded, "made", [])
     layer = nn.Linear(2, 2)
     step = GraphedLoss(lambda image, label: layer(image).sum(), layer.parameters())
