@@ -32,7 +32,7 @@ TERMS = {
 OPTIONS = [
     (batch_dice, ignored, regions, terms)
     for terms in TERMS
-    for batch_dice in (True, False)
+    for batch_dice in ((True, False) if terms in ("nnunet", "other") else (True,))  # of Dice alone, which these share
     for ignored in (None, IGNORED)
     for regions in ((), REGIONS)
 ]
