@@ -33,6 +33,7 @@ from umamba.models.initial_weights import freeze
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.planning.plan import Plan
 from umamba.run.cluster import check_processes, choose_environment
+from umamba.run.others import ending_together
 from umamba.run.quiet import quiet
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ _OTHER_GONE = (
     "or in its own log (train_ddp_process_1.log and so on; of torchrun and srun theirs), or was killed, as for want of "
     "memory. What this one has noticed: {}"
 )
+_OTHER_SAID = "Another process of this run has ended, and the training ends with it: {}"
 
 
 def entries(config: DictConfig | None) -> list[Any]:
@@ -175,25 +177,31 @@ def fit(
         SampleError: a patch could not be made; with its case.
         RuntimeError: a worker is gone; with the case that it was at. Or another process of the run is.
     """
-    try:
-        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-    except LimitReached as limit:
-        log.info("%s: the training ends there; the same call with a larger limit continues it.", limit)
-    except torch.OutOfMemoryError as error:
-        graphs = isinstance(module, SegmentationModule) and module.cuda_graph is True
-        raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error), graphs)) from error
-    except SampleError as error:
-        raise SampleError(str(error)) from error  # by this project, which says it in a message
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        fault = fault_of_worker(error, [*getattr(datamodule, "at_work", {}).values()])
-        if fault is None and trainer.world_size > 1 and _LOST.search(str(error)):
-            fault = _OTHER_GONE.format(trainer.world_size, str(error).splitlines()[0])
-        if fault is None:
-            raise
-        raise RuntimeError(fault) from error
-    finally:
-        if isinstance(module, SegmentationModule):
-            module.let_go_of_graphs()  # the test that may follow wants their memory
+    with ending_together() as reason_of_another:
+        try:
+            trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+        except LimitReached as limit:
+            log.info("%s: the training ends there; the same call with a larger limit continues it.", limit)
+        except torch.OutOfMemoryError as error:
+            graphs = isinstance(module, SegmentationModule) and module.cuda_graph is True
+            raise torch.OutOfMemoryError(_smaller_steps(datamodule, str(error), graphs)) from error
+        except SampleError as error:
+            raise SampleError(str(error)) from error  # by this project, which says it in a message
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            fault = fault_of_worker(error, [*getattr(datamodule, "at_work", {}).values()])
+            if fault is None and trainer.world_size > 1 and _LOST.search(str(error)):
+                said = reason_of_another()
+                fault = _OTHER_SAID.format(said) if said else _OTHER_GONE.format(trainer.world_size, _first_line(error))
+            if fault is None:
+                raise
+            raise RuntimeError(fault) from error
+        finally:
+            if isinstance(module, SegmentationModule):
+                module.let_go_of_graphs()  # the test that may follow wants their memory
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _smaller_steps(datamodule: SegmentationDataModule | DummyDataModule, fault: str, graphs: bool) -> str:

@@ -24,6 +24,7 @@ from umamba.planning.cascade import previous_stage
 from umamba.run.asked import check_options
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
+from umamba.run.quiet import said_once
 from umamba.run.sweep import follow_sweep, quoted
 from umamba.run.unbegun import said_at_once
 from umamba.targets import check_config
@@ -52,7 +53,7 @@ def run_cascade(cfg: DictConfig, script: str | Path) -> Path:
     follow_sweep()
     refuse_links(folder)
     with locked_run(folder):
-        with said_at_once(folder):  # planning may take an hour
+        with said_at_once(folder), said_once():  # planning may take an hour
             extra = _overrides_of_stages(cfg, folder)
         made = folder
         for number, stage in enumerate(extra, start=1):

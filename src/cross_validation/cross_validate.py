@@ -32,6 +32,7 @@ from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
 from umamba.run.named_dataset import name_dataset
 from umamba.run.parts import build_parts
+from umamba.run.quiet import said_once
 from umamba.run.resume import check_data, read_checkpoint
 from umamba.run.sweep import command_of, follow_sweep, quoted
 from umamba.run.unbegun import say_held
@@ -106,10 +107,11 @@ def check_folds_go_on(folder: Path, extra: Sequence[str] = ()) -> None:
     Raises:
         ResumeError: One was not, has other data or another plan, or cannot be gone on with; says what differs.
     """
-    for run in sorted(folder.glob("fold_*")):
-        number = run.name.removeprefix("fold_")
-        if run.is_dir() and number.isdecimal():
-            check_data_goes_on(check_goes_on(_composed(int(number), run, extra)))
+    with said_once():
+        for run in sorted(folder.glob("fold_*")):
+            number = run.name.removeprefix("fold_")
+            if run.is_dir() and number.isdecimal():
+                check_data_goes_on(check_goes_on(_composed(int(number), run, extra)))
 
 
 def check_data_goes_on(run: Run) -> None:

@@ -23,7 +23,7 @@ from umamba.run.lock import RunInUseError
 
 _WANDB = "WANDB_SERVICE"  # set by W&B for the process that it is started in, and so for its children
 REASON = "UMAMBA_REASON"  # in the environment of a job: the file in which it says why it failed, for those who ask
-_FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
+FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: 1 shows every traceback
 _LOGGED = "_umamba_logged"  # attribute of an error whose traceback was written
 _within: list[bool] = []  # one for each `explained` that the program is in
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -64,11 +64,11 @@ def explained(code: int = 1) -> Iterator[None]:
     the run, if that is open. Any other error is a fault of the program and keeps its traceback on the console too.
     """
     outermost = not _within
-    shown_in_full = outermost and os.environ.get(_FULL) == "1"
+    shown_in_full = outermost and os.environ.get(FULL) == "1"
     if shown_in_full:
         yield
         return
-    os.environ[_FULL] = "1"  # Hydra lets errors through instead of ending the process with a traceback of its own
+    os.environ[FULL] = "1"  # Hydra lets errors through instead of ending the process with a traceback of its own
     _within.append(True)
     try:
         yield
@@ -87,7 +87,12 @@ def explained(code: int = 1) -> Iterator[None]:
     finally:
         _within.pop()
         if outermost:
-            del os.environ[_FULL]
+            del os.environ[FULL]
+
+
+def explaining() -> bool:
+    """Whether the program is in `explained`, which has set Hydra's switch itself."""
+    return bool(_within)
 
 
 def environment_of_children() -> dict[str, str]:
@@ -96,7 +101,7 @@ def environment_of_children() -> dict[str, str]:
     That is the switch that `explained` has set for itself, the file for its own failure, and the W&B process that
     serves this one: all programs would hang on it, and end with it.
     """
-    own = {_WANDB, REASON, *({_FULL} if _within else ())}
+    own = {_WANDB, REASON, *({FULL} if explaining() else ())}
     return {key: value for key, value in os.environ.items() if key not in own}
 
 
@@ -175,8 +180,13 @@ def log_traceback(error: BaseException) -> None:
     if vars(error).get(_LOGGED):
         return
     vars(error)[_LOGGED] = True
-    information = (type(error), error, error.__traceback__)
-    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "%s", (str(error),), information)
+    log_to_files(str(error), error)
+
+
+def log_to_files(text: str, error: BaseException | None = None) -> None:
+    """Write a line, and the traceback of an error, to the log files and not to the console."""
+    information = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "%s", (text,), information)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)

@@ -1,9 +1,11 @@
-"""Warnings of libraries with which a user of this program can do nothing."""
+"""What is not said: warnings of libraries with which a user can do nothing, and lines that were said just before."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # The beginning of each, as a regular expression, and why it says nothing here
 _NOT_FOR_THE_USER = (
@@ -36,3 +38,27 @@ def quiet() -> None:
 def short_warnings() -> None:
     """Show a warning as one line of its message, without the place in the code that it comes from."""
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {' '.join(str(message).split())}\n"
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Leave out lines that were logged in the block before, word for word: of several folds each would say them."""
+    added = [(handler, _only_new()) for handler in logging.getLogger().handlers]
+    for handler, only_new in added:
+        handler.addFilter(only_new)
+    try:
+        yield
+    finally:
+        for handler, only_new in added:
+            handler.removeFilter(only_new)
+
+
+def _only_new() -> Callable[[logging.LogRecord], bool]:
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        before, text = len(said), record.getMessage()
+        said.add(text)
+        return len(said) > before
+
+    return is_new

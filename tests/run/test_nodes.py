@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,13 @@ def test_two_nodes_of_torchrun_share_the_batch_as_one_process_has_it(data, whole
         with open(tmp_path / f"{node}.log", "wb") as output:
             nodes.append(subprocess.Popen([sys.executable, *line, f"--node-rank={node}", *command], cwd=tmp_path,
                                           env=environment, stdout=output, stderr=subprocess.STDOUT))  # fmt: skip
+    limit = time.monotonic() + 300
     try:
-        codes = [node.wait(300) for node in nodes]
+        # One that has failed is not waited for by the test, as it is by the other node.
+        while not all(node.poll() == 0 for node in nodes) and not any(node.returncode for node in nodes):
+            assert time.monotonic() < limit, [(tmp_path / f"{node}.log").read_text()[-4000:] for node in range(2)]
+            time.sleep(0.1)
+        codes = [node.returncode for node in nodes]
     finally:
         for node in nodes:
             node.kill()
