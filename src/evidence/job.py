@@ -22,6 +22,7 @@ from umamba.run.folder import last_checkpoint
 from umamba.run.job_state import STOPPED_CODES, take
 from umamba.run.jobs import Job
 from umamba.run.sweep import quoted
+from umamba.words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +144,9 @@ class Training(Job):
             try:
                 made = make_record(self.entry.wanted, self.entry.run_dir, self.state["attempts"], self.place.code)
                 write_json(made, self.entry.record)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # files of it are damaged
                 attempt["exit_code"] = 1
-                reason = f"It ended well, but cannot be recorded: {error}"
+                reason = f"It ended well, but cannot be recorded: {in_words(error)}"
         if reason is not None:
             attempt["reason"] = reason
         self.entry.save_state(self.state)

@@ -134,6 +134,13 @@ def test_scores_of_another_checkpoint_are_no_record(stub):
     assert "tables has no scores of" in found.detail and list(stub.state.glob("*/*/run/checkpoints/last.ckpt"))
 
 
+@pytest.mark.parametrize("damaged", [{"images": []}, {"images": {"a": 1}}, {"cost": 3}], ids=str)
+def test_a_damaged_run_json_is_no_record_and_stops_no_other_run(stub, damaged):
+    rewrite(stub.templates / "tables" / "run.json", **damaged)
+    found = stub.sit("*nnunet_1")[KEYS[0]]
+    assert found.condition is Condition.FAILED and "cannot be recorded: a value is of another type" in found.detail
+
+
 def test_runs_of_other_settings_are_named_and_not_counted(stub, caplog):
     stub.sit("*nnunet_1")
     stub.sit("*nnunet_2", limit=2, stop_seconds=1.5, start_unfinishable=True)
