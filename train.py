@@ -16,6 +16,9 @@ from umamba.help import exit_with_help
 
 if __name__ == "__main__":
     exit_with_help(__doc__, "train")  # before the imports that take seconds
+    from umamba.run.ranks import follow_if_started
+
+    follow_if_started()
 
 import logging
 import sys

@@ -32,6 +32,12 @@ def follow_first() -> None:
     follow(int(os.environ[_FIRST]), lambda: os._exit(1))
 
 
+def follow_if_started() -> None:
+    """As `follow_first` in a process that Lightning has started, before the imports that take seconds."""
+    if os.environ.get(_FIRST) == str(os.getppid()):
+        follow_first()
+
+
 def job_of_slurm() -> str | None:
     """The batch job of SLURM in which this process runs, as ``scontrol`` names it; None if there is none.
 
