@@ -49,7 +49,7 @@ from umamba.run.folder import Run, open_run
 from umamba.run.habits import in_own_words, with_essentials
 from umamba.run.named_dataset import name_dataset
 from umamba.run.parts import build_parts
-from umamba.run.quiet import short_warnings
+from umamba.run.quiet import only_first_says, short_warnings
 from umamba.run.score import check_metric
 from umamba.run.stop import deferred, ends_on_signals
 from umamba.run.sweep import is_sweep_job
@@ -64,7 +64,7 @@ register_launchers()
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    with explained(), nothing_left():
+    with explained(), nothing_left(), only_first_says():
         check_groups(cfg)
         check_metric(cfg.optimized_metric, test=cfg.test)
         if is_sweep_job():

@@ -1,4 +1,4 @@
-"""What is not said: warnings of libraries with which a user can do nothing, and lines that were said just before."""
+"""What is not said: warnings with which a user can do nothing, and lines said before or by another process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from umamba.run import ranks
 
 # The beginning of each, as a regular expression, and why it says nothing here
 _NOT_FOR_THE_USER = (
@@ -33,6 +35,19 @@ def quiet() -> None:
     logging.getLogger(_ADVERTISING).setLevel(logging.WARNING)
     for beginning in _NOT_FOR_THE_USER:
         warnings.filterwarnings("ignore", message=beginning)
+
+
+@contextmanager
+def only_first_says() -> Iterator[None]:
+    """While in here, log warnings and errors alone if this is not the run's first process: that one says the rest."""
+    root = logging.getLogger()
+    before = root.level
+    if not ranks.is_first():
+        root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def short_warnings() -> None:

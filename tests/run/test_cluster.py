@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 
 from umamba.run import ranks, stop
 from umamba.run.cluster import SrunEnvironment
+from umamba.run.quiet import only_first_says
 from umamba.trainer import make_trainer
 
 BATCH = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
@@ -148,3 +150,13 @@ def test_a_job_is_run_again_where_sigterm_comes_before_sigusr1(monkeypatch, scon
         for number in (signal.SIGTERM, signal.SIGUSR1):
             os.kill(os.getpid(), number)
     assert ended.value.code == 128 + signal.SIGTERM and scontrol.read_text() == "requeue 4711\n"
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, ["a plan", "a warning"]), (1, ["a warning"])])
+def test_what_the_first_process_says_the_others_do_not_repeat(monkeypatch, caplog, rank: int, said: list[str]) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    caplog.set_level(logging.INFO)
+    with only_first_says():
+        logging.getLogger("umamba.any").info("a plan")
+        logging.getLogger("umamba.any").warning("a warning")
+    assert caplog.messages == said and logging.getLogger().level == logging.INFO

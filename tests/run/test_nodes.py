@@ -77,6 +77,8 @@ def test_two_nodes_of_torchrun_share_the_batch_as_one_process_has_it(data, whole
         for node in nodes:
             node.kill()
     assert codes == [0, 0], [(tmp_path / f"{node}.log").read_text()[-4000:] for node in range(2)]
+    said = [(tmp_path / f"{node}.log").read_text() for node in range(2)]
+    assert " INFO Epoch 4/4" in said[0] and " INFO " not in said[1]
     same_training(tmp_path / "run", whole)
 
 
