@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,10 +109,9 @@ def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
         yield from items
         return
-    console = Console(stderr=True)
-    if console.is_terminal:
+    if sys.stderr.isatty():  # not rich's own question: under FORCE_COLOR, as in notebooks, it takes files for terminals
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
             yield from progress.track(items, total=total, description=description)
         return
     start = said = time.monotonic()

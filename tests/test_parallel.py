@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from umamba import parallel
-from umamba.parallel import fitting_workers, map_cases
+from umamba.parallel import fitting_workers, map_cases, track
 
 
 def _fragile(case: int) -> int:
@@ -56,3 +56,10 @@ def test_workers_fit_the_memory(monkeypatch, caplog):
     assert "Using 3 of 8 processes: each may need 3.0 GB of the 10.0 GB that are free" in caplog.text
     assert fitting_workers(12, 99_000_000_000) == 1
     assert fitting_workers(None, 0) == 8
+
+
+def test_a_file_gets_lines_and_no_bar_even_with_forced_colours(monkeypatch, caplog, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks and CI set it
+    with caplog.at_level(logging.INFO):
+        assert list(track(range(3), 3, "Preprocessing")) == [0, 1, 2]
+    assert capfd.readouterr().err == "" and "Preprocessing: 3 of 3 cases" in caplog.text

@@ -99,7 +99,7 @@ def _peer_rows(cfg: DictConfig, peer: Peer) -> Iterator[dict[str, Any]]:
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table, and a sentence on each row."""
     first, console = rows[0], Console()
-    if not console.is_terminal:
+    if not sys.stdout.isatty():
         console = Console(width=_WIDTH)
     cells = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
     of_all = ("data", "devices")
