@@ -53,7 +53,7 @@ def verdict(
         return [f"No network has a {title} on these {counted}."]
     best = means.index[0]
     if len(means) == 1:
-        return [f"{title_of(best)} alone was scored, on {counted}: mean {title} {_number(metric, means.iloc[0])}.",
+        return [f"Only {title_of(best)} was scored, on {counted}: mean {title} {_number(metric, means.iloc[0])}.",
                 *_seeds(scores)]  # fmt: skip
     sentences = [_first(means, metric, counted, compared), *_against(list(means.index), metric, compared)]
     sentences += [*_unlike(beyond), *filter(None, [unlike_cases(scores)])]
@@ -125,7 +125,7 @@ def _seeds(scores: pd.DataFrame) -> list[str]:
     if not single:
         return []
     who = "Each network" if len(single) == len(replicates) else ", ".join(single)
-    return [f"{who} was trained once: how much of it is the seed's is not known."]
+    return [f"{who} was trained once, so it is not known how much another seed would change."]
 
 
 def _number(metric: str, value: float) -> str:
