@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-KILLS = int(os.environ.get("UMAMBA_TRUST_KILLS", "18"))  # in all; `make trust` sets 100
+KILLS = int(os.environ.get("UMAMBA_TRUST_KILLS", "12"))  # in all; `make trust` sets 100
 SEED = int(os.environ.setdefault("UMAMBA_TRUST_SEED", str(secrets.randbelow(2**31))))  # test processes share it
 TIMEOUT = 600  # seconds for any command
 # Seconds in which the children of a killed process must have ended. Measured at loads of 12 to 18 on two cores: workers

@@ -97,7 +97,7 @@ CHANGES: dict[str, Callable[[Checkpoint, Path], None]] = {
     "infinite_weights": weights(float("inf")),
 }
 UNREAD = ("data_target", "data_nested", "data_planning")  # parts that need not be looked at: not built, or refused
-FAST = ("torch_shell", "remove_case", "nan_weights")
+FAST = ("torch_shell", "nan_weights")
 
 
 @pytest.fixture

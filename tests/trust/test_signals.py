@@ -12,7 +12,7 @@ import pytest
 from compare import all_whole, load, nothing_unfinished, same
 from harness import Command, dice, no_traceback, once, run, train_line
 
-SIGNALS = {"SIGTERM": 143, "SIGUSR1": 138, "SIGINT": 130, "SIGHUP": 129}  # docs/running.md
+SIGNALS = {"SIGTERM": 143, "SIGUSR1": 138, "SIGINT": 130, "SIGHUP": 129}  # docs/how_to/resume.md
 CHECKPOINT_WITHIN = 30.0  # seconds
 LONG = ("trainer.max_epochs=4", "data.iterations_per_epoch=30", "test=false")  # long epochs: signals come within one
 
