@@ -12,17 +12,24 @@ _HEADER_BYTES = 1 << 16  # in which the header ends
 _UNITS = ("spaceunits", "units", "distanceunits")
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "?", "???")  # or said by nobody
 _SCALE = (("elementtointensityfunctionslope", 1.0), ("elementtointensityfunctionoffset", 0.0))
+_PARTS = ("elementdatafile", "datafile")
 _SIZES = ("spacings", "spacedirections", "elementspacing", "elementsize")
 _NO_SIZE = re.compile(r"\bnan\b|\bnone\b", re.IGNORECASE)
 
 
 def check_text_header(path: Path) -> None:
-    """See that the numbers of a MetaImage or NRRD file are in mm and without a scale; files of other kinds pass.
+    """See that a MetaImage or NRRD file is whole, in mm and without a scale; files of other kinds pass.
 
     Raises:
         DatasetError: They are not, and would be read as if they were.
     """
     fields = _fields(path)
+    for name in _PARTS:
+        if fields.get(name, "").upper().startswith("LIST") or "%" in fields.get(name, ""):
+            raise DatasetError(
+                f"{path} has its voxels in several files ({fields[name]}), of which a change would not be noticed. "
+                "Write it as one file."
+            )
     for name in _UNITS:
         said = fields.get(name, "")
         other = [unit for unit in re.findall(r'"([^"]*)"', said) or [said] if unit.lower() not in _MILLIMETRES]

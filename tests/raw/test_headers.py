@@ -113,6 +113,20 @@ def test_a_scale_that_metaimage_does_not_apply_is_refused(tmp_path: Path, line: 
 SPACE = 'space: LPS\nspace units: "mm" "mm" "mm"\nspace directions: (1,0,0) (0,2,0) (0,0,3)'
 
 
+@pytest.mark.parametrize(("ending", "named"), [(".mhd", "LIST"), (".mhd", "slice%03d.raw 1 4 1"), (".nrrd", "LIST")])
+def test_voxels_in_several_files_are_refused(tmp_path: Path, ending: str, named: str) -> None:
+    """What an image is known again by is the content of two files at most."""
+    for number, part in enumerate(LABEL, 1):
+        (tmp_path / f"slice{number:03d}.raw").write_bytes(part.tobytes())
+    path = text(tmp_path / f"a{ending}")
+    head = path.read_bytes().partition(b"ElementDataFile" if ending == ".mhd" else b"\n\n")[0].decode()
+    line = f"ElementDataFile = {named}" if ending == ".mhd" else f"\ndata file: {named}"
+    files = [f"slice{number:03d}.raw" for number in range(1, 5)] if named == "LIST" else []
+    path.write_text("\n".join([head + line, *files, ""]))
+    with pytest.raises(DatasetError, match="in several files .*Write it as one file"):
+        read_label(path)
+
+
 @pytest.mark.parametrize(
     ("name", "lines", "said"),
     [
