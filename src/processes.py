@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,8 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -71,6 +77,24 @@ def describe_process(content: Mapping[str, Any]) -> str:
         return f"process {content['pid']} on {content['host']} since {content['since']}"
     except KeyError:
         return "it has not said yet which process it is"
+
+
+def took(lock: FileLock, patience: float, advice: str = "") -> bool:
+    """Whether this process holds a lock now; where the file system has no locks, nobody can tell, and it goes on.
+
+    Args:
+        lock: To be released later, as if it were held.
+        patience: Seconds to wait for it; -1 for ever.
+        advice: What to see to where there are no locks, for a warning; empty for none.
+    """
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        return False
+    except NotImplementedError:
+        if advice:
+            log.warning("The file system of %s has no locks: %s.", Path(lock.lock_file).parent, advice)
+    return True
 
 
 @contextmanager

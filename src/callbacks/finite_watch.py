@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+
+from umamba.callbacks.from_device import FromDevice
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class FiniteWatch(L.Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is None and skips_by_itself(optimizer):
             optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-            self._unheard = _Step(trainer.global_step, images, optimizer.found_inf)  # type: ignore[attr-defined]
+            self._unheard = _Step(trainer.global_step, images, FromDevice(optimizer.found_inf))  # type: ignore[attr-defined]
             return
         vars(optimizer).pop("found_inf", None)
         if torch.isfinite(norm):
@@ -70,7 +73,7 @@ class FiniteWatch(L.Callback):
         step, self._unheard = self._unheard, None
         if step is None:
             return
-        if step.skipped():
+        if step.skipped:
             self._report(trainer, module, step.number, step.images, None)
         else:
             self.consecutive = 0
@@ -119,22 +122,16 @@ def skips_by_itself(optimizer: torch.optim.Optimizer) -> bool:
     return all(group.get("fused") for group in groups) and not starts
 
 
+@dataclass
 class _Step:
-    """An optimizer step and its batches, until the host has heard from the device whether it was skipped."""
+    """An optimizer step and its batches, until the host has heard from the device whether it was skipped.
 
-    def __init__(self, number: int, images: list[Tensor], skipped: Tensor) -> None:
-        self.number = number
-        self.images = images
-        self._skipped = torch.empty(skipped.shape, pin_memory=skipped.is_cuda).copy_(skipped, non_blocking=True)
-        self._arrived = torch.cuda.Event() if skipped.is_cuda else None
-        if self._arrived is not None:
-            self._arrived.record(torch.cuda.current_stream(skipped.device))
+    Mostly it has when it is asked: the next step's passes are behind it.
+    """
 
-    def skipped(self) -> bool:
-        """Waits until the device has got that far, which it mostly has: the next step's passes are behind it."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return bool(self._skipped)
+    number: int
+    images: list[Tensor]
+    skipped: FromDevice
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from umamba.files import FULL, amount, remove_unfinished, write_json
+from umamba.processes import took
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,9 @@ def locked(prepared_dir: Path) -> Iterator[None]:
         prepared_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(prepared_dir / ".lock")
         try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            log.info("Waiting for another process that prepares %s", prepared_dir)
-            lock.acquire()
+            if not took(lock, 1, "do not start two preparations of it"):
+                log.info("Waiting for another process that prepares %s", prepared_dir)
+                lock.acquire()
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise

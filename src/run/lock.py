@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from umamba.files import read_json, remove_unfinished, write_json, writing_into
-from umamba.processes import describe_process, this_process
-
-log = logging.getLogger(__name__)
+from umamba.processes import describe_process, this_process, took
 
 _PATIENCE = 2.0  # s: workers of a killed run end within this and let go of what they inherited
 
@@ -33,15 +30,11 @@ def locked_run(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(run_dir / ".lock"), run_dir / ".holder.json"
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
+    if not took(lock, _PATIENCE, "do not start two trainings with this run_dir"):
         raise RunInUseError(
             f"{run_dir} is in use by another training ({describe_process(read_json(holder))}). Wait for it, "
             "end it, or give this one another run_dir."
-        ) from None
-    except NotImplementedError:
-        log.warning("The file system of %s has no locks: do not start two trainings with this run_dir.", run_dir)
+        )
     try:
         for folder in (run_dir, run_dir / "checkpoints"):
             remove_unfinished(folder)

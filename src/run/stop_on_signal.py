@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from umamba.callbacks.from_device import FromDevice
 from umamba.callbacks.last_checkpoint import LastCheckpoint, log_epoch
 from umamba.callbacks.limits import validation_follows
 from umamba.run.stop import Stopped, listen, requested
@@ -37,7 +38,7 @@ class StopOnSignal(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._in_validation = False
-        self._asked: _Question | None = None
+        self._asked: FromDevice | None = None
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         listen()  # Lightning has put its own handlers there by now
@@ -86,8 +87,8 @@ class StopOnSignal(Checkpoint):
         """The same, of several processes as it was one step ago."""
         if trainer.world_size == 1:
             return requested() is not None
-        earlier, self._asked = self._asked, _Question(requested() is not None, trainer.strategy.root_device)
-        return earlier is not None and earlier.answer()
+        earlier, self._asked = self._asked, _ask(requested() is not None, trainer.strategy.root_device)
+        return earlier is not None and bool(earlier)
 
     def _stop(self, trainer: L.Trainer) -> None:
         if self.path.is_file():
@@ -97,27 +98,16 @@ class StopOnSignal(Checkpoint):
         raise Stopped(requested() or signal.SIGTERM)
 
 
-class _Question:
+def _ask(yes: bool, device: torch.device) -> FromDevice:
     """Whether any process says yes, which is asked now and known later. All of them ask at the same places.
 
     Args:
         yes: what this process says.
         device: of the process group's tensors.
     """
-
-    def __init__(self, yes: bool, device: torch.device) -> None:
-        asked = torch.full((), float(yes), device=device)  # filled there: a copy from here would be waited for
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-        self._answer = torch.empty((), pin_memory=asked.is_cuda).copy_(asked, non_blocking=True)
-        self._arrived = torch.cuda.Event() if asked.is_cuda else None
-        if self._arrived is not None:
-            self._arrived.record(torch.cuda.current_stream(device))
-
-    def answer(self) -> bool:
-        """Waits until the device has got as far as the question."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return bool(self._answer)
+    asked = torch.full((), float(yes), device=device)  # filled there: a copy from here would be waited for
+    torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+    return FromDevice(asked)
 
 
 def ask_nothing_else(trainer: L.Trainer) -> None:

@@ -7,13 +7,15 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from umamba.processes import follow
 
@@ -24,6 +26,18 @@ _OF_THE_SWEEP = ("hydra.mode=", "hydra.sweep", "hydra/sweeper", "hydra.launcher"
 def is_sweep_job() -> bool:
     """Whether this call is one job of ``--multirun``."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+@contextmanager
+def speaking_of(config: DictConfig) -> Iterator[None]:
+    """Have ``${hydra:...}`` speak of another call or job than this one."""
+    instance = HydraConfig.instance()
+    before = instance.cfg
+    instance.set_config(config)
+    try:
+        yield
+    finally:
+        instance.cfg = before
 
 
 def command_of(script: str | Path, hydra: HydraConf, overrides: Sequence[str], run_dir: Path) -> list[str]:

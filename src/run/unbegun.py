@@ -10,10 +10,13 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+
+from umamba.processes import took
+from umamba.run.sweep import speaking_of
 
 # What is in a folder before a run has begun in it: Hydra's log file and list of a sweep, locks, the id of a W&B run
 _BEFORE = frozenset({"train.log", "multirun.yaml", ".lock", ".holder.json", ".writers", "wandb_id"})
@@ -105,12 +108,8 @@ def remove_unbegun(folder: Path, there: frozenset[Path] | None) -> None:
         if there is None or not _is_unbegun(folder, there):
             return
         lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:  # another call is about to begin there
+        if not took(lock, 0):  # another call is about to begin there
             return
-        except NotImplementedError:  # the file system has no locks
-            pass
         try:
             if _is_unbegun(folder, there):
                 close_logs(folder)
@@ -140,13 +139,8 @@ def close_logs(folder: Path) -> None:
 
 def _resolved(config: DictConfig, key: str) -> str:
     """A value that may be made of Hydra's own, as that of a job is."""
-    instance = HydraConfig.instance()
-    before = instance.cfg
-    instance.set_config(config)
-    try:
+    with speaking_of(config):
         return str(OmegaConf.select(config, key))
-    finally:
-        instance.cfg = before
 
 
 class _Held(MemoryHandler):

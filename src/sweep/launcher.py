@@ -30,10 +30,10 @@ from umamba.run import ranks
 from umamba.run.devices import CPU, Slot, find_devices, slots_of, workers_per_run
 from umamba.run.jobs import run_jobs
 from umamba.run.score import check_metric, score_of
-from umamba.run.sweep import command_of
+from umamba.run.sweep import command_of, speaking_of
 from umamba.run.unbegun import Before, remove_unbegun
 from umamba.sweep.entry import Entry, SweepJob
-from umamba.sweep.settings import check_settings, speaking_of
+from umamba.sweep.settings import check_settings
 from umamba.sweep.slurm import check_options, submit
 
 log = logging.getLogger(__name__)

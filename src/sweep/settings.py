@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from umamba.run.asked import check_options
@@ -15,20 +13,10 @@ from umamba.run.folder import last_checkpoint
 from umamba.run.habits import with_essentials
 from umamba.run.named_dataset import name_dataset
 from umamba.run.parts import build_parts
+from umamba.run.sweep import speaking_of
 from umamba.sweep.entry import SweepJob
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def speaking_of(config: DictConfig) -> Iterator[None]:
-    """Have ``${hydra:...}`` speak of a job."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before
 
 
 def check_settings(configs: Sequence[DictConfig], jobs: Sequence[SweepJob]) -> None:
