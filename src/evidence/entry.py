@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from umamba.evaluation.report.records import mixed, name_of, read_run
 from umamba.evidence.manifest import Wanted
-from umamba.files import write_json
-from umamba.run.job_state import STOPPED_CODES, Condition, is_held, planned_steps, read_state, steps_of
+from umamba.run.job_state import STOPPED_CODES, Condition, planned_steps, read_state, steps_of
+from umamba.run.kept_job import JobFiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(JobFiles):
     """A wanted run and where its files are.
 
     Attributes:
@@ -38,9 +36,14 @@ class Entry:
         return self.folder / "run"
 
     @property
-    def lock(self) -> FileLock:
-        """Held by the runner that has it; released by the system if that is killed."""
-        return FileLock(self.folder / ".lock")
+    def state_file(self) -> Path:
+        """See `state`."""
+        return self.folder / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """See the base."""
+        return self.folder / ".lock"
 
     def state(self) -> dict[str, Any]:
         """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started.
@@ -48,15 +51,11 @@ class Entry:
         Raises:
             ValueError: state.json is no such file.
         """
-        return read_state(self.folder / "state.json", ("overrides", "code"), self.folder)
+        return read_state(self.state_file, ("overrides", "code"), self.folder)
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Write state.json."""
-        write_json(state, self.folder / "state.json")
-
-    def steps(self) -> tuple[int | None, int | None]:
-        """See `umamba.run.job_state.steps_of`."""
-        return steps_of(self.run_dir)
+    def is_finished(self) -> bool:
+        """Whether it is recorded."""
+        return self.record.is_file()
 
     def is_untrained(self, state: dict[str, Any]) -> bool:
         """Whether no start has kept any step, by its files and its state: to begin anew mixes nothing."""
@@ -66,12 +65,8 @@ class Entry:
 
     def share_left(self) -> float:
         """About how much of the run is still to do, 0 to 1."""
-        saved, planned = self.steps()[0], planned_steps(self.run_dir)
+        saved, planned = steps_of(self.run_dir)[0], planned_steps(self.run_dir)
         return 1.0 if saved is None or not planned else max(0.0, 1 - saved / planned)
-
-    def is_held(self) -> bool:
-        """Whether a runner has it, or its training is still ending."""
-        return any(is_held(folder / ".lock") for folder in (self.folder, self.run_dir))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +119,7 @@ def survey(entries: Sequence[Entry], code: str) -> list[Finding]:
 def _look(entry: Entry) -> Finding:
     """How an entry stands by itself."""
     asked = list(entry.wanted.overrides)
-    if entry.record.is_file():
+    if entry.is_finished():
         record = read_run(entry.record)
         if record["overrides"] != asked:
             return Finding(entry=entry, condition=Condition.REFUSED, code=record["code"], detail=(
@@ -144,7 +139,7 @@ def _look(entry: Entry) -> Finding:
         return Finding(entry=entry, condition=Condition.REFUSED, code=state["code"], detail=(
             f"{entry.folder} was begun with other settings ({_apart(state['overrides'], asked)}). Remove it to begin "
             "anew."))  # fmt: skip
-    last, step = state["attempts"][-1], entry.steps()[0]
+    last, step = state["attempts"][-1], steps_of(entry.run_dir)[0]
     if last.get("exit_code") in (None, *STOPPED_CODES):
         code = None if untrained else state["code"]
         return Finding(entry=entry, condition=Condition.STOPPED, step=step, code=code)

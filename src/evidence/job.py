@@ -7,8 +7,8 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -19,14 +19,13 @@ from umamba.evidence.record import make_record
 from umamba.files import write_json
 from umamba.run.devices import CPU, Device, Slot
 from umamba.run.folder import last_checkpoint
-from umamba.run.job_state import STOPPED_CODES, take
-from umamba.run.jobs import Job
+from umamba.run.job_state import STOPPED_CODES, steps_of
+from umamba.run.kept_job import KeptJob
 from umamba.run.sweep import quoted
 from umamba.words import in_words
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 0.2  # s
 _SAVE_SECONDS = 15.0  # between two writes of what a run has taken so far
 _ENERGY_SHARE = 0.9  # of the time in which power must have been known
 
@@ -56,8 +55,8 @@ class Place:
 
 
 @dataclass(kw_only=True)
-class Training(Job):
-    """A training of a wanted run, of which one runner at a time has the lock.
+class Training(KeptJob):
+    """A training of a wanted run.
 
     Attributes:
         entry: What it is, and its files.
@@ -79,18 +78,20 @@ class Training(Job):
         return self.limits.allow(self.entry)
 
     def begin(self, slot: Slot) -> bool:
-        """Take it, unless another runner has it or has done it; it goes on, or begins anew.
+        """Take it, unless another process has it or has done it; it goes on, or begins anew."""
+        self.asked, self.device = True, Device(slot.name)
+        if not super().begin(slot):
+            return False
+        self.command = command(self.entry, self.place)
+        self._saved = self._gpu_seconds = self._joules = self._measured = self._beside = self._counted = 0.0
+        return True
+
+    def state_before(self) -> dict[str, Any]:
+        """To which an attempt that begins is added.
 
         Where nothing is kept of one that was begun with other settings, or by another version of the code, it begins
         anew: train.py would go on with the configuration that it finds, which has these settings.
         """
-        self.asked, self._lock = True, self.entry.lock
-        if not take(self._lock, _PATIENCE, "this runner"):
-            log.info("%s: another runner has it.", self.name)
-            return False
-        if self.entry.record.is_file():  # another runner was faster
-            self._lock.release()
-            return False
         entry, asked = self.entry, list(self.entry.wanted.overrides)
         state = entry.state()
         if state and (state["overrides"], state["code"]) != (asked, self.place.code) and entry.is_untrained(state):
@@ -99,15 +100,13 @@ class Training(Job):
         state = state or {"overrides": asked, "attempts": []}
         for attempt in state["attempts"]:  # of a runner that was killed: what it left is known now
             if "step" not in attempt:
-                attempt["step"], attempt["reached"] = entry.steps()
-        state |= {"code": self.place.code, "revision": self.place.revision}
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        state["attempts"].append({"started": now, "from_step": entry.steps()[0] or 0, "device": slot.name,
-                                  "seconds": 0.0, "gpu_seconds": None, "packed": 1.0})  # fmt: skip
-        entry.save_state(state)
-        self.state, self.device, self.command = state, Device(slot.name), command(entry, self.place)
-        self._saved = self._gpu_seconds = self._joules = self._measured = self._beside = self._counted = 0.0
-        return True
+                attempt["step"], attempt["reached"] = steps_of(entry.run_dir)
+        return state | {"code": self.place.code, "revision": self.place.revision}
+
+    def facts(self, slot: Slot) -> dict[str, Any]:
+        """See the base."""
+        from_step = steps_of(self.entry.run_dir)[0] or 0
+        return {"from_step": from_step, "device": slot.name, "seconds": 0.0, "gpu_seconds": None, "packed": 1.0}
 
     def passed(self, seconds: float, beside: int) -> None:
         """Count its share of the last seconds of its device."""
@@ -120,22 +119,22 @@ class Training(Job):
             self._measured += seconds
         known = self._measured >= _ENERGY_SHARE * self._counted and self._measured > 0
         energy = self._joules * self._counted / self._measured / 3600 if known else None
-        self.state["attempts"][-1] |= {
+        self.attempt.update({
             "seconds": round(self._counted, 1),
             "gpu_seconds": round(self._gpu_seconds, 1) if self.device.name != CPU else None,
             "packed": round(self._beside / self._counted, 2) if self._counted else 1.0,
             "energy_wh": None if energy is None else round(energy, 3),
             "no_energy": None if known else self.meter.why_not(self.device) or "its power was not known all the time",
-        }
+        })  # fmt: skip
         if self._counted - self._saved > _SAVE_SECONDS:
             self._saved = self._counted
-            self.entry.save_state(self.state)
+            self.entry.save(self.state)
 
     def end(self, code: int, reason: str | None, seconds: float) -> str | None:
         """Write down how it ended, and the record if it is done; to be stopped is no failure."""
-        attempt = self.state["attempts"][-1]
+        attempt = self.attempt
         attempt["exit_code"] = code
-        attempt["step"], attempt["reached"] = self.entry.steps()
+        attempt["step"], attempt["reached"] = steps_of(self.entry.run_dir)
         if code in STOPPED_CODES:
             reason = None
             where = "before its first checkpoint" if attempt["step"] is None else f"at step {attempt['step']}"
@@ -145,18 +144,17 @@ class Training(Job):
                 made = make_record(self.entry.wanted, self.entry.run_dir, self.state["attempts"], self.place.code)
                 write_json(made, self.entry.record)
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # files of it are damaged
-                attempt["exit_code"] = 1
-                reason = f"It ended well, but cannot be recorded: {in_words(error)}"
-        if reason is not None:
-            attempt["reason"] = reason
-        self.entry.save_state(self.state)
-        if code == 0 and reason is None:
-            self.limits.learn()
-            if not self.limits.rules.keep_checkpoints:
-                for path in self.entry.run_dir.glob("checkpoints/*.ckpt"):
-                    path.unlink()
-        self._lock.release()
-        return reason
+                code, reason = 1, f"It ended well, but cannot be recorded: {in_words(error)}"
+            else:
+                self._forget()
+        return super().end(code, reason, self._counted)
+
+    def _forget(self) -> None:
+        """Of one that is recorded: what it took counts in the estimates, and its checkpoints are not needed."""
+        self.limits.learn()
+        if not self.limits.rules.keep_checkpoints:
+            for path in self.entry.run_dir.glob("checkpoints/*.ckpt"):
+                path.unlink()
 
 
 def command(entry: Entry, place: Place) -> list[str]:

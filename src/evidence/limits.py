@@ -58,7 +58,7 @@ def estimates(entries: Sequence[Entry]) -> dict[str, float]:
     measured: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     for entry in entries:
-        if entry.record.is_file():
+        if entry.is_finished():
             try:
                 wanted, seconds = entry.wanted, read_run(entry.record)["cost"]["seconds"]
             except ValueError:  # the survey says so

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from umamba.files import load_json
-from umamba.processes import STOP_SIGNALS
+from umamba.processes import STOP_SIGNALS, took
 from umamba.run.folder import last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -60,38 +60,14 @@ def read_state(path: Path, keys: Collection[str], remove: Path) -> dict[str, Any
     return state
 
 
-def take(lock: FileLock, patience: float, alone: str) -> bool:
-    """Whether this process holds a run's lock now; where the file system has no locks, it need not.
-
-    Args:
-        lock: To be released later.
-        patience: Seconds to wait for it: who looks how a run stands holds it for a moment.
-        alone: What to start once at a time where there are no locks.
-    """
-    folder = Path(lock.lock_file).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        return False
-    except NotImplementedError:
-        log.warning("The file system of %s has no locks: start %s once at a time.", folder, alone)
-    return True
-
-
 def is_held(lock: Path) -> bool:
     """Whether a process holds this lock now."""
     if not lock.is_file():
         return False
     mine = FileLock(lock)
-    try:
-        mine.acquire(timeout=0)
-    except Timeout:
-        return True
-    except NotImplementedError:  # a file system without locks: nobody can tell
-        return False
+    free = took(mine, 0)
     mine.release()
-    return False
+    return not free
 
 
 def steps_of(run_dir: Path) -> tuple[int | None, int | None]:

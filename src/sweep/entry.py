@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from umamba.files import write_json
 from umamba.run.devices import Slot
-from umamba.run.job_state import read_state, take
-from umamba.run.jobs import Job
-
-log = logging.getLogger(__name__)
+from umamba.run.job_state import read_state
+from umamba.run.kept_job import JobFiles, KeptJob
 
 FOLDER = "jobs"  # of a sweep's folder
-_PATIENCE = 2.0  # s
 _KEYS = ("number", "overrides", "asked")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(JobFiles):
     """The files of a job.
 
     Attributes:
@@ -39,6 +31,16 @@ class Entry:
         """The run's folder."""
         return self.sweep / self.name
 
+    @property
+    def state_file(self) -> Path:
+        """See `state`."""
+        return self.file(".json")
+
+    @property
+    def lock_file(self) -> Path:
+        """See the base."""
+        return self.file(".lock")
+
     def file(self, ending: str) -> Path:
         """One of its files beside the run, which a call that is refused leaves as it is."""
         return self.sweep / FOLDER / f"{self.name}{ending}"
@@ -49,17 +51,7 @@ class Entry:
         Raises:
             ValueError: The file is none of this kind.
         """
-        return read_state(self.file(".json"), _KEYS, self.file(".json"))
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Write it."""
-        self.file(".json").parent.mkdir(parents=True, exist_ok=True)
-        write_json(state, self.file(".json"))
-
-    def take(self) -> FileLock | None:
-        """Its lock, held until it is released; None if another process has the job."""
-        lock = FileLock(self.file(".lock"))
-        return lock if take(lock, _PATIENCE, "this sweep") else None
+        return read_state(self.state_file, _KEYS, self.state_file)
 
     def update(self, **changes: Any) -> None:
         """Change what is known of it, unless a process has it now and writes that down itself."""
@@ -76,38 +68,15 @@ class Entry:
 
 
 @dataclass(kw_only=True)
-class SweepJob(Job):
-    """A job of a sweep to run: one process at a time has it, and what becomes of it is written down.
+class SweepJob(KeptJob):
+    """A job of a sweep to run.
 
     Attributes:
         entry: Its files.
     """
 
     entry: Entry
-    _lock: FileLock | None = field(default=None, repr=False)
 
-    def begin(self, slot: Slot) -> bool:
-        """Take it, unless another process has it or has done it."""
-        lock = self.entry.take()
-        if lock is None:
-            log.info("%s: another process has it.", self.name)
-            return False
-        if self.entry.is_finished():
-            log.info("%s was done in the meantime.", self.name)
-            lock.release()
-            return False
-        self._lock = lock
-        state = self.entry.state()
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        state["attempts"].append({"started": now, "place": slot.name, "asked": state["asked"]})
-        self.entry.save(state)
-        return True
-
-    def end(self, code: int, reason: str | None, seconds: float) -> str | None:
-        """Write down how it ended, and let go of it."""
-        state = self.entry.state()
-        state["attempts"][-1] |= {"exit_code": code, "reason": reason, "seconds": round(seconds, 1)}
-        self.entry.save(state)
-        if self._lock is not None:
-            self._lock.release()
-        return reason
+    def facts(self, slot: Slot) -> dict[str, Any]:
+        """See the base."""
+        return {"place": slot.name, "asked": self.state["asked"]}

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from umamba.run.job_state import STOPPED_CODES, Condition, config_of, is_held, planned_steps, steps_of
+from umamba.run.job_state import STOPPED_CODES, Condition, config_of, planned_steps, steps_of
 from umamba.run.score import score_of
 from umamba.sweep.entry import FOLDER, Entry
 
@@ -82,7 +82,7 @@ def varied(findings: Sequence[Finding]) -> list[list[str]]:
 
 def _look(entry: Entry, state: Mapping[str, Any], metric: str | None) -> Finding:
     saved, reached, steps = _steps(entry.run_dir)
-    held = is_held(entry.file(".lock")) or is_held(entry.run_dir / ".lock")
+    held = entry.is_held()
     condition, detail = (Condition.RUNNING, "") if held else _condition(entry, state, saved, steps)
     metric, score = _score(entry.run_dir, metric)
     return Finding(

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 
 import pytest
+from filelock import FileLock
 
 from umamba.evaluation.report.record_faults import OWN_HASH, hash_of
 from umamba.evidence.__main__ import command_line
@@ -219,7 +220,7 @@ def test_two_runners_share_one_state(stub):
 
 def test_a_run_that_another_runner_has_is_running_and_left_alone(stub):
     entry = stub.entries[0]
-    with entry.lock:
+    with FileLock(entry.lock_file):
         assert stub.sit("*nnunet_1")[KEYS[0]].condition is Condition.RUNNING
     assert stub.log == []
 
