@@ -30,7 +30,7 @@ from umamba.planning.store import read_meta
 from umamba.raw.checks import read_sound_images
 from umamba.raw.dataset import RawCase
 from umamba.raw.readers import Geometry
-from umamba.run.compare import ResumeError, listed
+from umamba.run.compare import ResumeError, in_lines
 from umamba.run.folder import Run
 from umamba.run.resume import read_checkpoint
 
@@ -105,7 +105,7 @@ def _check_same(path: Path, facts: PreviousFacts) -> None:
         } or {"held out, or mirrored": ("as then", "otherwise")}
         raise ResumeError(
             f"{path} was trained with other networks of the previous stage than there are now (hashes, then -> now):"
-            f"{listed(differing)}\nPut those back, or start a new run with another run_dir."
+            f"{in_lines(differing)}\nPut those back, or start a new run with another run_dir."
         )
 
 

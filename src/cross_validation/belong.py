@@ -11,7 +11,7 @@ from umamba.evaluation.members import Member
 from umamba.evaluation.same_meaning import check_same_meaning
 from umamba.evaluation.same_table import check_one_data_set
 from umamba.planning.plan import Plan
-from umamba.run.compare import differences, listed
+from umamba.run.compare import differences, in_lines
 
 _WAY_OUT = "Train them anew by one command, with another run_dir."
 _SHOWN = 5
@@ -41,7 +41,7 @@ def check_folds(
         apart = differences(_plan(one), _plan(member))
         if apart:
             raise ValueError(
-                f"Folds {first} and {number} ({one.path} and {member.path}) have different plans:{listed(apart)}\n"
+                f"Folds {first} and {number} ({one.path} and {member.path}) have different plans:{in_lines(apart)}\n"
                 f"{_WAY_OUT}"
             )
     check_one_network(list(members.values()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from umamba.words import listed
+
 ABSENT = "(absent)"
 _SHOWN = 40
 
@@ -48,11 +50,9 @@ def differences(stored: Any, asked: Any, scope: Iterable[str] = ("",)) -> Differ
     return found
 
 
-def listed(found: Differences) -> str:
+def in_lines(found: Differences) -> str:
     """Differences for a message, one a line; of very many the first."""
-    lines = [f"\n  {key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
-    more = f"\n  ... and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return "".join(lines[:_SHOWN]) + more
+    return "\n  " + listed([f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()], _SHOWN, "\n  ")
 
 
 def _leaves(node: Any, key: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from umamba.plain import to_plain
 from umamba.planning.plan import Plan
 from umamba.run import ranks
 from umamba.run.asked import check_options
-from umamba.run.compare import Differences, ResumeError, listed
+from umamba.run.compare import Differences, ResumeError, in_lines
 from umamba.run.idle import say_idle
 from umamba.run.links import refuse_links
 from umamba.run.lock import locked_run
@@ -100,7 +100,7 @@ class Run:
         if self.changes is None or not self.last.is_file() or not path.is_file():
             record = call
         else:
-            except_for = f", except{listed(self.changes)}" if self.changes else "."
+            except_for = f", except{in_lines(self.changes)}" if self.changes else "."
             log.info("Continuing with the configuration of %s%s", self.folder, except_for)
             first = read_json(path)
             if not first:

@@ -22,7 +22,7 @@ from umamba.models.checkpoint import check_archive
 from umamba.plain import mapped, to_plain
 from umamba.planning.plan import Plan
 from umamba.raw.image_marks import are_alike, of_files, samples_of
-from umamba.run.compare import ABSENT, Differences, ResumeError, differences, listed, may_differ
+from umamba.run.compare import ABSENT, Differences, ResumeError, differences, in_lines, may_differ
 from umamba.targets import present_names
 from umamba.usual_loss import with_loss
 
@@ -114,7 +114,7 @@ def resumed_config(cfg: DictConfig, stored: Mapping[str, Any], *, trained: bool)
             hint = " Where the data lie now is said with data.dataset_dir and data.prepared_dir."
         raise ResumeError(
             f"{asked['run_dir']} was trained with other settings than this call asks for (stored -> asked):"
-            f"{listed(refused)}\n{_WAY_OUT}{hint}"
+            f"{in_lines(refused)}\n{_WAY_OUT}{hint}"
         )
     return _changed(cfg, own, found), found
 
@@ -128,7 +128,7 @@ def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], cfg: DictConfig)
     if found:
         raise ResumeError(
             f"{path} was trained with other settings than the run's config.yaml says (checkpoint -> config.yaml):"
-            f"{listed(found)}\nPut the run's own files back, or start a new run with another run_dir."
+            f"{in_lines(found)}\nPut the run's own files back, or start a new run with another run_dir."
         )
 
 
@@ -151,7 +151,7 @@ def check_data(
     if found:
         raise ResumeError(
             f"{path} was trained on other data, or with another plan, than there are now (then -> now):"
-            f"{listed(found)}\nPut plan and data back as they were, or start a new run with another run_dir."
+            f"{in_lines(found)}\nPut plan and data back as they were, or start a new run with another run_dir."
             f"{_OF_FILES if all(key.startswith(_MARKS) for key in found) else ''}"
         )
 
