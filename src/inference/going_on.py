@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from umamba.inference.record import identities_of, load_record, load_records, stamps_of
+from umamba.inference.record import identities_of, load_records, stamps_of
 from umamba.inference.written import compare_written, kept_of, say_untold
 from umamba.raw.dataset import RawCase
 from umamba.raw.file_identity import are_same
@@ -19,19 +19,48 @@ log = logging.getLogger(__name__)
 _OPTIONS = {"mirror_axes": "mirror", "precision": "precision"}  # of what a network's `made_by` has -> the option
 
 
-def finished_cases(
-    folder: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
-) -> set[str]:
-    """The cases whose files are all there, written by the same networks in the same way from the same images.
+def go_on(
+    path: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
+) -> tuple[set[str], dict[str, dict[str, Any]]]:
+    """Where a prediction goes on.
 
-    Files are whole or absent, so one that is there is finished, unless it lay there before.
+    Args:
+        path: Of its record; others beside it are of other parts.
+        cases: To predict.
+        outputs: Case -> its files.
+        made_by: Networks and options, of this call.
+
+    Returns:
+        The cases that are finished; and what the record says of them and of those of earlier calls, see `kept_of`.
 
     Raises:
         ValueError: There are files of other networks or options, or it is not known what made them; or some are not
             what was written, for whoever corrected them by hand would lose that.
     """
+    records = load_records(path.parent)
+    done, record = _finished(path.parent, records, cases, outputs, made_by), records.get(path, {})
+    if record and not isinstance(record.get("images"), dict):  # an earlier version: taken to be these
+        record["images"] = {case.identifier: identities_of(case.images) for case in cases if case.identifier in done}
+    ending = next((paths[0].name.removeprefix(name) for name, paths in outputs.items()), "")
+    listed_there = record.get("images", {})
+    earlier = {name: [path.with_name(f"{name}{ending}")] for name in listed_there if name not in outputs}
+    left: dict[str, Sequence[Path]] = {name: paths for name, paths in earlier.items() if paths[0].is_file()}
+    left |= {name: outputs[name] for name in done if name in listed_there}
+    return done, kept_of(record, path.parent, left)
+
+
+def _finished(
+    folder: Path,
+    records: Mapping[Path, Mapping[str, Any]],
+    cases: Sequence[RawCase],
+    outputs: Mapping[str, Sequence[Path]],
+    made_by: Mapping[str, Any],
+) -> set[str]:
+    """The cases whose files are all there, written by the same networks in the same way from the same images.
+
+    Files are whole or absent, so one that is there is finished, unless it lay there before.
+    """
     there = {name for name, paths in outputs.items() if all(path.is_file() for path in paths)}
-    records = load_records(folder)
     for path, record in records.items():
         before = record.get("made_by")
         if before != made_by:
@@ -102,22 +131,3 @@ def _one_by_one(networks: Any) -> Iterator[Mapping[str, Any]]:
             yield from _one_by_one(one)
         else:
             yield one if isinstance(one, Mapping) else {"": one}
-
-
-def go_on(
-    path: Path, cases: Sequence[RawCase], outputs: Mapping[str, Sequence[Path]], made_by: Mapping[str, Any]
-) -> tuple[set[str], dict[str, dict[str, Any]]]:
-    """Where a prediction goes on.
-
-    Returns:
-        The cases that are finished; and what the record says of them and of those of earlier calls, see `kept_of`.
-    """
-    done, record = finished_cases(path.parent, cases, outputs, made_by), load_record(path) if path.is_file() else {}
-    if record and not isinstance(record.get("images"), dict):  # an earlier version: taken to be these
-        record["images"] = {case.identifier: identities_of(case.images) for case in cases if case.identifier in done}
-    ending = next((paths[0].name.removeprefix(name) for name, paths in outputs.items()), "")
-    listed_there = record.get("images", {})
-    earlier = {name: [path.with_name(f"{name}{ending}")] for name in listed_there if name not in outputs}
-    left: dict[str, Sequence[Path]] = {name: paths for name, paths in earlier.items() if paths[0].is_file()}
-    left |= {name: outputs[name] for name in done if name in listed_there}
-    return done, kept_of(record, path.parent, left)

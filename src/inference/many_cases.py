@@ -76,7 +76,7 @@ class FilesPredictor(CasePredictor):
         Raises:
             CasesFailedError: Some cases have files that cannot be used, logits that are not finite or too large for the
                 memory, or were `refused`; raised when the others are written.
-            ValueError: A label map would replace one of the images; there are no such labels; see `finished_cases` and
+            ValueError: A label map would replace one of the images; there are no such labels; see `go_on` and
                 `check_kept`.
             PredictionInUseError: Another prediction is being written there, see `claimed`.
             OSError: The disk is full.
@@ -108,11 +108,12 @@ class FilesPredictor(CasePredictor):
                 record.wrote(case.identifier, files[case.identifier])
 
             doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
+            apart = self.previous is not None and self.previous.out_of_fold
 
             def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
                 record.images[case.identifier] = identities_of(case.images)
                 image, geometry = self._read(case.images, doubts[case.identifier])
-                record.trained_on |= self.training_cases.answer(case, image, self.previous)
+                record.trained_on |= self.training_cases.answer(case, image, out_of_fold=apart)
                 return image, geometry, case.identifier
 
             with record.saved_when_stopped():

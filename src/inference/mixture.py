@@ -136,11 +136,12 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
     Raises:
         ValueError: Label maps that would be replaced were edited since they were predicted.
     """
-    _check_replaced(folder, files)
+    records = load_records(folder)
+    _check_replaced(folder, records, files)
     before: dict[str, Any] = {}
     left = {path.name for path in files.values()}
     ending = next((path.name.removeprefix(name) for name, path in files.items()), "")
-    for path, known in load_records(folder).items():
+    for path, known in records.items():
         same = _says_all(known) and not differences(known["made_by"], made_by)
         mine = {name: folder / f"{name}{ending}" for name in known["images"]} if same else {}
         kept = {name: file for name, file in mine.items() if name not in files and _is_of(name, file, known)}
@@ -158,10 +159,10 @@ def begin(folder: Path, record: Path, made_by: Mapping[str, Any], files: Mapping
     return before
 
 
-def _check_replaced(folder: Path, files: Mapping[str, Path]) -> None:
+def _check_replaced(folder: Path, records: Mapping[Path, dict[str, Any]], files: Mapping[str, Path]) -> None:
     """See that no label map is replaced whose record says that somebody has changed it: that work would be lost."""
-    records = list(_full_records(folder).values())
-    changed = compare_written(folder, {name: [path] for name, path in files.items() if path.is_file()}, records).changed
+    known = [record for record in records.values() if _says_all(record)]
+    changed = compare_written(folder, {name: [path] for name, path in files.items() if path.is_file()}, known).changed
     if changed:
         raise ValueError(
             f"{len(changed)} label map(s) in {folder} were edited, exchanged or damaged since they were predicted, and "

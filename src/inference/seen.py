@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,12 +21,6 @@ KEY = "trained_on"  # of a record: case -> one of the answers; a case of which n
 YES, NO, BY_NAME = "yes", "no", "another image of that name"
 UNTOLD = "cannot be told"
 ANSWERS = (YES, NO, BY_NAME, UNTOLD)
-
-
-class HasFolds(Protocol):
-    """A previous stage that may segment each case by the network that did not see it."""
-
-    out_of_fold: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +70,15 @@ class TrainingCases:
             complete=all(part.complete for part in parts),
         )
 
-    def answer(self, case: RawCase, image: np.ndarray, previous: HasFolds | None = None) -> dict[str, str]:
+    def answer(self, case: RawCase, image: np.ndarray, *, out_of_fold: bool = False) -> dict[str, str]:
         """Case -> whether it is one of them, told by its image; nothing if nobody knows.
 
         Args:
             case: With its images.
             image: What they hold, (C, Z, Y, X) float32.
-            previous: Of a cascade, the previous stage.
+            out_of_fold: Whether networks of a cascade's previous stage see none of the cases that they have seen.
         """
-        unseen_before = previous is not None and previous.out_of_fold
-        known = known_marks(self.own if unseen_before else self.own | self.previous)
+        known = known_marks(self.own if out_of_fold else self.own | self.previous)
         try:
             match = known.find(case.images, array=image)
         except OSError:  # gone since it was read

@@ -30,7 +30,7 @@ from umamba.evaluation.same_meaning import check_predictions
 from umamba.evidence.manifest import read_manifest
 from umamba.files import write_json
 from umamba.inference.ensemble import Group, read_ensemble, write_ensemble
-from umamba.inference.going_on import finished_cases
+from umamba.inference.going_on import go_on
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.inference.record import meaning_of
 from umamba.inference.rules import Rule, load_rules
@@ -131,7 +131,7 @@ def inference(folder: Path) -> tuple[Path, Read]:
         check_predictions(folder / "out", folder, folder / "dataset.json", other_dataset=True)
         check_one_prediction(folder / "out", files)
         check_unseen(folder / "out", {"a"}, allowed=True)
-        finished_cases(folder / "out", [case], {"a": [files["a"]]}, made_by)
+        go_on(path, [case], {"a": [files["a"]]}, made_by)
 
     return path, read
 
