@@ -18,6 +18,7 @@ from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.inference.seen import TrainingCases
 from umamba.machine import require_memory
 from umamba.models.checkpoint import load_plain
+from umamba.planning.plan import said_by
 from umamba.raw.description import DatasetError
 from umamba.raw.readers import Geometry
 
@@ -38,13 +39,13 @@ class AveragedPredictor(Predictor):
 
     def __init__(self, parts: Sequence[Predictor]) -> None:
         first = next((part for part in parts if part.needs_volumes), parts[0])
-        for what in ("channel_names", "labels", "regions", "ignore_label", "file_ending"):
-            for part in parts:
-                one, other = getattr(first.plan, what), getattr(part.plan, what)
-                if one != other:
+        for part in parts:
+            other = said_by(part.plan)
+            for what, one in said_by(first.plan).items():
+                if one != other[what]:
                     raise ValueError(
                         f"Checkpoints of an ensemble must agree in {what}: {first.configuration.name} has {one}, "
-                        f"{part.configuration.name} has {other}."
+                        f"{part.configuration.name} has {other[what]}."
                     )
         members = [member for part in parts for member in part.members]
         super().__init__(members, first.plan, first.configuration.name, first.config, first.device)

@@ -14,7 +14,7 @@ from umamba.files import load_json
 from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.plain_plan import inherit
-from umamba.planning.plan import Plan
+from umamba.planning.plan import Plan, said_by
 from umamba.raw.description import READERS, DatasetDescription
 
 log = logging.getLogger(__name__)
@@ -132,15 +132,11 @@ def plan_from_nnunet(content: dict[str, Any], description: DatasetDescription) -
     newer = any("architecture" in entry for entry in entries.values())
     return Plan(
         dataset_name=str(content["dataset_name"]),
+        **said_by(description),
         rule="2.8" if newer else "2.1",
         preset="nnunet",
         memory_gb=None,
         base_features=next(iter(configurations.values())).features_per_stage[0],
-        channel_names=description.channel_names,
-        labels=description.labels,
-        regions=description.regions,
-        ignore_label=description.ignore_label,
-        file_ending=description.file_ending,
         num_training=description.num_training,
         transpose_forward=forward,
         transpose_backward=_axes(content["transpose_backward"]),

@@ -19,11 +19,17 @@ from umamba.planning.configuration import Configuration, PlanError
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
 from umamba.planning.plain_plan import build, inherit
-from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, foreground_of
+from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, DatasetDescription, foreground_of
 from umamba.raw.regions import Region, region_fault
 
 # Beyond any data set; a plan may come from anybody
 _MAX_CHANNELS, _MAX_CLASSES = 1_024, 4_096
+
+
+def said_by(given: DatasetDescription | Plan) -> dict[str, Any]:
+    """What a dataset.json, and a plan after it, says of the data set itself, by its names in both."""
+    names = ("channel_names", "labels", "regions", "ignore_label", "file_ending")
+    return {name: getattr(given, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.normalization import say_near_misses, scheme_for, uses_mask
 from umamba.planning.options import PRESETS, PlannerOptions
-from umamba.planning.plan import Plan
+from umamba.planning.plan import Plan, said_by
 from umamba.planning.topology import ANISOTROPY, Topology, plain_unet_cost, plan_topology, residual_unet_cost
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription
@@ -63,15 +63,11 @@ def plan_dataset(fingerprint: Fingerprint, description: DatasetDescription, opti
             configurations |= {FULL: full, LOW: lowres, CASCADE: cascade}
     return Plan(
         dataset_name=description.name,
+        **said_by(description),
         rule=options.rule,
         preset=options.preset,
         memory_gb=float(planner.memory_gb),
         base_features=options.base_features,
-        channel_names=description.channel_names,
-        labels=description.labels,
-        regions=description.regions,
-        ignore_label=description.ignore_label,
-        file_ending=description.file_ending,
         num_training=cases,
         transpose_forward=forward,
         transpose_backward=backward,

@@ -25,7 +25,7 @@ from umamba.planning.fingerprint import CaseFacts, Fingerprint, case_facts, comb
 from umamba.planning.intensities import samples_per_case
 from umamba.planning.locking import READ_ONLY, disk_errors, locked, write_record
 from umamba.planning.options import PlannerOptions
-from umamba.planning.plan import Plan
+from umamba.planning.plan import Plan, said_by
 from umamba.planning.planner import plan_dataset
 from umamba.planning.raw_files import RawFiles, file_key
 from umamba.planning.store import Store
@@ -221,11 +221,11 @@ def _measure(
 
 def _check_fits(plan: Plan, raw: RawDataset, path: Path) -> None:
     """A plan must be of these data: same channels, labels, ignore label and format."""
-    for key in ("channel_names", "labels", "regions", "ignore_label", "file_ending"):
-        expected, found = getattr(raw, key), getattr(plan, key)
-        if expected != found:
+    found = said_by(plan)
+    for key, expected in said_by(raw).items():
+        if expected != found[key]:
             raise PlanError(
-                f"{path}: {key} is {found}, but {raw.folder / 'dataset.json'} has {expected}. Correct one of them."
+                f"{path}: {key} is {found[key]}, but {raw.folder / 'dataset.json'} has {expected}. Correct one of them."
             )
 
 

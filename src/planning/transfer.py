@@ -17,7 +17,7 @@ from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
 from umamba.planning.nnunet_plans import intensities_in, is_of_nnunet, load_plan, read_plan_file
 from umamba.planning.normalization import scheme_for, uses_mask
-from umamba.planning.plan import Plan
+from umamba.planning.plan import Plan, said_by
 from umamba.raw.dataset import RawDataset
 from umamba.raw.description import DatasetDescription
 
@@ -74,11 +74,7 @@ def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerpr
     return dataclasses.replace(
         plan,
         dataset_name=description.name,
-        channel_names=description.channel_names,
-        labels=description.labels,
-        regions=description.regions,
-        ignore_label=description.ignore_label,
-        file_ending=description.file_ending,
+        **said_by(description),
         num_training=len(fingerprint.spacings),
         intensities=fingerprint.intensities,
         original_median_spacing=fingerprint.median_spacing,
