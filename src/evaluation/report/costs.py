@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 import numpy as np
@@ -26,6 +26,14 @@ def mean_costs(runs: Sequence[ScoredRun], keys: Sequence[str]) -> dict[str, floa
     return {key: mean(costs) if costs else np.nan for key, costs in found.items()}
 
 
+def cost_cells(costs: Mapping[str, float] | pd.Series, columns: Mapping[str, tuple[str, float, int]]) -> dict[str, str]:
+    """Costs of a network as text, by title: a dash for what nobody measured; `columns` as `COSTS`."""
+    return {
+        title: MISSING if np.isnan(costs[key]) else f"{costs[key] * factor:.{decimals}f}"
+        for key, (title, factor, decimals) in columns.items()
+    }
+
+
 def cost_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
     """Mean cost over the runs of each network, by network and cost."""
     networks = dict.fromkeys(run.network for run in runs)
@@ -35,13 +43,8 @@ def cost_table(runs: Sequence[ScoredRun]) -> pd.DataFrame:
 
 def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
     """A `cost_table` as text, networks in the paper's order."""
-    text: dict[str, list[str]] = {"network": [], **{title: [] for title, _, _ in COSTS.values()}}
-    for network in order_networks(list(costs.index)):
-        text["network"].append(title_of(network))
-        for key, (title, factor, decimals) in COSTS.items():
-            value = costs.loc[network, key]
-            text[title].append(MISSING if np.isnan(value) else f"{value * factor:.{decimals}f}")
-    return pd.DataFrame(text)
+    networks = order_networks(list(costs.index))
+    return pd.DataFrame([{"network": title_of(name), **cost_cells(costs.loc[name], COSTS)} for name in networks])
 
 
 def devices(runs: Sequence[ScoredRun]) -> list[str]:

@@ -15,6 +15,7 @@ from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.comparable import check_comparable
+from umamba.evaluation.report.costs import cost_cells
 from umamba.evaluation.report.evidence_origin import made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL
 from umamba.evaluation.report.left_out import Faults, LeftOutError, check_any
@@ -30,16 +31,6 @@ from umamba.words import count
 
 WORDS = "words.md"  # beside the records, written by people: what the numbers support and what they do not
 FIGURE = "figures/score_against_cost.svg"
-_COSTS = {  # title, factor, decimals
-    "parameters": ("parameters, M", 1e-6, 1),
-    "gflops": ("GFLOPs per patch", 1, 0),
-    "seconds_per_step": ("s per step", 1, 3),
-    "train_peak_vram_gib": ("GPU memory, GiB", 1, 1),
-    "seconds_per_case": ("s per case", 1, 2),
-    "gpu_hours": ("GPU hours", 1, 3),
-    "energy_wh": ("Wh", 1, 1),
-    "runs_per_gpu": ("trainings on the GPU", 1, 1),
-}
 _MAIN_PAIRS = (  # of the main table: network, other, title of the column
     ("umamba_enc", CONTROL, "Enc minus control"),
     ("umamba_bot", CONTROL, "Bot minus control"),
@@ -258,11 +249,8 @@ def _cost_table(costs: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     for setting in [name for name in titles if name in set(costs["setting"])]:
         part = costs[costs["setting"] == setting].set_index("network")
         for network in numbers.in_order(part.index):
-            row = {"data set": titles[setting], "network": title_of(network)}
-            for key, (title, factor, decimals) in _COSTS.items():
-                value = part.loc[network, key]
-                row[title] = MISSING if math.isnan(value) else f"{value * factor:.{decimals}f}"
-            table.append(row)
+            cells = cost_cells(part.loc[network], numbers.COSTS)
+            table.append({"data set": titles[setting], "network": title_of(network), **cells})
     text = pd.DataFrame(table)
     return text[[c for c in text.columns if (text[c] != MISSING).any()]]
 

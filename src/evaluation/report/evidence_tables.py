@@ -7,31 +7,30 @@ from typing import Any
 
 import pandas as pd
 
-from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.costs import mean_costs
-from umamba.evaluation.report.networks import by_case, network_means, paired, replicate_spread
+from umamba.evaluation.report.networks import by_case, compare, network_means, order_networks, replicate_spread
 from umamba.evaluation.report.numbers import main_metrics
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.tables import metrics_of
 
 CONTROL, CNN = "umamba_none", "nnunet"
 ORDER = (CNN, "resenc", CONTROL, "umamba_bot", "umamba_enc", "segresnet", "unetr", "swinunetr")  # of a page's rows
-COSTS = (
-    "parameters",
-    "gflops",
-    "seconds_per_step",
-    "train_peak_vram_gib",
-    "seconds_per_case",
-    "gpu_hours",
-    "energy_wh",
-    "runs_per_gpu",
-)
+COSTS = {  # title, factor, decimals
+    "parameters": ("parameters, M", 1e-6, 1),
+    "gflops": ("GFLOPs per patch", 1, 0),
+    "seconds_per_step": ("s per step", 1, 3),
+    "train_peak_vram_gib": ("GPU memory, GiB", 1, 1),
+    "seconds_per_case": ("s per case", 1, 2),
+    "gpu_hours": ("GPU hours", 1, 3),
+    "energy_wh": ("Wh", 1, 1),
+    "runs_per_gpu": ("trainings on the GPU", 1, 1),
+}
 
 
 def in_order(networks: Iterable[str]) -> list[str]:
     """The networks of `ORDER` in its order, then all others by name."""
-    return sorted(set(networks), key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+    return order_networks(networks, ORDER)
 
 
 def main_metric(scores: pd.DataFrame) -> str:
@@ -71,10 +70,7 @@ def difference_rows(setting: str, scores: pd.DataFrame) -> pd.DataFrame:
     """
     frames = []
     for metric in main_metrics(scores):
-        lower_is_better = METRICS[metric].lower_is_better
-        table = paired(scores, metric)
-        compared = statistics.compare_networks(table, (CONTROL, CNN), lower_is_better=lower_is_better)
-        frames.append(compared.assign(setting=setting, metric=metric))
+        frames.append(compare(scores, metric, (CONTROL, CNN)).assign(setting=setting, metric=metric))
     table = pd.concat(frames, ignore_index=True)
     return table[["setting", "metric", *(c for c in table.columns if c not in ("setting", "metric"))]]
 
@@ -97,7 +93,7 @@ def cost_rows(runs: Sequence[ScoredRun]) -> pd.DataFrame:
     measured: dict[tuple[str, str], list[ScoredRun]] = {}
     for run in runs:
         measured.setdefault((run.dataset, run.network), []).append(run)
-    rows = [{"setting": key[0], "network": key[1]} | mean_costs(some, COSTS) for key, some in measured.items()]
+    rows = [{"setting": key[0], "network": key[1]} | mean_costs(some, list(COSTS)) for key, some in measured.items()]
     return pd.DataFrame(rows, columns=["setting", "network", *COSTS])
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from umamba.evaluation.metrics import INFINITE, METRICS
 from umamba.evaluation.report.scored_run import ScoredRun
+from umamba.evaluation.report.significance import compare_networks
 from umamba.evaluation.tables import case_means, class_table, count_infinite, in_all, metrics_of
 
 # The order of the paper's tables; other networks follow by name.
@@ -53,9 +54,9 @@ def title_of(network: str) -> str:
     return NETWORK_TITLES.get(name, name) + network.removeprefix(name)
 
 
-def order_networks(names: Sequence[str]) -> list[str]:
-    """The paper's networks in its order, then all others by name."""
-    known = {name: index for index, name in enumerate(PAPER_ORDER)}
+def order_networks(names: Iterable[str], order: Sequence[str] = PAPER_ORDER) -> list[str]:
+    """The networks of an order in this order, then all others by name."""
+    known = {name: index for index, name in enumerate(order)}
     return sorted(set(names), key=lambda name: (known.get(base_name(name), len(known)), name))
 
 
@@ -123,6 +124,11 @@ def paired(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     means = network_scores(scores)
     table = means.pivot(index=["case", "class"], columns="run", values=metric)
     return table[order_networks(means["run"].unique())]
+
+
+def compare(scores: pd.DataFrame, metric: str, references: Sequence[str] | None = None) -> pd.DataFrame:
+    """`compare_networks` by a metric, for one data set."""
+    return compare_networks(paired(scores, metric), references, lower_is_better=METRICS[metric].lower_is_better)
 
 
 def unlike_cases(scores: pd.DataFrame) -> str:

@@ -26,6 +26,7 @@ from umamba.evaluation.report.figures import box_figure, cost_figure, effect_fig
 from umamba.evaluation.report.networks import (
     MISSING,
     best_network,
+    compare,
     network_scores,
     order_networks,
     paired,
@@ -82,7 +83,7 @@ def dataset_section(
     note += f" {PROVISIONAL}" if any(column.endswith(" paper") for column in table.columns) else ""
     parts = [_keep(table, output, f"{stem}_results", note, "Scores", numbers.for_programs(results, unit=unit))]
     scored = numbers.main_metrics(scores)
-    compared = {metric: _compare(scores, metric) for metric in scored}
+    compared = {metric: compare(scores, metric) for metric in scored}
     machines = f"Measured on: {', '.join(devices(runs)) or 'not recorded'}. Means over runs."
     networks, facts = [run.record["network"] for run in runs], [run.facts for run in runs]
     settings = report_tables.settings_table(runs, beyond_networks(networks, facts))
@@ -109,10 +110,6 @@ def growth_note(runs: Sequence[ScoredRun]) -> str:
     """What to say of predicted instances that were grown alike in all runs; where they differ names say it."""
     grown = {grown_by(run.record) for run in runs if run.record["task"] == "instances"}
     return f" {grow_remark(grown.pop())}".rstrip() if len(grown) == 1 else ""
-
-
-def _compare(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return statistics.compare_networks(paired(scores, metric), lower_is_better=METRICS[metric].lower_is_better)
 
 
 def _metric_parts(

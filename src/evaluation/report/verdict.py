@@ -18,7 +18,7 @@ from umamba.evaluation.report.networks import (
     unlike_cases,
 )
 from umamba.evaluation.report.power import can_be_significant, doubts_of_tests
-from umamba.words import listed
+from umamba.words import count, listed
 
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there
 _NAMED = 8  # of the settings in which runs differ: the others are in the table of settings alone
@@ -47,8 +47,7 @@ def verdict(
         beyond: All that the runs differ in beyond their networks, as the names of the networks call it, these first.
     """
     means = network_means(scores)[metric].dropna().sort_values(ascending=METRICS[metric].lower_is_better)
-    cases, title = len(by_case(scores, metric)), METRICS[metric].title
-    counted = f"{cases} case{'s' * (cases != 1)}"
+    counted, title = count(len(by_case(scores, metric)), "case"), METRICS[metric].title
     if means.empty:
         return [f"No network has a {title} on these {counted}."]
     best = means.index[0]
