@@ -126,17 +126,17 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None], key: str = "output") -> None:
+def refuse_input(output: Path | str, inputs: Mapping[str, Path | str | None]) -> None:
     """See that a file to be written is none of those that are read, through links neither (else ValueError)."""
     output = Path(output)
     if output.is_dir():
-        raise ValueError(f"{key}={output} is a folder; expected the name of a file.")
+        raise ValueError(f"output={output} is a folder; expected the name of a file.")
     for name, path in inputs.items():
         if path is None:
             continue
         same = output.samefile(path) if output.exists() and Path(path).exists() else False
         if same or output.resolve() == Path(path).resolve():
-            raise ValueError(f"{key}={output} would replace {name}={path}. Give another {key}.")
+            raise ValueError(f"output={output} would replace {name}={path}. Give another output.")
 
 
 def check_takes_files(folder: Path | str, key: str) -> None:

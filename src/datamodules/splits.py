@@ -60,13 +60,12 @@ def make_splits(identifiers: Sequence[str], num_folds: int = NUM_FOLDS, seed: in
     return splits
 
 
-def make_group_splits(identifiers: Sequence[str], split_by: str, num_folds: int = NUM_FOLDS) -> list[Split]:
+def make_group_splits(identifiers: Sequence[str], split_by: str) -> list[Split]:
     """`make_splits` over groups of cases that stay together, such as the frames of a video or the scans of a patient.
 
     Args:
         identifiers: Case names.
         split_by: Regular expression; cases are of one group if it finds the same at the beginning of their names.
-        num_folds: How many folds the groups are dealt into.
 
     Raises:
         ValueError: It is no regular expression, finds nothing in a name, or there are fewer groups than folds.
@@ -81,16 +80,16 @@ def make_group_splits(identifiers: Sequence[str], split_by: str, num_folds: int 
     groups: dict[str, list[str]] = {}
     for name, match in found.items():
         groups.setdefault(match[0] if match else "", []).append(name)
-    if len(groups) < num_folds:
+    if len(groups) < NUM_FOLDS:
         raise ValueError(
-            f"data.split_by={split_by} makes {len(groups)} group(s) of cases ({_few(set(groups))}); {num_folds} folds "
+            f"data.split_by={split_by} makes {len(groups)} group(s) of cases ({_few(set(groups))}); {NUM_FOLDS} folds "
             "need at least as many. Give another expression, or splits of your own in splits_final.json."
         )
 
     def cases(names: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(case for name in names for case in groups[name]))
 
-    folds = make_splits(list(groups), num_folds)
+    folds = make_splits(list(groups))
     return [Split(train=cases(fold.train), val=cases(fold.val)) for fold in folds]
 
 

@@ -22,16 +22,13 @@ FAULTS_SHOWN = 50
 WORTH_PROCESSES = 20.0  # s of work left: on a busy machine a process takes several to start
 
 
-def evaluate(
-    pairs: Iterable[Pair], scoring: Scoring, *, workers: int | None = None, progress: bool = True
-) -> pd.DataFrame:
+def evaluate(pairs: Iterable[Pair], scoring: Scoring, *, workers: int | None = None) -> pd.DataFrame:
     """Score predictions against references.
 
     Args:
         pairs: What to compare with what, made by `umamba.evaluation.pairs`.
         scoring: Classes, task, protocol and tolerances.
         workers: Processes; 0 or 1 scores in this one, None takes the CPUs at hand if that is worth it.
-        progress: Show a progress bar.
 
     Returns:
         One row per case and class: protocol, case, class and the scores of `umamba.evaluation.standard` or
@@ -45,7 +42,7 @@ def evaluate(
     pairs = list(pairs)
     _check_names([pair.case for pair in pairs])
     score = partial(score_pair, scoring=scoring)
-    with Progress(transient=True, disable=not (progress and sys.stdout.isatty())) as bar:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         results = list(bar.track(_results(pairs, score, workers), total=len(pairs), description="Scoring"))
     faults = [result for result in results if isinstance(result, str)]
     if faults:

@@ -22,7 +22,7 @@ from umamba.words import listed
 log = logging.getLogger(__name__)
 
 
-def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None = None) -> dict[str, Any]:
+def cases_of_training(datamodule: SegmentationDataModule) -> dict[str, Any]:
     """What a checkpoint keeps of the split, for the folds of a data set may be dealt anew.
 
     That is ``trained_on`` (case -> mark of its first image), by which a case is known again under another name;
@@ -32,7 +32,6 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
 
     Args:
         datamodule: With its raw data open.
-        resumed: Checkpoint that the training goes on from; what was trained on before counts too.
 
     Raises:
         ValueError: A case to validate with or to test has the image of one to train on, under another name: its scores
@@ -42,19 +41,19 @@ def cases_of_training(datamodule: SegmentationDataModule, resumed: Path | None =
     cases = [case for case in datamodule.raw.training_cases if case.identifier in used]
     voxels = _voxels(datamodule, cases)
     marks = _marks(cases, voxels)
-    member = Member.read(resumed) if resumed else None
-    before = dict(member.trained_on or {}) if member else {}
-    trained_on = {**before, **{name: marks[name][0] for name in datamodule.train_ids}}
-    known = (member.marks if member else {}) | {name: known_by(marks[name]) for name in datamodule.train_ids}
+    trained_on = {name: marks[name][0] for name in datamodule.train_ids}
+    known = {name: known_by(marks[name]) for name in datamodule.train_ids}
     if datamodule.fold != "all":
         _refuse_twins(known, [case for case in cases if case.identifier in datamodule.val_ids], marks)
     _refuse_twins(known, [case for case in datamodule.raw.test_cases if case.label is not None], {})
-    held_out = [name for name in datamodule.val_ids if name not in before or datamodule.fold == "all"]
     labels = contents([case.label for case in cases if case.label], datamodule.raw.folder, datamodule.prepared_dir)
     files = {case.identifier: _other_files(case, marks[case.identifier], labels, voxels) for case in cases}
     volumes = [case.images[0] for case in cases if not is_picture(case.images[0])]
-    found = {orientation(path, read_geometry(path)) for path in volumes} - {None}
-    return {"trained_on": trained_on, "validated_with": held_out, "files": files, "orientations": sorted(found)}
+    turns = {orientation(path, read_geometry(path)) for path in volumes} - {None}
+    return {
+        "trained_on": trained_on, "validated_with": list(datamodule.val_ids), "files": files,
+        "orientations": sorted(turns),
+    }  # fmt: skip
 
 
 SOURCE = "init_from/"  # how the names of cases begin that a training's first weights were trained on

@@ -18,6 +18,7 @@ from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.metrics import INFINITE, METRICS
 from umamba.evaluation.table_text import format_metric, format_score, to_latex, to_markdown
 from umamba.files import atomic_file, write_text
+from umamba.words import count
 
 _IN_ALL, _IN_ALL_BESIDE = "all", "all classes"  # the row under the classes; where a class is called all, the other
 RECORD = "run.json"  # beside the tables: what they were made with, see `umamba.evaluation.record`
@@ -50,7 +51,7 @@ def count_infinite(scores: pd.DataFrame) -> pd.DataFrame:
         f"{name}_infinite": (scores[name].isna() & main.notna()).astype(int) if name in scores else 0
         for name in INFINITE
     }
-    return scores.assign(**{name: count for name, count in counts.items() if name not in scores})
+    return scores.assign(**{name: number for name, number in counts.items() if name not in scores})
 
 
 def case_means(scores: pd.DataFrame) -> pd.DataFrame:
@@ -162,7 +163,7 @@ def describe(scores: pd.DataFrame) -> str:
     """A caption: protocol, cases, what the numbers are, and how many scores are missing and why."""
     table = class_table(scores)
     cases = scores["case"].nunique()
-    parts = [f"Protocol {protocol_of(scores)}; {cases} case{'s' * (cases > 1)}."]
+    parts = [f"Protocol {protocol_of(scores)}; {count(cases, 'case')}."]
     parts.append("Mean ± SD over cases." if cases > 1 else "One case only: no SD.")
     classes = table[table["class"] != name_in_all(scores)]
     if classes["left_out"].sum():
@@ -171,9 +172,8 @@ def describe(scores: pd.DataFrame) -> str:
     if len(absent):
         parts.append(f"Absent everywhere: {', '.join(absent)}.")
     for name in INFINITE:
-        count = classes[f"{name}_infinite"].sum()
-        if count:
-            parts.append(f"{count} infinite {METRICS[name].title} left out: one of the two lacks the class.")
+        if left_out := classes[f"{name}_infinite"].sum():
+            parts.append(f"{left_out} infinite {METRICS[name].title} left out: one of the two lacks the class.")
     return " ".join(parts)
 
 

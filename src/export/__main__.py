@@ -32,6 +32,7 @@ from umamba.files import amount
 from umamba.inference.bundle import said_of, write_bundle
 from umamba.plain import check_option_types, plain
 from umamba.run.command import command, run_command
+from umamba.words import count
 
 FORMATS: dict[str, Callable[..., Any]] = {
     "bundle": write_bundle,
@@ -85,8 +86,8 @@ def main(cfg: DictConfig) -> None:
     )
     FORMATS[cfg.format](given, output, **({"fixed_size": cfg.fixed_size} if cfg.format in SUFFIXES else {}))
     size = sum(path.stat().st_size for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
-    count = len(given.sources)
-    log.info("%s: %s, %d network%s; %s.", output, amount(size), count, "s" * (count > 1), said_of(given.licence))
+    networks = count(len(given.sources), "network")
+    log.info("%s: %s, %s; %s.", output, amount(size), networks, said_of(given.licence))
     if given.licence is None:
         log.info("No licence was given. To say how others may use it: licence=CC-BY-4.0, or a file with the text.")
 

@@ -17,6 +17,7 @@ from umamba.inference.precision import autocast_dtype, trained_precision
 from umamba.inference.sliding_window import mirrored
 from umamba.models.checkpoint import network_from_checkpoint
 from umamba.planning.plan import Plan
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +115,7 @@ def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
     """See that a training has not diverged (else ValueError)."""
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(
-            f"{path} holds NaN or infinite weights ({bad[0]}{more}): its training diverged, or the file is damaged. "
-            "Take an earlier checkpoint, such as best.ckpt."
+            f"{path} holds NaN or infinite weights ({listed(bad, 1, ' ')}): its training diverged, or the file is "
+            "damaged. Take an earlier checkpoint, such as best.ckpt."
         )

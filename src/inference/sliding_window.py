@@ -98,7 +98,6 @@ def sliding_window(
     device: torch.device | str = "cpu",
     step: float = STEP,
     window_batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Logits of a whole preprocessed case, a few planes of its first axis at a time.
 
@@ -113,7 +112,6 @@ def sliding_window(
         device: where the network runs.
         step: largest distance between windows, as a share of the patch.
         window_batch: windows per forward pass.
-        progress: called with (windows done, windows in all).
 
     Yields:
         (K, n, Y, X) float32 where the image is: the next n finished planes, a tensor of its own.
@@ -131,7 +129,7 @@ def sliding_window(
     sums = torch.empty(0)  # of plane z at z % depth; made when the layout of the maps is known
     weight_sums = torch.zeros((depth, *image.shape[2:]), device=image.device)
     at_once = max(1, _GIVEN_AT_ONCE // (4 * num_classes * math.prod(image.shape[2:])))
-    total, counted, given = sum(len(windows) for windows, _ in rows), 0, 0
+    given = 0
     for windows, finished in rows:
         for start in range(0, len(windows), window_batch):
             batch = windows[start : start + window_batch]
@@ -145,9 +143,6 @@ def sliding_window(
                 for held, own in _in_ring(begin, len(weights), depth):
                     sums[(slice(None), held, *in_plane)].addcmul_(planes[:, own], weights[own])
                     weight_sums[(held, *in_plane)] += weights[own]
-            counted += len(batch)
-            if progress is not None:
-                progress(counted, total)
         last = min(finished, inner[0].stop)
         for start in range(max(given, inner[0].start), last, at_once):
             for held, own in _in_ring(start, min(at_once, last - start), depth):

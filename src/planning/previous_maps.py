@@ -105,6 +105,6 @@ def _fault_of(path: Path) -> str | None:
     return fault_of(path, kept.read_text(encoding="utf-8", errors="replace").strip()) if kept.is_file() else None
 
 
-def one_hot(label_map: np.ndarray, labels: Sequence[int], dtype: type[np.generic] = np.float32) -> np.ndarray:
-    """(*S) integers -> (K, *S): 1 where the map has the label, in the order of the labels, 0 elsewhere."""
-    return np.stack([label_map == label for label in labels]).astype(dtype)
+def one_hot(label_map: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """(*S) integers -> (K, *S) float32: 1 where the map has the label, in the order of the labels, 0 elsewhere."""
+    return np.stack([label_map == label for label in labels]).astype(np.float32)

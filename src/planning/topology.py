@@ -96,23 +96,18 @@ def plain_unet_cost(
     strides: Sequence[Sequence[int]],
     features_per_stage: Sequence[int],
     num_labels: int,
-    *,
-    convs_encoder: int = 2,
-    convs_decoder: int = 2,
 ) -> int:
-    """Cost of nnU-Net's plain U-Net: encoder convolutions, transposed convolution + decoder convolutions, the head.
+    """Cost of nnU-Net's plain U-Net: two convolutions a stage, in the decoder a transposed one before them; the head.
 
     Args:
         patch_size: Voxels per axis.
         strides: Per stage and axis.
         features_per_stage: Channels per stage.
         num_labels: Output channels as nnU-Net counts them: the entries of dataset.json's labels.
-        convs_encoder: Convolutions per encoder stage.
-        convs_decoder: Convolutions per decoder stage.
     """
     voxels = [math.prod(shape) for shape in stage_shapes(patch_size, strides)]
-    encoder = sum(convs_encoder * f * v for f, v in zip(features_per_stage, voxels, strict=True))
-    return encoder + _decoder_cost(voxels, features_per_stage, num_labels, convs_decoder)
+    encoder = sum(2 * f * v for f, v in zip(features_per_stage, voxels, strict=True))
+    return encoder + _decoder_cost(voxels, features_per_stage, num_labels, convs=2)
 
 
 def residual_unet_cost(
@@ -122,7 +117,6 @@ def residual_unet_cost(
     num_labels: int,
     *,
     blocks: Sequence[int],
-    convs_decoder: int = 1,
 ) -> int:
     """Cost of nnU-Net's residual-encoder U-Net: the stem, per block two convolutions and a shortcut that changes shape.
 
@@ -135,7 +129,7 @@ def residual_unet_cost(
         shortcut = f != channels or any(step > 1 for step in stride)
         total += (2 * count + shortcut) * f * v
         channels = f
-    return total + _decoder_cost(voxels, features_per_stage, num_labels, convs_decoder)
+    return total + _decoder_cost(voxels, features_per_stage, num_labels, convs=1)
 
 
 def _decoder_cost(voxels: Sequence[int], features: Sequence[int], num_labels: int, convs: int) -> int:

@@ -162,11 +162,11 @@ def read_sound_images(
     return image, geometry
 
 
-def raise_errors(findings: list[Finding], shown: int = 10) -> None:
+def raise_errors(findings: list[Finding]) -> None:
     """Raise one DatasetError that lists the errors among the findings, if there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        lines = listed([f"{finding.case}: {finding.message}" for finding in errors], shown, "\n  ")
+        lines = listed([f"{finding.case}: {finding.message}" for finding in errors], 10, "\n  ")
         cases = len({finding.case for finding in errors})
         raise DatasetError(f"{cases} case(s) cannot be used:\n  {lines}")
 

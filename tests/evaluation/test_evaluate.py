@@ -54,7 +54,7 @@ def scoring(labels=LABELS, file_ending=".nii.gz", **options) -> Scoring:
 
 
 def score(pair: Pair, **options):
-    table = evaluate([pair], scoring(file_ending=pair.reference.suffix, **options), progress=False)
+    table = evaluate([pair], scoring(file_ending=pair.reference.suffix, **options))
     return {row["class"]: row for row in table.to_dict("records")}
 
 
@@ -111,8 +111,8 @@ def test_processes_give_the_same_table(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"), raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     pairs = [pair_of(tmp_path, volume((1, slice(2, 6))), volume((1, slice(2, 6 + n))), case=f"c{n}") for n in range(3)]
-    apart = evaluate(pairs, scoring(), workers=2, progress=False)
-    assert apart.equals(evaluate(pairs, scoring(), workers=0, progress=False))
+    apart = evaluate(pairs, scoring(), workers=2)
+    assert apart.equals(evaluate(pairs, scoring(), workers=0))
     assert list(apart["case"].unique()) == ["c0", "c1", "c2"]
     assert not (tmp_path / "run again").exists()
 
@@ -133,13 +133,13 @@ def test_instances_are_found_in_class_maps(tmp_path):
         pair_cases([case], tmp_path / "predictions", cells)
     tifffile.imwrite(tmp_path / "instancesTs" / "a.tif", instances)
     pairs = pair_cases([case], tmp_path / "predictions", cells)
-    row = evaluate(pairs, cells, progress=False).iloc[0]
+    row = evaluate(pairs, cells).iloc[0]
     assert (row["true_positives"], row["false_positives"], row["false_negatives"]) == (2, 0, 1)
     assert row["f1"] == pytest.approx(0.8) and row["panoptic_quality"] == pytest.approx(1.9 / 2.5)
     assert row["f1_50_95"] == pytest.approx((9 * 0.8 + 1 * 2 / 5) / 10)  # IoU 0.9 falls out at 0.95 only
     skio.imsave(tmp_path / "predictions" / "a.png", (classes * 9).astype(np.uint8), check_contrast=False)
     with pytest.raises(ValueError, match=r"a\.png holds label 9.*instance_predictions=true"):
-        evaluate(pairs, cells, progress=False)
+        evaluate(pairs, cells)
 
 
 def faulty(folder: Path, prediction: np.ndarray, **geometry) -> None:
@@ -233,7 +233,7 @@ def test_all_faulty_files_are_named_at_once(tmp_path):
     save(pairs[3].prediction, good[:9])
     save(pairs[4].prediction, good * 7)
     with pytest.raises(ValueError, match=r"4 of 5 case\(s\) cannot be scored") as caught:
-        evaluate(pairs, scoring(), progress=False, workers=0)
+        evaluate(pairs, scoring(), workers=0)
     lines = str(caught.value).splitlines()[1:]
     named = ("predictions/b.nii.gz", "references/c.nii.gz", "predictions/d.nii.gz", "predictions/e.nii.gz")
     assert len(lines) == 4 and all(name in line for name, line in zip(named, lines, strict=True))

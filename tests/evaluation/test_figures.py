@@ -44,7 +44,7 @@ def pairs(tmp_path: Path) -> list[Pair]:
 
 
 def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
-    scores = evaluate(pairs, SCORING, progress=False)
+    scores = evaluate(pairs, SCORING)
     assert choose_cases(scores, 3) == ["c3", "c1", "c0"] or choose_cases(scores, 3) == ["c3", "c2", "c0"]
     shown = overlay_figure({"a": pairs, "b": pairs}, scores, BOTH, tmp_path / "figures" / "overlays.png", cases=2)
     assert shown == ["c3", "c0"]
@@ -56,7 +56,7 @@ def test_overlays_show_the_worst_and_the_best(pairs, tmp_path):
 def test_no_panel_of_a_single_network_is_empty(pairs, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(overlays, "save_figure", lambda figure, path: drawn.append(figure))
-    scores = evaluate(pairs, SCORING, progress=False)
+    scores = evaluate(pairs, SCORING)
     overlay_figure({"a": pairs}, scores, {"a": SCORING}, tmp_path / "o.png", cases=2)
     overlay_figure({"a": pairs, "b": pairs}, scores, BOTH, tmp_path / "o.png", cases=2)
     one, two = (np.array(figure.axes).reshape(-1, 4) for figure in drawn)
@@ -111,7 +111,7 @@ def test_errors_are_told_apart_and_what_is_ignored_does_not_count():
 
 
 def test_cases_that_cannot_be_drawn_are_named(pairs, tmp_path):
-    scores = evaluate(pairs, SCORING, progress=False)
+    scores = evaluate(pairs, SCORING)
     with pytest.raises(ValueError, match="Cannot draw case c9: a has no prediction of it"):
         overlay_figure({"a": pairs}, scores, BOTH, tmp_path / "o.png", cases=["c9"])
     bare = [Pair(case=p.case, prediction=p.prediction, reference=p.reference) for p in pairs]
@@ -140,7 +140,7 @@ def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    scores = evaluate(pairs, SCORING, progress=False)
+    scores = evaluate(pairs, SCORING)
     logged = {}
     run = wandb.init(project="test", dir=str(tmp_path), settings=wandb.Settings(console="off"))
     original = run.log
@@ -167,7 +167,7 @@ def test_an_unreachable_wandb_costs_a_warning(pairs, caplog):
         def log_metrics(self, metrics, step=None) -> None:
             raise ConnectionError("no route to host")
 
-    scores = evaluate(pairs, SCORING, progress=False)
+    scores = evaluate(pairs, SCORING)
     log_scores([Unreachable()], scores, pairs, SCORING)
     assert "W&B did not take the test scores (no route to host)" in caplog.text
 
@@ -179,7 +179,7 @@ def test_where_no_case_has_a_score_the_cases_are_drawn_all_the_same(tmp_path):
     paths = {name: tmp_path / f"{name}.png" for name in ("prediction", "reference")}
     pair = Pair(case="a", images=(tmp_path / "image.png",), **paths)
     cells = Scoring(labels={"background": 0, "interior": 1, "boundary": 2}, file_ending=".png", task="instances")
-    scores = evaluate([pair], cells, progress=False)
+    scores = evaluate([pair], cells)
     assert scores["f1"].isna().all() and choose_cases(scores, 4) == ["a"]
     assert overlay_figure({"prediction": [pair]}, scores, {"prediction": cells}, tmp_path / "o.png") == ["a"]
     scores = scores.assign(f1=np.nan)

@@ -130,15 +130,6 @@ def test_folds_that_were_dealt_anew(raw):
     assert chosen([before], raw)[0] == own  # not what fold 0 holds now
 
 
-def test_a_resumed_training_keeps_what_it_saw_before(raw, tmp_path):
-    first = cases_of_training(opened(raw, 0))
-    checkpoint = {"config": {"data": {}}, "plan": {}, "configuration": "2d", "cases": first}
-    torch.save(checkpoint, tmp_path / "last.ckpt")
-    assert cases_of_training(opened(raw, 0), tmp_path / "last.ckpt") == first
-    again = cases_of_training(opened(raw, 1), tmp_path / "last.ckpt")  # as if the folds had been dealt anew
-    assert set(again["trained_on"]) == {f"c{i}" for i in range(10)} and again["validated_with"] == []
-
-
 @pytest.mark.parametrize("place", [0, 250_000, 499_999])
 def test_labels_that_changed_anywhere_are_other_data(raw, place):
     name = opened(raw).train_ids[0]

@@ -155,14 +155,14 @@ def test_an_image_of_cells_that_cannot_be_scored_is_dropped(tmp_path, caplog):
     standard = Scoring(labels={"background": 0, "interior": 1}, file_ending=".tif", task="instances",
                        instance_predictions=True)  # fmt: skip
     paper = replace(standard, protocol="paper")
-    table = evaluate(pairs, paper, progress=False)
+    table = evaluate(pairs, paper)
     assert table["case"].tolist() == ["good"] and table["protocol"].tolist() == ["paper/cells"]
     assert "case bad dropped" in caplog.text
     assert in_all(class_table(table))["f1_median"].item() == 1
     with pytest.raises(ValueError, match=r"bad\.tif does not lie on the grid"):
-        evaluate(pairs, standard, progress=False)
+        evaluate(pairs, standard)
     with pytest.raises(ValueError, match="left out each of the 1 case"):
-        evaluate(pairs[1:], paper, progress=False)
+        evaluate(pairs[1:], paper)
 
 
 def test_a_damaged_image_of_cells_is_an_error_and_not_dropped(tmp_path):
@@ -185,4 +185,4 @@ def test_values_of_no_class_are_refused(tmp_path, side):
         skio.imsave(tmp_path / f"{name}.png", label * (255 if name == side else 1), check_contrast=False)
     pair = Pair(case="a", prediction=tmp_path / "prediction.png", reference=tmp_path / "reference.png")
     with pytest.raises(ValueError, match=rf"The {side} holds label 255; expected labels 0 to 1"):
-        evaluate([pair], Scoring(labels={"scissors": 1}, file_ending=".png", protocol="paper"), progress=False)
+        evaluate([pair], Scoring(labels={"scissors": 1}, file_ending=".png", protocol="paper"))

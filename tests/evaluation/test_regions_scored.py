@@ -101,7 +101,7 @@ def test_a_table_of_regions(tmp_path: Path) -> None:
                 reference=save(tmp_path / "r" / "a.nii.gz", reference))  # fmt: skip
     labels = {"background": 0, "whole": 1, "core": 2, "enhancing": 3}
     scoring = Scoring(labels=labels, regions=BRATS, file_ending=".nii.gz", tolerance=1.0)
-    scores = evaluate([pair], scoring, workers=0, progress=False)
+    scores = evaluate([pair], scoring, workers=0)
     assert list(scores["class"]) == list(BRATS)
     inside = [2 * (np.isin(reference, v) & np.isin(prediction, v)).sum() for v in BRATS.values()]
     total = [np.isin(reference, v).sum() + np.isin(prediction, v).sum() for v in BRATS.values()]

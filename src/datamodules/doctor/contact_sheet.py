@@ -65,12 +65,12 @@ def contact_sheet(path: Path, cases: Sequence[tuple[RawCase, str]], report: Repo
     save_figure(figure, path, dpi=90)
 
 
-def choose(severities: Sequence[set[str]], number: int = TILES) -> list[int]:
+def choose(severities: Sequence[set[str]]) -> list[int]:
     """Indices of the cases to show: up to two thirds with findings, errors first, then others evenly spread."""
     striking = sorted((i for i, found in enumerate(severities) if found), key=lambda i: "error" not in severities[i])
-    striking = striking[: number * 2 // 3]
+    striking = striking[: TILES * 2 // 3]
     others = [index for index in range(len(severities)) if index not in set(striking)]
-    wanted = min(len(others), number - len(striking))
+    wanted = min(len(others), TILES - len(striking))
     spread: list[int] = np.linspace(0, len(others) - 1, wanted).round().astype(int).tolist() if wanted else []
     return striking + [others[index] for index in spread]
 

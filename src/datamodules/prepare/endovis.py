@@ -14,7 +14,7 @@ import numpy as np
 from umamba.datamodules.prepare.raw_layout import build_dataset, dataset_json, for_each
 from umamba.datamodules.prepare.sources import check_count, find_files, opened
 from umamba.datamodules.prepare.volumes import copy_file
-from umamba.datamodules.splits import SPLITS_FILE
+from umamba.datamodules.splits import NUM_FOLDS, SPLITS_FILE
 from umamba.files import write_json
 from umamba.raw.description import DatasetError
 from umamba.raw.pictures import write_picture
@@ -102,14 +102,14 @@ def case_name(split: str, video: int, frame: int) -> str:
     return f"video{video:02d}_{'test_' if split == 'Ts' else ''}frame{frame:03d}"
 
 
-def split_by_video(frames: Iterable[tuple[int, int]], num_folds: int = 5) -> list[dict[str, list[str]]]:
+def split_by_video(frames: Iterable[tuple[int, int]]) -> list[dict[str, list[str]]]:
     """Folds that hold out whole videos: fold k validates with videos k+1, k+6, ..."""
     names: dict[int, list[str]] = {}
     for video, frame in sorted(frames):
         names.setdefault(video, []).append(case_name("Tr", video, frame))
     folds = []
-    for fold in range(min(num_folds, len(names))):
-        held_out = sorted(names)[fold::num_folds]
+    for fold in range(min(NUM_FOLDS, len(names))):
+        held_out = sorted(names)[fold::NUM_FOLDS]
         folds.append(
             {
                 "train": [name for video in names if video not in held_out for name in names[video]],

@@ -94,30 +94,30 @@ def draw_anatomy(rng: np.random.Generator, grid: np.ndarray) -> list[tuple[str, 
     ]
 
 
-def make_volume(seed: int, case: int, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_volume(seed: int, case: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One phantom.
 
     Returns:
         image (Z, Y, X) int16 in HU; label (Z, Y, X) uint8, 0 or 1 + an index of ORGANS; spacing (z, y, x) in mm.
     """
     rng = np.random.default_rng((seed, case))
-    spacing = np.array(EXTENT) / shape * rng.uniform(0.92, 1.08, 3)
+    spacing = np.array(EXTENT) / SHAPE * rng.uniform(0.92, 1.08, 3)
     spacing[1] = spacing[2]  # CT has square pixels
-    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, spacing, strict=True)]
+    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(SHAPE, spacing, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, Z, Y, X) mm from the centre: up, back, left
-    grid += 4.0 * np.stack([smooth_noise(rng, shape, 25 / spacing) for _ in range(3)])  # mm, over about 25 mm
+    grid += 4.0 * np.stack([smooth_noise(rng, SHAPE, 25 / spacing) for _ in range(3)])  # mm, over about 25 mm
 
-    image = np.full(shape, -1000.0)
-    label = np.zeros(shape, np.uint8)
+    image = np.full(SHAPE, -1000.0)
+    label = np.zeros(SHAPE, np.uint8)
     for tissue, organ, surface in draw_anatomy(rng, grid):
         mean, between_cases, texture, length = TISSUES[tissue]
         inside = surface < 0
-        hounsfield = rng.normal(mean, between_cases) + texture * smooth_noise(rng, shape, length / spacing)
+        hounsfield = rng.normal(mean, between_cases) + texture * smooth_noise(rng, SHAPE, length / spacing)
         image[inside] = hounsfield[inside]
         if organ is not None:
             label[inside] = 1 + ORGANS.index(organ)
     image = gaussian_filter(image, (0.3, 0.5, 0.5))  # partial volume
-    image += NOISE * smooth_noise(rng, shape, (0, 0.6, 0.6))
+    image += NOISE * smooth_noise(rng, SHAPE, (0, 0.6, 0.6))
     return image.clip(-1024, 3071).round().astype(np.int16), label, spacing
 
 

@@ -17,23 +17,23 @@ RADII = (8.5, 14.0)  # px, half axes: an interior alone, 2 px smaller, still ove
 MIN_SHARE = 0.6  # of a cell's area that others and the image's border leave free
 
 
-def make_cells(seed: int, case: int, shape: tuple[int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
+def make_cells(seed: int, case: int) -> tuple[np.ndarray, np.ndarray]:
     """One image: stained cells (dark nucleus in a bright body, or the reverse) on an uneven background.
 
     Returns:
         image (H, W, 3) uint8, instances (H, W) int32.
     """
     rng = np.random.default_rng((seed, case))
-    rows, columns = np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij")
-    rows = rows + 1.2 * smooth_noise(rng, shape, 6)
-    columns = columns + 1.2 * smooth_noise(rng, shape, 6)
+    rows, columns = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
+    rows = rows + 1.2 * smooth_noise(rng, SHAPE, 6)
+    columns = columns + 1.2 * smooth_noise(rng, SHAPE, 6)
 
     background = rng.uniform(20, 60) + np.array([0, 6, 12]) * rng.uniform(-1, 1)
-    image = np.ones((*shape, 3)) * background + 8 * smooth_noise(rng, shape, 30)[..., None]
+    image = np.ones((*SHAPE, 3)) * background + 8 * smooth_noise(rng, SHAPE, 30)[..., None]
     stain = rng.uniform(80, 140, size=3)  # what the cells of this image add per channel
-    instances = np.zeros(shape, np.int32)
+    instances = np.zeros(SHAPE, np.int32)
     for _ in range(rng.integers(*NUM_CELLS)):
-        centre, angle = rng.uniform(0, shape), rng.uniform(0, np.pi)
+        centre, angle = rng.uniform(0, SHAPE), rng.uniform(0, np.pi)
         long, short = np.sort(rng.uniform(*RADII, size=2))[::-1]
         down, right = rows - centre[0], columns - centre[1]
         along, across = np.cos(angle) * down + np.sin(angle) * right, np.cos(angle) * right - np.sin(angle) * down
@@ -47,8 +47,8 @@ def make_cells(seed: int, case: int, shape: tuple[int, int] = SHAPE) -> tuple[np
         instances[inside] = instances.max() + 1
         brightness = rng.uniform(0.8, 1.2) * (1 - 0.35 * radius**4 + 0.15 * (radius < 0.45))  # dim rim, nucleus
         image[inside] += (brightness[..., None] * stain)[inside]
-    image[..., 2] += 6 * smooth_noise(rng, shape, 2)
-    image = gaussian_filter(image, (0.6, 0.6, 0)) + 5 * rng.standard_normal((*shape, 3))
+    image[..., 2] += 6 * smooth_noise(rng, SHAPE, 2)
+    image = gaussian_filter(image, (0.6, 0.6, 0)) + 5 * rng.standard_normal((*SHAPE, 3))
     return image.clip(0, 255).round().astype(np.uint8), instances
 
 
