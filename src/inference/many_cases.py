@@ -96,49 +96,58 @@ class FilesPredictor(CasePredictor):
             else:
                 before = begin(output_dir, path, made_by, paths)
             to_do = [case for case in cases if case.identifier not in done]
-            failures = dict(refused or {})
             record = Record.begun(
                 to_do, files, before, path=path, device=self.device, meaning=meaning_of(self.plan, labels),
-                made_by=made_by, failed=failures,
+                made_by=made_by, failed=dict(refused or {}),
             )  # fmt: skip
-            record.save()
-
-            def write(case: RawCase, made: Export) -> None:
-                self._write(made, files[case.identifier], labels)
-                record.wrote(case.identifier, files[case.identifier])
-
-            doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in to_do}
-            apart = self.previous is not None and self.previous.out_of_fold
-
-            def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
-                record.images[case.identifier] = identities_of(case.images)
-                image, geometry = self._read(case.images, doubts[case.identifier])
-                record.trained_on |= self.training_cases.answer(case, image, out_of_fold=apart)
-                return image, geometry, case.identifier
-
-            with record.saved_when_stopped():
-                record.seconds |= each_case(
-                    to_do,
-                    read=read,
-                    preprocess=self._preprocess,
-                    segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
-                    write=write,
-                    failures=failures,
-                )
-            record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in failures}
-            record.save()
+            self._predict(to_do, files, record, keep, labels)
             say_seen(record.trained_on, to_do)
-            for kind in sorted({kind for messages in doubts.values() for kind in messages}):
-                said = [messages[kind] for messages in doubts.values() if kind in messages]
-                log_doubts(kind, len(said), said[0])
-            new = sum(case.identifier not in failures for case in to_do)
+            new = sum(case.identifier not in record.failed for case in to_do)
             there = f"; {len(done)} were there already" if resume else ""
             log.info("Wrote %s to %s%s.", count(new, "label map"), output_dir, there)
-            written = [path for name, path in paths.items() if name not in failures]
-            if failures:
-                failed = [output_dir / f"{name}{self.plan.file_ending}" for name in failures]
-                raise CasesFailedError(failures, written, [path for path in failed if path.exists()])
+            written = [path for name, path in paths.items() if name not in record.failed]
+            if record.failed:
+                failed = [output_dir / f"{name}{self.plan.file_ending}" for name in record.failed]
+                raise CasesFailedError(record.failed, written, [path for path in failed if path.exists()])
             return written
+
+    def _predict(
+        self,
+        cases: Sequence[RawCase],
+        files: Mapping[str, Sequence[Path]],
+        record: Record,
+        keep: Sequence[str],
+        labels: Sequence[str] | None,
+    ) -> None:
+        """Read, segment and write cases, and note in the record what became of them; what is odd about them is said."""
+        doubts: dict[str, dict[str, str]] = {case.identifier: {} for case in cases}
+        apart = self.previous is not None and self.previous.out_of_fold
+
+        def read(case: RawCase) -> tuple[np.ndarray, Geometry, str]:
+            record.images[case.identifier] = identities_of(case.images)
+            image, geometry = self._read(case.images, doubts[case.identifier])
+            record.trained_on |= self.training_cases.answer(case, image, out_of_fold=apart)
+            return image, geometry, case.identifier
+
+        def write(case: RawCase, made: Export) -> None:
+            self._write(made, files[case.identifier], labels)
+            record.wrote(case.identifier, files[case.identifier])
+
+        record.save()
+        with record.saved_when_stopped():
+            record.seconds |= each_case(
+                cases,
+                read=read,
+                preprocess=self._preprocess,
+                segment=partial(self._segment, keep=keep, labels=None if self.rules else labels),
+                write=write,
+                failures=record.failed,
+            )
+        record.replaced = {name: stamps for name, stamps in record.replaced.items() if name in record.failed}
+        record.save()
+        for kind in sorted({kind for messages in doubts.values() for kind in messages}):
+            said = [messages[kind] for messages in doubts.values() if kind in messages]
+            log_doubts(kind, len(said), said[0])
 
     def made_by(self, keep: Sequence[str] = (), labels: Sequence[str] | None = None) -> dict[str, Any]:
         """What tells its outputs from those of others, as plain data; arguments as of `predict_cases`."""
