@@ -15,14 +15,13 @@ from scipy import sparse
 from torch import Tensor
 
 from umamba.planning.configuration import Configuration
-from umamba.planning.intensities import Intensities
+from umamba.planning.intensities import MIN_STD, Intensities
 from umamba.planning.normalization import check_bytes, check_spread
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties, crop_case, preprocess_case, spacing_of, target_of
 from umamba.planning.resampling import nearest_index, separate_axis, spline_matrix
 from umamba.raw.readers import Geometry
 
-_TINY = 1e-8  # nnU-Net's floor for a divisor
 _VOXELS_AT_ONCE = 1 << 24  # of slices that are resized together
 
 Scheme = Callable[[Tensor, Tensor | None, Intensities], Tensor]
@@ -123,14 +122,14 @@ def _float32_products() -> Iterator[None]:
 
 def _ct(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tensor:
     channel = channel.clamp_(intensities.percentile_00_5, intensities.percentile_99_5)
-    return channel.sub_(intensities.mean).div_(max(intensities.std, _TINY))
+    return channel.sub_(intensities.mean).div_(max(intensities.std, MIN_STD))
 
 
 def _z_score(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tensor:
     inside = None if mask is None else mask >= 0
     std, mean = torch.std_mean(channel if inside is None else channel[inside], correction=0)
     check_spread(float(std), *(float(value) for value in channel.aminmax()))
-    divisor = std.clamp(min=_TINY)
+    divisor = std.clamp(min=MIN_STD)
     if inside is None:
         return channel.sub_(mean).div_(divisor)
     return torch.where(inside, (channel - mean) / divisor, channel)
@@ -144,7 +143,7 @@ def _rescale_0_1(channel: Tensor, mask: Tensor | None, intensities: Intensities)
     low, high = (float(value) for value in channel.aminmax())
     check_spread(high - low, low, high)
     channel = channel.sub_(low)
-    return channel.div_(channel.amax().clamp(min=_TINY))
+    return channel.div_(channel.amax().clamp(min=MIN_STD))
 
 
 def _rgb_0_1(channel: Tensor, mask: Tensor | None, intensities: Intensities) -> Tensor:

@@ -74,8 +74,12 @@ def load_plan(path: Path | str, description: DatasetDescription) -> Plan:
         PlanError: The file is neither, contradicts itself, or asks for what this project does not do.
     """
     path = Path(path)
-    content = read_plan_file(path)
-    return plan_of_nnunet(content, description, path) if is_of_nnunet(content) else Plan.load(path)
+    return plan_of(read_plan_file(path), description, path)
+
+
+def plan_of(content: Any, description: DatasetDescription, path: Path) -> Plan:
+    """As `load_plan`, of the content of a file, which messages name (else PlanError)."""
+    return plan_of_nnunet(content, description, path) if is_of_nnunet(content) else Plan.of(content, path)
 
 
 def plan_of_nnunet(content: dict[str, Any], description: DatasetDescription, path: Path) -> Plan:

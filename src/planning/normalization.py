@@ -1,8 +1,7 @@
 """nnU-Net's intensity normalisations, one function per scheme.
 
-Each takes one channel (Z, Y, X) float32, which it may overwrite, the label (or None) in which -1 marks voxels outside
-the non-zero mask, whether to restrict itself to that mask, and the channel's foreground statistics; it returns the
-channel.
+Each takes one channel (Z, Y, X) float32, which it may overwrite, the label in which -1 marks voxels outside the
+non-zero mask, or None where the whole image counts, and the foreground statistics; it returns the channel.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ log = logging.getLogger(__name__)
 
 _TINY = np.float32(MIN_STD)
 
-Scheme = Callable[[np.ndarray, np.ndarray | None, bool, Intensities], np.ndarray]
+Scheme = Callable[[np.ndarray, np.ndarray | None, Intensities], np.ndarray]
 
 
-def ct(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+def ct(channel: np.ndarray, mask: np.ndarray | None, intensities: Intensities) -> np.ndarray:
     """Clip to the foreground percentiles 0.5 and 99.5, then z-score with the data set's mean and deviation."""
     np.clip(channel, intensities.percentile_00_5, intensities.percentile_99_5, out=channel)
     channel -= intensities.mean
@@ -31,9 +30,9 @@ def ct(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities
     return channel
 
 
-def z_score(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+def z_score(channel: np.ndarray, mask: np.ndarray | None, intensities: Intensities) -> np.ndarray:
     """Z-score of this image; with the mask, inside it only, and voxels outside keep their value (else DatasetError)."""
-    inside = mask >= 0 if use_mask and mask is not None else None
+    inside = None if mask is None else mask >= 0
     values = channel if inside is None else channel[inside]
     with np.errstate(over="ignore", invalid="ignore"):  # said by the check
         mean, std = values.mean(), values.std()
@@ -46,12 +45,12 @@ def z_score(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intens
     return channel
 
 
-def no_norm(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+def no_norm(channel: np.ndarray, mask: np.ndarray | None, intensities: Intensities) -> np.ndarray:
     """The channel as it is."""
     return channel
 
 
-def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, intensities: Intensities) -> np.ndarray:
     """Map this image's range to [0, 1] (else DatasetError)."""
     low, high = channel.min(), channel.max()
     check_spread(float(high) - float(low), float(low), float(high))
@@ -60,7 +59,7 @@ def rescale_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, in
     return channel
 
 
-def rgb_0_1(channel: np.ndarray, mask: np.ndarray | None, use_mask: bool, intensities: Intensities) -> np.ndarray:
+def rgb_0_1(channel: np.ndarray, mask: np.ndarray | None, intensities: Intensities) -> np.ndarray:
     """Map 0..255 to [0, 1] (DatasetError: other values)."""
     check_bytes(float(channel.min()), float(channel.max()))
     channel /= 255.0

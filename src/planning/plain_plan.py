@@ -1,4 +1,4 @@
-"""Plans out of plain data, such as JSON holds, and back."""
+"""Plans out of plain data, such as JSON holds."""
 
 from __future__ import annotations
 

@@ -176,7 +176,11 @@ class Plan:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no plan at {path}. Make one with: python -m umamba.planning data=<name>")
-        content = load_json(path, PlanError)
+        return cls.of(load_json(path, PlanError), path)
+
+    @classmethod
+    def of(cls, content: Any, path: Path) -> Self:
+        """As `from_dict`, of the content of a file, which messages name (else PlanError)."""
         try:
             return cls.from_dict(content)
         except PlanError as error:

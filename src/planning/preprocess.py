@@ -110,7 +110,7 @@ def preprocess_case(
     for i, scheme in enumerate(configuration.normalization):
         # A copy: normalisation works in place.
         channel = np.array(cropped[i], dtype=np.float32, order="C")
-        channel = SCHEMES[scheme](channel, mask, configuration.use_mask_for_norm[i], plan.intensities[i])
+        channel = SCHEMES[scheme](channel, mask if configuration.use_mask_for_norm[i] else None, plan.intensities[i])
         channels.append(resample_image(channel, shape, spacing, target))
     data = np.stack(channels) if len(channels) > 1 else channels[0][None]  # a view: no second copy of a large volume
     resampled = None

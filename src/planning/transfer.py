@@ -15,7 +15,7 @@ from typing import Any
 
 from umamba.planning.configuration import Configuration
 from umamba.planning.fingerprint import Fingerprint
-from umamba.planning.nnunet_plans import intensities_in, is_of_nnunet, load_plan, read_plan_file
+from umamba.planning.nnunet_plans import intensities_in, is_of_nnunet, plan_of, read_plan_file
 from umamba.planning.normalization import scheme_for, uses_mask
 from umamba.planning.plan import Plan, said_by
 from umamba.raw.dataset import RawDataset
@@ -33,11 +33,11 @@ def load_source(path: Path, raw: RawDataset) -> tuple[Plan, bool]:
     content: Any = read_plan_file(path)
     own = (raw.name, raw.folder.resolve().name)  # nnU-Net goes by the folder
     if not isinstance(content, dict) or str(content.get("dataset_name", raw.name)) in own:
-        return load_plan(path, raw), False
+        return plan_of(content, raw, path), False
     if is_of_nnunet(content) and isinstance(found := intensities_in(content), dict):  # it does not name its channels
         channels = tuple(map(str, range(len(found))))
-        return load_plan(path, dataclasses.replace(raw.description, channel_names=channels)), True
-    return load_plan(path, raw), True
+        return plan_of(content, dataclasses.replace(raw.description, channel_names=channels), path), True
+    return plan_of(content, raw, path), True
 
 
 def move_plan(plan: Plan, description: DatasetDescription, fingerprint: Fingerprint) -> Plan:

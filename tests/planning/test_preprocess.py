@@ -96,7 +96,7 @@ def test_normalizations():
     mask = np.array([[[-1, 0, 1, 0]]], np.int16)
 
     def run(name, use_mask=False):
-        return SCHEMES[name](values.copy(), mask, use_mask, statistics).ravel()
+        return SCHEMES[name](values.copy(), mask if use_mask else None, statistics).ravel()
 
     np.testing.assert_allclose(run("CTNormalization"), [(1 - 10) / 4, 0, 2.5, 15 / 4])
     np.testing.assert_allclose(run("ZScoreNormalization"), (values.ravel() - 31) / values.std(), rtol=1e-6)
@@ -108,9 +108,9 @@ def test_normalizations():
     with pytest.raises(ValueError, match="rgb_to_0_1 expects values in 0..255, the image has -5.0"):
         run("RGBTo01Normalization")
     np.testing.assert_allclose(
-        SCHEMES["RGBTo01Normalization"](np.full((1, 1, 1), 51.0, np.float32), None, False, statistics), 0.2
+        SCHEMES["RGBTo01Normalization"](np.full((1, 1, 1), 51.0, np.float32), None, statistics), 0.2
     )
-    flat = SCHEMES["ZScoreNormalization"](np.full((2, 2, 2), 7.0, np.float32), None, False, statistics)
+    flat = SCHEMES["ZScoreNormalization"](np.full((2, 2, 2), 7.0, np.float32), None, statistics)
     assert (flat == 0).all()  # a constant image: no division by zero
 
 
