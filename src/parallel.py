@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from umamba.machine import free_memory, usable_cpus
 from umamba.processes import light_start, worker_pool
 from umamba.raw.description import DatasetError
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,12 @@ _MAX_WORKERS = 8  # by default; each holds a few volumes
 _LOG_SECONDS = 30  # between progress lines where there is no terminal
 
 
+def check_workers(workers: object) -> None:
+    """Raises ValueError if a number of processes, None for as many as fit, is none."""
+    if workers is not None and not is_whole(workers):
+        raise ValueError(f"workers is {workers!r}; expected a whole number, 0 or more, or null.")
+
+
 def fitting_workers(wanted: int | None, bytes_each: int) -> int:
     """Processes to use: no more than wanted, and no more than fit into the free memory.
 
@@ -39,12 +46,11 @@ def fitting_workers(wanted: int | None, bytes_each: int) -> int:
         bytes_each: Memory that one process may need.
 
     Raises:
-        ValueError: No number of processes is wanted.
+        ValueError: See `check_workers`.
     """
+    check_workers(wanted)
     if wanted is None:
         wanted = min(usable_cpus(), _MAX_WORKERS)
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
-        raise ValueError(f"workers is {wanted!r}; expected a whole number, 0 or more, or null.")
     wanted = max(1, wanted)
     free = free_memory()
     fitting = free // max(bytes_each, 1)

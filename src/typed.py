@@ -6,7 +6,7 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeGuard, get_args, get_origin
 
 _WORDS = {
     float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null", list: "a list",
@@ -44,6 +44,11 @@ def has_type(value: object, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def is_whole(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether a value is a whole number of at least so many; true and false are none."""
+    return has_type(value, int) and value >= least  # type: ignore[operator]  # which has_type has seen
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

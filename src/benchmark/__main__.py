@@ -43,6 +43,7 @@ from umamba.run.named_dataset import name_dataset
 from umamba.run.quiet import quiet, short_warnings
 from umamba.targets import check_config
 from umamba.trainer import check_precision, make_trainer
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -122,7 +123,7 @@ def _check(cfg: DictConfig) -> None:
     if not feeds or set(feeds) - set(FEEDS):
         raise ValueError(f"feeds={feeds}: expected some of {', '.join(FEEDS)}, such as [real,dummy].")
     numbers = workers is None or (OmegaConf.is_list(workers) and len(workers) > 0)
-    if not numbers or any(not isinstance(n, int) or n < 0 for n in workers or ()):
+    if not numbers or not all(map(is_whole, workers or ())):
         raise ValueError(f"workers={workers}: expected a list of numbers of processes, such as [2,4,8], or null.")
     for key, value in _FIXED.items():
         if cfg[key] != value:
@@ -130,7 +131,7 @@ def _check(cfg: DictConfig) -> None:
     given = [key for key in _NEVER if cfg.trainer.get(key) not in (None, False, -1, 0.0)]
     if given:
         raise ValueError(f"trainer.{given[0]} is for trainings: a benchmark times whole epochs of data.")
-    if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
+    if not is_whole(cfg.trainer.max_epochs, 1):
         raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs}: expected how many epochs to time, 5 by rule.")
     check_precision(cfg.trainer)
     spec = getattr(sys.modules["__main__"], "__spec__", None)

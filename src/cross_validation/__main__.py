@@ -20,9 +20,9 @@ from omegaconf import DictConfig
 
 from umamba.cross_validation.best import find_best
 from umamba.cross_validation.folds import PoolOptions
-from umamba.evaluation.evaluate import check_workers
 from umamba.files import check_takes_files
 from umamba.inference.devices import choose_device
+from umamba.parallel import check_workers
 from umamba.plain import check_option_types, plain
 from umamba.run.command import command, run_command
 

@@ -37,6 +37,7 @@ from umamba.run.resume import check_data, read_checkpoint
 from umamba.run.sweep import command_of, follow_sweep, quoted
 from umamba.run.unbegun import say_held
 from umamba.targets import check_config
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def folds_of(wanted: Any) -> list[int]:
     """
     folds = plain(wanted)
     folds = folds if isinstance(folds, list) else [folds]
-    if not folds or any(isinstance(fold, bool) or not isinstance(fold, int) or fold < 0 for fold in folds):
+    if not folds or not all(map(is_whole, folds)):
         raise ValueError(
             f"cross_validation.folds={wanted}: expected numbers of folds such as [0,1,2,3,4]. Fold all holds no case "
             "out and has no place in a cross-validation: train it with `python train.py fold=all`."
@@ -186,7 +187,7 @@ def folds_of(wanted: Any) -> list[int]:
 
 def _slots(options: DictConfig, devices: Any) -> list[Slot]:
     """Where folds train at the same time; one for all where a fold takes several GPUs itself."""
-    if not isinstance(options.per_gpu, int) or options.per_gpu < 1:
+    if not is_whole(options.per_gpu, 1):
         raise ValueError(f"cross_validation.per_gpu is {options.per_gpu}; expected a whole number, 1 or more.")
     if devices not in (1, "1"):
         if options.gpus != "auto" or options.per_gpu != 1:

@@ -26,6 +26,7 @@ from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store
 from umamba.processes import become_worker
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ def progress(trainer: L.Trainer) -> tuple[int, int]:
 def _check_counts(**counts: int) -> None:
     for key, count in counts.items():
         least = 1 if key == "iterations_per_epoch" else 0
-        if not isinstance(count, int) or count < least:
+        if not is_whole(count, least):
             raise ValueError(f"data.{key} is {count!r}; expected a whole number, {least} or more.")
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from umamba.files import load_json
+from umamba.typed import is_whole
 from umamba.words import in_words, listed
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ def select_split(
         splits = read_splits(path)
     else:
         splits = make_splits(known) if split_by is None else make_group_splits(known, split_by)
-    if not isinstance(fold, int) or isinstance(fold, bool) or not 0 <= fold < len(splits):
+    if not is_whole(fold) or fold >= len(splits):
         raise ValueError(f'fold must be 0 to {len(splits) - 1} or "all", it is {fold!r}.')
     split = splits[fold]
     if path is not None:

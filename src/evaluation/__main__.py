@@ -25,7 +25,7 @@ import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from umamba.datamodules.base import SegmentationDataModule
-from umamba.evaluation.evaluate import check_workers, evaluate
+from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import check_one_network
@@ -45,6 +45,7 @@ from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.inference.record import find_records
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+from umamba.parallel import check_workers
 from umamba.plain import check_option_types, plain
 from umamba.planning.plan import Plan
 from umamba.raw.description import DatasetDescription

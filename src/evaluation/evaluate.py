@@ -64,12 +64,6 @@ def _check_names(names: Sequence[str]) -> None:
         raise ValueError(f"Cases must have names of their own; given twice: {', '.join(twice)}.")
 
 
-def check_workers(workers: object) -> None:
-    """Raises ValueError if a number of processes, which is used after the predictions, is none."""
-    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 0):
-        raise ValueError(f"workers is {workers!r}; expected a whole number, 0 or more, or null.")
-
-
 def _results(
     pairs: list[Pair], score: Callable[[Pair], list[dict] | str], workers: int | None
 ) -> Iterator[list[dict] | str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -13,6 +12,7 @@ from umamba.evaluation.paper import abdomen_labels
 from umamba.raw.description import PICTURE_ENDINGS
 from umamba.raw.instances import classes_to_instances, grow_pixels
 from umamba.raw.regions import Region
+from umamba.typed import has_type
 
 PROTOCOLS = ("standard", "paper")
 TASKS = ("semantic", "instances")
@@ -210,4 +210,4 @@ def _own(frozen: Labelling, name: str) -> None:
 
 
 def _is_tolerance(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return has_type(value, float) and value >= 0  # type: ignore[operator]

@@ -39,6 +39,7 @@ from umamba.run.devices import find_devices, workers_per_run
 from umamba.run.job_state import Condition
 from umamba.run.provenance import code_hash, git_revision
 from umamba.run.state_table import show_states
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -65,7 +66,7 @@ def main(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Mapping[str, int]) -> None:
     devices = find_devices(plain(cfg.gpus))
-    if not isinstance(cfg.per_gpu, int) or cfg.per_gpu < 1:
+    if not is_whole(cfg.per_gpu, 1):
         raise ValueError(f"per_gpu={cfg.per_gpu}: expected how many runs a device takes at a time, at least 1.")
     rules = Rules(
         per_device=cfg.per_gpu,

@@ -27,7 +27,7 @@ from yaml import YAMLError
 
 from umamba.locations import CONFIGS
 from umamba.names import name_fault
-from umamba.typed import has_type
+from umamba.typed import has_type, is_whole
 
 FOLDER = CONFIGS / "evidence"
 _KEYS = {
@@ -148,7 +148,7 @@ def _named(top: Mapping[str, Any], part: str, path: Path) -> list[tuple[str, dic
 def _network(name: str, entry: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], list[int], float]:
     where = f"networks.{name}"
     seeds = entry.get("seeds")
-    whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+    whole = isinstance(seeds, list) and all(map(is_whole, seeds))
     if not isinstance(seeds, list) or not whole or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"{path}: {where}.seeds must be a list of different whole numbers, it is {seeds!r}.")
     cost = _positive(entry.get("cost", 1), f"{where}.cost", path)

@@ -27,7 +27,7 @@ from umamba.inference.sliding_window import STEP, ensemble, sliding_window, sum_
 from umamba.machine import require_memory
 from umamba.planning.plan import Plan
 from umamba.planning.preprocess import CaseProperties
-from umamba.raw.checks import read_sound_images
+from umamba.raw.checks import note_doubt, read_sound_images
 from umamba.raw.description import DatasetError
 from umamba.raw.orientation import orientation, orientation_of
 from umamba.raw.readers import Geometry
@@ -173,10 +173,7 @@ class CasePredictor:
     def _read(self, images: Sequence[Path], doubts: dict[str, str] | None = None) -> tuple[np.ndarray, Geometry]:
         image, geometry = read_sound_images(images, self.plan.channel_names, doubts)
         for kind, message in self._doubts(image, orientation(images[0], geometry), images).items():
-            if doubts is None:
-                log.warning("%s", message)
-            else:
-                doubts.setdefault(kind, message)
+            note_doubt(doubts, kind, message)
         if geometry.dimension == 2 and self.needs_volumes:
             raise DatasetError(
                 f"{images[0]} is a 2D image; the network was trained in 3D ({self.configuration.name}). Give it "

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from umamba.typed import has_type
+
 STEP = 0.5  # largest distance between windows, as a share of the patch
 SIGMA_SCALE = 1 / 8  # Gaussian sigma in units of the patch edge
 _GIVEN_AT_ONCE = 1 << 27  # bytes of finished logits, or one plane
@@ -54,7 +56,7 @@ def check_step(step: float) -> None:
     Raises:
         ValueError: They would not, or `step` is no number.
     """
-    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= 1:
+    if not has_type(step, float) or not 0 < step <= 1:
         raise ValueError(f"step must be in (0, 1], a share of the patch, got {step!r}.")
 
 

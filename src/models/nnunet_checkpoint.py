@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from umamba.models.checkpoint import load_plain
+from umamba.typed import is_whole
 
 _SCALAR = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
 OURS = "umamba"  # key of what nnU-Net has no place for, in a checkpoint that this project has written in its form
@@ -92,6 +93,6 @@ def fold_number(fold: object) -> int | str:
     """A fold as nnU-Net records it: a number, also as text, or "all" (else ValueError)."""
     if isinstance(fold, str) and (fold == "all" or (fold.isascii() and fold.isdigit())):
         return fold if fold == "all" else int(fold)
-    if not isinstance(fold, int) or isinstance(fold, bool) or fold < 0:
+    if not is_whole(fold):
         raise ValueError(f"init_args.fold must be a whole number or 'all', the checkpoint has {fold!r:.100}.")
     return fold

@@ -27,6 +27,7 @@ from umamba.models.schedules import make_optimizer_and_schedule
 from umamba.models.step_graph import WORTH, GraphedLoss
 from umamba.models.train_loss import TrainLoss
 from umamba.planning.plan import Plan
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class SegmentationModule(L.LightningModule):
         loss: Callable[..., nn.Module] = segmentation_loss,
     ) -> None:
         super().__init__()
-        if not isinstance(warmup_epochs, int) or isinstance(warmup_epochs, bool) or warmup_epochs < 0:
+        if not is_whole(warmup_epochs):
             raise ValueError(f"warmup_epochs is {warmup_epochs!r}; expected a whole number, 0 or more, or null.")
         self.warmup_epochs = warmup_epochs
         if cuda_graph not in ("auto", True, False):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from umamba.names import name_fault
 from umamba.planning.normalization import SCHEMES
+from umamba.typed import is_whole
 
 # Beyond any published network; a plan may come from anybody, and these numbers decide what memory is asked for.
 _MAX_PATCH, _MAX_BATCH = 2**28, 2**32  # voxels of a patch, and of a batch
 _MAX = {"strides": 64, "kernel_sizes": 63, "features_per_stage": 8_192, "n_conv_per_stage": 64}
 _MAX |= {"n_conv_per_stage_decoder": 64}
 _MAX_STAGES = 16
+_positive = partial(is_whole, least=1)
 
 
 class PlanError(ValueError):
@@ -106,9 +109,9 @@ def _check_names(c: Configuration) -> None:
 
 def _check_sizes(c: Configuration) -> None:
     dims = len(c.patch_size)
-    if dims not in (2, 3) or not all(map(_positive_int, c.patch_size)):
+    if dims not in (2, 3) or not all(map(_positive, c.patch_size)):
         _fail(c, "patch_size", "expected 2 or 3 whole numbers > 0.")
-    if not _positive_int(c.batch_size):
+    if not _positive(c.batch_size):
         _fail(c, "batch_size", "expected a whole number > 0.")
     for key in ("spacing", "median_shape"):
         value = getattr(c, key)
@@ -122,14 +125,14 @@ def _check_stages(c: Configuration) -> None:
         _fail(c, "strides", "expected at least one stage.")
     for key in ("strides", "kernel_sizes"):
         value = getattr(c, key)
-        if len(value) != stages or any(len(e) != dims or not all(map(_positive_int, e)) for e in value):
+        if len(value) != stages or any(len(e) != dims or not all(map(_positive, e)) for e in value):
             _fail(c, key, f"expected {stages} stages (as in strides) of {dims} whole numbers > 0 each.")
     if any(size % 2 == 0 for kernel in c.kernel_sizes for size in kernel):
         _fail(c, "kernel_sizes", "expected odd sizes.")
     lengths = {"features_per_stage": stages, "n_conv_per_stage": stages, "n_conv_per_stage_decoder": stages - 1}
     for key, length in lengths.items():
         value = getattr(c, key)
-        if len(value) != length or not all(map(_positive_int, value)):
+        if len(value) != length or not all(map(_positive, value)):
             _fail(c, key, f"expected {length} whole numbers > 0 for {stages} stages.")
     total = c.total_stride
     if any(size % step for size, step in zip(c.patch_size, total, strict=True)):
@@ -156,10 +159,6 @@ def _check_channels(c: Configuration) -> None:
         _fail(c, "normalization", f"unknown {unknown}; allowed are {sorted(SCHEMES)}.")
     if len(c.use_mask_for_norm) != len(c.normalization):
         _fail(c, "use_mask_for_norm", f"expected one entry per channel, as in normalization ({len(c.normalization)}).")
-
-
-def _positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _largest(value: tuple[Any, ...] | int) -> int:

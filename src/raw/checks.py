@@ -155,11 +155,16 @@ def read_sound_images(
         raise DatasetError(" ".join(faults))
     odd += [doubt for path in paths for doubt in file_doubts(path)]
     for kind, message in odd:
-        if doubts is None:
-            log.warning("%s", message)
-        else:
-            doubts.setdefault(kind, message)
+        note_doubt(doubts, kind, message)
     return image, geometry
+
+
+def note_doubt(doubts: dict[str, str] | None, kind: str, message: str) -> None:
+    """Keep the first of its kind, to be said with those of other cases; or say it now, where nothing is kept."""
+    if doubts is None:
+        log.warning("%s", message)
+    else:
+        doubts.setdefault(kind, message)
 
 
 def raise_errors(findings: list[Finding]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from umamba.files import load_json
 from umamba.raw.regions import Region, region_fault, values_of
+from umamba.typed import is_whole
 from umamba.words import listed
 
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
@@ -150,7 +151,7 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}."
         )
     num_training = content.get("numTraining", len(content.get("dataset") or ()))
-    if not isinstance(num_training, int) or isinstance(num_training, bool) or num_training < 0:
+    if not is_whole(num_training):
         raise DatasetError(f"{path}: numTraining must be a whole number of cases, it is {num_training!r}.")
     labels, regions, ignore = parse_labels(content["labels"], content.get("regions_class_order"), path)
     return {
@@ -185,7 +186,7 @@ def parse_labels(entries: object, order: object, path: Path) -> tuple[dict[str, 
     lists: dict[str, tuple[int, ...]] = {}  # foreground in file order, as a region each
     for name, value in entries.items():
         values = value if isinstance(value, (list, tuple)) and value else [value]
-        if not all(_is_whole(v) for v in values):
+        if not all(is_whole(v) for v in values):
             hint = " (a region maps to a list of them)" if isinstance(value, (list, tuple)) else ""
             if name.isdigit():
                 hint = " (this looks like the older form, keyed by number: exchange names and numbers)"
@@ -233,7 +234,7 @@ def _check_values(
 
 
 def _parse_regions(lists: Mapping[str, tuple[int, ...]], order: object, path: Path) -> tuple[Region, ...]:
-    if not isinstance(order, list) or len(order) != len(lists) or not all(_is_whole(value) for value in order):
+    if not isinstance(order, list) or len(order) != len(lists) or not all(is_whole(value) for value in order):
         raise DatasetError(
             f"{path}: labels are lists, so the data set needs regions_class_order: a list with one label value for "
             f"each of {', '.join(lists)}, in this order; it is {'missing' if order is None else repr(order)}. A "
@@ -246,7 +247,3 @@ def _parse_regions(lists: Mapping[str, tuple[int, ...]], order: object, path: Pa
     if fault := region_fault(regions):
         raise DatasetError(f"{path}: {fault}.")
     return regions
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -35,6 +35,7 @@ from umamba.run.unbegun import Before, remove_unbegun
 from umamba.sweep.entry import Entry, SweepJob
 from umamba.sweep.settings import check_settings
 from umamba.sweep.slurm import check_options, submit
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ class LocalLauncher(_SweepLauncher):
         check_settings(configs, jobs)
 
     def _dealt(self) -> list[Slot]:
-        if not isinstance(self.per_gpu, int) or isinstance(self.per_gpu, bool) or self.per_gpu < 1:
+        if not is_whole(self.per_gpu, 1):
             raise ValueError(f"hydra.launcher.per_gpu={self.per_gpu}: expected how many jobs a GPU takes at a time.")
         gpus = plain(self.gpus)
         devices = find_devices(gpus)

@@ -20,6 +20,7 @@ from typing import Any
 
 from umamba.files import write_text
 from umamba.sweep.entry import FOLDER, SweepJob
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def check_options(*, sbatch: Mapping[str, Any], at_once: int | None, really: boo
         ValueError: An option is none, or one that the sweep sets itself, or a signal that no job would get.
         FileNotFoundError: There is no sbatch here.
     """
-    if at_once is not None and (not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1):
+    if at_once is not None and not is_whole(at_once, 1):
         raise ValueError(f"hydra.launcher.at_once={at_once}: expected a number of jobs, or null.")
     options = {str(key).replace("_", "-"): value for key, value in sbatch.items() if value not in (None, False)}
     for name, value in options.items():
