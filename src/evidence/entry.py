@@ -35,15 +35,9 @@ class Entry(JobFiles):
         """Of train.py."""
         return self.folder / "run"
 
-    @property
-    def state_file(self) -> Path:
-        """See `state`."""
-        return self.folder / "state.json"
-
-    @property
-    def lock_file(self) -> Path:
+    def file(self, ending: str) -> Path:
         """See the base."""
-        return self.folder / ".lock"
+        return self.folder / {".json": "state.json", ".lock": ".lock", ".log": "output.log"}[ending]
 
     def state(self) -> dict[str, Any]:
         """{"overrides": [...], "code": ..., "revision": ..., "attempts": [...]}; empty if it was never started.
@@ -51,7 +45,7 @@ class Entry(JobFiles):
         Raises:
             ValueError: state.json is no such file.
         """
-        return read_state(self.state_file, ("overrides", "code"), self.folder)
+        return read_state(self.file(".json"), ("overrides", "code"), self.folder)
 
     def is_finished(self) -> bool:
         """Whether it is recorded."""

@@ -44,7 +44,7 @@ def run_all(
     with PowerMeter() as meter:
         trainings = [
             Training(
-                name=entry.wanted.key, log=entry.folder / "output.log", entry=entry, place=place, meter=meter,
+                name=entry.wanted.key, log=entry.file(".log"), entry=entry, place=place, meter=meter,
                 limits=limits,
             )
             for entry in waiting

@@ -31,15 +31,9 @@ class JobFiles(ABC):
     def run_dir(self) -> Path:
         """Of train.py."""
 
-    @property
     @abstractmethod
-    def state_file(self) -> Path:
-        """JSON, see `state`."""
-
-    @property
-    @abstractmethod
-    def lock_file(self) -> Path:
-        """Locked by the process that has the job; the system releases it if that is killed."""
+    def file(self, ending: str) -> Path:
+        """Of ``.json``, see `state`; ``.lock``, which the process has that runs it; ``.log``, what that says."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -54,19 +48,19 @@ class JobFiles(ABC):
         """Whether nothing is left to do."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `state_file`."""
-        self.state_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(state, self.state_file)
+        """Write it."""
+        self.file(".json").parent.mkdir(parents=True, exist_ok=True)
+        write_json(state, self.file(".json"))
 
     def take(self) -> FileLock | None:
         """The lock, held until it is released; None if another process has the job."""
-        lock = FileLock(self.lock_file)
-        self.lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.file(".lock"))
+        self.file(".lock").parent.mkdir(parents=True, exist_ok=True)
         return lock if took(lock, _PATIENCE, "have one process at a time run these jobs") else None
 
     def is_held(self) -> bool:
         """Whether a process has it, or its training is still ending."""
-        return any(is_held(path) for path in (self.lock_file, self.run_dir / ".lock"))
+        return any(is_held(path) for path in (self.file(".lock"), self.run_dir / ".lock"))
 
 
 @dataclass(kw_only=True)

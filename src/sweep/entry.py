@@ -31,18 +31,8 @@ class Entry(JobFiles):
         """The run's folder."""
         return self.sweep / self.name
 
-    @property
-    def state_file(self) -> Path:
-        """See `state`."""
-        return self.file(".json")
-
-    @property
-    def lock_file(self) -> Path:
-        """See the base."""
-        return self.file(".lock")
-
     def file(self, ending: str) -> Path:
-        """One of its files beside the run, which a call that is refused leaves as it is."""
+        """See the base; beside the run, which a call that is refused leaves as it is."""
         return self.sweep / FOLDER / f"{self.name}{ending}"
 
     def state(self) -> dict[str, Any]:
@@ -51,7 +41,7 @@ class Entry(JobFiles):
         Raises:
             ValueError: The file is none of this kind.
         """
-        return read_state(self.state_file, _KEYS, self.state_file)
+        return read_state(self.file(".json"), _KEYS, self.file(".json"))
 
     def update(self, **changes: Any) -> None:
         """Change what is known of it, unless a process has it now and writes that down itself."""

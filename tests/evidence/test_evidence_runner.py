@@ -220,7 +220,7 @@ def test_two_runners_share_one_state(stub):
 
 def test_a_run_that_another_runner_has_is_running_and_left_alone(stub):
     entry = stub.entries[0]
-    with FileLock(entry.lock_file):
+    with FileLock(entry.file(".lock")):
         assert stub.sit("*nnunet_1")[KEYS[0]].condition is Condition.RUNNING
     assert stub.log == []
 

@@ -94,14 +94,6 @@ def test_padding_is_symmetric_and_undone() -> None:
     assert torch.equal(padded[(slice(None), *inner)], image)
 
 
-def test_progress_reports_every_window() -> None:
-    seen = []
-    predict_sliding_window(
-        Pointwise(), torch.zeros(1, 3, 8, 8), (4, 4), 2, window_batch=4, progress=lambda *counts: seen.append(counts)
-    )
-    assert seen[-1] == (27, 27)  # 3 slices of 3 x 3 windows
-
-
 class Says(torch.nn.Module):
     """The same logits everywhere."""
 
