@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from umamba.processes import took
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
@@ -155,3 +158,22 @@ LEFT_OPEN = LOADER.replace("time.sleep(600)", "pass").replace("num_workers=2", "
 def test_a_program_that_ends_with_a_loader_open_ends_its_workers() -> None:
     process = start(LEFT_OPEN + "sys = __import__('sys'); sys.modules['kept'] = loader")  # not collected before the end
     assert process.wait(timeout=300) == 0
+
+
+def test_a_lock_is_held_by_one_and_where_there_are_none_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = FileLock(tmp_path / ".lock"), FileLock(tmp_path / ".lock")
+    assert took(first, 0) and not took(second, 0)
+    first.release()
+    assert took(second, 0)
+    second.release()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert took(first, 0) and not caplog.text
+    assert (
+        took(first, 0, "start it once") and f"The file system of {tmp_path} has no locks: start it once." in caplog.text
+    )

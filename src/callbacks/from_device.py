@@ -7,11 +7,7 @@ from torch import Tensor
 
 
 class FromDevice:
-    """A copy on its way to the host.
-
-    Args:
-        number: Of one element, on any device.
-    """
+    """A copy of one number on its way to the host; whether that is not 0 waits until the device has got that far."""
 
     def __init__(self, number: Tensor) -> None:
         self._copy = torch.empty(number.shape, pin_memory=number.is_cuda).copy_(number, non_blocking=True)
@@ -20,7 +16,6 @@ class FromDevice:
             self._arrived.record(torch.cuda.current_stream(number.device))
 
     def __bool__(self) -> bool:
-        """Whether it is not 0; waits until the device has got that far."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return bool(self._copy)

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.nnunet_plans import RESAMPLING, SHARED_KWARGS
 from umamba.planning.plan import Plan
 from umamba.raw.description import PICTURE_ENDINGS
 
 PLANS_NAME = "nnUNetPlans"
 _CLASSES = {False: "PlainConvUNet", True: "ResidualEncoderUNet"}
-_RESAMPLE = "resample_data_or_seg_to_shape"
-_ORDERS = {"data": (False, 3), "seg": (True, 1), "probabilities": (False, 1)}  # is_seg, order of the spline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,11 +80,8 @@ def dataset_json_of(plan: Plan, licence: Mapping[str, str] | None = None) -> dic
 
 def _configuration(c: Configuration, built: Built) -> dict[str, Any]:
     resampling: dict[str, Any] = {}
-    for kind, (is_seg, order) in _ORDERS.items():
-        resampling[f"resampling_fn_{kind}"] = _RESAMPLE
-        resampling[f"resampling_fn_{kind}_kwargs"] = {
-            "is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None,
-        }  # fmt: skip
+    for key, (function, arguments) in RESAMPLING.items():
+        resampling |= {key: function, f"{key}_kwargs": {**arguments, **SHARED_KWARGS}}
     return {
         "data_identifier": c.data_identifier,
         "preprocessor_name": "DefaultPreprocessor",

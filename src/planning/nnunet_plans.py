@@ -19,12 +19,12 @@ from umamba.raw.description import READERS, DatasetDescription
 
 log = logging.getLogger(__name__)
 
-_RESAMPLING = {
+RESAMPLING = {
     "resampling_fn_data": ("resample_data_or_seg_to_shape", {"is_seg": False, "order": 3}),
     "resampling_fn_seg": ("resample_data_or_seg_to_shape", {"is_seg": True, "order": 1}),
     "resampling_fn_probabilities": ("resample_data_or_seg_to_shape", {"is_seg": False, "order": 1}),
 }
-_SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
+SHARED_KWARGS = {"order_z": 0, "force_separate_z": None}
 
 _INTENSITIES = (  # today's name, and the first one, which nnunetv2 reads too
     "foreground_intensity_properties_per_channel",
@@ -44,7 +44,7 @@ _KNOWN = {
     "median_image_size_in_voxels", "normalization_schemes", "use_mask_for_norm", "batch_dice", "architecture",
     "previous_stage", "next_stage", "UNet_class_name", "UNet_base_num_features", "unet_max_num_features",
     "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "num_pool_per_axis", "pool_op_kernel_sizes",
-    "conv_kernel_sizes", *_RESAMPLING, *(f"{key}_kwargs" for key in _RESAMPLING),
+    "conv_kernel_sizes", *RESAMPLING, *(f"{key}_kwargs" for key in RESAMPLING),
 }  # fmt: skip
 _OLDER = {
     "UNet_class_name", "UNet_base_num_features", "unet_max_num_features", "n_conv_per_stage_encoder",
@@ -219,9 +219,9 @@ def _check_defaults(name: str, entry: dict[str, Any]) -> None:
         raise PlanError(
             f"configurations.{name}.preprocessor_name is {preprocessor!r}; only DefaultPreprocessor is supported."
         )
-    for key, (function, kwargs) in _RESAMPLING.items():
+    for key, (function, kwargs) in RESAMPLING.items():
         found = entry.get(f"{key}_kwargs", {})
-        expected = {**kwargs, **_SHARED_KWARGS}
+        expected = {**kwargs, **SHARED_KWARGS}
         other = {k: v for k, v in found.items() if k not in expected or expected[k] != v}
         if entry.get(key, function) != function or other:
             raise PlanError(

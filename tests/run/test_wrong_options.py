@@ -28,7 +28,7 @@ from umamba.planning.options import PlannerOptions
 from umamba.run import asked, idle
 from umamba.run.errors import message_of
 from umamba.run.hints import hint
-from umamba.typed import check_types, has_type
+from umamba.typed import check_types, has_type, is_whole
 
 TYPES = {
     "predict": inference.TYPES,
@@ -84,6 +84,11 @@ def test_every_option_refuses_what_is_not_of_its_type(command: str) -> None:
 def test_messages(value, hint_of, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_types({"output": value}, {"output": hint_of})
+
+
+def test_whole_numbers() -> None:
+    assert all(map(is_whole, (0, 7))) and is_whole(3, 3) and not is_whole(0, 1)
+    assert not any(map(is_whole, (True, 1.0, "1", None, -1)))
 
 
 def called(command: str, options: list[str]) -> None:
