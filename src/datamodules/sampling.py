@@ -80,8 +80,9 @@ def read_block(array: Any, start: Sequence[int], size: Sequence[int], padding: f
     source = tuple(slice(max(0, a), max(0, min(n, a + s))) for a, s, n in zip(start, size, spatial, strict=True))
     everything = tuple(slice(0, n) for n in lead)
     if all(part.stop - part.start == s for part, s in zip(source, size, strict=True)):
+        whole: np.ndarray = array[everything + source]
         # It will be changed in place: of an array in memory it is a copy, otherwise it has just been read
-        return array[everything + source].astype(dtype, copy=isinstance(array, np.ndarray))  # type: ignore[no-any-return]
+        return whole.astype(dtype, copy=isinstance(array, np.ndarray))
     block = np.full((*lead, *size), padding, dtype=dtype)
     if all(part.stop > part.start for part in source):
         target = tuple(slice(part.start - a, part.stop - a) for part, a in zip(source, start, strict=True))
