@@ -1,4 +1,4 @@
-"""The checksums of compressed NRRD and MetaImage files, which SimpleITK does not look at."""
+"""The checksums and lengths of compressed NRRD and MetaImage files, which SimpleITK does not look at."""
 
 from __future__ import annotations
 
@@ -32,23 +32,39 @@ def check_compressed(path: Path, voxel_bytes: int) -> None:
     offset, name = place
     data = path if name is None else path.parent / name
     try:
-        size = _decompressed_size(data, offset, voxel_bytes + _TRAILING)
+        size, taken = _decompressed_size(data, offset, voxel_bytes + _TRAILING)
     except (zlib.error, EOFError, OSError) as error:
         raise DatasetError(f"{path} cannot be read ({error}): it is damaged or cut off. Copy it again.") from error
     if size < voxel_bytes:
         raise DatasetError(f"{path} holds {size} of {voxel_bytes} bytes of voxels: it is cut off. Copy it again.")
+    stated = _stated_size(head)
+    if not head.startswith(b"NRRD") and (stated or (1 if name is None else taken)) < taken:
+        raise DatasetError(
+            f"{path} states CompressedDataSize = {'nothing' if stated is None else stated}, and its compressed voxels "
+            f"take {taken} bytes: the rest would be read as arbitrary numbers. Correct its header, or write it again."
+        )
 
 
-def _decompressed_size(path: Path, offset: int, most: int) -> int:
-    stream, size = zlib.decompressobj(_ZLIB_OR_GZIP), 0
+def _stated_size(head: bytes) -> int | None:
+    """Bytes of the compressed voxels by a MetaImage's header."""
+    stated = re.search(rb"^CompressedDataSize *= *(\d+)", head, re.MULTILINE | re.IGNORECASE)
+    return int(stated[1]) if stated else None
+
+
+def _decompressed_size(path: Path, offset: int, most: int) -> tuple[int, int]:
+    """Bytes of a stream, decompressed and as they are stored."""
+    stream, size, read = zlib.decompressobj(_ZLIB_OR_GZIP), 0, 0
     with open(path, "rb") as file:
         file.seek(offset)
         while not stream.eof and size <= most:
-            block = stream.unconsumed_tail or file.read(_CHUNK)
+            block = stream.unconsumed_tail
+            if not block:
+                block = file.read(_CHUNK)
+                read += len(block)
             if not block:
                 raise EOFError("the compressed data end before their checksum")
             size += len(stream.decompress(block, _CHUNK))
-    return size
+    return size, read - len(stream.unused_data) - len(stream.unconsumed_tail)
 
 
 def _nrrd(head: bytes, path: Path) -> tuple[int, str | None] | None:

@@ -80,6 +80,23 @@ def with_pixdim(path: Path, axis: int, value: float) -> Path:
     return path
 
 
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("stated", ["none", "zero", "half", "right"])
+def test_the_length_that_a_compressed_metaimage_states_is_true(tmp_path: Path, detached: bool, stated: str) -> None:
+    """By a smaller one SimpleITK leaves the rest of the memory as it was; voxels in a file of their own need none."""
+    path = write(tmp_path / f"a{'.mhd' if detached else '.mha'}", NOISE)
+    head, line, rest = path.read_bytes().partition(b"CompressedDataSize")
+    number, rest = rest.split(b"\n", 1)
+    size = int(number.strip(b" ="))
+    said = {"none": None, "zero": 0, "half": size // 2, "right": size}[stated]
+    path.write_bytes(head + (b"" if said is None else line + b" = %d\n" % said) + rest)
+    if stated == "right" or (detached and stated != "half"):
+        assert np.array_equal(read_label(path)[0], NOISE)
+    else:
+        with pytest.raises(DatasetError, match=f"CompressedDataSize = .* take {size} bytes"):
+            read_label(path)
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize(("axis", "value"), [(1, 0.0), (3, 0.0), (2, float("nan")), (3, float("inf"))])
 def test_a_voxel_size_that_is_none_is_refused(tmp_path: Path, ending: str, axis: int, value: float) -> None:
