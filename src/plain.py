@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,17 @@ def check_option_types(config: DictConfig, hints: Mapping[str, Any]) -> None:
 def plain(value: Any) -> Any:
     """A value of a configuration: lists and groups as Python's own, anything else as it is."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def with_plain_arguments(make: Callable[..., Any]) -> Callable[..., Any]:
+    """A partial of which no argument is a configuration; else what it is.
+
+    An optimizer keeps its arguments, and checkpoints are read back without the classes of configurations.
+    """
+    if not isinstance(make, functools.partial):
+        return make
+    named = {key: plain(value) for key, value in make.keywords.items()}
+    return functools.partial(make.func, *map(plain, make.args), **named)
 
 
 def mapped(node: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:

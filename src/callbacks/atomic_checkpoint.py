@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves next to the target and renames, which the file system does in one step.
 
     Lightning's own writer goes through the system's temporary folder; where that is another file system, its last
-    step is a copy and can be interrupted.
+    step is a copy and can be interrupted. What could not be read back is refused at once, and not when the training has
+    ended: checkpoints are read without running code.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         # Through a Python file: torch reports a full disk of a file that it opened itself without saying so
         with atomic_file(path) as beside, open(beside, "wb") as file:
             torch.save(checkpoint, file)
+            file.flush()
+            try:
+                torch.load(beside, map_location="cpu", weights_only=True, mmap=True)
+            except pickle.UnpicklingError as error:
+                raise TypeError(
+                    f"The checkpoint {path} could not be read back, and is not kept: {_what_is_no_data(error)}. An "
+                    "optimiser, a schedule or a callback keeps it; their state may hold tensors, numbers, texts, lists "
+                    "and dictionaries alone."
+                ) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
         checkpoint = super().load_checkpoint(path, *args, **options)
@@ -30,6 +42,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
                 _follow_folder(state, Path(os.path.realpath(path)).parent)
         return checkpoint
+
+
+def _what_is_no_data(error: pickle.UnpicklingError) -> str:
+    """What torch says that it would not load."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it holds a {found[1]}" if found else str(error).splitlines()[0]
 
 
 def _follow_folder(state: dict[str, Any], folder: Path) -> None:

@@ -57,7 +57,9 @@ def hint(message: str) -> str:
     if _is_of_the_trainer(given):
         return f"Lightning's Trainer has it, and the config does not list it: +{given}=... adds it."
     wanted, known = given.rpartition(".")[2], list(_all_keys(config_name() or "train"))
-    keys = [key for key in known if key.rpartition(".")[2] == wanted and key != given] or _alike(given, known)
+    if given in known:
+        return f"It has values, into which these are merged; ++{given}=... adds what it lacks."
+    keys = [key for key in known if key.rpartition(".")[2] == wanted] or _alike(given, known)
     return f"There is {' and '.join(keys)}." if keys else "--help lists the keys that there are."
 
 

@@ -5,10 +5,13 @@ import shutil
 import lightning as L
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
+from omegaconf import OmegaConf
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.plain import with_plain_arguments
 
 
 def test_the_old_checkpoint_survives_a_failed_write(tmp_path, monkeypatch) -> None:
@@ -24,6 +27,29 @@ def test_the_old_checkpoint_survives_a_failed_write(tmp_path, monkeypatch) -> No
     with pytest.raises(OSError, match="No space"):
         plugin.save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
+
+
+def test_what_could_not_be_read_back_is_refused_at_once(tmp_path) -> None:
+    path, plugin = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    plugin.save_checkpoint({"epoch": 1}, path)
+    with pytest.raises(TypeError, match=r"last.ckpt could not be read back, and is not kept: it holds a .*ListConfig"):
+        plugin.save_checkpoint({"epoch": 2, "optimizer_states": [{"eps": OmegaConf.create([1, 2])}]}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.95]},
+        {"_target_": "torch.optim.Adafactor", "eps": [None, 1e-3]},
+    ],
+)
+def test_lists_of_an_optimiser_are_pythons_own_in_its_checkpoints(tmp_path, options) -> None:
+    make = with_plain_arguments(instantiate({**options, "_partial_": True}))
+    state = make([torch.nn.Parameter(torch.zeros(2, 2))]).state_dict()
+    AtomicCheckpointIO().save_checkpoint(state, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True) == state
 
 
 class Scores(BoringModel):

@@ -193,6 +193,7 @@ def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("umamba.help._called", ["train"])
     assert hint("Could not override 'precision'.") == "There is model.precision and trainer.precision."
     assert hint("Could not override 'trainer.max_epoch'.").startswith("There is trainer.max_epochs")
+    assert "++optimizer=... adds" in hint("Could not override 'optimizer'.")  # of an experiment that has one
 
 
 @pytest.mark.parametrize(
