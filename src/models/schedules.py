@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from umamba.typed import is_whole
+
 
 class EpochSchedule(LRScheduler):
     """Learning rate ``rate(epoch, lr0)``, stepped once per epoch.
@@ -56,9 +58,11 @@ def poly(optimizer: Optimizer, *, max_epochs: int, power: float = 0.9) -> EpochS
         The schedule, to be stepped once per epoch.
 
     Raises:
-        ValueError: `max_epochs` is no length.
+        ValueError: `max_epochs` is no length, or `power` is negative, with which the rate would rise.
     """
     _check_length(max_epochs)
+    if power < 0:
+        raise ValueError(f"power is {power}; expected 0 (a constant rate) or more.")
     return EpochSchedule(optimizer, lambda epoch, lr0: lr0 * (1 - _done(epoch, max_epochs)) ** power)
 
 
@@ -118,6 +122,8 @@ def make_optimizer_and_schedule(
     Raises:
         ValueError: One of them does not take the values that it was given, or no epoch is left after the warm-up.
     """
+    if not is_whole(warmup_epochs):
+        raise ValueError(f"warmup_epochs is {warmup_epochs!r}; expected a whole number, 0 or more, or null.")
     try:
         _check_values(make_optimizer)
         _check_values(make_schedule)

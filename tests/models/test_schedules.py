@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 
-from umamba.models.schedules import cosine, poly
+from umamba.models.schedules import cosine, make_optimizer_and_schedule, poly
 
 
 class Tiny(L.LightningModule):
@@ -104,3 +104,18 @@ def test_a_run_without_a_length_is_refused(schedule, length) -> None:
     optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
     with pytest.raises(ValueError, match="trainer.max_epochs must be their number"):
         schedule(optimizer, max_epochs=length)
+
+
+def test_a_power_with_which_the_rate_would_rise_is_refused() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    with pytest.raises(ValueError, match="power is -1; expected 0"):
+        poly(optimizer, max_epochs=2, power=-1)
+    assert poly(optimizer, max_epochs=2, power=0).get_last_lr() == [0.1]
+
+
+@pytest.mark.parametrize("epochs", [True, -1, 1.5, "2"])
+def test_a_warm_up_that_is_no_number_of_epochs_is_refused(epochs) -> None:
+    with pytest.raises(ValueError, match="warmup_epochs is .*expected a whole number"):
+        make_optimizer_and_schedule(
+            functools.partial(torch.optim.SGD, lr=0.1), poly, [torch.nn.Parameter(torch.zeros(1))], 5, epochs
+        )
