@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
-from umamba.run.resume import DEFAULT_CONFIG, OF_THE_CALL
+from umamba.run.resume import DEFAULT_CONFIG, OF_THE_CALL, PLACE
 
 
 def merged_overrides(stored: Sequence[str], cfg: DictConfig) -> list[str]:
@@ -35,7 +35,8 @@ def merged_overrides(stored: Sequence[str], cfg: DictConfig) -> list[str]:
         name = _key(line)
         section = name.split(".")[0]
         kept.pop(name, None)  # of a key that is given twice the last one holds, there where it stands
-        if name not in asked and (section not in groups or section == "trainer"):  # of a trainer's choice what differs
+        of_the_choice = section in groups and (section != "trainer" or name in PLACE)
+        if name not in asked and not of_the_choice:
             kept[name] = line
     return [*kept.values(), *asked.values()]
 

@@ -37,6 +37,7 @@ NEWER = {
     **dict.fromkeys(_OF_THE_BEGINNING),
 }
 OF_THE_CALL = ("train", "test", "resume", "trusted")  # what to do now and whom to trust; no later call takes them over
+PLACE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")  # where to train
 _WAY_OUT = "`run_dir=<folder>` alone goes on with the run's own configuration; another run_dir starts a new run."
 _MARKS = ("cases.files.", "cases.trained_on.")
 _OF_FILES = (
@@ -179,10 +180,10 @@ def _asked_keys(cfg: DictConfig) -> list[str]:
             keys.append(name)
         elif name not in cfg:  # experiment, debug: they set values anywhere
             return [""]
-        elif name == "trainer":  # its choices differ from the default in a few keys only
+        elif name == "trainer":  # its choices say where to train, and differ from the default in a few keys beside
             default = GlobalHydra.instance().config_loader().load_configuration(DEFAULT_CONFIG, [], RunMode.RUN)
             usual, asked = (to_plain(each.trainer, resolve=False) for each in (default, cfg))
-            keys += [f"trainer.{key}" for key in differences(usual, asked)]
+            keys += [*PLACE, *(f"trainer.{key}" for key in differences(usual, asked))]
         else:
             keys += [name, *({"data": ["data_name"], "model": ["model_name"]}.get(name, []))]
     return keys

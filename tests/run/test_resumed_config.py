@@ -223,6 +223,16 @@ def test_a_trainer_choice_changes_only_what_it_is_about(tmp_path: Path) -> None:
         assert run.config.trainer.max_epochs == 7 and run.config.trainer.devices == 2
 
 
+def test_a_trainer_choice_says_where_to_train_also_as_the_default_does(tmp_path: Path) -> None:
+    trained(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "trainer.max_epochs=7")
+    with called(tmp_path, "trainer=cpu", "trainer.max_epochs=9") as run:
+        assert (run.config.trainer.devices, run.config.trainer.strategy) == (1, "auto")
+        assert run.changes["trainer.devices"] == (3, 1) and run.changes["trainer.strategy"] == ("ddp", "auto")
+        run.record()
+    lines = (tmp_path / "overrides.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith("trainer")] == ["trainer=cpu", "trainer.max_epochs=9"]
+
+
 def test_a_logger_added_later_carries_the_names_of_the_run(tmp_path: Path) -> None:
     trained(tmp_path, "model=umamba_enc", "fold=3")
     with called(tmp_path, "logger=wandb") as run:
