@@ -133,12 +133,14 @@ def make_optimizer_and_schedule(
         if max_epochs is None or max_epochs <= warmup_epochs:
             raise ValueError(f"warmup_epochs={warmup_epochs} leaves no epoch of trainer.max_epochs={max_epochs}.")
         return optimizer, warm_up(make_schedule(optimizer, max_epochs=max_epochs - warmup_epochs), warmup_epochs)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         made = {**getattr(make_optimizer, "keywords", {}), **getattr(make_schedule, "keywords", {})}
         text = "".join(f" {key} is {value!r}, a text." for key, value in made.items() if isinstance(value, str))
         text += "".join(f" {key} is null." for key, value in made.items() if value is None)
+        given = ", ".join(f"{key}={value!r}" for key, value in made.items())
         raise ValueError(
-            f"The optimiser or its schedule (model.optimizer, model.scheduler) does not take its values:{text} {error}"
+            f"The optimiser or its schedule (model.optimizer, model.scheduler) does not take its values:{text} {error} "
+            f"({given})"
         ) from error
 
 

@@ -119,3 +119,10 @@ def test_a_warm_up_that_is_no_number_of_epochs_is_refused(epochs) -> None:
         make_optimizer_and_schedule(
             functools.partial(torch.optim.SGD, lr=0.1), poly, [torch.nn.Parameter(torch.zeros(1))], 5, epochs
         )
+
+
+@pytest.mark.parametrize("betas", [[0.9], 0.9])
+def test_values_that_an_optimiser_fails_on_are_named(betas) -> None:
+    make = functools.partial(torch.optim.AdamW, lr=0.1, betas=betas)
+    with pytest.raises(ValueError, match=r"does not take its values: .*betas="):
+        make_optimizer_and_schedule(make, poly, [torch.nn.Parameter(torch.zeros(1))], 5)
