@@ -37,7 +37,7 @@ def check_compressed(path: Path, voxel_bytes: int) -> None:
         raise DatasetError(f"{path} cannot be read ({error}): it is damaged or cut off. Copy it again.") from error
     if size < voxel_bytes:
         raise DatasetError(f"{path} holds {size} of {voxel_bytes} bytes of voxels: it is cut off. Copy it again.")
-    stated = _stated_size(head)
+    stated = stated_size(head)
     if not head.startswith(b"NRRD") and (stated or (1 if name is None else taken)) < taken:
         raise DatasetError(
             f"{path} states CompressedDataSize = {'nothing' if stated is None else stated}, and its compressed voxels "
@@ -45,9 +45,9 @@ def check_compressed(path: Path, voxel_bytes: int) -> None:
         )
 
 
-def _stated_size(head: bytes) -> int | None:
+def stated_size(head: bytes) -> int | None:
     """Bytes of the compressed voxels by a MetaImage's header."""
-    stated = re.search(rb"^CompressedDataSize *= *(\d+)", head, re.MULTILINE | re.IGNORECASE)
+    stated = re.search(rb"^CompressedDataSize *= *(\d+)", head, re.MULTILINE)
     return int(stated[1]) if stated else None
 
 

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from umamba.files import atomic_file
 from umamba.machine import require_memory
-from umamba.raw.compressed import check_compressed
+from umamba.raw.compressed import check_compressed, stated_size
 from umamba.raw.description import DatasetError
 from umamba.raw.nifti import check_every_byte, check_length, read_whole_numbers
 from umamba.raw.nifti_header import is_nifti, is_nifti_2
@@ -150,8 +150,8 @@ def _metaimage_bytes(head: bytes, voxels: int) -> int | None:
         return None
     if re.search(rb"^CompressedData *= *True", head[: end.end()], re.MULTILINE) is None:
         return end.end() + voxels
-    size = re.search(rb"^CompressedDataSize *= *(\d+)", head[: end.end()], re.MULTILINE)
-    return end.end() + int(size[1]) if size else None
+    size = stated_size(head[: end.end()])
+    return None if size is None else end.end() + size
 
 
 def _nrrd_bytes(head: bytes, voxels: int) -> int | None:
