@@ -31,7 +31,6 @@ from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.dummy import DummyDataModule
 from umamba.models.initial_weights import freeze
 from umamba.models.segmentation_module import SegmentationModule
-from umamba.plain import with_plain_arguments
 from umamba.planning.plan import Plan
 from umamba.run.cluster import check_processes, choose_environment
 from umamba.run.others import ending_together
@@ -127,8 +126,8 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         plan=plan,
         configuration=config.data.configuration,
         network=model.network,
-        optimizer=with_plain_arguments(instantiate(config.optimizer) or model.optimizer),
-        scheduler=with_plain_arguments(model.scheduler),
+        optimizer=instantiate(config.optimizer) or model.optimizer,
+        scheduler=model.scheduler,
         deep_supervision=model.deep_supervision,
         compile=config.compile,
         cuda_graph=config.get("cuda_graph", False),  # configurations of earlier runs have none

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from umamba.plain import with_plain_arguments
 from umamba.typed import is_whole
 
 
@@ -124,6 +125,7 @@ def make_optimizer_and_schedule(
     """
     if not is_whole(warmup_epochs):
         raise ValueError(f"warmup_epochs is {warmup_epochs!r}; expected a whole number, 0 or more, or null.")
+    make_optimizer, make_schedule = with_plain_arguments(make_optimizer), with_plain_arguments(make_schedule)
     try:
         _check_values(make_optimizer)
         _check_values(make_schedule)
