@@ -9,7 +9,7 @@ from umamba.raw.grids import close
 from umamba.raw.nifti_header import is_nifti, sizes_of_voxel
 from umamba.raw.pictures import shown_otherwise
 from umamba.raw.readers import is_picture
-from umamba.raw.text_header import states_no_size
+from umamba.raw.text_header import TextHeader
 
 _SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
 
@@ -26,7 +26,7 @@ def file_doubts(path: Path) -> Iterator[tuple[str, str]]:
     elif is_nifti(path):
         if fault := _sizes_fault(path):
             yield "spacing", fault
-    elif states_no_size(path):
+    elif (header := TextHeader.read(path)) and header.states_no_size:
         yield "spacing", f"{path} does not state the size of its voxels, or not of all axes: 1 mm is taken. Write it."
 
 

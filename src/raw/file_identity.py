@@ -17,29 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from umamba.files import content_hash, file_hash
+from umamba.raw.text_header import TextHeader
 
-_TEXT_HEADERS = (".mhd", ".mha", ".nrrd")
-_HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends
 _SAMPLES, _SAMPLE_BYTES = 16, 8192  # of a file, evenly spaced, its first and last bytes among them
-_DATA_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(\S[^\r\n]*?)\s*$", re.MULTILINE | re.IGNORECASE)
 
 
 def parts_of(path: Path) -> list[Path]:
     """The files that an image's file consists of: itself, its `voxel_file`, and the JSON files of a TIFF's spacing."""
-    beside = [voxel_file(path)] if path.suffix in _TEXT_HEADERS else []
-    if path.suffix in (".tif", ".tiff"):
-        beside = spacing_files(path)
+    beside = spacing_files(path) if path.suffix in (".tif", ".tiff") else [voxel_file(path)]
     return [path, *(other for other in beside if other != path and other.is_file())]
 
 
 def voxel_file(path: Path) -> Path:
     """The file with the voxels: of a MetaImage or NRRD, the one beside it that its header may name; else itself."""
-    if path.suffix not in _TEXT_HEADERS:
-        return path
-    with open(path, "rb") as file:
-        named = _DATA_FILE.search(file.read(_HEADER_BYTES))
-    beside = path.parent / named[1].decode("utf-8", "replace") if named else path
-    return beside if beside.is_file() else path  # LOCAL: in this file
+    header = TextHeader.read(path)
+    return header.voxel_file if header and header.voxel_file.is_file() else path
 
 
 def spacing_files(path: Path) -> list[Path]:

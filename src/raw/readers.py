@@ -21,7 +21,6 @@ from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite
 from umamba.raw.nifti_header import is_nifti
 from umamba.raw.pictures import check_colours, has_palette, is_tiff, palette_numbers, read_picture, write_picture
-from umamba.raw.text_header import check_text_header
 from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
@@ -294,7 +293,6 @@ def _volume_geometry(image: sitk.ImageFileReader, path: Path) -> Geometry:
             "expected one 2D or 3D image of one channel. Split a 4D file into one file per channel: NAME_0000, "
             "NAME_0001, ..."
         )
-    check_text_header(path)
     steps = image.GetSpacing()
     # Of a negative spacing, which MetaImage and NRRD may have, ITK's images have the direction turned round.
     direction = np.reshape(image.GetDirection(), (dimension, dimension)) * np.where(np.less(steps, 0), -1, 1)

@@ -1,71 +1,113 @@
-"""What SimpleITK passes over in the text header of a MetaImage or NRRD file: units, a scale, that no size is stated."""
+"""The text header of a MetaImage or NRRD file: where its voxels are, and what in it SimpleITK passes over."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from umamba.raw.description import DatasetError
 
-TEXT_HEADERS = (".mha", ".mhd", ".nrrd")
-_HEADER_BYTES = 1 << 16  # in which the header ends
+_ENDINGS = (".mha", ".mhd", ".nrrd")
+_HEADER_BYTES = 1 << 20  # in which the header ends
+_LAST = "elementdatafile"  # line of a MetaImage's header; that of a NRRD is followed by an empty one
 _UNITS = ("spaceunits", "units", "distanceunits")
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "?", "???")  # or said by nobody
 _SCALE = (("elementtointensityfunctionslope", 1.0), ("elementtointensityfunctionoffset", 0.0))
-_PARTS = ("elementdatafile", "datafile")
 _SIZES = ("spacings", "spacedirections", "elementspacing", "elementsize")
 _NO_SIZE = re.compile(r"\bnan\b|\bnone\b", re.IGNORECASE)
 
 
-def check_text_header(path: Path) -> None:
-    """See that a MetaImage or NRRD file is whole, in mm and without a scale; files of other kinds pass.
+@dataclass(frozen=True, kw_only=True)
+class TextHeader:
+    """What a MetaImage or NRRD file says of itself.
 
-    Raises:
-        DatasetError: They are not, and would be read as if they were.
+    Attributes:
+        path: The file.
+        is_nrrd: Or else it is a MetaImage.
+        fields: Values by name, both without blanks around them, names in lower case without any.
+        end: Byte at which the header ends, where the voxels may follow; None if it does not.
+        compressed: Whether the voxels are.
+        compressed_size: Bytes of the compressed voxels, where a MetaImage states them.
     """
-    fields = _fields(path)
-    for name in _PARTS:
-        if fields.get(name, "").upper().startswith("LIST") or "%" in fields.get(name, ""):
+
+    path: Path
+    is_nrrd: bool
+    fields: Mapping[str, str]
+    end: int | None
+    compressed: bool
+    compressed_size: int | None
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """None of a file of another kind."""
+        if path.suffix not in _ENDINGS:
+            return None
+        exact: dict[str, str] = {}
+        with open(path, "rb") as file:
+            is_nrrd, end = file.read(4) == b"NRRD", None
+            file.seek(0)
+            while end is None and file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
+                # ITK takes a colon for an equals sign
+                name, *value = re.split(": " if is_nrrd else "[=:]", line.decode("utf-8", "replace"), maxsplit=1)
+                if value and not name.startswith("#"):
+                    exact[name.strip()] = value[0].strip()
+                if not line.strip() if is_nrrd else value and name.strip().lower() == _LAST:
+                    end = file.tell()
+        fields = {name.replace(" ", "").lower(): value for name, value in exact.items()}
+        if is_nrrd:
+            compressed, size = fields.get("encoding", "").lower() in ("gz", "gzip"), None
+        else:  # names in another case are unknown to SimpleITK; it looks at the first letter of a yes
+            compressed = exact.get("CompressedData", "")[:1] in ("T", "t", "1")
+            stated = re.match(r"\d+", exact.get("CompressedDataSize", ""))
+            size = int(stated[0]) if stated else None
+        return cls(path=path, is_nrrd=is_nrrd, fields=fields, end=end, compressed=compressed, compressed_size=size)
+
+    @property
+    def voxel_file(self) -> Path:
+        """The file that holds the voxels: itself, or one beside it that need not be there."""
+        named = self.fields.get("datafile" if self.is_nrrd else _LAST, "")
+        return self.path.parent / named if named and (self.is_nrrd or named.upper() != "LOCAL") else self.path
+
+    def file_bytes(self, voxel_bytes: int) -> int | None:
+        """What a file in one piece takes, if its voxels take so many bytes; None where the header does not tell."""
+        if self.end is None or self.voxel_file != self.path:
+            return None
+        if self.compressed:
+            return None if self.compressed_size is None else self.end + self.compressed_size
+        return None if self.is_nrrd and self.fields.get("encoding", "").lower() != "raw" else self.end + voxel_bytes
+
+    @property
+    def states_no_size(self) -> bool:
+        """Whether it leaves out the size of a voxel, which is then read as 1 mm."""
+        stated = [self.fields[name] for name in _SIZES if name in self.fields]
+        return not stated or any(_NO_SIZE.search(sizes) for sizes in stated)
+
+    def check(self) -> None:
+        """See that the image is whole, in mm and without a scale.
+
+        Raises:
+            DatasetError: It is not, and would be read as if it were.
+        """
+        named = self.fields.get("datafile" if self.is_nrrd else _LAST, "")
+        if named.startswith("LIST") or "%" in named:
             raise DatasetError(
-                f"{path} has its voxels in several files ({fields[name]}), of which a change would not be noticed. "
+                f"{self.path} has its voxels in several files ({named}), of which a change would not be noticed. "
                 "Write it as one file."
             )
-    for name in _UNITS:
-        said = fields.get(name, "")
-        other = [unit for unit in re.findall(r'"([^"]*)"', said) or [said] if unit.lower() not in _MILLIMETRES]
-        if other:
-            raise DatasetError(
-                f"{path} states its voxel size in {other[0]!r}, which would be read as mm. Write spacing and origin in "
-                "mm, and the unit too."
-            )
-    for name, none in _SCALE:
-        if fields.get(name, none) not in (none, f"{none:g}", str(none)):
-            raise DatasetError(
-                f"{path} has a scale of its values in its header ({name} = {fields[name]}), which is not applied when "
-                "it is read. Write the values that are meant, and no scale."
-            )
-
-
-def states_no_size(path: Path) -> bool:
-    """Whether it is a MetaImage or NRRD file that leaves out the size of a voxel, which is then read as 1 mm."""
-    fields = _fields(path)
-    stated = [fields[name] for name in _SIZES if name in fields]
-    return bool(fields) and (not stated or any(_NO_SIZE.search(sizes) for sizes in stated))
-
-
-def _fields(path: Path) -> dict[str, str]:
-    """Values by name, both without blanks around them, names in lower case without any; empty for other files."""
-    if path.suffix not in TEXT_HEADERS:
-        return {}
-    with open(path, "rb") as file:
-        lines = file.read(_HEADER_BYTES).splitlines()
-    separator = b": " if lines and lines[0].startswith(b"NRRD") else b"="
-    fields: dict[str, str] = {}
-    for line in lines:
-        name, found, value = line.partition(separator)
-        key = name.replace(b" ", b"").decode("latin-1").lower()
-        if found:
-            fields[key] = value.strip().decode("latin-1")
-        if not line.strip() or key == "elementdatafile":  # the last line of the header
-            break
-    return fields
+        for name in _UNITS:
+            said = self.fields.get(name, "")
+            other = [unit for unit in re.findall(r'"([^"]*)"', said) or [said] if unit.lower() not in _MILLIMETRES]
+            if other:
+                raise DatasetError(
+                    f"{self.path} states its voxel size in {other[0]!r}, which would be read as mm. Write spacing and "
+                    "origin in mm, and the unit too."
+                )
+        for name, none in _SCALE:
+            if self.fields.get(name, none) not in (none, f"{none:g}", str(none)):
+                raise DatasetError(
+                    f"{self.path} has a scale of its values in its header ({name} = {self.fields[name]}), which is not "
+                    "applied when it is read. Write the values that are meant, and no scale."
+                )

@@ -7,7 +7,6 @@ error, but not for compressed ones that are damaged inside.
 from __future__ import annotations
 
 import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,13 +15,13 @@ import SimpleITK as sitk
 
 from umamba.files import atomic_file
 from umamba.machine import require_memory
-from umamba.raw.compressed import check_compressed, stated_size
+from umamba.raw.compressed import check_compressed
 from umamba.raw.description import DatasetError
 from umamba.raw.nifti import check_every_byte, check_length, read_whole_numbers
 from umamba.raw.nifti_header import is_nifti, is_nifti_2
+from umamba.raw.text_header import TextHeader
 
 _GIPL_HEADER_BYTES = 256
-_HEADER_BYTES = 1 << 16  # in which the text header of a MetaImage or NRRD file ends
 
 
 def write_volume(volume: sitk.Image, path: Path | str) -> None:
@@ -63,12 +62,18 @@ def _check(volume: sitk.Image | sitk.ImageFileReader, path: Path) -> None:
 
 
 def open_volume(path: Path) -> sitk.ImageFileReader:
-    """Read the header of a volume (else DatasetError)."""
+    """Read the header of a volume.
+
+    Raises:
+        DatasetError: It cannot be read, or says what SimpleITK passes over, see `TextHeader.check`.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
+        if header := TextHeader.read(path):
+            header.check()
         reader.ReadImageInformation()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise unreadable(path, error) from error
     return reader
 
@@ -134,41 +139,28 @@ def check_volume_whole(path: Path) -> None:
         check_length(path)
         return
     reader = open_volume(path)
-    with open(path, "rb") as file:
-        head = file.read(_HEADER_BYTES)
-    needed = (_metaimage_bytes if path.suffix in (".mha", ".mhd") else _nrrd_bytes)(head, voxel_bytes(reader))
     if path.suffix == ".gipl":
         check_gipl_length(path, reader)
-    elif needed is None or path.stat().st_size < needed:
-        read_voxels(reader)
+    elif (header := TextHeader.read(path)) is not None:
+        needed = header.file_bytes(voxel_bytes(reader))
+        if needed is None or path.stat().st_size < needed:
+            read_voxels(reader)
 
 
-def _metaimage_bytes(head: bytes, voxels: int) -> int | None:
-    """Bytes of a MetaImage file in one piece; None if its header does not tell."""
-    end = re.search(rb"^ElementDataFile *= *LOCAL\r?\n", head, re.MULTILINE)
-    if end is None:
-        return None
-    if re.search(rb"^CompressedData *= *True", head[: end.end()], re.MULTILINE) is None:
-        return end.end() + voxels
-    size = stated_size(head[: end.end()])
-    return None if size is None else end.end() + size
-
-
-def _nrrd_bytes(head: bytes, voxels: int) -> int | None:
-    """Bytes of an uncompressed NRRD file in one piece; None if its header does not tell."""
-    end = re.search(rb"\r?\n\r?\n", head)
-    if end is None:
-        return None
-    fields = head[: end.end()]
-    raw = re.search(rb"^encoding: *raw", fields, re.MULTILINE)
-    return end.end() + voxels if raw and b"data file:" not in fields else None
-
-
-def unreadable(path: Path, error: RuntimeError) -> DatasetError:
+def unreadable(path: Path, error: RuntimeError | OSError) -> DatasetError:
     """SimpleITK's complaint about a file, and what to do."""
-    reason = str(error).strip().splitlines()[-1]
+    lines = str(error).strip().splitlines()
+    reason = lines[-1]
+    wrong = next((line for line in lines if "trouble parsing" in line), None)  # a line of a NRRD's header
     if "orthonormal" in reason:
         hint = "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
+    elif "has a direction vector" in reason:
+        hint = (
+            "Beside `space directions` NRRD has no spacings, axis mins, axis maxs or units. If the directions are "
+            "right, delete those lines of its header; `space units` names the unit, mm."
+        )
+    elif wrong is not None:
+        hint = f"Correct its header, or write the file again: {wrong.partition(': ')[2]}."
     elif is_nifti(path) and is_nifti_2(path):
         hint = "It is of NIfTI-2, which SimpleITK does not read: write it as NIfTI-1, for instance with nibabel."
     else:

@@ -13,13 +13,13 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
+from tests.raw.text_files import LABEL
 from umamba.raw.checks import check_case, read_sound_images
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.doubts import file_doubts
-from umamba.raw.readers import read_geometry, read_images, read_label
+from umamba.raw.readers import read_images, read_label
 
-LABEL = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
 NAN, INF = float("nan"), float("inf")
 
 
@@ -35,16 +35,6 @@ def nifti(path: Path, *changes: tuple[int, str, list]) -> Path:
         path.write_bytes(gzip.compress(bytes(content)))
         return path
     return plain.rename(path)
-
-
-def text(path: Path, *lines: str) -> Path:
-    """A MetaImage or NRRD file with these lines in its header."""
-    begin, last = ("NRRD0005\ntype: uint8\ndimension: 3\nsizes: 6 5 4\nencoding: raw\n", "\n")
-    if path.suffix != ".nrrd":
-        begin = "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 6 5 4\nElementType = MET_UCHAR\n"
-        last = "ElementDataFile = LOCAL\n"
-    path.write_bytes((begin + "".join(f"{line}\n" for line in lines) + last).encode() + LABEL.tobytes())
-    return path
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
@@ -85,64 +75,6 @@ def test_analyze_is_refused_and_bits_do_not_count(tmp_path: Path, ending: str) -
     path = nifti(tmp_path / f"b{ending}", (70, "2h", [4, 8]))  # int16 that are said to have 8 bits
     with pytest.raises(DatasetError, match=r"holds 120 of 240 bytes of voxels"):
         read_label(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("a.nrrd", 'space units: "cm" "cm" "cm"'),
-        ("a.nrrd", 'units: "mm" "mm" "um"'),
-        ("a.mha", "DistanceUnits = cm"),
-        ("a.mhd", "DistanceUnits = um"),
-    ],
-)
-def test_other_units_than_mm_are_refused(tmp_path: Path, name: str, line: str) -> None:
-    extra = ["space: LPS", "space directions: (1,0,0) (0,2,0) (0,0,3)"] if line.startswith("space") else []
-    path = text(tmp_path / name, *extra, line)
-    for read in (lambda: read_images([path]), lambda: read_label(path), lambda: read_geometry(path)):
-        with pytest.raises(DatasetError, match=r"states its voxel size in '[cu]m', which would be read as mm"):
-            read()
-
-
-@pytest.mark.parametrize("line", ["ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = -1024"])
-def test_a_scale_that_metaimage_does_not_apply_is_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(DatasetError, match="has a scale of its values in its header"):
-        read_images([text(tmp_path / "a.mha", "ElementSpacing = 1 2 3", line)])
-
-
-SPACE = 'space: LPS\nspace units: "mm" "mm" "mm"\nspace directions: (1,0,0) (0,2,0) (0,0,3)'
-
-
-@pytest.mark.parametrize(("ending", "named"), [(".mhd", "LIST"), (".mhd", "slice%03d.raw 1 4 1"), (".nrrd", "LIST")])
-def test_voxels_in_several_files_are_refused(tmp_path: Path, ending: str, named: str) -> None:
-    """What an image is known again by is the content of two files at most."""
-    for number, part in enumerate(LABEL, 1):
-        (tmp_path / f"slice{number:03d}.raw").write_bytes(part.tobytes())
-    path = text(tmp_path / f"a{ending}")
-    head = path.read_bytes().partition(b"ElementDataFile" if ending == ".mhd" else b"\n\n")[0].decode()
-    line = f"ElementDataFile = {named}" if ending == ".mhd" else f"\ndata file: {named}"
-    files = [f"slice{number:03d}.raw" for number in range(1, 5)] if named == "LIST" else []
-    path.write_text("\n".join([head + line, *files, ""]))
-    with pytest.raises(DatasetError, match="in several files .*Write it as one file"):
-        read_label(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "lines", "said"),
-    [
-        ("a.nrrd", [], True),
-        ("a.nrrd", ["spacings: 1 nan 3"], True),
-        ("a.nrrd", ["spacings: 1 2 3"], False),
-        ("a.nrrd", [SPACE], False),
-        ("a.mha", [], True),
-        ("a.mha", ["ElementSpacing = 1 2 3", "DistanceUnits = mm", "ElementToIntensityFunctionSlope = 1"], False),
-        ("a.mha", ["ElementSize = 1 2 3"], False),
-    ],
-)
-def test_a_size_that_is_not_stated_is_said(tmp_path: Path, name: str, lines: list[str], said: bool) -> None:
-    path = text(tmp_path / name, *lines)
-    assert [kind for kind, _ in file_doubts(path)] == ["spacing"] * said
-    assert read_geometry(path).spacing == (3.0, 2.0, 1.0) or said
 
 
 def test_a_negative_size_in_nifti_is_said(tmp_path: Path) -> None:
