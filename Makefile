@@ -2,7 +2,7 @@
 # make test   runs the test suite; make test-all the slow and GPU tests too
 # make test-lowest, test-newest  part of the suite with the lowest versions that are allowed, and with the newest
 # make trust  kills, full disks, NaN, two at once, hostile files: all of tests/trust; its fast part is in make test
-# make evidence  makes the page of docs/evidence anew from its records, and fails if it is another
+# make evidence  makes the pages of docs/evidence anew from its records, and fails if they are others
 # make lint   runs ruff and mypy; make types mypy alone
 # make docs   builds the documentation into site/
 # make peer   compares planning and preprocessing with nnunetv2, in environments of its own, and writes docs/peer.md
@@ -78,7 +78,7 @@ evidence: install
 	rm -rf build/evidence
 	for folder in evidence evidence/too_short; do \
 	  $(RUN) -m umamba.evaluation.report runs=docs/$$folder output=build/$$folder || exit 1; \
-	  for part in README.md figures tables; do diff -r docs/$$folder/$$part build/$$folder/$$part || exit 1; done; done
+	  for part in README.md details.md figures tables; do diff -r docs/$$folder/$$part build/$$folder/$$part || exit 1; done; done
 
 # mypy looks for a package under its name; the link gives the folder that name.
 lint: $(LINTERS) types

@@ -1,4 +1,4 @@
-"""The page of a benchmark's records: what is pooled, compared, left out and said, and that it is made anew the same."""
+"""The pages of a benchmark's records: what is pooled, compared, left out and said, and that they come out the same."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ def main_table(page: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
+def details(page: Path) -> str:
+    """The page that all else is looked up on."""
+    return (page.parent / "details.md").read_text()
+
+
 def resaved(record: dict, path: Path) -> None:
     """Write a record as if all this had been recorded."""
     write_json(record | {OWN_HASH: hash_of(record)}, path)
@@ -92,25 +97,30 @@ def test_the_page_is_made_anew_byte_for_byte(records, tmp_path):
     make_page(records, tmp_path / "one")
     make_page(tmp_path / "records", tmp_path / "two")
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
-    assert [str(path) for path in files] == ["README.md", "figures/score_against_cost.svg", "tables/cost.csv",
-                                             "tables/differences.csv", "tables/scores.csv"]  # fmt: skip
+    tables = [f"tables/{name}.csv" for name in ("cost", "differences", "scores")]
+    assert [str(path) for path in files] == ["README.md", "details.md", "figures/score_against_cost.svg", *tables]
     for path in files:
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
 
 
 def test_the_page_says_what_the_records_hold(records, tmp_path):
-    page = make_page(records, tmp_path).read_text()
-    assert "36 trainings on 3 data sets," in page
+    path = make_page(records, tmp_path)
+    page, full = path.read_text(), details(path)
+    assert "36 trainings on 3 data sets," in page and "cannot be counted" not in page
     table = main_table(page)
     assert re.match(r"\+2\.[56]\d \[", table["Heart, MR, 3D (DSC)"]["Enc minus control"])
     assert table["significantly better, worse"]["Enc minus CNN"] == "3, 0 of 3"
-    assert "nan" not in page and page.count("\n## ") == 5 and page.count("\n### ") == 3
+    assert re.findall(r"^## (.*)", page, re.M) == ["Differences", "Each data set"]
+    assert re.findall(r"^## (.*)", full, re.M) == ["Scores", "Each data set in full", "Cost", "How it was made"]
+    headings = ["Heart, MR, 3D", "Heart, MR, 2D", "Nuclei, 2D"]
+    assert all("nan" not in x and sorted(re.findall(r"^### (.*)", x, re.M)) == sorted(headings) for x in (page, full))
+    assert "(details.md#each-data-set-in-full)" in page
     scores = pd.read_csv(tmp_path / "tables" / "scores.csv")
     assert set(scores["setting"]) == {"heart_3d", "heart_2d", "nuclei"}
     assert set(scores.loc[scores["setting"] == "nuclei", "metric"]) == {"f1"}
     assert set(scores.loc[scores["setting"] == "heart_3d", "metric"]) == {"dsc", "nsd", "hd95"}
     assert (scores["runs"] == 3).all() and (scores["low"] <= scores["mean"]).all()
-    assert "2D" in page and "s per step" in page and "0.040" in page
+    assert "s per step" in full and "0.040" in full
     figure = ET.fromstring((tmp_path / "figures" / "score_against_cost.svg").read_text())
     assert figure.tag.endswith("svg") and "prefers-color-scheme:dark" in (
         tmp_path / "figures" / "score_against_cost.svg").read_text()  # fmt: skip
@@ -146,7 +156,7 @@ def test_a_class_that_one_seed_missed_is_counted_beside_hd95(records, tmp_path):
                 if row[columns.index("class")] == "spleen":
                     row[columns.index("dsc")], row[columns.index("hd95")] = 0.0, None
         resaved(record, target / path.relative_to(records))
-    page = make_page(target, tmp_path / "page").read_text()
+    page = details(make_page(target, tmp_path / "page"))
     scores = pd.read_csv(tmp_path / "page" / "tables" / "scores.csv").set_index(["setting", "network", "metric"])
     assert scores.loc[("heart_3d", "umamba_bot", "hd95"), "infinite"] == 12 == scores["infinite"].sum()
     (line,) = [line for line in page.splitlines() if "(12 inf.)" in line]
@@ -160,10 +170,11 @@ def test_what_is_of_another_version_is_named_and_not_counted(records, tmp_path, 
         if path.name == "umamba_enc_3.json" and path.parent.name == "heart_3d":
             record["code"] = "other"
         resaved(record, target / path.relative_to(records))
-    page = make_page(target).read_text()
+    path = make_page(target)
     why = "another version of the code than seed 1 of its cell"
-    assert f"Not counted: heart_3d/umamba_enc_3, {why}." in page and why in caplog.text
-    assert "35 trainings" in page
+    assert f"Not counted: heart_3d/umamba_enc_3, {why}." in details(path) and why in caplog.text
+    told = "35 trainings on 3 data sets, one plan and one short budget for all networks of a data set. 1 more cannot"
+    assert told in path.read_text()
     scores = pd.read_csv(target / "tables" / "scores.csv")
     cell = (scores["setting"] == "heart_3d") & (scores["network"] == "umamba_enc")
     assert set(scores.loc[cell, "runs"]) == {2} and set(scores.loc[~cell, "runs"]) == {3}
@@ -207,7 +218,7 @@ def test_a_data_set_without_any_score_does_not_count(records, tmp_path):
                 [value if name in names else None for name, value in zip(columns, row, strict=True)] for row in rows
             ]
             resaved(record, path)
-    page = make_page(target, tmp_path / "page").read_text()
+    page = details(make_page(target, tmp_path / "page"))
     assert "Not counted: nuclei/nnunet_1, no case has a score." in page and "Heart, MR, 3D" in page
     for name in ("heart_3d", "heart_2d"):
         shutil.rmtree(target / name)
@@ -217,7 +228,7 @@ def test_a_data_set_without_any_score_does_not_count(records, tmp_path):
 
 def test_networks_whose_instances_were_grown_otherwise_do_not_count(records, tmp_path):
     target = shutil.copytree(records, tmp_path / "records")
-    assert "grown by" not in make_page(target, tmp_path / "page").read_text()
+    assert "grown by" not in details(make_page(target, tmp_path / "page"))
     for path in find_runs(target):
         record = json.loads(path.read_text())
         record["run"]["options"]["grow"] = 0 if record["network"] == "umamba_enc" else 2
@@ -225,7 +236,7 @@ def test_networks_whose_instances_were_grown_otherwise_do_not_count(records, tmp
     some = [read_run(path) for path in find_runs(target)]
     why = "scored with data.grow=0, nuclei/nnunet_1 with 2"
     assert mixed(some) == {f"nuclei/umamba_enc_{n}": why for n in (1, 2, 3)}
-    page = make_page(target, tmp_path / "page").read_text()
+    page = details(make_page(target, tmp_path / "page"))
     assert page.count("Predicted instances are grown by 2 px over the boundary class.") == 1
     assert f"Not counted: nuclei/umamba_enc_1, {why}." in page
 
@@ -326,13 +337,14 @@ def test_interruptions_one_network_and_one_case_are_told(tmp_path):
     make_records(tmp_path / "work", tmp_path / "records", seeds=(1,), gains={"nnunet": 0}, cases=1,
                  attempts=(stopped, killed, failed, ATTEMPT),
                  config={"data": {"dataset_dir": "/raw/D", "iterations_per_epoch": 25}})  # fmt: skip
-    page = make_page(tmp_path / "records").read_text()
+    path = make_page(tmp_path / "records")
+    page = details(path)
     assert (
         "gone on with 3 times: 1 stopped with a checkpoint, of which no step was lost; 1 killed, each of which" in page
     )
     assert "lost the steps since its last checkpoint, at most 25; 1 ended with an error and tried again." in page
     assert "Energy was not measured in some runs: there is no nvidia-smi." in page and "nan" not in page
-    assert "1 training on 1 data set," in page and "Ranks over" not in page
+    assert "1 training on 1 data set," in path.read_text() and "Mean ranks" not in page
 
 
 def test_a_folder_without_records_and_a_broken_one_are_refused(tmp_path):
@@ -354,7 +366,7 @@ def test_a_broken_record_is_left_out_and_named(tmp_path, records):
     with pytest.raises(LeftOutError, match=r"README\.md was made without 1 run\(s\)") as caught:
         make_page(target, tmp_path / "page")
     assert list(caught.value.faults) == [str(path)]
-    page = (tmp_path / "page" / "README.md").read_text()
+    page = (tmp_path / "page" / "details.md").read_text()
     assert "- Not counted: heart_3d/nnunet_1.json, heart_3d/nnunet_1.json is not valid JSON" in page
     assert str(tmp_path) not in page
 
@@ -429,12 +441,13 @@ def test_a_page_says_what_its_tests_cannot_show(records, tmp_path):
         if path.parent.name != "heart_2d":
             shutil.copytree(path.parent, few / path.parent.name, dirs_exist_ok=True)
     told = "With 2 data sets this test can find nothing, whatever the networks do: mean ranks of 4 networks are at most"
-    assert told in make_page(few, tmp_path / "two").read_text()
-    page = make_page(records, tmp_path / "three").read_text()
+    assert told in details(make_page(few, tmp_path / "two"))
+    path = make_page(records, tmp_path / "three")
+    page = path.read_text() + details(path)
     assert "this test can find nothing" not in page and "no Wilcoxon test" not in page and "too narrow" not in page
     make_records(tmp_path / "work", tmp_path / "records", seeds=(1,), cases=4)
     page = make_page(tmp_path / "records").read_text()
-    assert "With 4 cases no Wilcoxon test can give less than p = 0.125" in page and "95 % holds the mean" in page
+    assert "With 4 cases no Wilcoxon test can give less than p = 0.125" in page and "95 % contain the true mean" in page
     table = main_table(page)
     assert all(cell.endswith("(no test)") for cell in table["Heart, MR, 3D (DSC)"].values())
     assert set(table["significantly better, worse"].values()) == {"no test"}

@@ -1,7 +1,7 @@
 """Gather scored runs into the paper's tables, tests of significance, figures and one HTML report.
 
     python -m umamba.evaluation.report runs=logs output=report
-    python -m umamba.evaluation.report runs=docs/evidence    # records of a benchmark: README.md, figure, tables
+    python -m umamba.evaluation.report runs=docs/evidence    # records of a benchmark: its two pages
 
 Every folder below `runs` that holds a run.json (written by train.py and eval.py) is a run; runs of one network on one
 data set that differ in nothing but folds or seeds are its replicates.
@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def make(cfg: DictConfig) -> Path:
-    """The page of a benchmark's records, or the report of all runs."""
+    """The pages of a benchmark's records, or the report of all runs."""
     check_option_types(cfg, TYPES)
     if cfg.output is not None:
         check_takes_files(cfg.output, "output")

@@ -14,7 +14,7 @@ from umamba.words import count
 
 _KILLED = (None, -9, 137)  # exit codes of what had no time to write a checkpoint; None: the runner was killed too
 _COMMAND = (
-    "This page, its figure and its tables are made from the records beside it by "
+    "Both pages, the figure and the tables are made from the records beside them by "
     "`python -m umamba.evaluation.report runs=FOLDER`."
 )
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report.costs import mean_costs
-from umamba.evaluation.report.networks import by_case, compare, network_means, order_networks, replicate_spread
+from umamba.evaluation.report.networks import (
+    all_scores,
+    by_case,
+    compare,
+    network_means,
+    order_networks,
+    replicate_spread,
+    unlike_cases,
+)
 from umamba.evaluation.report.numbers import main_metrics
+from umamba.evaluation.report.power import doubts_of_tests
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.tables import metrics_of
 
@@ -26,6 +36,35 @@ COSTS = {  # title, factor, decimals
     "energy_wh": ("Wh", 1, 1),
     "runs_per_gpu": ("trainings on the GPU", 1, 1),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """All that the pages of a benchmark show, from which its figure and its CSV files are made too."""
+
+    trainings: int
+    titles: Mapping[str, str]  # data set -> its title
+    main: Mapping[str, str]  # data set -> its main metric, in the order of the pages
+    scores: Mapping[str, pd.DataFrame]  # data set -> scores of each case
+    rows: pd.DataFrame  # of `score_rows`, all data sets; so are the next two
+    differences: pd.DataFrame
+    costs: pd.DataFrame
+
+
+def numbers_of(runs: Sequence[ScoredRun], titles: Mapping[str, str]) -> Numbers:
+    """The numbers of runs that can be compared, with data sets in the order of their titles."""
+    together = all_scores(runs)
+    settings = sorted({run.dataset for run in runs}, key=list(titles).index)
+    scores = {name: together[together["dataset"] == name].dropna(axis=1, how="all") for name in settings}
+    return Numbers(
+        trainings=len(runs),
+        titles=titles,
+        main={name: main_metric(scores[name]) for name in settings},
+        scores=scores,
+        rows=pd.concat([score_rows(name, scores[name]) for name in settings], ignore_index=True),
+        differences=pd.concat([difference_rows(name, scores[name]) for name in settings], ignore_index=True),
+        costs=cost_rows(runs),
+    )
 
 
 def in_order(networks: Iterable[str]) -> list[str]:
@@ -75,6 +114,24 @@ def difference_rows(setting: str, scores: pd.DataFrame) -> pd.DataFrame:
     return table[["setting", "metric", *(c for c in table.columns if c not in ("setting", "metric"))]]
 
 
+def rows_of(rows: pd.DataFrame, setting: str, metric: str) -> list[dict[str, Any]]:
+    """Of `score_rows`, those of a data set and a metric, networks in the order of `ORDER`."""
+    part = rows[(rows["setting"] == setting) & (rows["metric"] == metric)].set_index("network", drop=False)
+    return [{str(key): value for key, value in part.loc[name].items()} for name in in_order(part.index)]
+
+
+def comparisons(differences: pd.DataFrame, setting: str, metric: str) -> pd.DataFrame:
+    """Of `difference_rows`, those of a data set and a metric."""
+    return differences[(differences["setting"] == setting) & (differences["metric"] == metric)]
+
+
+def doubts(found: Numbers, setting: str) -> list[str]:
+    """What the numbers of a data set cannot show, in sentences."""
+    compared = comparisons(found.differences, setting, found.main[setting])
+    said = doubts_of_tests(int(compared["cases"].max()), int(compared["p"].notna().sum())) if len(compared) else []
+    return [*said, *filter(None, [unlike_cases(found.scores[setting])])]
+
+
 def setting_means(rows: pd.DataFrame, main: Mapping[str, str]) -> pd.DataFrame:
     """Mean score of each network (column) on each data set (row) that every network has; networks of few are left out.
 
@@ -110,7 +167,7 @@ def contrast(differences: pd.DataFrame, network: str, other: str, main: Mapping[
     """
     found = []
     for setting, metric in main.items():
-        part = differences[(differences["setting"] == setting) & (differences["metric"] == metric)]
+        part = comparisons(differences, setting, metric)
         row = statistics.pair_of(part, network, other)
         if row is not None and row["cases"]:
             found.append(row | {"comparisons": int(part["p"].notna().sum())})

@@ -34,8 +34,8 @@ def doubts_of_tests(cases: int, comparisons: int) -> list[str]:
         said.append(f"{given}: nothing here could be significant, whatever the networks do.")
     if cases > 1 and coverage(cases) < _POOR:
         said.append(
-            f"Intervals over {counted} are too narrow: what is called 95 % holds the mean of all such cases in about "
-            f"{100 * coverage(cases):.0f} % if scores are normal, and less often if they are not."
+            f"Intervals over {counted} are too narrow: those called 95 % contain the true mean in only about "
+            f"{100 * coverage(cases):.0f} % of samples if scores are normal, and in fewer if they are not."
         )
     return said
 
