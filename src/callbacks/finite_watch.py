@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from umamba.callbacks.from_device import FromDevice
+from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,15 @@ class FiniteWatch(L.Callback):
     again; and on the optimizer ``found_inf``, 1 where the device skips the step and 0 elsewhere, or takes it away.
 
     Args:
-        patience: consecutive non-finite steps after which training stops with an error.
+        patience: consecutive non-finite steps after which training stops with an error, 1 or more.
+
+    Raises:
+        ValueError: `patience` is no such number.
     """
 
     def __init__(self, patience: int = 20) -> None:
+        if not is_whole(patience, 1):
+            raise ValueError(f"callbacks.finite.patience is {patience!r}; expected a whole number of steps, 1 or more.")
         self.patience = patience
         self.consecutive = 0
         self._images: list[Tensor] = []  # of the batches since the last optimizer step

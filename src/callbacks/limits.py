@@ -31,7 +31,7 @@ class Limits(Timer):
         max_time: of all calls together, as Lightning's Trainer takes it; None for no limit.
 
     Raises:
-        ValueError: `max_time` is no time.
+        ValueError: `max_time` is no time, or none at all.
     """
 
     def __init__(self, path: Path | None, max_time: str | dict[str, int] | timedelta | None = None) -> None:
@@ -41,6 +41,11 @@ class Limits(Timer):
             raise ValueError(
                 f"trainer.max_time is {max_time!r}; expected days:hours:minutes:seconds, such as 00:12:00:00, or null."
             ) from error
+        if self._duration == 0:
+            raise ValueError(
+                "trainer.max_time is 0, so nothing would be trained; trainer.max_epochs=0 keeps and tests a network as "
+                "it was made."
+            )
         self.path = path
         self._validation_due = False
 

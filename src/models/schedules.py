@@ -79,9 +79,12 @@ def cosine(optimizer: Optimizer, *, max_epochs: int, min_lr: float = 1e-6) -> Ep
         The schedule, to be stepped once per epoch.
 
     Raises:
-        ValueError: `max_epochs` is no length.
+        ValueError: `max_epochs` is no length, or `min_lr` is negative or above a learning rate, which would rise.
     """
     _check_length(max_epochs)
+    first = min(float(group["lr"]) for group in optimizer.param_groups)
+    if not 0 <= min_lr <= first:
+        raise ValueError(f"min_lr is {min_lr}; expected 0 or more, and at most the learning rate {first}.")
 
     def rate(epoch: int, lr0: float) -> float:
         return min_lr + (lr0 - min_lr) * (1 + math.cos(math.pi * _done(epoch, max_epochs))) / 2
@@ -130,6 +133,11 @@ def make_optimizer_and_schedule(
         _check_values(make_optimizer)
         _check_values(make_schedule)
         optimizer = make_optimizer(parameters)
+        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        if rates and not any(rates):
+            raise ValueError(
+                "lr is 0, so nothing would be trained; trainer.max_epochs=0 keeps and tests a network as it was made."
+            )
         if not warmup_epochs:
             return optimizer, make_schedule(optimizer, max_epochs=max_epochs)
         if max_epochs is None or max_epochs <= warmup_epochs:
@@ -159,6 +167,8 @@ def _check_values(make: Callable[..., object]) -> None:
             raise ValueError(f"{name} must be a number, it is {str(value).lower()}.")
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, it is {value}.")
+        elif name == "momentum" and isinstance(value, (int, float)) and value >= 1:
+            raise ValueError(f"momentum is {value}; expected less than 1, for a share of a step that fades.")
 
 
 def _done(epoch: int, max_epochs: int) -> float:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from omegaconf import DictConfig
 
+from umamba.typed import is_whole
+
 log = logging.getLogger(__name__)
 
 _OF_PREDICTION = "train.py tests and predicts without the Trainer, every case whole"
@@ -26,6 +28,7 @@ IDLE = {  # arguments that this project gives itself, or that nothing of it asks
     "enable_autolog_hparams": "loggers get the whole configuration from train.py",
     "model_registry": "checkpoints lie in the run's folder",
 }  # fmt: skip
+_LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0}  # whole numbers
 _OFF_IF_FALSE = ("barebones", "use_distributed_sampler")  # the others say something by false too
 _STOPPERS = ("EarlyStopping", "Timer")  # of Lightning's callbacks
 _NOTHING = "nothing would be trained; trainer.max_epochs=0 keeps and tests a network as it was made"
@@ -40,8 +43,25 @@ def check_trainer(cfg: DictConfig) -> None:
     Raises:
         ValueError: An argument does not, with the reason.
     """
+    _check_numbers(cfg)
     for key, why in _idle(cfg):
         raise ValueError(f"trainer.{key}={cfg.trainer[key]} is not taken here: {why}. Leave trainer.{key} out.")
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    """Refuse what Lightning divides by, or counts with, once the data are there; by -1 it turns the loss round."""
+    for key, least in _LEAST.items():
+        value = cfg.trainer.get(key)
+        if value is not None and not is_whole(value, least):
+            raise ValueError(f"trainer.{key}={value}: expected a whole number, {least} or more.")
+    for key in ("val_check_interval", "limit_train_batches"):
+        value, batches = cfg.trainer.get(key), cfg.data.get("iterations_per_epoch")
+        if value == 0 and key == "val_check_interval":
+            raise ValueError(f"trainer.{key}=0: expected batches, a share of them, or null for once an epoch.")
+        if isinstance(value, float) and 0 < value < 1 and is_whole(batches, 1) and value * batches < 1:
+            raise ValueError(
+                f"trainer.{key}={value} is less than one of the {batches} batches of data.iterations_per_epoch."
+            )
 
 
 def say_idle(cfg: DictConfig) -> None:

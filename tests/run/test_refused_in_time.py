@@ -20,6 +20,7 @@ from umamba.plain import to_plain
 from umamba.planning import prepare
 from umamba.run.folder import Run
 
+COSINE = ["model.scheduler._target_=umamba.models.schedules.cosine", "~model.scheduler.power"]
 NO_CASE, NO_STORE = "reads a case", "preprocesses a case"
 
 
@@ -84,6 +85,17 @@ def start(train, dataset: Path, *overrides: str) -> None:
         (["+model.optimizer.momentun=0.9"], "momentun"),
         (["model.optimizer.lr=true"], "lr must be a number, it is true"),
         (["model.optimizer.momentum=nan"], "momentum must be a finite number, it is nan"),
+        (["model.optimizer.lr=0"], "lr is 0, so nothing would be trained; trainer.max_epochs=0 keeps and tests"),
+        (["optimizer={_target_: torch.optim.AdamW, _partial_: true, lr: 0.0}"], "lr is 0, so nothing"),
+        (["model.optimizer.weight_decay=-1"], "Invalid weight_decay value: -1"),
+        (["model.optimizer.momentum=1.5"], "momentum is 1.5; expected less than 1"),
+        (["optimizer={_target_: torch.optim.RMSprop, _partial_: true, momentum: 1}"], "momentum is 1; expected"),
+        ([*COSINE, "+model.scheduler.min_lr=-1"], r"min_lr is -1; expected 0 or more, and at most .* 0\.01"),
+        ([*COSINE, "+model.scheduler.min_lr=1"], r"min_lr is 1; expected 0 or more, and at most .* 0\.01"),
+        (["warmup_epochs=2"], r"warmup_epochs=2 leaves no epoch of trainer\.max_epochs=2"),
+        (["trainer.max_time=00:00:00:00"], r"trainer\.max_time is 0, so nothing would be trained"),
+        (["callbacks.finite.patience=0"], r"callbacks\.finite\.patience is 0; expected a whole number of steps"),
+        (["loss.dice=0", "loss.cross_entropy=0"], "both 0, so there is nothing to learn from"),
         (["model.scheduler.power=inf"], "power must be a finite number, it is inf"),
         (["trainer.max_epochs=null"], r"trainer\.max_epochs must be"),
         (["data.prepared_dir=${data.dataset_dir}"], "is the raw data set"),

@@ -259,6 +259,13 @@ def test_what_the_trainer_would_take_without_effect_is_refused(key: str, tmp_pat
         (["trainer.sync_batchnorm=true"], "sync_batchnorm=True is not taken here: .*trainer.devices is one"),
         (["trainer.limit_train_batches=0"], "limit_train_batches=0 is not taken here: .*trainer.max_epochs=0 keeps"),
         (["trainer.limit_train_batches=0.0"], "limit_train_batches=0.0 is not taken here"),
+        (["trainer.limit_train_batches=0.003"], "limit_train_batches=0.003 is less than one of the 250 batches"),
+        (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches=0: expected a whole number, 1 or more"),
+        (["trainer.accumulate_grad_batches=-1"], "accumulate_grad_batches=-1: expected a whole number, 1 or more"),
+        (["trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch=0: expected a whole number, 1 or more"),
+        (["trainer.val_check_interval=0"], "val_check_interval=0: expected batches, a share of them, or null"),
+        (["trainer.val_check_interval=0.003"], "val_check_interval=0.003 is less than one of the 250 batches"),
+        (["trainer.log_every_n_steps=-1"], "log_every_n_steps=-1: expected a whole number, 0 or more"),
     ],
 )
 def test_what_the_trainer_would_not_act_on_in_this_run_is_refused(
@@ -278,6 +285,8 @@ def test_what_the_trainer_would_not_act_on_in_this_run_is_refused(
         ["trainer.limit_train_batches=0", "trainer.max_epochs=0"],
         ["+trainer.gradient_clip_algorithm=value"],
         ["+trainer.barebones=false"],
+        ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=7", "trainer.limit_train_batches=1.0"],
+        ["trainer.limit_train_batches=0.004", "trainer.log_every_n_steps=0"],
     ],
 )
 def test_what_the_trainer_acts_on_is_taken(overrides: list[str], tmp_path: Path) -> None:
