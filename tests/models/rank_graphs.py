@@ -23,7 +23,7 @@ from small_topology import TOPOLOGY
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from umamba.models import rank_step_graph
+from umamba.models import gradient_exchange, rank_step_graph
 from umamba.models.gradient_exchange import GradientExchange
 from umamba.models.losses import DeepSupervision, DiceCELoss
 from umamba.models.rank_step_graph import RankCaptured, RankGraphedLoss
@@ -34,6 +34,15 @@ WORLD = 2
 SIZES = (3, 3, 4, 2, 3, 3)  # samples of a batch: of three, one rank has two; with two, its graph does not fit
 NOT_FINITE, ADDED_UP = 4, 0  # batches: one with a NaN on one rank, one whose gradients wait for the next one's
 OPTIONS = [(True, None), (False, None), (False, 2), (True, 2)]  # batch Dice, ignore label
+
+
+def cast_at_once() -> None:
+    """Weights are cast at once without graphs too.
+
+    Cast one by one, as where DDP exchanges gradients as they come, they lie otherwise in memory, and cuDNN's kernels
+    for such weights round in another way.
+    """
+    gradient_exchange._at_the_end.set(True)
 
 
 class Again:
@@ -154,6 +163,7 @@ def main(rank: int, folder: Path, kind: str) -> None:
     if on_gpu:
         torch.cuda.set_device(device)
         torch.backends.cudnn.deterministic = True
+        cast_at_once()
     else:
         rank_step_graph.RankCaptured = NoCapture if kind == "fault" else AgainCaptured  # type: ignore[misc]
     distributed.init_process_group(

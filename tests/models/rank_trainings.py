@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from rank_graphs import WORLD, AgainCaptured
+from rank_graphs import WORLD, AgainCaptured, cast_at_once
 from tiny_plan import tiny_plan
 from torch.utils.data import DataLoader
 
@@ -83,6 +83,7 @@ def main(rank: int, port: int, folder: Path, accelerator: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", filename=folder / f"log_{rank}.txt")
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.backends.cudnn.deterministic = True
+    cast_at_once()
     if accelerator == "cpu":
         rank_step_graph.RankCaptured = AgainCaptured  # type: ignore[misc]
         segmentation_module.SegmentationModule._obstacle_to_graphs = obstacle  # type: ignore[method-assign]
