@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_QUOTED = re.compile(r"`[^`\n]+`")  # a command that somebody may copy
+_LAID_OUT = re.compile(r".*\S {2}")  # a row of a table, a command after its name
+_HELD = "\0"  # stands for a blank at which no line ends
 
 
 def duration(seconds: float) -> str:
@@ -36,3 +41,23 @@ def in_words(error: Exception) -> str:
     if isinstance(error, (TypeError, AttributeError, IndexError)):
         return f"a value is of another type: {error}"
     return str(error)
+
+
+def folded(text: str, width: int, indent: int = 0) -> str:
+    """A text in lines of at most so many characters, broken at blanks: paths and commands in backquotes stay whole.
+
+    Args:
+        text: Its own lines are kept; those that are laid out with several blanks, such as a table's, stay as they are.
+        width: Characters of a line; a longer word has a longer line.
+        indent: Blanks before what goes on in another line.
+    """
+    lines = (line if _LAID_OUT.match(line) else _fold(line, width, indent) for line in text.split("\n"))
+    return "\n".join(lines)
+
+
+def _fold(line: str, width: int, indent: int) -> str:
+    held = _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _HELD), line)
+    inner = len(line) - len(line.lstrip())
+    parts = textwrap.wrap(held, width, subsequent_indent=" " * (inner + 2 if inner else indent), break_long_words=False,
+                          break_on_hyphens=False)  # fmt: skip
+    return "\n".join(parts).replace(_HELD, " ")

@@ -39,6 +39,7 @@ from umamba.models.build import check_preset
 from umamba.resolvers import register_resolvers
 from umamba.run import ranks
 from umamba.run.command import command, run_command
+from umamba.run.console import for_terminal
 from umamba.run.named_dataset import name_dataset
 from umamba.run.quiet import quiet, short_warnings
 from umamba.targets import check_config
@@ -113,7 +114,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     own = [row for row in rows if row["step_ms"] is not None]
     sentences = [f"{COLUMNS['batches'](row)}: {sentence(row)}" for row in own] + [enough_workers(own)]
     for said in filter(None, sentences):
-        console.print(said, soft_wrap=True, highlight=False)
+        console.print(for_terminal(said, sys.stdout), soft_wrap=True, highlight=False)
 
 
 def _check(cfg: DictConfig) -> None:

@@ -1,10 +1,13 @@
-"""Where the log's lines go on the console."""
+"""How lines are written for a person: the log's go to the console, and none is broken within a word there."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from typing import TextIO
+
+from umamba.words import folded
 
 
 class ConsoleHandler(logging.StreamHandler):
@@ -18,3 +21,16 @@ class ConsoleHandler(logging.StreamHandler):
     def stream(self) -> TextIO:
         """The standard output as it is now."""
         return sys.stdout
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text; on a terminal what goes on in another line stands below the message."""
+        text = super().format(record)
+        time_and_level = max(text.find(record.getMessage().split("\n", 1)[0]), 0)
+        return for_terminal(text, self.stream, time_and_level)
+
+
+def for_terminal(text: str, stream: TextIO, indent: int = 0) -> str:
+    """Text folded to the width of the terminal that it is written to; elsewhere as it is, one line each, for grep."""
+    if not stream.isatty():
+        return text
+    return folded(text, shutil.get_terminal_size().columns, indent)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from umamba.locations import CONFIGS
 from umamba.run.compare import ResumeError
+from umamba.run.console import for_terminal
 from umamba.run.hints import hint
 from umamba.run.lock import RunInUseError
 
@@ -74,7 +75,7 @@ def explained(code: int = 1) -> Iterator[None]:
         yield
     except SystemExit as end:
         if traceback.extract_tb(end.__traceback__)[-1].filename == argparse.__file__:  # Hydra's, of its own flags
-            sys.stderr.write(f"{_NO_DASHES}\n")
+            sys.stderr.write(f"{for_terminal(_NO_DASHES, sys.stderr)}\n")
         raise
     except Exception as error:
         log_traceback(error)
@@ -82,7 +83,7 @@ def explained(code: int = 1) -> Iterator[None]:
             _say_reason(f"{type(error).__name__}: {error}")
             raise
         _say_reason(message_of(error))
-        sys.stderr.write(f"{message_of(error)}\n")
+        sys.stderr.write(f"{for_terminal(message_of(error), sys.stderr)}\n")
         raise SystemExit(code) from None
     finally:
         _within.pop()

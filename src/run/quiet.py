@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from umamba.run import ranks
+from umamba.run.console import for_terminal
 
 # The beginning of each, as a regular expression, and why it says nothing here
 _NOT_FOR_THE_USER = (
@@ -51,8 +53,12 @@ def only_first_says() -> Iterator[None]:
 
 
 def short_warnings() -> None:
-    """Show a warning as one line of its message, without the place in the code that it comes from."""
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {' '.join(str(message).split())}\n"
+    """Show a warning as its message alone, without line ends and the place in the code that it comes from."""
+    warnings.formatwarning = _short
+
+
+def _short(message: Warning | str, *_: object, **__: object) -> str:
+    return for_terminal(f"Warning: {' '.join(str(message).split())}", sys.stderr) + "\n"
 
 
 @contextmanager

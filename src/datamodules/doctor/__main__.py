@@ -24,6 +24,7 @@ from umamba.datamodules.doctor.examination import examine_dataset
 from umamba.raw.dataset import refuse_raw_folders
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
+from umamba.run.console import for_terminal
 from umamba.run.errors import explained
 from umamba.run.named_dataset import name_dataset
 
@@ -44,11 +45,11 @@ def main(cfg: DictConfig) -> None:
     if cfg.contact_sheet:
         contact_sheet(output / "contact_sheet.png", cases, report)
     report.print(console)
-    console.print(
+    said = (
         f"{report.num_errors} errors, {len(report.findings) - report.num_errors} warnings in {len(cases)} cases, "
-        f"{time.monotonic() - start:.1f} s; report and contact sheet in {output}",
-        soft_wrap=True,
+        f"{time.monotonic() - start:.1f} s; report and contact sheet in {output}"
     )
+    console.print(for_terminal(said, sys.stdout), soft_wrap=True)
     sys.exit(1 if report.num_errors else 0)
 
 
