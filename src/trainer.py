@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -56,7 +56,8 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     """Build Lightning's Trainer, which adds nothing of its own in place of a callback that was left out.
 
     Without loggers there is nobody to monitor the learning rate for: Lightning's monitor would refuse to run. Limits
-    within an epoch are kept by a callback of this project.
+    within an epoch are kept by a callback of this project. A training of fewer epochs than there are between two
+    validations is validated in its last one, which would otherwise have no pseudo Dice, no picture and no best.ckpt.
 
     Raises:
         ValueError: trainer.max_time is no time, there are other processes than trainer.devices and num_nodes say,
@@ -85,6 +86,9 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
             "trainer=cpu trains without."
         )
     environment = choose_environment()
+    between, epochs = config.get("check_val_every_n_epoch"), config.get("max_epochs")
+    if between and epochs and 0 < epochs < between:
+        config = OmegaConf.merge(config, {"check_val_every_n_epoch": epochs})
     trainer: L.Trainer = instantiate(
         config,
         logger=list(loggers),

@@ -41,6 +41,12 @@ def test_lightning_adds_nothing_in_place_of_what_was_left_out(tmp_path: Path) ->
     assert not any(isinstance(callback, (ModelCheckpoint, ProgressBar)) for callback in trainer.callbacks)
 
 
+@pytest.mark.parametrize(("epochs", "every"), [(3, 3), (4, 4), (30, 4), (-1, 4)])
+def test_a_short_training_is_validated_in_its_last_epoch(epochs: int, every: int) -> None:
+    config = {"_target_": "lightning.Trainer", "accelerator": "cpu", "max_epochs": epochs, "check_val_every_n_epoch": 4}
+    assert make_trainer(OmegaConf.create(config), [], []).check_val_every_n_epoch == every
+
+
 def test_parts_of_another_lightning_are_refused() -> None:
     config = OmegaConf.create({"_target_": "lightning.Trainer", "accelerator": "cpu"})
     with pytest.raises(ValueError, match=r"pytorch_lightning\.\S+Timer is no Callback of the package lightning"):

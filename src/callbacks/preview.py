@@ -65,7 +65,7 @@ class Preview(AfterEpoch):
         spacing = module.plan.configuration(module.configuration).spacing
         rows = [replace(row, aspect=spacing[-2] / spacing[-1]) for row in self._rows]
         names = shown_classes(module)
-        rows_figure(rows, self.path, names, f"after epoch {trainer.current_epoch}")
+        rows_figure(rows, self.path, names, f"after epoch {trainer.current_epoch}, patches as the network sees them")
         self._rows, self._drawn = [], trainer.current_epoch
         pictures = [
             Masked(row.picture, {"reference": row.reference, "prediction": row.prediction}, row.name) for row in rows

@@ -81,7 +81,9 @@ def _draw_scores(ax: Axes, table: pd.DataFrame, classes: Mapping[int, str]) -> N
     _curve(ax, table, _SMOOTHED, color="black", linewidth=1.2, linestyle="--", label="smoothed")
     _dress(ax, "pseudo Dice of the validation patches")
     ax.set_ylim(-0.02, 1.02)
-    if any(np.dot(class_colour(value), (0.2126, 0.7152, 0.0722)) > _PALE for value in classes):
+    if not ax.lines:
+        ax.text(0.5, 0.5, "no validation yet", transform=ax.transAxes, ha="center", color="#666666")
+    elif any(np.dot(class_colour(value), (0.2126, 0.7152, 0.0722)) > _PALE for value in classes):
         ax.set_facecolor(_BEHIND)
         ax.grid(color="white", alpha=1)
     handles, names = ax.get_legend_handles_labels()

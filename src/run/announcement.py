@@ -114,9 +114,9 @@ def conclude(folder: Path, trusted: Sequence[str] = (), limit: str | None = None
     trust = f" trusted=[{','.join(trusted)}]" if trusted else ""
     log.info(
         "The results are in %s\n"
-        "  predict:  python predict.py %s input=IMAGES output=PREDICTIONS%s\n"
-        "  evaluate: python eval.py %s output=SCORES%s\n"
-        "  continue: python train.py %s%s%s",
+        "  predict:   python predict.py %s input=IMAGES output=PREDICTIONS%s\n"
+        "  evaluate:  python eval.py %s output=SCORES%s\n"
+        "  continue:  python train.py %s%s%s",
         short(folder), argument("checkpoint", checkpoint), trust, argument("ckpt_path", checkpoint), trust,
         argument("run_dir", Path(short(folder))), larger, trust,
     )  # fmt: skip
@@ -142,10 +142,10 @@ def _watching(folder: Path, trainer: L.Trainer) -> str:
     drawn = [] if is_trial(trainer) else [name for kind, name in _PICTURES_OF.items() if _has(trainer, kind)]
     if not trainer.loggers:
         drawn = [name for name in drawn if name != _PICTURES_OF[ProgressPicture]]
-    ways = [f"tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}"]
+    ways = [f"`tail -f {shlex.quote(str(Path(short(folder)) / 'train.log'))}`"]
     ways += [f"{' and '.join(drawn)} there"] if drawn else []
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-        ways.append(f"tensorboard --logdir {shlex.quote(short(folder))}")
+        ways.append(f"`tensorboard --logdir {shlex.quote(short(folder))}`")
     wandb_runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     online = [run for run in wandb_runs if not getattr(run, "offline", False)]  # W&B warns of an offline run's address
     return "; ".join([*ways, *(run.url for run in online if run.url)])

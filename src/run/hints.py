@@ -47,7 +47,7 @@ def hint(message: str) -> str:
             return what
     if choice := _WRONG_CHOICE.search(message):
         choices = get_close_matches(choice[2], choices_of(choice[1]), n=2, cutoff=0.6)
-        return f"There is {' and '.join(choices)}." if choices else ""
+        return f"There is {' and '.join(f'{choice[1]}={name}' for name in choices)}." if choices else ""
     found = _WRONG_KEY.search(message)
     if found is None:
         return ""

@@ -111,7 +111,7 @@ def test_it_is_drawn_first_every_n_epochs_and_last(tmp_path: Path, rows, monkeyp
     draw = preview.rows_figure
     monkeypatch.setattr(preview, "rows_figure", lambda *given: (titles.append(given[-1]), draw(*given)))
     fit(tmp_path, Preview(tmp_path, patches=1, every_n_epochs=3), epochs=9, every=2)
-    assert titles == ["after epoch 2", "after epoch 6", "after epoch 8"]
+    assert titles == [f"after epoch {n}, patches as the network sees them" for n in (2, 6, 8)]
 
 
 def test_without_foreground_nothing_is_drawn(tmp_path: Path, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from rich.console import Console
 
 from umamba.datamodules.doctor import __main__ as cli
 from umamba.datamodules.doctor import case as doctor_case
@@ -292,6 +294,13 @@ def test_label_pictures_scaled_to_255(tmp_path: Path) -> None:
     report = examine(folder)
     assert found(report) == {("error", "labels", "cells_001")}
     assert "255 suggests a mask that was scaled for viewing" in report.findings[0].message
+
+
+def test_pictures_are_told_in_pixels(tmp_path: Path) -> None:
+    folder = phantom_cells.prepare(None, tmp_path / "set", num_training=3, num_test=1)
+    said = io.StringIO()
+    examine(folder).print(Console(file=said, width=120))
+    assert "median 128 x 128 pixels (y, x)" in said.getvalue() and "mm" not in said.getvalue()
 
 
 def test_grey_pictures_where_colour_is_declared(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_pale_classes_are_drawn_on_grey(tmp_path: Path, drawn, classes, backgrou
     assert matplotlib.colors.to_hex(drawn[0].axes[1].get_facecolor()) == background
 
 
+def test_a_run_without_a_validation_says_so(tmp_path: Path, drawn) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,train/loss\n0,1.0\n")
+    history_figure(tmp_path / "metrics.csv", tmp_path / "progress.png", {1: "a", 4: "pale"})
+    scores = drawn[0].axes[1]
+    assert [text.get_text() for text in scores.texts] == ["no validation yet"]
+    assert matplotlib.colors.to_hex(scores.get_facecolor()) == "#ffffff"
+
+
 def test_each_column_is_drawn_at_its_epoch(tmp_path: Path, drawn) -> None:
     history_figure(log(tmp_path), tmp_path / "progress.png", CLASSES, "run")
     (figure,) = drawn

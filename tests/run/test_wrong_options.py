@@ -183,7 +183,7 @@ def test_a_wrong_choice_lists_the_choices_alone() -> None:
     said = message_of(caught.value)
     assert said.startswith("In 'train': Could not find 'model/umamba_ecn'") and "\tumamba_enc\n" in said
     assert "_nnunet_training" not in said and "search path" not in said and str(CONFIGS) not in said
-    assert said.endswith("\nThere is umamba_enc and umamba_none.")
+    assert said.endswith("\nThere is model=umamba_enc and model=umamba_none.")
 
 
 def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +203,8 @@ def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LexerNoViableAltException: checkpoint=~/x", "For ~ write the whole path"),
         ("Could not override 'trainer.gpus'.", "There is trainer.devices"),
         ("Could not override 'epochs'.", "There is trainer.max_epochs"),
-        ("In 'train': Could not find 'model/umamba_ecn'", "There is umamba_enc"),
-        ("Could not find 'experiment/flare_umamba'", "There is flare_umamba_"),
+        ("In 'train': Could not find 'model/umamba_ecn'", "There is model=umamba_enc"),
+        ("Could not find 'experiment/flare_umamba'", "There is experiment=flare_umamba_"),
     ],
 )
 def test_habits_from_elsewhere(message: str, words: str) -> None:

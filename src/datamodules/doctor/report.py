@@ -18,6 +18,7 @@ from umamba.datamodules.doctor.case import CaseFacts
 from umamba.files import write_json
 from umamba.raw.checks import Finding
 from umamba.raw.description import DatasetDescription
+from umamba.raw.readers import FLAT_SPACING
 
 SHOWN = 3  # messages per kind on the terminal; report.json has all
 SHOWN_CLASSES = 20
@@ -86,9 +87,12 @@ class Report:
         overview = Table(title=f"{facts['dataset']}", show_header=False, title_justify="left")
         overview.add_row("cases", f"{facts['training_cases']} training, {facts['test_cases']} test")
         overview.add_row("channels", ", ".join(self.description.channel_names))
-        for key, unit in (("shape", "voxels (z, y, x)"), ("spacing", "mm (z, y, x)")):
+        flat = bool(facts["spacing"]) and facts["spacing"]["min"] == facts["spacing"]["max"] == [FLAT_SPACING, 1.0, 1.0]
+        pictures = [("shape", "pixels (y, x)")]  # that have no size in mm
+        for key, unit in pictures if flat else [("shape", "voxels (z, y, x)"), ("spacing", "mm (z, y, x)")]:
             if facts[key]:
-                low, median, high = (" x ".join(f"{v:.4g}" for v in facts[key][k]) for k in ("min", "median", "max"))
+                ends = (facts[key][k][1 if flat else 0 :] for k in ("min", "median", "max"))
+                low, median, high = (" x ".join(f"{v:.4g}" for v in values) for values in ends)
                 overview.add_row(key, f"{low} to {high}, median {median} {unit}")
         if facts["orientations"]:
             overview.add_row("orientation", ", ".join(f"{k} {n}" for k, n in facts["orientations"].items()))
