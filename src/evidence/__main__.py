@@ -29,6 +29,7 @@ from umamba.evidence.entry import Entry, Finding, entries_of, survey
 from umamba.evidence.job import Place
 from umamba.evidence.limits import Rules, estimates, seconds_of
 from umamba.evidence.manifest import Wanted, read_manifest
+from umamba.evidence.settings import check_settings
 from umamba.evidence.sitting import run_all
 from umamba.locations import ROOT
 from umamba.machine import usable_cpus
@@ -45,20 +46,27 @@ log = logging.getLogger(__name__)
 register_resolvers()
 
 ACTIONS = ("run", "status")
+TYPES = {
+    "manifest": Path, "state": Path, "records": Path, "raw": Path | None, "prepared": Path | None,
+    "script": Path | None, "only": str | list[str] | None, "per_gpu": int, "workers": int | None, "stop_seconds": float,
+    "limit": str | float | None, "start_unfinishable": bool, "retry_failed": bool, "keep_checkpoints": bool,
+}  # fmt: skip
 
 
 @command("evidence")
 def main(cfg: DictConfig) -> None:
     """See the module."""
-    check_option_types(cfg, dict.fromkeys(("start_unfinishable", "retry_failed", "keep_checkpoints"), bool))
+    check_option_types(cfg, TYPES)
     if cfg.action not in ACTIONS:
         raise ValueError(f"action={cfg.action}: expected one of {', '.join(ACTIONS)}.")
     script = Path(cfg.script) if cfg.script else ROOT / "train.py"
     if not script.is_file():
         raise FileNotFoundError(f"There is no {script}: the runner needs a checkout of the project, with train.py.")
     wanted = read_manifest(cfg.manifest)
-    chosen = _chosen(wanted, cfg.only)
+    chosen = _chosen(wanted, plain(cfg.only))
     entries = entries_of(wanted, Path(cfg.state), Path(cfg.records))
+    if cfg.script is None:  # another one may have other options
+        check_settings(entries)
     if cfg.action == "run":
         _run(cfg, script, entries, chosen)
     show(survey(entries, code_hash()), chosen, estimates(entries))
@@ -66,6 +74,9 @@ def main(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Mapping[str, int]) -> None:
     devices = find_devices(plain(cfg.gpus))
+    for key in ("workers", "stop_seconds"):
+        if cfg[key] is not None and cfg[key] < 0:
+            raise ValueError(f"{key}={cfg[key]}: expected 0 or more.")
     if not is_whole(cfg.per_gpu, 1):
         raise ValueError(f"per_gpu={cfg.per_gpu}: expected how many runs a device takes at a time, at least 1.")
     rules = Rules(
@@ -88,17 +99,20 @@ def _run(cfg: DictConfig, script: Path, entries: Sequence[Entry], chosen: Mappin
         revision=git_revision(),
         unchanged=lambda: code_hash() == code,
     )
+    if cfg.script is None:
+        check_settings([e for e in entries if e.wanted.key in chosen and not e.is_finished()], place)
     run_all(entries, chosen, devices, place, rules)
 
 
-def _chosen(wanted: Sequence[Wanted], only: object) -> dict[str, int]:
+def _chosen(wanted: Sequence[Wanted], only: str | list[str] | None) -> dict[str, int]:
     """Keys that match one of the patterns, and which of them comes first; all without any."""
-    patterns = [str(only)] if isinstance(only, str) else [str(one) for one in only or ("*",)]  # type: ignore[attr-defined]
+    patterns = ["*"] if only is None else [only] if isinstance(only, str) else only
     matching = {run.key: [i for i, pattern in enumerate(patterns) if fnmatch(run.key, pattern)] for run in wanted}
-    keys = {key: found[0] for key, found in matching.items() if found}
-    if not keys:
-        raise ValueError(f"only={only} matches none of the runs, which are called like {wanted[0].key}.")
-    return keys
+    idle = [pattern for i, pattern in enumerate(patterns) if not any(i in found for found in matching.values())]
+    if idle or not patterns:
+        named = ", ".join(idle) or "[]"
+        raise ValueError(f"only={named} matches none of the runs, which are called like {wanted[0].key}.")
+    return {key: found[0] for key, found in matching.items() if found}
 
 
 def show(findings: Sequence[Finding], chosen: Collection[str], takes: dict[str, float]) -> None:

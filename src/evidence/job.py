@@ -159,13 +159,20 @@ class Training(KeptJob):
 
 def command(entry: Entry, place: Place) -> list[str]:
     """train.py as a new run is called; one that has a checkpoint goes on by itself, wherever its data lie now."""
-    moved = {"paths.raw": place.raw, "paths.prepared": place.prepared}
-    given = [f"{key}={quoted(str(path.resolve()))}" for key, path in moved.items() if path is not None]
-    overrides = [*entry.wanted.overrides, f"seed={entry.wanted.seed}", *given]
+    overrides = [*entry.wanted.overrides, f"seed={entry.wanted.seed}", *data_overrides(place)]
     if last_checkpoint(entry.run_dir).is_file():
-        overrides = _data_of(entry.run_dir / "config.yaml", moved)
+        overrides = _data_of(entry.run_dir / "config.yaml", _folders(place))
     own = [f"run_dir={quoted(str(entry.run_dir.resolve()))}", f"data.num_workers={place.workers}"]
     return [sys.executable, str(place.script), *overrides, *own]
+
+
+def data_overrides(place: Place) -> list[str]:
+    """Where the data of a new run lie."""
+    return [f"{key}={quoted(str(path.resolve()))}" for key, path in _folders(place).items() if path is not None]
+
+
+def _folders(place: Place) -> dict[str, Path | None]:
+    return {"paths.raw": place.raw, "paths.prepared": place.prepared}
 
 
 def _data_of(config: Path, moved: dict[str, Path | None]) -> list[str]:

@@ -95,12 +95,15 @@ def read_manifest(manifest: Path | str) -> list[Wanted]:
         where = f"datasets.{dataset}"
         of_dataset = _overrides(entry, f"{where}.overrides", path)
         seconds = _positive(entry.get("seconds", 0), f"{where}.seconds", path)
+        title = entry.get("title", dataset)
+        if not isinstance(title, str) or not title.strip():
+            raise ValueError(f"{path}: {where}.title must be a text, it is {title!r}.")
         for network in _chosen(entry, where, networks, path):
             of_network, seeds, cost = networks[network]
             runs += [
                 Wanted(
                     dataset=dataset,
-                    title=str(entry.get("title", dataset)),
+                    title=title,
                     network=network,
                     seed=seed,
                     overrides=(*shared, *of_dataset, *of_network),
@@ -108,6 +111,11 @@ def read_manifest(manifest: Path | str) -> list[Wanted]:
                 )
                 for seed in seeds
             ]
+    first: dict[tuple[tuple[str, ...], int], str] = {}
+    for run in runs:
+        same = first.setdefault((run.overrides, run.seed), run.key)
+        if same != run.key:
+            raise ValueError(f"{path}: {same} and {run.key} are one run, with the same overrides. Leave one out.")
     return runs
 
 
@@ -148,28 +156,33 @@ def _named(top: Mapping[str, Any], part: str, path: Path) -> list[tuple[str, dic
 def _network(name: str, entry: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], list[int], float]:
     where = f"networks.{name}"
     seeds = entry.get("seeds")
-    whole = isinstance(seeds, list) and all(map(is_whole, seeds))
+    whole = isinstance(seeds, list) and all(is_whole(seed) and seed < 2**32 for seed in seeds)
     if not isinstance(seeds, list) or not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{path}: {where}.seeds must be a list of different whole numbers, it is {seeds!r}.")
+        raise ValueError(
+            f"{path}: {where}.seeds must be a list of different whole numbers below 2 to the 32nd, it is {seeds!r}."
+        )
     cost = _positive(entry.get("cost", 1), f"{where}.cost", path)
     return _overrides(entry, f"{where}.overrides", path), seeds, cost
 
 
 def _chosen(entry: Mapping[str, Any], where: str, networks: Mapping[str, Any], path: Path) -> list[str]:
     chosen = entry.get("networks", list(networks))
-    if not isinstance(chosen, list) or not chosen or not set(map(str, chosen)) <= set(networks):
+    names = [str(name) for name in chosen] if isinstance(chosen, list) else []
+    if not names or not set(names) <= set(networks) or len(set(names)) < len(names):
         raise ValueError(
-            f"{path}: {where}.networks must be a list of names among {', '.join(networks)}; it is {chosen!r}."
+            f"{path}: {where}.networks must be a list of different names among {', '.join(networks)}; it is {chosen!r}."
         )
-    return [str(name) for name in chosen]
+    return names
 
 
 def _overrides(entry: Mapping[str, Any], where: str, path: Path) -> tuple[str, ...]:
     overrides = entry.get("overrides", [])
     if not isinstance(overrides, list) or not all(isinstance(one, str) and "=" in one for one in overrides):
         raise ValueError(f"{path}: {where} must be a list of key=value as train.py takes them, it is {overrides!r}.")
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"{path}: {where} sets {key} twice. Leave one out.")
         if key in _OF_THE_RUNNER:
             raise ValueError(f"{path}: {where} sets {key}, which the runner gives to each run itself.")
     return tuple(overrides)
