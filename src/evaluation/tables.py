@@ -167,7 +167,8 @@ def describe(scores: pd.DataFrame) -> str:
     parts.append("Mean ± SD over cases." if cases > 1 else "One case only: no SD.")
     classes = table[table["class"] != name_in_all(scores)]
     if classes["left_out"].sum():
-        parts.append(f"{classes['left_out'].sum()} score(s) left out: neither reference nor prediction has the class.")
+        left_out = count(int(classes["left_out"].sum()), "score")
+        parts.append(f"{left_out} left out: neither reference nor prediction has the class.")
     absent = classes.loc[classes["left_out"] == classes["cases"], "class"].unique()
     if len(absent):
         parts.append(f"Absent everywhere: {', '.join(absent)}.")

@@ -13,7 +13,7 @@ from umamba.inference.previous_facts import PreviousFacts
 from umamba.raw.dataset import RawCase
 from umamba.raw.image_marks import of_cases
 from umamba.raw.known_images import WHY_DOUBT, known_marks
-from umamba.words import listed
+from umamba.words import count, listed
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +96,11 @@ def say_seen(answers: Mapping[str, str], cases: Sequence[RawCase]) -> None:
     """Say which of the cases that were predicted the networks have been trained on."""
     if seen := sorted(case.identifier for case in cases if answers.get(case.identifier) == YES):
         log.warning(
-            "%d case(s) are ones that the network was trained on: scores of them would say nothing of new ones: %s.",
+            "The network was trained on %d of these cases: %s. Scores of them say nothing about new cases.",
             len(seen), listed(seen),
         )  # fmt: skip
     if doubtful := sorted(case.identifier for case in cases if answers.get(case.identifier) == UNTOLD):
         log.warning(
-            "Nobody can tell whether the network was trained on %d case(s): %s. %s",
-            len(doubtful), listed(doubtful), WHY_DOUBT,
+            "Nobody can tell whether the network was trained on %s: %s. %s",
+            count(len(doubtful), "case"), listed(doubtful), WHY_DOUBT,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from umamba.files import amount, read_json, write_json
 from umamba.planning.locking import NO_ROOM, READ_ONLY, write_record
 from umamba.raw.dataset import RawCase, RawDataset
 from umamba.raw.file_identity import file_content, file_stamp
+from umamba.words import count
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class RawFiles:
         unsure = [file for file, stamp in stamps.items() if before.get(names[file], {}).get("stamp") != stamp]
         if unsure:
             size = amount(sum(stamps[file][0] for file in unsure))
-            log.info("Hashing %d raw file(s), %s, to recognise them later.", len(unsure), size)
+            log.info("Hashing %s, %s, to recognise them later.", count(len(unsure), "raw file"), size)
         with ThreadPoolExecutor(max(1, workers)) as threads:
             hashed = dict(zip(unsure, threads.map(file_content, unsure), strict=True))
         records = dict(before)

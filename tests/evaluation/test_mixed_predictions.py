@@ -268,7 +268,7 @@ def test_cases_that_were_trained_on_are_not_scored_as_new_ones(
     torch.save({**content, "cases": {"trained_on": seen}}, tmp_path / "known.ckpt")
     one = Predictor.from_checkpoint([path, tmp_path / "known.ckpt"], "cpu")  # of one nothing is known
     one.segment_files(images, out)
-    assert "2 case(s) are ones that the network was trained on" in caplog.text and "case_0, case_1." in caplog.text
+    assert "The network was trained on 2 of these cases: case_0, case_1." in caplog.text
     with pytest.raises(ValueError, match=r"trained on 2 of the 4 cases to be scored: case_0, case_1\..*seen_cases"):
         score(raw, out)
     shutil.copytree(out, tmp_path / "copy")
@@ -302,7 +302,7 @@ def test_of_an_image_that_holds_one_value_nobody_says_whether_it_was_trained_on(
     path = save_checkpoint(tmp_path / "a.ckpt", make_plan())
     torch.save({**torch.load(path, weights_only=True), "cases": {"trained_on": {"case_1": mark}}}, path)
     Predictor.from_checkpoint([path], "cpu").segment_files(images, out)
-    assert "Nobody can tell whether the network was trained on 1 case(s): case_1. Cases are known" in caplog.text
+    assert "Nobody can tell whether the network was trained on 1 case: case_1. Cases are known" in caplog.text
     score(raw, out)
     assert "was trained on 1 of the cases to be scored: case_1" not in caplog.text and "called like" not in caplog.text
     assert "were trained on 1 of the cases to be scored: case_1. Cases are known by the voxels" in caplog.text
@@ -316,8 +316,8 @@ def test_a_checkpoint_that_knows_files_by_their_bytes_says_that_it_knows_no_copy
     by_bytes = {"case_0": fingerprint(images / "case_0_0000.nii.gz"), "other": "0123456789abcdef"}  # of another file
     torch.save({**torch.load(path, weights_only=True), "cases": {"trained_on": by_bytes}}, path)
     Predictor.from_checkpoint([path], "cpu").segment_files(images, out)
-    assert "1 case(s) are ones that the network was trained on" in caplog.text
-    assert "Nobody can tell whether the network was trained on 3 case(s): case_1, case_2, case_3." in caplog.text
+    assert "The network was trained on 1 of these cases" in caplog.text
+    assert "Nobody can tell whether the network was trained on 3 cases: case_1, case_2, case_3." in caplog.text
     score(raw, out, "seen_cases=true")
     assert "were trained on 3 of the cases to be scored: case_1, case_2, case_3. Cases are known by" in caplog.text
 

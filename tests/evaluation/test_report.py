@@ -118,7 +118,7 @@ def test_a_run_that_cannot_be_read_is_left_out_and_listed(tmp_path, what, caplog
         make_report([tmp_path / "runs"], tmp_path / "report")
     assert caplog.text.count("Left out: ") == 1
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "1 scored run(s)" in page and "1 could not be read and are left out" in page
+    assert "1 scored run" in page and "1 could not be read and are left out" in page
     listed = page.partition(">Left out</h2>")[2]
     assert "&lt;b&gt;broken/run.json" in listed and "<b>broken" not in page and "runs/good" not in listed
     broken(tmp_path / "runs" / "good", what)
@@ -269,7 +269,7 @@ def test_a_data_set_without_any_score_is_said_to_be_one(tmp_path):
     for network in ("umamba_bot", "nnunet"):
         without_score(make_run(tmp_path / "runs" / network, network=network, **cells))
     page = make_report([tmp_path / "runs"], tmp_path / "report").read_text()
-    assert "No case has a score" in page and "2 scored run(s)" in page
+    assert "No case has a score" in page and "2 scored runs" in page
     make_run(tmp_path / "runs" / "liver")
     page = make_report([tmp_path / "runs"], tmp_path / "report").read_text()
     assert "No case has a score" in page and (tmp_path / "report" / "tables" / "flare_results.md").is_file()

@@ -41,7 +41,7 @@ def test_infinite_distances_and_absent_classes_are_counted():
     assert (spleen["cases"], spleen["left_out"], spleen["hd95_infinite"]) == (2, 2, 0)
     assert (together["class"], together["left_out"], together["hd95_infinite"]) == ("all", 2, 1)
     assert "Absent everywhere: spleen." in describe(table)
-    assert "2 score(s) left out" in describe(table) and "1 infinite HD95" in describe(table)
+    assert "2 scores left out" in describe(table) and "1 infinite HD95" in describe(table)
 
 
 def test_one_case_has_no_sd_and_says_so():
@@ -77,7 +77,7 @@ def test_a_class_called_all_is_not_the_row_in_all(tmp_path):
     write_tables(table, tmp_path)
     written = pd.read_csv(tmp_path / "per_class.csv")
     assert written["class"].tolist() == ["all", "liver", "all classes"]
-    assert written["cases"].tolist() == [2, 2, 2] and "1 score(s) left out" in describe(table)
+    assert written["cases"].tolist() == [2, 2, 2] and "1 score left out" in describe(table)
 
 
 def test_nothing_of_earlier_scores_stays_beside_new_ones(tmp_path):

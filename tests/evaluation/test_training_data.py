@@ -67,7 +67,7 @@ def test_as_many_cases_with_other_labels_are_told_apart_by_their_hash(tmp_path: 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_comparison_of_networks_of_other_cases_is_said_to_be_more_than_theirs(tmp_path: Path) -> None:
-    more = "in the training set (see the runs and their settings): a difference between runs that do is not one of"
+    more = "in the training set (see the runs and their settings): their scores may differ for these reasons too"
     for name, other in (("same", data("abc")), ("other", data("abc", changed="b"))):
         names(tmp_path / name, r0=("nnunet", 0, data("abc")), r1=("resenc", 0, other))
         page = make_report([tmp_path / name], tmp_path / f"{name}_report").read_text()

@@ -75,7 +75,7 @@ def test_a_copied_data_set_is_hashed_once_and_not_prepared_again(tmp_path, writt
     caplog.clear()  # the first preparation is in it where another test has set the level
     with caplog.at_level(logging.INFO):
         run(tmp_path / "copy", out)
-        assert written == [] and caplog.text.count("Hashing 6 raw file(s)") == 1
+        assert written == [] and caplog.text.count("Hashing 6 raw files") == 1
         run(tmp_path / "copy", out)
         assert written == [] and caplog.text.count("Hashing") == 1
 

@@ -35,6 +35,7 @@ from umamba.evaluation.report.sections import dataset_section, growth_note, pape
 from umamba.files import check_takes_files, write_text, writing_into
 from umamba.plain import check_option_types
 from umamba.run.command import command, run_command
+from umamba.words import count
 
 TYPES = {  # of the configuration
     "runs": Path | list[Path], "output": Path | None, "title": str | int | float, "cases": int | list[str | int],
@@ -130,7 +131,7 @@ def _write_report(
         sections.append(("Reported elsewhere", html.table(elsewhere, note=note)))
     protocols = ", ".join(sorted(together["protocol"].unique()))
     without = f" {len(faults)} could not be read and are left out; they are listed at the end." if faults else ""
-    intro = html.paragraph(f"{len(runs)} scored run(s). Protocol: {protocols}.{without}")
+    intro = html.paragraph(f"{count(len(runs), 'scored run')}. Protocol: {protocols}.{without}")
     if faults:
         sections.append(("Left out", html.table(pd.DataFrame({"file": faults.keys(), "why": faults.values()}))))
     write_text(html.page(title, "\n".join([intro, *summary]), sections), output / "report.html")

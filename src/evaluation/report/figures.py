@@ -21,6 +21,7 @@ from umamba.evaluation.report.tables import class_names
 
 _BOXES_PER_ROW = 42
 _RANKS_WIDTH = 7.5  # in
+_LETTER = 0.075  # in, of a name below an axis
 
 
 def colours(networks: list[str]) -> dict[str, str]:
@@ -40,13 +41,16 @@ def box_figure(scores: pd.DataFrame, metric: str) -> Figure:
     per_row = max(1, _BOXES_PER_ROW // len(networks))
     rows = [classes[start : start + per_row] for start in range(0, len(classes), per_row)]
     widest = max(len(row) for row in rows)
-    figure = Figure(
-        figsize=(max(5, 1 + 0.22 * widest * (len(networks) + 1)), 2.4 * len(rows) + 0.6), layout="constrained"
-    )
+    width = max(5, 1 + 0.22 * widest * (len(networks) + 1))
+    figure = Figure(figsize=(width, 2.4 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False, sharey=True)[:, 0]
     for ax, names in zip(axes, rows, strict=True):
         _boxes(ax, means, names, networks, metric)
         ax.set_xlim(-0.5, widest - 0.5)
+        if _LETTER * max(map(len, names)) > (width - 1) / widest:
+            ax.tick_params(axis="x", labelrotation=30)
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
     _legend(figure, axes[0])
     return figure
 

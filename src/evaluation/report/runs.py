@@ -19,7 +19,7 @@ from umamba.evaluation.report.records import find_runs, mixed, name_of, read_run
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.told_apart import named_apart
 from umamba.evaluation.tables import metrics_of
-from umamba.words import in_words
+from umamba.words import count, in_words
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def gather(folders: Sequence[Path | str], faults: Faults | None = None) -> list[
         )
     runs = named_apart(_each_once(runs))
     check_comparable(runs)
-    log.info("Found %d scored run(s).", len(runs))
+    log.info("Found %s.", count(len(runs), "scored run"))
     return runs
 
 

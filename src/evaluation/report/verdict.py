@@ -74,7 +74,7 @@ def _first(means: pd.Series, metric: str, counted: str, compared: pd.DataFrame) 
             )
         return f"{lead}, {gap}, which is significant (p = {row['p_holm']:.2g})."
     if row is not None and not can_be_significant(row["cases"], len(compared)):
-        return f"{lead}, {gap}; so few cases are no test of that difference."
+        return f"{lead}, {gap}; there are too few cases to test that difference."
     return f"{lead}, {gap}; that difference is not significant, so the data do not tell these two apart."
 
 
@@ -93,7 +93,7 @@ def _against(ranked: list[str], metric: str, compared: pd.DataFrame) -> list[str
         interval = "" if math.isnan(row["low"]) else f" (95 % interval {low} to {high})"
         significant = "significant" if row["p_holm"] < statistics.SIGNIFICANT else "not significant"
         if not can_be_significant(row["cases"], len(compared)):
-            significant = "not tested by so few cases"
+            significant = "too few cases for a test"
         sentences.append(f"{title_of(name)} against {title_of(reference)}: {difference}{interval}, {significant}.")
     return sentences
 
@@ -103,7 +103,7 @@ def _unlike(beyond: Sequence[str]) -> list[str]:
         return []
     return [
         f"The runs differ in more than their networks, in {listed(beyond, _NAMED)} (see the runs and their settings): "
-        "a difference between runs that do is not one of the networks alone."
+        "their scores may differ for these reasons too, not because of the networks alone."
     ]
 
 

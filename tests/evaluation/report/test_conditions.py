@@ -20,7 +20,7 @@ from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers
 from umamba.usual_loss import USUAL, name_of_loss, with_loss, without_usual_loss
 
-NOT_ALONE = "a difference between runs that do is not one of the networks alone"
+NOT_ALONE = "their scores may differ for these reasons too, not because of the networks alone"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("[!_]*.yaml"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -40,6 +41,18 @@ def test_figures_hold_long_names(scores):
         "effects": figures.effect_figure(compared, "dsc", LONG.format(0)),
     }
     assert {name: lies_within(figure) for name, figure in drawn.items()} == dict.fromkeys(drawn, True)
+
+
+@pytest.mark.parametrize("classes", [{}, {"liver": "surgical_instrument_tip"}])
+def test_names_of_classes_below_an_axis_do_not_touch(scores, classes):
+    one = scores[scores["network"] == LONG.format(0)]
+    figure = figures.box_figure(one.replace({"class": classes}), "dsc")
+    FigureCanvasAgg(figure).draw()
+    labels = figure.axes[0].get_xticklabels()
+    turned = [label.get_rotation() for label in labels]
+    ends = [label.get_window_extent() for label in labels]
+    assert len(set(turned)) == 1 and (turned[0] > 0 or all(a.x1 < b.x0 for a, b in itertools.pairwise(ends)))
+    assert lies_within(figure) and (turned[0] > 0) == bool(classes)
 
 
 def test_no_line_of_the_ranks_crosses_a_name(scores):

@@ -59,7 +59,7 @@ def test_scores_of_stored_predictions_are_left_out_and_named(tmp_path):
     with pytest.raises(LeftOutError, match=r"stored/tables/scores\.csv has no run\.json .*which network and training"):
         make_report([tmp_path / "run", tmp_path / "stored"], tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "1 scored run(s)" in page and "cannot enter a report" in page.partition(">Left out</h2>")[2]
+    assert "1 scored run" in page and "cannot enter a report" in page.partition(">Left out</h2>")[2]
     with pytest.raises(ValueError, match=r"None of the 1 run\(s\) can be read:\n.*cannot enter a report"):
         make_report([tmp_path / "stored"], tmp_path / "none")
     (stored / "scores.csv").unlink()
