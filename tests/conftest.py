@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import warm_start
+from tests import warm_server
 
 # A program that a shell starts in the background ignores Ctrl-C, and so does all that it starts; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -25,8 +25,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 settings.register_profile("any machine", deadline=None)  # a busy one takes longer than Hypothesis allows an example
 settings.load_profile("any machine")
 
-warm_start.draw_fewer_intensities()
-warm_start.remember_configs()
+warm_server.draw_fewer_intensities()
+warm_server.remember_configs()
 
 
 @pytest.fixture(scope="session")

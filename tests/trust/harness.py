@@ -1,7 +1,8 @@
 """What the trust suite shares: commands as a user gives them, their processes, a miniature run, random moments.
 
-Every command is a process of its own with the real command line. It carries a mark in its environment, which its
-children inherit, so that whatever it leaves behind is found whichever process group or session it is in.
+Every command is a process of its own with the real command line: started as a user does by `make trust`, which sets
+UMAMBA_TRUST_KILLS, else forked with its imports done, see tests/warm_start.py. It has a session of its own and carries
+a mark in its environment, which its children inherit, so that whatever it leaves behind is found.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import warm_start
+
 ROOT = Path(__file__).resolve().parent.parent.parent
+WARM = "UMAMBA_TRUST_KILLS" not in os.environ
 KILLS = int(os.environ.get("UMAMBA_TRUST_KILLS", "12"))  # in all; `make trust` sets 100
 SEED = int(os.environ.setdefault("UMAMBA_TRUST_SEED", str(secrets.randbelow(2**31))))  # test processes share it
 TIMEOUT = 600  # seconds for any command
@@ -64,13 +68,8 @@ class Command:
         # What is relative there is so to this process, not to the command's folder, where another umamba would be found
         if paths := os.environ.get("PYTHONPATH"):
             variables["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths.split(os.pathsep))))
-        script = [str(ROOT / line[0]), *line[1:]] if line[0].endswith(".py") else list(line)
-        with open(self.output_file, "wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *script], cwd=folder, env={**os.environ, **variables, **(environment or {})},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=_bounded,
-            )  # fmt: skip
+        environment = {**os.environ, **variables, **(environment or {})}
+        self.process = (_forked if WARM else _started)(line, folder, environment, self.output_file)
         self.folder = folder
         self.killed: float | None = None
         self.peak_gib = 0.0  # of the main process, sampled
@@ -133,7 +132,7 @@ class Command:
 
     def living(self) -> list[str]:
         """Command lines of the processes that carry the command's mark, its own included."""
-        return [line for _, line in marked(self.mark)]
+        return [line for _, line in self._processes()]
 
     def must_leave_nothing(self) -> None:
         """Wait for the children of an ended command to end too, not longer than GONE_WITHIN after a kill."""
@@ -145,10 +144,13 @@ class Command:
 
     def end(self) -> None:
         """End the command and all that it started."""
-        for pid, _ in marked(self.mark):
+        for pid, _ in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+    def _processes(self) -> list[tuple[int, str]]:
+        return marked(self.mark, self.process.pid)
 
     def _note_memory(self) -> None:
         try:
@@ -172,18 +174,33 @@ class Command:
         return f"`{' '.join(self.line)}` (seed {SEED})"
 
 
+def _started(line: Sequence[str], folder: Path, environment: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
+    script = [str(ROOT / line[0]), *line[1:]] if line[0].endswith(".py") else line
+    with open(output, "wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, *script], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_bounded,
+        )  # fmt: skip
+
+
 def _bounded() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
 
 
-def marked(mark: str) -> list[tuple[int, str]]:
-    """Process numbers and command lines of the living processes with a mark."""
+def _forked(line: Sequence[str], folder: Path, environment: dict[str, str], output: Path) -> warm_start.Forked:
+    output.touch()
+    return warm_start.Forked(line, (output, output), folder, environment, ADDRESS_SPACE)
+
+
+def marked(mark: str, session: int | None = None) -> list[tuple[int, str]]:
+    """Process numbers and command lines of the living processes with a mark or in a session."""
     found, wanted = [], f"{_MARK}={mark}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+            of_session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+            if of_session == session or wanted in (entry / "environ").read_bytes().split(b"\0"):
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 if line:  # a zombie has none
                     found.append((int(entry.name), line[:160]))

@@ -19,7 +19,8 @@ from umamba.models.segmentation_module import SegmentationModule
 from umamba.models.umamba import UMamba
 from umamba.planning.plan import Plan
 
-STEPS, PATIENCE = 30, 5  # per epoch; steps in a row before the training stops
+STEPS = 30  # of a training that does not get that far
+PATIENCE = 5  # steps in a row before it stops
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NAMES = {  # what the message says
     "weights": "weight|parameter|layer", "input": "input", "loss": "loss", "layer": "layer",
@@ -33,10 +34,13 @@ each_value = pytest.mark.parametrize(
 
 
 class Data(torch.utils.data.Dataset):
-    """Patches of noise with a class that is bright."""
+    """Patches of noise with a class that is bright, for so many steps of two."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
 
     def __len__(self) -> int:
-        return 2 * STEPS
+        return 2 * self.steps
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
@@ -55,7 +59,7 @@ def module_of(plan: Plan) -> SegmentationModule:
     )
 
 
-def fit(tmp_path: Path, plan: Plan, precision: str, plant: Plant) -> SegmentationModule:
+def fit(tmp_path: Path, plan: Plan, precision: str, plant: Plant, steps: int = STEPS) -> SegmentationModule:
     """Train one epoch on the CPU; under 16-mixed with a real gradient scaler."""
     torch.manual_seed(0)
     module = module_of(plan)
@@ -70,7 +74,7 @@ def fit(tmp_path: Path, plan: Plan, precision: str, plant: Plant) -> Segmentatio
     # On CPUs with avx512_bf16, oneDNN of torch 2.13 leaves parts of a bf16 convolution's weight gradient unwritten
     # (Conv3d(16, 16, 3) at 2 x 2 x 2 and 2 x 4 x 4 for example); here the values under test are to be the only ones.
     with torch.backends.mkldnn.flags(enabled=precision != "bf16-mixed"):
-        trainer.fit(module, torch.utils.data.DataLoader(Data(), batch_size=2))
+        trainer.fit(module, torch.utils.data.DataLoader(Data(steps), batch_size=2))
     return module
 
 
@@ -84,7 +88,7 @@ def plan(prepared: Path) -> Plan:
 @pytest.mark.parametrize("where", [place for place in PLACES if place != "weights"])
 def test_a_passing_fault_is_named_and_recovered_from(tmp_path, caplog, plan, where, value, precision) -> None:
     with caplog.at_level(logging.WARNING):
-        module = fit(tmp_path, plan, precision, Plant(where, value, (3, 9)))
+        module = fit(tmp_path, plan, precision, Plant(where, value, (3, 9)), steps=12)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
     if (where, precision) == ("loss", "16-mixed"):  # to a gradient scaler an overflow like any other: counted, not said
         return

@@ -14,7 +14,7 @@ from harness import Command, dice, no_traceback, once, run, train_line
 
 SIGNALS = {"SIGTERM": 143, "SIGUSR1": 138, "SIGINT": 130, "SIGHUP": 129}  # docs/how_to/resume.md
 CHECKPOINT_WITHIN = 30.0  # seconds
-LONG = ("trainer.max_epochs=4", "data.iterations_per_epoch=30", "test=false")  # long epochs: signals come within one
+LONG = ("trainer.max_epochs=4", "data.iterations_per_epoch=6", "test=false")  # long epochs: signals come within one
 
 each_signal = pytest.mark.parametrize("name", SIGNALS)
 
@@ -36,9 +36,10 @@ def interrupt(command: Command, name: str) -> str:
 @each_signal
 def test_while_data_are_prepared(tmp_path: Path, name: str) -> None:
     line = train_line(tmp_path / "run", "train=false", "test=false", workers=2)
+    made = ("raw/Dataset900_Phantom", "prepared/Dataset900_Phantom/plan.json", "prepared/Dataset900_Phantom/*/*")
     with Command(*line, folder=tmp_path) as command:
-        command.started()
-        time.sleep(dice("preparation", name).uniform(0, 1.5))  # of about four seconds
+        before = dice("preparation", name).choice(made)
+        command.wait_for(lambda: any((tmp_path / "data").glob(before)), f"to make {before}")
         interrupt(command, name)
     run(*line, folder=tmp_path)
     all_whole(tmp_path)
@@ -61,7 +62,9 @@ def test_in_training(shared: Path, prepared: Path, tmp_path: Path, name: str, wo
     line, last = train_line(tmp_path / "run", *LONG, workers=workers), tmp_path / "run" / "checkpoints" / "last.ckpt"
     with Command(*line, folder=tmp_path, root=prepared) as command:
         command.started()
-        time.sleep(dice("training", name, workers).uniform(1, 4))
+        begin = time.monotonic()
+        command.wait_for(last.is_file, "to train an epoch")
+        time.sleep(dice("training", name, workers).uniform(0, time.monotonic() - begin))  # three more take longer
         steps = load(last)["global_step"] if last.is_file() else 0
         output = interrupt(command, name)
     assert name in output and str(last.parent.parent) in output, output[-3000:]

@@ -51,7 +51,7 @@ def test_other_planning_options(tmp_path: Path, prepared: Path) -> None:
 def test_one_run_folder(prepared: Path, tmp_path: Path) -> None:
     """The second training is refused at once and says who holds the folder; the first is not disturbed."""
     run = tmp_path / "run"
-    line = train_line(run, "trainer.max_epochs=10", "data.iterations_per_epoch=30", "test=false")
+    line = train_line(run, "trainer.max_epochs=500", "test=false")  # it is killed when all is seen
     with Command(*line, folder=tmp_path, root=prepared) as first:
         first.wait_for((run / "checkpoints" / "last.ckpt").is_file, "to train")
         config = (run / "config.yaml").read_bytes()
