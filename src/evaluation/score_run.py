@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.evaluate import evaluate
@@ -109,10 +109,17 @@ def _predict_and_score(
 
 
 def log_scores(loggers: Sequence[Logger], scores: pd.DataFrame, pairs: Sequence[Pair], labelling: Labelling) -> None:
-    """Send the means and the table with overlays to W&B; an unreachable server costs a warning, for all is on disk."""
+    """Send the means to W&B and TensorBoard, and the table with overlays to W&B.
+
+    An unreachable server costs a warning, for all is on disk. TensorBoard lists runs by the first metric (hp_metric).
+    """
     means = case_means(scores).mean(numeric_only=True)
-    summary = {f"test/{metric}": float(means[metric]) for metric in metrics_of(scores)}
+    metrics = metrics_of(scores)
+    summary = {f"test/{metric}": float(means[metric]) for metric in metrics}
     for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_metrics(summary | {"hp_metric": float(means[metrics[0]])})
+            logger.save()
         if not isinstance(logger, WandbLogger):
             continue
         try:

@@ -32,14 +32,16 @@ def log_predictions(
     by_case = {pair.case: pair for pair in pairs}
     worst_first = case_means(scores).sort_values(metrics[0], na_position="last")
     by_class = scores.pivot_table(index="case", columns="class", values=metrics[0], sort=False)
+    shown = [by_case[case] for case in worst_first["case"] if by_case[case].images][:max_pictures]
+    drawn = dict(
+        zip([pair.case for pair in shown], _as_large([_overlay(pair, labelling) for pair in shown]), strict=True)
+    )
     overlays = []
     table = wandb.Table(columns=["case", "overlay", *metrics, *(f"{metrics[0]}_{name}" for name in by_class.columns)])
     for row in worst_first.to_dict("records"):
-        pair = by_case[row["case"]]
-        shown = len(table.data) < max_pictures and pair.images
         overlay = None
-        if shown:
-            picture, masks = _overlay(pair, labelling)
+        if row["case"] in drawn:
+            picture, masks = drawn[row["case"]]
             overlay = wandb.Image(picture, masks=masks)
             overlays.append(wandb.Image(picture, masks=masks, caption=row["case"]))
         per_class = by_class.loc[row["case"]].tolist() if row["case"] in by_class.index else [None] * by_class.shape[1]
@@ -47,6 +49,20 @@ def log_predictions(
     # A table keeps its pictures in an artifact, whose files a copy of the run's folder lacks; pictures alone are in it.
     pictures = {"test/overlays": overlays} if overlays else {}
     run.log({"test/cases": table, "test/classes": wandb.Table(dataframe=class_table(scores)), **pictures})
+
+
+def _as_large(overlays: list[tuple[np.ndarray, dict[str, Any]]]) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Each as large as the largest, black at the right and below: W&B scales pictures of one list alike."""
+    height, width = (max((picture.shape[axis] for picture, _ in overlays), default=0) for axis in (0, 1))
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        missing = (height - array.shape[0], width - array.shape[1])
+        return np.pad(array, [(0, missing[0]), (0, missing[1]), *[(0, 0)] * (array.ndim - 2)])
+
+    return [
+        (pad(picture), {name: layer | {"mask_data": pad(layer["mask_data"])} for name, layer in masks.items()})
+        for picture, masks in overlays
+    ]
 
 
 def _overlay(pair: Pair, labelling: Labelling) -> tuple[np.ndarray, dict[str, Any]]:

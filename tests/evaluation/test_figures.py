@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from skimage import io as skio
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from umamba.drawing.slices import fullest_slice, picture_of
 from umamba.evaluation import overlays
@@ -157,6 +159,30 @@ def test_wandb_gets_the_worst_case_first_offline(pairs, tmp_path, monkeypatch):
     assert [picture._caption for picture in logged["test/overlays"]] == ["c3", "c2"]
     media = [path for path in tmp_path.rglob("overlays*.png") if "mask" not in path.parts]
     assert len(media) == 2 and len([*tmp_path.rglob("mask/**/overlays*.png")]) == 3  # the references are equal
+
+
+def test_wandb_gets_pictures_of_one_size(pairs, monkeypatch):
+    import wandb
+
+    drawn = []
+    monkeypatch.setattr(wandb, "Image", lambda picture, masks, caption=None: drawn.append((picture, masks)))
+    monkeypatch.setattr(wandb, "Table", MagicMock())
+    for path in (pairs[0].images[0], pairs[0].reference, pairs[0].prediction):
+        sitk.WriteImage(sitk.ReadImage(str(path))[:15, :, :], str(path))
+    log_predictions(MagicMock(), evaluate(pairs, SCORING), pairs, SCORING)
+    assert {picture.shape for picture, _ in drawn} == {(24, 20, 3)}
+    assert {mask["mask_data"].shape for _, masks in drawn for mask in masks.values()} == {(24, 20)}
+    narrow = [picture for picture, _ in drawn if not picture[:, 15:].any()]
+    assert len(narrow) == 2 and all(picture[:, :15].any() for picture in narrow)  # in the table, and alone
+
+
+def test_tensorboard_gets_the_test_scores(pairs, tmp_path):
+    scores = evaluate(pairs, SCORING)
+    log_scores([TensorBoardLogger(tmp_path, "", "")], scores, pairs, SCORING)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert {"test/dsc", "test/nsd", "hp_metric"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("hp_metric")[-1].value == pytest.approx(events.Scalars("test/dsc")[0].value)
 
 
 def test_an_unreachable_wandb_costs_a_warning(pairs, caplog):
