@@ -12,7 +12,8 @@ import torch
 
 from umamba.raw.description import DatasetError
 from umamba.raw.origins import ORIGIN_LIMIT, ORIGIN_TOLERANCE
-from umamba.raw.readers import Geometry, check_right_angles
+from umamba.raw.readers import Geometry
+from umamba.raw.right_angles import check_right_angles
 
 log = logging.getLogger(__name__)
 

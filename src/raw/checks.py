@@ -28,6 +28,7 @@ _DOUBTS = {
     "spacing": "a header that leaves the size of a voxel in doubt",
     "picture": "pictures that some programs show otherwise than they are stored",
     "orientation": "axes that point elsewhere than those of the training",
+    "axes": "axes that are at right angles but for the rounding of a header",
     "values": "values that seem unlike those of the training",
 }
 
@@ -187,7 +188,7 @@ def log_warnings(findings: Sequence[Finding]) -> None:
 
 
 def log_doubts(kind: str, cases: int, first: str) -> None:
-    """Say in one line what is odd about so many cases: of origin, spacing, picture, orientation or values."""
+    """Say in one line what is odd about so many cases, of a kind of `_DOUBTS`."""
     log.warning("%d case(s) have %s, such as: %s", cases, _DOUBTS[kind], first)
 
 

@@ -9,8 +9,10 @@ from umamba.raw.grids import close
 from umamba.raw.nifti_header import is_nifti, sizes_of_voxel
 from umamba.raw.pictures import shown_otherwise
 from umamba.raw.readers import is_picture
+from umamba.raw.right_angles import rounded_by
 from umamba.raw.text_header import TextHeader
 
+_ROUNDED = 1e-4  # product of two axes' directions: above what ITK passes over
 _SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
 
 
@@ -26,6 +28,12 @@ def file_doubts(path: Path) -> Iterator[tuple[str, str]]:
     elif is_nifti(path):
         if fault := _sizes_fault(path):
             yield "spacing", fault
+        if (off := rounded_by(path)) > _ROUNDED:
+            yield (
+                "axes",
+                f"{path} has axes {off:.1e} off right angles (sform), as programs write that round them; they are put "
+                "at right angles, also in its label map.",
+            )
     elif (header := TextHeader.read(path)) and header.states_no_size:
         yield "spacing", f"{path} does not state the size of its voxels, or not of all axes: 1 mm is taken. Write it."
 

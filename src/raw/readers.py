@@ -21,10 +21,10 @@ from umamba.raw.file_identity import spacing_files
 from umamba.raw.nifti import count_nonfinite
 from umamba.raw.nifti_header import is_nifti
 from umamba.raw.pictures import check_colours, has_palette, is_tiff, palette_numbers, read_picture, write_picture
+from umamba.raw.right_angles import check_right_angles
 from umamba.raw.volume_files import open_volume, read_array, write_volume
 
 FLAT_SPACING = 999.0  # nnU-Net's spacing across a 2D image: so large that z always becomes the first axis
-_SHEAR = 2e-3  # largest product of two axes' directions: twice what headers round, see grids.DIRECTION_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +99,6 @@ def read_images(paths: Sequence[Path | str]) -> tuple[np.ndarray, Geometry]:
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0], dtype=np.float32), geometries[0]
     return np.concatenate(arrays, dtype=np.float32, casting="unsafe"), geometries[0]
-
-
-def check_right_angles(direction: np.ndarray, what: Path | str) -> None:
-    """See that the axes of an image, the columns of its direction cosines, are at right angles (else DatasetError)."""
-    sheared = np.abs(direction @ direction.T - np.eye(len(direction))) > _SHEAR  # not of one that says nothing: NaN
-    if sheared.any():
-        raise DatasetError(
-            f"{what} has axes that are not at right angles, as of a tilted gantry (direction "
-            f"{np.round(direction, 4).tolist()}); sizes and distances of its voxels are none of a grid of boxes, and "
-            "NIfTI cannot hold it. Resample it to one, for instance in 3D Slicer."
-        )
 
 
 def read_label(path: Path | str) -> tuple[np.ndarray, Geometry]:

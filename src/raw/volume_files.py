@@ -7,7 +7,10 @@ error, but not for compressed ones that are damaged inside.
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,11 @@ from umamba.raw.compressed import check_compressed
 from umamba.raw.description import DatasetError
 from umamba.raw.nifti import check_every_byte, check_length, read_whole_numbers
 from umamba.raw.nifti_header import is_nifti, is_nifti_2
+from umamba.raw.right_angles import SHEAR, sform_direction
 from umamba.raw.text_header import TextHeader
 
 _GIPL_HEADER_BYTES = 256
+_PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # in the environment: take any sform, see `umamba.raw.right_angles`
 
 
 def write_volume(volume: sitk.Image, path: Path | str) -> None:
@@ -65,17 +70,68 @@ def open_volume(path: Path) -> sitk.ImageFileReader:
     """Read the header of a volume.
 
     Raises:
-        DatasetError: It cannot be read, or says what SimpleITK passes over, see `TextHeader.check`.
+        DatasetError: It cannot be read, its axes are not at right angles, or it says what SimpleITK passes over, see
+            `TextHeader.check`.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    direction = None
     try:
         if header := TextHeader.read(path):
             header.check()
+        direction = sform_direction(path)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
         reader.ReadImageInformation()
+        if direction is None or reader.GetDimension() < 3 or _turned(reader, direction) <= SHEAR:
+            return reader
     except (RuntimeError, OSError) as error:
+        if direction is None or "orthonormal" not in str(error):
+            raise unreadable(path, error) from error
+    try:
+        return _OfSform(path, direction)
+    except RuntimeError as error:
         raise unreadable(path, error) from error
-    return reader
+
+
+def _turned(reader: sitk.ImageFileReader, direction: np.ndarray) -> float:
+    size = reader.GetDimension()
+    found = np.reshape(reader.GetDirection(), (size, size))[:3, :3]
+    return float(np.abs(found - direction).max())
+
+
+class _OfSform(sitk.ImageFileReader):
+    """A NIfTI file whose axes SimpleITK refuses for their rounding, or turns the other way; see `raw.right_angles`."""
+
+    def __init__(self, path: Path, direction: np.ndarray) -> None:
+        super().__init__()
+        self.SetFileName(str(path))
+        with _permissive():
+            self.ReadImageInformation()
+        size = self.GetDimension()
+        self.direction = np.eye(size)
+        self.direction[:3, :3] = direction
+
+    def GetDirection(self) -> tuple[float, ...]:  # SimpleITK's name
+        return tuple(self.direction.ravel().tolist())
+
+    def Execute(self) -> sitk.Image:
+        with _permissive():
+            image = super().Execute()
+        image.SetDirection(self.GetDirection())
+        return image
+
+
+@contextmanager
+def _permissive() -> Iterator[None]:
+    before, warns = os.environ.get(_PERMISSIVE), sitk.ProcessObject.GetGlobalWarningDisplay()
+    os.environ[_PERMISSIVE] = "1"
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of the axes, three lines a file
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+        os.environ.pop(_PERMISSIVE)
+        if before is not None:
+            os.environ[_PERMISSIVE] = before
 
 
 def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:
@@ -152,9 +208,7 @@ def unreadable(path: Path, error: RuntimeError | OSError) -> DatasetError:
     lines = str(error).strip().splitlines()
     reason = lines[-1]
     wrong = next((line for line in lines if "trouble parsing" in line), None)  # a line of a NRRD's header
-    if "orthonormal" in reason:
-        hint = "Its header turns and shears the image; make the direction orthonormal (correct qform and sform)."
-    elif "has a direction vector" in reason:
+    if "has a direction vector" in reason:
         hint = (
             "Beside `space directions` NRRD has no spacings, axis mins, axis maxs or units. If the directions are "
             "right, delete those lines of its header; `space units` names the unit, mm."

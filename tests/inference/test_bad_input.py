@@ -31,7 +31,7 @@ SOUND: dict[str, tuple[tuple[int, ...], list[Patch]]] = {
     "a_fourth_axis_of_one": ((9, 10, 11), [(40, "8h", [4, 11, 10, 9, 1, 1, 1, 1])]),
 }
 BAD: dict[str, tuple[list[Patch], str]] = {
-    "sheared": ([(252, "2h", [0, 1]), (280, "12f", [1, 0.5, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0])], "orthonormal"),
+    "sheared": ([(252, "2h", [0, 1]), (280, "12f", [1, 0.5, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0])], "right angles"),
     "four_axes": ([(40, "8h", [4, 11, 5, 9, 2, 1, 1, 1])], "has 4 dimensions.*Split a 4D file"),
     "one_axis": ([(40, "8h", [1, 990, 1, 1, 1, 1, 1, 1])], "has 1 dimensions"),
     "huge": ([(40, "8h", [3, 32767, 32767, 32767, 1, 1, 1, 1])], "declares 32767 x 32767 x 32767 voxels.*memory"),
