@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from umamba.raw.grids import close
-from umamba.raw.nifti_header import is_nifti, sizes_of_voxel
+from umamba.raw.nifti_header import is_nifti, sizes_of_voxel, unit_of
 from umamba.raw.pictures import shown_otherwise
 from umamba.raw.readers import is_picture
 from umamba.raw.right_angles import rounded_by
@@ -28,6 +28,12 @@ def file_doubts(path: Path) -> Iterator[tuple[str, str]]:
     elif is_nifti(path):
         if fault := _sizes_fault(path):
             yield "spacing", fault
+        if unit := unit_of(path):
+            yield (
+                "spacing",
+                f"{path} states its sizes in {unit} (xyzt_units): they are turned into mm, as by all programs on ITK; "
+                "others (nibabel) take the numbers for mm. Write them in mm.",
+            )
         if (off := rounded_by(path)) > _ROUNDED:
             yield (
                 "axes",

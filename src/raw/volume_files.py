@@ -71,12 +71,13 @@ def open_volume(path: Path) -> sitk.ImageFileReader:
 
     Raises:
         DatasetError: It cannot be read, its axes are not at right angles, or it says what SimpleITK passes over, see
-            `TextHeader.check`.
+            `TextHeader.check`; or SimpleITK would read another file.
     """
     direction = None
     try:
         if header := TextHeader.read(path):
             header.check()
+        _check_alone(path)
         direction = sform_direction(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
@@ -90,6 +91,16 @@ def open_volume(path: Path) -> sitk.ImageFileReader:
         return _OfSform(path, direction)
     except RuntimeError as error:
         raise unreadable(path, error) from error
+
+
+def _check_alone(path: Path) -> None:
+    """Refuse NAME.nii.gz beside NAME.nii, whose voxels SimpleITK reads in its place (nifti_findimgname)."""
+    plain = path.with_suffix("")
+    if path.name.endswith(".nii.gz") and plain.is_file():
+        raise DatasetError(
+            f"{path}: {plain.name} lies beside it, and SimpleITK would read that file's voxels in place of these. Move "
+            "one of the two away."
+        )
 
 
 def _turned(reader: sitk.ImageFileReader, direction: np.ndarray) -> float:

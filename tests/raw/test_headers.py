@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from umamba.raw.checks import check_case, read_sound_images
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.doubts import file_doubts
-from umamba.raw.readers import read_images, read_label
+from umamba.raw.readers import read_geometry, read_images, read_label
 
 NAN, INF = float("nan"), float("inf")
 
@@ -84,6 +85,29 @@ def test_a_negative_size_in_nifti_is_said(tmp_path: Path) -> None:
     _, geometry = read_sound_images([path], ["CT"], doubts)
     assert "has a negative voxel size, (1.0, -1.0, 1.0) mm" in doubts["spacing"]
     assert geometry.direction == sitk.ReadImage(path).GetDirection() and geometry.direction[4] == -1
+
+
+@pytest.mark.parametrize(
+    ("code", "unit", "mm"), [(1, "metres", 1000), (3, "micrometres", 1e-3), (2, "", 1), (0, "", 1)]
+)
+def test_units_other_than_mm_in_nifti_are_turned_and_said(tmp_path: Path, code: int, unit: str, mm: float) -> None:
+    """As ITK does; 8 beside it is the unit of time."""
+    path = nifti(tmp_path / "a.nii.gz", (123, "B", [code + 8]), (76, "4f", [1, 2, 3, 4]), (252, "2h", [0, 0]))
+    np.testing.assert_allclose(read_geometry(path).spacing, np.array([4, 3, 2]) * mm)
+    said = [message for kind, message in file_doubts(path)]
+    assert len(said) == bool(unit) and all(f"states its sizes in {unit} (xyzt_units)" in one for one in said)
+
+
+@pytest.mark.parametrize("read", [read_geometry, read_label, lambda path: read_images([path])])
+def test_a_compressed_file_beside_its_plain_one_is_refused(tmp_path: Path, read: Callable) -> None:
+    """SimpleITK takes the header of the one and the voxels of the other, as it does for its own reader of both."""
+    path = nifti(tmp_path / "a.nii.gz")
+    (tmp_path / "plain.nii").rename(tmp_path / "b.nii")
+    read(path)
+    sitk.WriteImage(sitk.GetImageFromArray(LABEL * 0), tmp_path / "a.nii")
+    with pytest.raises(DatasetError, match=r"a\.nii lies beside it.* Move one of the two away"):
+        read(path)
+    read(tmp_path / "a.nii")
 
 
 def test_pictures_that_are_shown_otherwise_are_said(tmp_path: Path) -> None:
