@@ -251,7 +251,7 @@ class SegmentationModule(L.LightningModule):
         if obstacle is not None:
             return obstacle
         if self.cuda_graph == "auto" and isinstance(trainer.strategy, DDPStrategy):
-            return "of several devices only with cuda_graph=true, which has not been tried on GPUs since it was changed"
+            return "of several devices only with cuda_graph=true, until it has been timed with large networks"
         if self.compiled:
             return "compile=true"
         if torch.is_anomaly_enabled():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from umamba.models.kernels.dice_ce_inputs import takes
+from umamba.models.ranks import all_agree, count_ranks
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -50,34 +51,42 @@ def loss_fused(outputs: Sequence[Tensor], label: Tensor, ignore_label: int | Non
     if not outputs or not outputs[0].is_cuda:
         return False
     logits = outputs[0]
-    ignore = ignore_label is not None
-    kind = (logits.device.index, logits.shape[1], logits.dtype, is_channels_last(logits), label.dtype, ignore)
-    return takes(outputs, label) and _loss_checked(*kind)
+    kind = (logits.shape[1], logits.dtype, is_channels_last(logits), label.dtype, ignore_label is not None)
+    return takes(outputs, label) and _loss_checked(logits.device.type, logits.device.index, *kind)
 
 
 @torch.compiler.assume_constant_result
-def _loss_checked(index: int, *kind: Any) -> bool:
-    return _loss_usable(index, *kind)
+def _loss_checked(device_type: str, device_index: int | None, *kind: Any) -> bool:
+    """All ranks or none: for a batch Dice the ranks sum one thing together, or one for each output."""
+    from umamba.models.mamba.scan.choice import device_of
+
+    device = device_of(device_type, device_index)
+    usable = _loss_usable(device, *kind)
+    return _agreed(torch.distributed.group.WORLD, usable, device, *kind) if count_ranks() > 1 else usable
 
 
 @functools.cache
-def _loss_usable(index: int, *kind: Any) -> bool:
+def _loss_usable(device: torch.device, *kind: Any) -> bool:
     """Whether the kernels for this number of classes, dtype, layout, label dtype, and with or without an ignore label
     pass their check on a CUDA device.
     """
     from umamba.models.kernels.loss_check import relative_errors
     from umamba.models.mamba.scan.selfcheck import check
 
-    device = torch.device("cuda", index)
     fault = check(device, functools.partial(relative_errors, *kind))
     if fault:
         log.warning("The loss falls back to torch's own operations, which are slower: %s.", fault)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # All ranks or none: for a batch Dice the ranks sum one thing together, or one for each output
-        agreed = torch.tensor(fault is None, dtype=torch.int32, device=device)
-        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
-        return bool(agreed)
     return fault is None
+
+
+@functools.cache
+def _agreed(_group: Any, usable: bool, device: torch.device, *_kind: Any) -> bool:
+    """Whether a kind is usable on every rank of a process group.
+
+    Every rank asks at the first loss of this kind in this group, whatever it has checked before: were the answer of an
+    earlier training or of a pass alone taken, the other ranks' question would be answered by this rank's next sum.
+    """
+    return all_agree(usable, device)
 
 
 def in_preferred_layout(x: Tensor) -> Tensor:
