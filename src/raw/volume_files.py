@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from umamba.raw.text_header import TextHeader
 
 _GIPL_HEADER_BYTES = 256
 _PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # in the environment: take any sform, see `umamba.raw.right_angles`
+_one_at_a_time = threading.Lock()  # the environment is the whole process's, and files are read by several threads
 
 
 def write_volume(volume: sitk.Image, path: Path | str) -> None:
@@ -133,16 +135,17 @@ class _OfSform(sitk.ImageFileReader):
 
 @contextmanager
 def _permissive() -> Iterator[None]:
-    before, warns = os.environ.get(_PERMISSIVE), sitk.ProcessObject.GetGlobalWarningDisplay()
-    os.environ[_PERMISSIVE] = "1"
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of the axes, three lines a file
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
-        os.environ.pop(_PERMISSIVE)
-        if before is not None:
-            os.environ[_PERMISSIVE] = before
+    with _one_at_a_time:
+        before, warns = os.environ.get(_PERMISSIVE), sitk.ProcessObject.GetGlobalWarningDisplay()
+        os.environ[_PERMISSIVE] = "1"
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of the axes, three lines a file
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+            os.environ.pop(_PERMISSIVE)
+            if before is not None:
+                os.environ[_PERMISSIVE] = before
 
 
 def read_voxels(reader: sitk.ImageFileReader) -> sitk.Image:

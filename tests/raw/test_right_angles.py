@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,15 @@ def test_rounded_axes_are_taken_as_they_are(
     write_label(VOXELS % 3, tmp_path / "label.nii.gz", geometry)
     np.testing.assert_allclose(read_geometry(tmp_path / "label.nii.gz").direction, geometry.direction, atol=1e-6)
     assert [kind for kind, _ in file_doubts(path)] == ["axes"] * (decimals == 3 and not qform)
+
+
+def test_threads_do_not_get_into_each_others_way(tmp_path: Path) -> None:
+    """One of them would put the environment back while another reads."""
+    path = written(tmp_path / "a.nii", np.round(TURN * ZOOM, 3))
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: read_label(path)[1].direction, range(200)))
+    assert len(set(found)) == 1
+    assert "ITK_NIFTI_SFORM_PERMISSIVE" not in os.environ
 
 
 @pytest.mark.parametrize("asked", [None, "1"], ids=["", "permissive"])
