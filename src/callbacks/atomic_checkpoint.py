@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from umamba.files import atomic_file
+
+_NO_DATA = (pickle.PickleError, AttributeError, TypeError)  # the last two of what Python cannot pickle
+_PLAIN = "such a state may hold tensors, numbers, texts, lists and dictionaries alone"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,15 +30,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         # Through a Python file: torch reports a full disk of a file that it opened itself without saying so
         with atomic_file(path) as beside, open(beside, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
             try:
+                torch.save(checkpoint, file)
+                file.flush()
                 torch.load(beside, map_location="cpu", weights_only=True, mmap=True)
-            except pickle.UnpicklingError as error:
+            except _NO_DATA as error:
                 raise TypeError(
                     f"The checkpoint {path} could not be read back, and is not kept: {_what_is_no_data(error)}. An "
-                    "optimiser, a schedule or a callback keeps it; their state may hold tensors, numbers, texts, lists "
-                    "and dictionaries alone."
+                    f"optimiser, a schedule or a callback keeps it; {_PLAIN}."
                 ) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
@@ -44,8 +48,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def _what_is_no_data(error: pickle.UnpicklingError) -> str:
-    """What torch says that it would not load."""
+def check_states(trainer: L.Trainer) -> None:
+    """Refuse what no checkpoint will be able to keep, as far as it is there before the first step.
+
+    Raises:
+        TypeError: The state of a callback, an optimiser or a schedule is no plain data; names it.
+    """
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    for kept in [*trainer.callbacks, *trainer.optimizers, *schedules]:  # type: ignore[attr-defined]
+        state = kept.state_dict()
+        if isinstance(kept, torch.optim.Optimizer):
+            state = state["param_groups"]  # what it has of the weights is as large as they are, and made by its steps
+        try:
+            torch.save(state, buffer := io.BytesIO())
+            buffer.seek(0)
+            torch.load(buffer, map_location="cpu", weights_only=True)
+        except _NO_DATA as error:
+            raise TypeError(
+                f"{type(kept).__module__}.{type(kept).__qualname__} has a state that no checkpoint can keep: "
+                f"{_what_is_no_data(error)}. Change what its state_dict gives: {_PLAIN}."
+            ) from error
+
+
+def _what_is_no_data(error: Exception) -> str:
+    """What torch says that it would not write or load."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return f"it holds a {found[1]}" if found else str(error).splitlines()[0]
 

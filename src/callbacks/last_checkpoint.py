@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
+from umamba.callbacks.atomic_checkpoint import check_states
 from umamba.callbacks.limits import is_over
 from umamba.callbacks.trial import is_trial
 
@@ -26,6 +27,13 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str | Path) -> None:
         self.path = Path(dirpath) / "last.ckpt"
+        self.checked = False
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Before the first step, when every callback has begun, see what checkpoints will have to keep."""
+        if not self.checked and not is_trial(trainer):
+            self.checked = True
+            check_states(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if is_trial(trainer):

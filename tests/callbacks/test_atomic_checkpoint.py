@@ -1,8 +1,11 @@
 """A checkpoint write that fails half-way leaves the old file as it was; a moved folder keeps its best checkpoint."""
 
 import shutil
+import threading
+from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -11,6 +14,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from omegaconf import OmegaConf
 
 from umamba.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from umamba.callbacks.last_checkpoint import LastCheckpoint
 from umamba.plain import with_plain_arguments
 
 
@@ -36,6 +40,44 @@ def test_what_could_not_be_read_back_is_refused_at_once(tmp_path) -> None:
         plugin.save_checkpoint({"epoch": 2, "optimizer_states": [{"eps": OmegaConf.create([1, 2])}]}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Keeps(L.Callback):
+    """A callback of a user's own, with this in its state; notes the steps."""
+
+    def __init__(self, kept) -> None:
+        self.kept, self.steps = kept, 0
+
+    def on_train_batch_end(self, *_) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict:
+        return {"kept": self.kept}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(Path("a"), "PosixPath"), (np.float64(3), "numpy.*scalar"), (lambda: 3, "lambda"), (threading.Lock(), "lock")],
+    ids=["a path", "a number of numpy", "a function", "a lock"],
+)
+def test_a_state_that_is_no_plain_data_is_refused_before_the_first_step(tmp_path, kept, said, last) -> None:
+    mine = Keeps(kept)
+    callbacks = [LastCheckpoint(tmp_path), mine] if last else [mine]
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, callbacks=callbacks, plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False, enable_model_summary=False, limit_train_batches=2, limit_val_batches=0,
+        enable_checkpointing=last,
+    )  # fmt: skip
+    if last:
+        with pytest.raises(TypeError, match=rf"Keeps has a state that no checkpoint can keep: .*{said}.*state_dict"):
+            trainer.fit(BoringModel())
+    else:
+        trainer.fit(BoringModel())
+        with pytest.raises(TypeError, match=rf"a\.ckpt could not be read back, and is not kept: .*{said}"):
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert mine.steps == (0 if last else 2) and not list(tmp_path.glob("*"))
 
 
 @pytest.mark.parametrize(
