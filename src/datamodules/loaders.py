@@ -172,6 +172,11 @@ class PatchDataModule(L.LightningDataModule):
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             epoch, done = progress(self.trainer)
+        workers = self.num_workers if training else validation_workers(self.num_workers)
+        share, room = share_of(self.plan_configuration.batch_size, rank, world_size), self._room(world_size)
+        keep = not training and self._kept_bytes(num_batches, share, workers) <= room
+        if training:
+            log.info("Up to %.1f GiB of patches and small cases are kept in memory by each worker.", room / 2**30)
         dataset = PatchDataset(
             self.store,
             identifiers,
@@ -182,7 +187,8 @@ class PatchDataModule(L.LightningDataModule):
             seed=2 * self.seed + (not training),  # validation draws other numbers than training
             chain=self._chain if training else None,
             first_on_device=self.placement.first if training else None,
-            room_for_cases=self._room_for_cases(world_size, training=training),
+            room_for_cases=0 if keep else room,
+            keep=keep,
         )
         sampler = EpochSampler(
             num_batches=num_batches,
@@ -194,14 +200,13 @@ class PatchDataModule(L.LightningDataModule):
         )
         # Lightning sets the epoch too, but on resuming only after the workers have begun to draw.
         sampler.set_epoch(epoch)
-        workers = self.num_workers if training else validation_workers(self.num_workers)
         dataset.at_work = self.at_work[training] = AtWork(workers, dataset.case_of)
         ring = self._make_ring(workers, rank, world_size, training=training)
         loader = WatchedLoader(
             dataset,
             sampler=sampler,
             collate_fn=Collate(self._chain, ring),
-            batch_size=share_of(self.plan_configuration.batch_size, rank, world_size),
+            batch_size=share,
             num_workers=workers,
             worker_init_fn=start_worker,
             pin_memory=torch.cuda.is_available() and ring is None,
@@ -226,12 +231,14 @@ class PatchDataModule(L.LightningDataModule):
         size = self._chain.stages[0].transform.input_size if enlarged and self._chain.turns else ()
         return batch_bytes(self.plan_configuration, self.plan.num_inputs(self.plan_configuration.name), size)
 
-    def _room_for_cases(self, world_size: int, *, training: bool) -> int:
-        processes = (self.num_workers + validation_workers(self.num_workers) or 1) * world_size
-        room = room_for_cases(processes)
-        if training:
-            log.info("Small cases are kept in memory, up to %.1f GiB in each of %d processes.", room / 2**30, processes)
-        return room
+    def _room(self, world_size: int) -> int:
+        """Bytes that each process of both loaders may keep."""
+        return room_for_cases((self.num_workers + validation_workers(self.num_workers) or 1) * world_size)
+
+    def _kept_bytes(self, batches: int, share: int, workers: int) -> int:
+        """Of all samples that a process makes of so many batches, if none is augmented."""
+        own = -(-batches // max(1, workers)) * share
+        return own * self._batch_bytes(enlarged=False) // self.plan_configuration.batch_size
 
     def _build(self, entry: Any) -> tio.Transform:
         if isinstance(entry, tio.Transform):

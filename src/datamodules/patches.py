@@ -42,6 +42,7 @@ class PatchDataset(Dataset):
         first_on_device: Number of the first sample that is handed over for the device to augment, () int64, read
             anew for every sample; None for none.
         room_for_cases: Bytes of small cases that each process may keep decoded.
+        keep: Keep every sample that was made, for a dataset whose samples come again.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class PatchDataset(Dataset):
         chain: DeviceChain | None = None,
         first_on_device: torch.Tensor | None = None,
         room_for_cases: int = 0,
+        keep: bool = False,
     ) -> None:
         self.store = store
+        self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
         self._opened = OpenCases(store, room_for_cases)
         self.at_work: AtWork | None = None  # where workers note what they begin
         self.chain = chain
@@ -97,6 +100,13 @@ class PatchDataset(Dataset):
         """
         if self.at_work is not None:
             self.at_work.begin(index)
+        if self._kept is None:
+            return self._make(index)
+        if index not in self._kept:
+            self._kept[index] = self._make(index)
+        return dict(self._kept[index])
+
+    def _make(self, index: int) -> dict[str, Any]:
         rng, identifier = self._begin(index)
         try:
             case = self._opened(identifier)
