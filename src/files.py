@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+log = logging.getLogger(__name__)
 
 # in which outputs are written
 OUTPUT_FOLDERS = ("", "predictions", "probabilities", "postprocessed", "tables", "figures")
@@ -170,7 +173,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def writing_into(folder: Path) -> Iterator[None]:
+def writing_into(folder: Path, *, alone: bool = False) -> Iterator[None]:
     """Hold an output folder, made if need be, together with others who write there.
 
     One who finds nobody else there clears away what killed writers left. Where the file system or the platform has no
@@ -178,6 +181,7 @@ def writing_into(folder: Path) -> Iterator[None]:
 
     Args:
         folder: Of label maps, scores and figures, in itself or in the usual folders within.
+        alone: Wait for the others: what is written are several files, which two would mix.
 
     Raises:
         OSError: The folder cannot be written to.
@@ -187,7 +191,7 @@ def writing_into(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _share(folder)
+    descriptor = _share(folder, alone=alone)
     _held.add(name)
     try:
         yield
@@ -199,15 +203,18 @@ def writing_into(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _share(folder: Path) -> int:
-    """Descriptor of a folder's file of writers, locked together with others; the kernel gives it back at the end."""
+def _share(folder: Path, *, alone: bool) -> int:
+    """Descriptor of a folder's file of writers, locked, by many if not alone; the kernel gives it back at the end."""
     while True:
         descriptor = os.open(folder / _WRITERS, os.O_RDWR | os.O_CREAT, 0o666)
-        if is_alone(descriptor) and os.fstat(descriptor).st_nlink:
+        free = is_alone(descriptor)
+        if free and os.fstat(descriptor).st_nlink:
             for part in OUTPUT_FOLDERS:
                 remove_unfinished(folder / part)
+        if alone and not free:
+            log.info("Another process writes into %s: waiting for it.", folder)
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # its last holder has just removed it

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next_alone(tmp_path: Path) 
     with writing_into(tmp_path), writing_into(tmp_path / "." / ""):
         assert left_in(tmp_path) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks")
+def test_who_writes_several_files_waits_for_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two evaluations the tables would be of both: some of the one, some of the other."""
+    caplog.set_level("INFO")
+    living = hold(tmp_path)
+    end = threading.Timer(3, living.kill)
+    end.start()
+    try:
+        with writing_into(tmp_path, alone=True):
+            assert living.wait(10) and left_in(tmp_path) <= 1
+            assert "Another process writes into" in caplog.text
+    finally:
+        living.kill()
+        end.join()
+    assert not (tmp_path / ".writers").exists()
 
 
 def test_folders_that_cannot_be_written_to_are_known_before(tmp_path: Path) -> None:

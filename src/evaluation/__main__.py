@@ -117,7 +117,7 @@ def score_checkpoints(cfg: DictConfig) -> None:
     if len(rows) > 1:
         together = pd.concat(frames, ignore_index=True)
         remark = " ".join([*(REMARKS[kind] for kind in sorted(kinds)), note]).strip()
-        with writing_into(output):
+        with writing_into(output, alone=True):
             text = write_tables(together, output / "tables", parquet=cfg.parquet, remark=remark)
         show_table(text.groupby("run", sort=False).tail(1), f"{describe(together)} {remark}".strip())
     if cfg.fit_postprocessing:
@@ -229,7 +229,7 @@ def score_folders(cfg: DictConfig) -> None:
     remark = check_unseen(predictions, {pair.case for pair in pairs}, allowed=cfg.seen_cases)
     remark = f"{remark} {scoring.remark}".strip()
     scores = evaluate(pairs, scoring, workers=cfg.workers)
-    with writing_into(Path(cfg.output)):
+    with writing_into(Path(cfg.output), alone=True):
         text = write_tables(scores, Path(cfg.output) / "tables", parquet=cfg.parquet, remark=remark)
         write_source_tables(scores, pairs, Path(cfg.output) / "tables")
     show_table(text, f"{describe(scores)} {remark}".strip())

@@ -93,7 +93,7 @@ def make_report(
     faults: Faults = {}
     check_takes_files(output, "output")
     runs = gather(folders, faults)
-    with writing_into(output):
+    with writing_into(output, alone=True):
         path = _write_report(runs, output, title, cases, faults)
     if faults:
         raise LeftOutError(path, faults)
