@@ -490,16 +490,14 @@ def test_the_script_goes_on_and_takes_its_part(tmp_path: Path) -> None:
 
 def test_the_script_shares_the_cases_among_devices(tmp_path: Path) -> None:
     checkpoint, images = save_checkpoint(tmp_path / "a.ckpt", make_plan()), folder_of(tmp_path / "images")
-    line = (f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}", "device=[cpu,cpu]")
-    result = predict(*line)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
-    records = [json.loads((tmp_path / "out" / f"inference_{i}_of_2.json").read_text()) for i in range(2)]
-    assert [sorted(record["seconds"]) for record in records] == [["a", "c"], ["b", "d"]]
     cut(images / "b_0000.nii.gz", 0.5)
+    line = (f"checkpoint={checkpoint}", f"input={images}", f"output={tmp_path / 'out'}", "device=[cpu,cpu]")
     result = predict(*line)
     output = result.stdout + result.stderr
     assert result.returncode == 1 and "1 of 2 case(s) could not be predicted" in output and "[0, 1]" in output
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 3
+    records = [json.loads((tmp_path / "out" / f"inference_{i}_of_2.json").read_text()) for i in range(2)]
+    assert [sorted(record["seconds"]) for record in records] == [["a", "c"], ["d"]]
     result = predict(*line, "part=0/2")
     assert result.returncode == 1 and "leave part out" in result.stdout + result.stderr
 

@@ -137,9 +137,8 @@ def test_what_was_there_before_a_start_that_is_refused_stays_as_it_was(folder: P
     before = (folder / "run" / "train.log").read_bytes()
     assert b"Epoch 1/1" in before
     wrong, late, nothing = "trainer.precision=half", "init_from=nowhere.ckpt", "data.batch_size=0"
-    for name in ("mine", "kept", "mine/below/deeper"):
-        for option in (wrong, late, nothing):
-            run("train.py", *DATA, f"run_dir={name}", option, folder=folder, ok=False)
+    for name, option in (("mine", wrong), ("kept", late), ("kept", nothing), ("mine/below/deeper", nothing)):
+        run("train.py", *DATA, f"run_dir={name}", option, folder=folder, ok=False)
     run("train.py", "--config-name=cross_validation", *DATA, "run_dir=mine", wrong, folder=folder, ok=False)
     run("train.py", "--multirun", *DATA, "hydra.sweep.dir=mine", "seed=1,-1", folder=folder, ok=False)
     assert not [*(folder / "mine").iterdir()]
