@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -88,11 +88,12 @@ def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Seque
     environment = choose_environment()
     between, epochs = config.get("check_val_every_n_epoch"), config.get("max_epochs")
     if between and epochs and 0 < epochs < between:
-        config = OmegaConf.merge(config, {"check_val_every_n_epoch": epochs})
+        between = epochs
     trainer: L.Trainer = instantiate(
         config,
         logger=list(loggers),
         callbacks=[*callbacks, limits],
+        check_val_every_n_epoch=between,
         benchmark=config.get("benchmark") and not config.get("deterministic"),  # which is ignored beside it
         max_time=None,
         plugins=[AtomicCheckpointIO(), *([environment] if environment else [])],
