@@ -116,7 +116,12 @@ def track(items: Iterable[Item], total: int, description: str) -> Iterator[Item]
         yield from items
         return
     if sys.stderr.isatty():  # not rich's own question: under FORCE_COLOR, as in notebooks, it takes files for terminals
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
             yield from progress.track(items, total=total, description=description)
         return

@@ -100,9 +100,9 @@ def _peer_rows(cfg: DictConfig, peer: Peer) -> Iterator[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table, and a sentence on each row."""
-    first, console = rows[0], Console()
+    first, console = rows[0], Console(markup=False, emoji=False)
     if not sys.stdout.isatty():
-        console = Console(width=_WIDTH)
+        console = Console(width=_WIDTH, markup=False, emoji=False)
     cells = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
     of_all = ("data", "devices")
     shown = {name: column for name, column in cells.items() if name not in of_all and set(column) != {UNKNOWN}}

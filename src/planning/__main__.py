@@ -122,7 +122,7 @@ def main(cfg: DictConfig) -> None:
         Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
         plan.save(cfg.output)
         log.info("Wrote %s", cfg.output)
-    Console().print(summarize(plan))
+    Console(markup=False, emoji=False).print(summarize(plan))
 
 
 if __name__ == "__main__":

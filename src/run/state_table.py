@@ -26,4 +26,4 @@ def show_states(rows: Sequence[tuple[Condition, Mapping[str, str]]], note: str =
         column.overflow = "fold"  # names are long and are copied: nothing of them is left out
     for _, cells in rows:
         table.add_row(*cells.values())
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # brackets are the user's, of lists and patterns

@@ -33,7 +33,7 @@ register_resolvers()
 
 @command("doctor")
 def main(cfg: DictConfig) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     start = time.monotonic()
     with explained(code=2):
         output = Path(name_dataset(cfg).output)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from umamba.datamodules.doctor.case import CaseFacts
 from umamba.files import write_json
@@ -82,7 +82,7 @@ class Report:
         write_json(self.to_dict(), path)
 
     def print(self, console: Console) -> None:
-        """Show the report on a terminal."""
+        """Show the report on a terminal; the console takes text as it is, without markup."""
         facts = self.to_dict()
         overview = Table(title=f"{facts['dataset']}", show_header=False, title_justify="left")
         overview.add_row("cases", f"{facts['training_cases']} training, {facts['test_cases']} test")
@@ -102,13 +102,13 @@ class Report:
         for column in ("class", "value", "in cases", "share of voxels"):
             classes.add_column(column, justify="left" if column == "class" else "right")
         for name, row in list(facts["classes"].items())[:SHOWN_CLASSES]:
-            classes.add_row(escape(name), _text(row["value"]), str(row["cases"]), f"{100 * row['mean_share']:.3f} %")
+            classes.add_row(name, _text(row["value"]), str(row["cases"]), f"{100 * row['mean_share']:.3f} %")
         if len(facts["classes"]) > SHOWN_CLASSES:
             classes.add_row(f"... and {len(facts['classes']) - SHOWN_CLASSES} more, in report.json")
         console.print(classes)
 
         if not self.findings:
-            console.print("[green]Nothing wrong was found.[/]")
+            console.print("Nothing wrong was found.", style="green")
             return
         groups: dict[tuple[str, str], list[str]] = defaultdict(list)
         for finding in facts["findings"]:
@@ -120,7 +120,7 @@ class Report:
         for (severity, kind), messages in sorted(groups.items()):
             colour = "red" if severity == "error" else "yellow"
             shown = messages[:SHOWN] + ([f"... and {len(messages) - SHOWN} more"] if len(messages) > SHOWN else [])
-            table.add_row(f"[{colour}]{severity}[/]", kind, str(len(messages)), escape("\n".join(shown)))
+            table.add_row(Text(severity, colour), kind, str(len(messages)), "\n".join(shown))
         console.print(table)
 
 

@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         )
     datamodule.make_raw(source, incomplete=cfg.incomplete)
     raw = RawDataset.open(datamodule.dataset_dir)
-    Console(soft_wrap=True).print(
+    Console(soft_wrap=True, markup=False, emoji=False).print(
         f"{raw.folder}: {len(raw.training_cases)} training cases, {len(raw.test_cases)} test cases "
         f"({sum(case.label is not None for case in raw.test_cases)} with labels), "
         f"{count(len(raw.channel_names), 'channel')}, {len(raw.foreground)} class{'es' * (len(raw.foreground) != 1)}"
