@@ -13,7 +13,7 @@ from miniatures import run
 
 TINY = [
     "trainer=cpu", "trainer.max_epochs=2", "data.iterations_per_epoch=4", "data.val_iterations=2", "data.num_workers=2",
-    "data.planning.base_features=4", "trainer.check_val_every_n_epoch=1",
+    "data.planning.base_features=4", "data.patch_size=[16,32,32]", "trainer.check_val_every_n_epoch=1",
 ]  # fmt: skip
 
 
@@ -110,15 +110,16 @@ def test_a_killed_run_goes_on_where_it_was(trained: Path, folder: Path) -> None:
     assert len(json.loads((trained / "cost.json").read_text())["epoch_seconds"]) == 3
 
 
-def test_a_sweep_runs_every_job_in_its_own_folder(folder: Path, trained: Path) -> None:
-    output = run(
-        "train.py", "--multirun", "experiment=demo", *TINY, "debug=default", "test=false", "seed=1,2",
-        folder=folder,
+def test_a_sweep_runs_every_job_in_its_own_folder_and_tells_of_one_that_fails(folder: Path, trained: Path) -> None:
+    said = run(
+        "train.py", "--multirun", "experiment=demo", *TINY, "debug=default", "test=false", "fold=0,7",
+        folder=folder, ok=False,
     )  # fmt: skip
-    checkpoints = sorted((folder / "logs" / "sweeps").glob("*/*/checkpoints/last.ckpt"))
-    assert len(checkpoints) == 2, output[-3000:]
-    seeds = {torch.load(path, weights_only=True)["config"]["seed"] for path in checkpoints}
-    assert seeds == {1, 2}
+    assert "fold-0 is done." in said and "fold-7 failed: fold must be" in said.replace("\n", " "), said
+    assert "Error executing" not in said and "HYDRA_FULL_ERROR" not in said and "Traceback" not in said, said
+    (sweep,) = (folder / "logs" / "sweeps").glob("*")
+    assert sorted(path.name for path in sweep.iterdir()) == ["fold-0", "jobs", "multirun.yaml"]
+    assert torch.load(sweep / "fold-0" / "checkpoints" / "last.ckpt", weights_only=True)["config"]["fold"] == 0
 
 
 def test_a_wrong_key_is_refused_before_any_work(folder: Path) -> None:

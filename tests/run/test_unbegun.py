@@ -48,14 +48,6 @@ def test_a_start_that_is_refused_leaves_no_folder(folder: Path, options: list[st
     assert not made and not (folder / "elsewhere" / "mine").exists(), made
 
 
-def test_a_job_that_fails_is_told_of_in_our_words_alone(folder: Path) -> None:
-    said = run("train.py", "--multirun", *DATA, "fold=0,7", "trainer.max_epochs=1", "hydra.sweep.dir=sweep",
-               folder=folder, ok=False)  # fmt: skip
-    assert "fold-0 is done." in said and "fold-7 failed: fold must be" in said.replace("\n", " "), said
-    assert "Error executing" not in said and "HYDRA_FULL_ERROR" not in said and "Traceback" not in said, said
-    assert sorted(path.name for path in (folder / "sweep").iterdir()) == ["fold-0", "jobs", "multirun.yaml"]
-
-
 def test_what_a_run_has_made_and_what_is_in_use_stays(tmp_path: Path, caplog) -> None:
     there = what_is_there(tmp_path)
     for name in ("begun", "used", "linked", "unbegun"):
