@@ -16,7 +16,7 @@ _LAST = "elementdatafile"  # line of a MetaImage's header; that of a NRRD is fol
 _UNITS = ("spaceunits", "units", "distanceunits")
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "?", "???")  # or said by nobody
 _SCALE = (("elementtointensityfunctionslope", 1.0), ("elementtointensityfunctionoffset", 0.0))
-_SIZES = ("spacings", "spacedirections", "elementspacing", "elementsize")
+_SIZES = ("spacings", "spacedirections", "ElementSpacing", "ElementSize")
 _NO_SIZE = re.compile(r"\bnan\b|\bnone\b", re.IGNORECASE)
 
 
@@ -31,6 +31,7 @@ class TextHeader:
         end: Byte at which the header ends, where the voxels may follow; None if it does not.
         compressed: Whether the voxels are.
         compressed_size: Bytes of the compressed voxels, where a MetaImage states them.
+        states_no_size: Whether it leaves out the size of a voxel, which is then read as 1 mm.
     """
 
     path: Path
@@ -39,31 +40,41 @@ class TextHeader:
     end: int | None
     compressed: bool
     compressed_size: int | None
+    states_no_size: bool
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """None of a file of another kind."""
         if path.suffix not in _ENDINGS:
             return None
-        exact: dict[str, str] = {}
+        fields: dict[str, str] = {}
+        exact: dict[str, str] = {}  # as SimpleITK knows them, which minds the case of a MetaImage's names
         with open(path, "rb") as file:
             is_nrrd, end = file.read(4) == b"NRRD", None
             file.seek(0)
+            follows = False  # a line without a value, to which ITK adds the next one's name
             while end is None and file.tell() < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
                 # ITK takes a colon for an equals sign
                 name, *value = re.split(": " if is_nrrd else "[=:]", line.decode("utf-8", "replace"), maxsplit=1)
+                name = name.strip()
                 if value and not name.startswith("#"):
-                    exact[name.strip()] = value[0].strip()
-                if not line.strip() if is_nrrd else value and name.strip().lower() == _LAST:
+                    fields[name.replace(" ", "").lower()] = value[0].strip()
+                    if not follows:
+                        exact[name] = value[0].strip()
+                follows = bool(name and not value)
+                if not line.strip() if is_nrrd else value and name.lower() == _LAST:
                     end = file.tell()
-        fields = {name.replace(" ", "").lower(): value for name, value in exact.items()}
         if is_nrrd:
             compressed, size = fields.get("encoding", "").lower() in ("gz", "gzip"), None
-        else:  # names in another case are unknown to SimpleITK; it looks at the first letter of a yes
+        else:  # of a yes it looks at the first letter
             compressed = exact.get("CompressedData", "")[:1] in ("T", "t", "1")
-            stated = re.match(r"\d+", exact.get("CompressedDataSize", ""))
-            size = int(stated[0]) if stated else None
-        return cls(path=path, is_nrrd=is_nrrd, fields=fields, end=end, compressed=compressed, compressed_size=size)
+            number = re.match(r"\d+", exact.get("CompressedDataSize", ""))
+            size = int(number[0]) if number else None
+        stated = [value for name, value in (fields if is_nrrd else exact).items() if name in _SIZES]
+        return cls(
+            path=path, is_nrrd=is_nrrd, fields=fields, end=end, compressed=compressed, compressed_size=size,
+            states_no_size=not stated or any(_NO_SIZE.search(sizes) for sizes in stated),
+        )  # fmt: skip
 
     @property
     def voxel_file(self) -> Path:
@@ -78,12 +89,6 @@ class TextHeader:
         if self.compressed:
             return None if self.compressed_size is None else self.end + self.compressed_size
         return None if self.is_nrrd and self.fields.get("encoding", "").lower() != "raw" else self.end + voxel_bytes
-
-    @property
-    def states_no_size(self) -> bool:
-        """Whether it leaves out the size of a voxel, which is then read as 1 mm."""
-        stated = [self.fields[name] for name in _SIZES if name in self.fields]
-        return not stated or any(_NO_SIZE.search(sizes) for sizes in stated)
 
     def check(self) -> None:
         """See that the image is whole, in mm and without a scale.

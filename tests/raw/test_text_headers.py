@@ -146,6 +146,8 @@ def test_voxels_in_several_files_are_refused(tmp_path: Path, ending: str, named:
         ("a.mha", [], True),
         ("a.mha", ["ElementSpacing = 1 2 3", "DistanceUnits = mm", "ElementToIntensityFunctionSlope = 1"], False),
         ("a.mha", ["ElementSize = 1 2 3"], False),
+        ("a.mha", ["Elementspacing = 1 2 3"], True),  # names that SimpleITK does not know
+        ("a.mha", ["garbage", "ElementSpacing = 1 2 3"], True),
     ],
 )
 def test_a_size_that_is_not_stated_is_said(tmp_path: Path, name: str, lines: list[str], said: bool) -> None:
