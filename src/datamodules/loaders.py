@@ -26,7 +26,7 @@ from umamba.planning.configuration import Configuration
 from umamba.planning.plan import Plan
 from umamba.planning.store import Store
 from umamba.processes import become_worker
-from umamba.typed import is_whole
+from umamba.typed import has_type, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class PatchDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.iterations_per_epoch = iterations_per_epoch
         self.val_iterations = val_iterations
-        if not 0 <= oversample <= 1:
+        _check_sizes(patch_size=patch_size, patch_multiple=patch_multiple, batch_size=batch_size)
+        if isinstance(oversample, bool) or not 0 <= oversample <= 1:
             raise ValueError(f"data.oversample is a share of the batch, 0 to 1; it is {oversample}.")
         self.oversample = oversample
         self.seed = seed
@@ -268,6 +269,17 @@ def _check_counts(**counts: int) -> None:
         least = 1 if key == "iterations_per_epoch" else 0
         if not is_whole(count, least):
             raise ValueError(f"data.{key} is {count!r}; expected a whole number, {least} or more.")
+
+
+def _check_sizes(**sizes: Any) -> None:
+    """Refuse what would be cut to a whole number; how large one may be the plan says."""
+    for key, size in sizes.items():
+        if key == "patch_size":
+            sound, expected = has_type([*size] if isinstance(size, Sequence) else size, list[int]), "whole numbers"
+        else:
+            sound, expected = has_type(size, int), "a whole number"
+        if size is not None and not sound:
+            raise ValueError(f"data.{key} is {size!r}; expected {expected}.")
 
 
 def start_worker(worker: int) -> None:

@@ -28,7 +28,11 @@ IDLE = {  # arguments that this project gives itself, or that nothing of it asks
     "enable_autolog_hparams": "loggers get the whole configuration from train.py",
     "model_registry": "checkpoints lie in the run's folder",
 }  # fmt: skip
-_LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0}  # whole numbers
+_LEAST = {  # whole numbers; -1 is for no limit
+    "max_epochs": -1, "max_steps": -1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+}  # fmt: skip
+_BATCHES = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
 _OFF_IF_FALSE = ("barebones", "use_distributed_sampler")  # the others say something by false too
 _STOPPERS = ("EarlyStopping", "Timer")  # of Lightning's callbacks
 _NOTHING = "nothing would be trained; trainer.max_epochs=0 keeps and tests a network as it was made"
@@ -54,11 +58,14 @@ def _check_numbers(cfg: DictConfig) -> None:
         value = cfg.trainer.get(key)
         if value is not None and not is_whole(value, least):
             raise ValueError(f"trainer.{key}={value}: expected a whole number, {least} or more.")
-    for key in ("val_check_interval", "limit_train_batches"):
+    for key in _BATCHES:
         value, batches = cfg.trainer.get(key), cfg.data.get("iterations_per_epoch")
+        if isinstance(value, bool):  # which is taken for 1
+            raise ValueError(f"trainer.{key}={str(value).lower()}: expected batches, or a share of them.")
         if value == 0 and key == "val_check_interval":
             raise ValueError(f"trainer.{key}=0: expected batches, a share of them, or null for once an epoch.")
-        if isinstance(value, float) and 0 < value < 1 and is_whole(batches, 1) and value * batches < 1:
+        share = isinstance(value, float) and 0 < value < 1 and key != "limit_val_batches"
+        if share and is_whole(batches, 1) and value * batches < 1:
             raise ValueError(
                 f"trainer.{key}={value} is less than one of the {batches} batches of data.iterations_per_epoch."
             )
