@@ -86,6 +86,8 @@ class PatchDataModule(L.LightningDataModule):
         _check_sizes(patch_size=patch_size, patch_multiple=patch_multiple, batch_size=batch_size)
         if isinstance(oversample, bool) or not 0 <= oversample <= 1:
             raise ValueError(f"data.oversample is a share of the batch, 0 to 1; it is {oversample}.")
+        if batch_size is not None and not is_whole(batch_size, 1):
+            raise ValueError(f"data.batch_size={batch_size}: expected a whole number from 1, or null for the plan's.")
         self.oversample = oversample
         self.seed = seed
         self.patch_size = patch_size

@@ -19,7 +19,7 @@ from umamba.raw.nifti import count_nonfinite
 from umamba.raw.nifti_header import is_nifti
 from umamba.raw.origins import origin_faults
 from umamba.raw.readers import Geometry, read_geometry, read_images, read_label
-from umamba.words import listed
+from umamba.words import count, listed
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,10 @@ def raise_errors(findings: list[Finding]) -> None:
     if errors:
         lines = listed([f"{finding.case}: {finding.message}" for finding in errors], 10, "\n  ")
         cases = len({finding.case for finding in errors})
-        raise DatasetError(f"{cases} case(s) cannot be used:\n  {lines}")
+        raise DatasetError(
+            f"{count(cases, 'case')} cannot be used:\n  {lines}\n"
+            "All findings, with what to do: python -m umamba.datamodules.doctor data=custom data.dataset_dir=FOLDER"
+        )
 
 
 def log_warnings(findings: Sequence[Finding]) -> None:

@@ -207,14 +207,19 @@ def pair_files(folder: Path, split: str, description: DatasetDescription) -> tup
     pattern = re.compile(rf"(?P<name>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
     channels: dict[str, dict[int, Path]] = {}
     faults: list[str] = []
+    unnamed: set[str] = set()  # images without a channel, whose labels do not lack an image
     for file in _visible_files(folder / images, ending):
         match = pattern.fullmatch(file.name)
         if match is None:
-            faults.append(f"{file}: an image must be named NAME_0000{ending} (the channel as four digits)")
+            unnamed.add(file.name.removesuffix(ending))
+            faults.append(
+                f"{file}: an image is named with its channel in four digits; the only channel is "
+                f"{file.name.removesuffix(ending)}_0000{ending}"
+            )
         else:
             channels.setdefault(match["name"], {})[int(match["channel"])] = file
     label_files = {file.name.removesuffix(ending): file for file in _visible_files(folder / labels, ending)}
-    for name in sorted(label_files.keys() - channels.keys()):
+    for name in sorted(label_files.keys() - channels.keys() - unnamed):
         faults.append(f"{label_files[name]}: a label without image; expected {folder / images / name}_0000{ending}")
     cases = []
     for name in sorted(channels):

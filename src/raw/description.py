@@ -26,7 +26,7 @@ def raise_faults(faults: Sequence[str], title: str) -> None:
     """Raise one DatasetError that lists faults of files, if there are any."""
     if faults:
         listing = listed(faults, 10, "\n  ")
-        raise DatasetError(f"{title}:\n  {listing}\nAdd or remove the files named, or correct dataset.json.")
+        raise DatasetError(f"{title}:\n  {listing}\nRename, add or remove these files, or correct dataset.json.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,10 @@ def _parse_description(content: dict[str, Any], path: Path) -> dict[str, Any]:
         raise DatasetError(f'{path}: channel_names must be an object such as {{"0": "CT"}}, it is {channels!r}.')
     ending = content["file_ending"]
     if ending not in PICTURE_ENDINGS + VOLUME_ENDINGS:
+        lossy = " Convert JPEG pictures to .png, and never store labels as JPEG, which changes their values."
         raise DatasetError(
             f"{path}: file_ending {ending!r} is not supported. Use one of "
-            f"{', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}."
+            f"{', '.join(VOLUME_ENDINGS + PICTURE_ENDINGS)}.{lossy if ending in ('.jpg', '.jpeg') else ''}"
         )
     num_training = content.get("numTraining", len(content.get("dataset") or ()))
     if not is_whole(num_training):

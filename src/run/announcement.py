@@ -25,7 +25,7 @@ from umamba.datamodules.splits import SPLITS_FILE, Split, read_splits
 from umamba.models.segmentation_module import SegmentationModule
 from umamba.run.folder import Run
 from umamba.run.job_state import steps_per_epoch
-from umamba.run.sweep import argument
+from umamba.run.sweep import argument, short
 from umamba.words import count
 
 log = logging.getLogger(__name__)
@@ -120,12 +120,6 @@ def conclude(folder: Path, trusted: Sequence[str] = (), limit: str | None = None
         short(folder), argument("checkpoint", checkpoint), trust, argument("ckpt_path", checkpoint), trust,
         argument("run_dir", Path(short(folder))), larger, trust,
     )  # fmt: skip
-
-
-def short(path: Path) -> str:
-    """A path as seen from where the command was started, if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _device(trainer: L.Trainer) -> str:

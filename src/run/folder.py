@@ -36,9 +36,9 @@ from umamba.run.resume import (
     read_checkpoint,
     resumed_config,
 )
-from umamba.run.stop import deferred
+from umamba.run.stop import deferred, goes_on_with
 from umamba.run.stored import check_stored, refuse_interpolations
-from umamba.run.sweep import follow_sweep
+from umamba.run.sweep import argument, follow_sweep, short
 from umamba.run.unbegun import log_sizes, restore_logs, say_held
 from umamba.targets import present_names
 from umamba.usual_loss import with_loss
@@ -161,6 +161,8 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     given = any(override.startswith("run_dir=") for override in HydraConfig.get().overrides.task)
     if not given and (ranks.started_outside() > 1 or not ranks.is_first()):  # each of them says so, and none waits
         raise ResumeError("Several processes of one run, started by torchrun or srun, need run_dir=<folder>.")
+    if not given:  # the usual folder has the time in its name: without this a repeated command would begin another run
+        goes_on_with(argument("run_dir", Path(short(Path(cfg.run_dir)))))
     if not ranks.is_first():
         say_held()
         yield _run(*_choose(cfg))

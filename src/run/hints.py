@@ -18,8 +18,12 @@ _WRONG_KEY = re.compile(r"Could not override '([\w./]+)'")
 _WRONG_CHOICE = re.compile(r"Could not find '([\w/]+)/([^'/]+)'")
 _GRAMMAR = {
     "missing EQUAL": "Options are given as key=value, without blanks around the =.",
-    "LexerNoViableAlt": "A value with other characters than letters, digits and /._-:@% is put into quotes, and these "
-    "into others for the shell: 'input=\"my images\"'. For ~ write the whole path, or $HOME.",
+    "expecting ID": "Options are given as key=value, as in checkpoint=last.ckpt input=images; --help lists the keys.",
+    **dict.fromkeys(
+        ("LexerNoViableAlt", "no viable alternative"),
+        "A value with other characters than letters, digits and /._-:@% is put into quotes, and these "
+        "into others for the shell: 'input=\"my images\"'. For ~ write the whole path, or $HOME.",
+    ),
 }
 _ELSEWHERE = {
     **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "There is trainer.max_epochs."),
@@ -46,8 +50,10 @@ def hint(message: str) -> str:
         if name in message:
             return what
     if choice := _WRONG_CHOICE.search(message):
-        choices = get_close_matches(choice[2], choices_of(choice[1]), n=2, cutoff=0.6)
-        return f"There is {' and '.join(f'{choice[1]}={name}' for name in choices)}." if choices else ""
+        for group in dict.fromkeys((choice[1], *SHOWN_FILES)):  # data=flare may be what experiment=flare means
+            if alike := get_close_matches(choice[2], choices_of(group), n=2, cutoff=0.6):
+                return f"There is {' and '.join(f'{group}={name}' for name in alike)}."
+        return "Choose one of these; --help says what they are."
     found = _WRONG_KEY.search(message)
     if found is None:
         return ""

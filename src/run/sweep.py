@@ -68,6 +68,12 @@ def argument(key: str, path: Path) -> str:
     return f"{key}={path}" if plain else shlex.quote(f"{key}={quoted(str(path))}")
 
 
+def short(path: Path) -> str:
+    """A path as seen from where the command was started, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def tied() -> dict[str, str]:
     """What the environment of a training says if that is to stop, with its checkpoint, when this process is gone."""
     return {_PARENT: str(os.getpid())}

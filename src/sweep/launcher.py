@@ -30,7 +30,8 @@ from umamba.run import ranks
 from umamba.run.devices import CPU, Slot, find_devices, slots_of, workers_per_run
 from umamba.run.jobs import run_jobs
 from umamba.run.score import check_metric, score_of
-from umamba.run.sweep import command_of, speaking_of
+from umamba.run.stop import goes_on_with
+from umamba.run.sweep import argument, command_of, speaking_of
 from umamba.run.unbegun import Before, remove_unbegun
 from umamba.sweep.entry import Entry, SweepJob
 from umamba.sweep.settings import check_settings
@@ -89,6 +90,8 @@ class _SweepLauncher(Launcher):
             asked = job.command[2:-1]  # without Python and script, nor where it is done
             task = list(config.hydra.overrides.task)
             job.entry.update(number=config.hydra.job.num, overrides=task, asked=asked)
+        if not any(given.startswith("hydra.sweep.dir=") for given in self.config.hydra.overrides.hydra):
+            goes_on_with(argument("hydra.sweep.dir", folder))  # the usual one has the time in its name
         waiting = [job for job in jobs if not job.entry.is_finished()]
         log.info("%d of %d job(s) to do in %s; how they stand: python -m umamba.sweep status %s", len(waiting),
                  len(jobs), folder, folder)  # fmt: skip

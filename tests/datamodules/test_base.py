@@ -314,6 +314,8 @@ def test_settings_that_cannot_be(folder: Path) -> None:
         _blocks(folder, planning={"memry_gb": 8})
     with pytest.raises(ValueError, match="data.oversample is a share of the batch, 0 to 1; it is 33"):
         _blocks(folder, oversample=33)
+    with pytest.raises(ValueError, match=r"data\.batch_size=0: expected a whole number from 1"):
+        _blocks(folder, batch_size=0)
     with pytest.raises(ValueError, match="has no configuration '3d'; it has 2d"):
         _blocks(folder, configuration="3d")
 

@@ -133,6 +133,7 @@ def test_empty_folder(tmp_path):
         ({"channel_names": {"1": "MR"}}, "channel_names must be keyed"),
         ({"channel_names": ["MR"]}, "channel_names must be an object"),
         ({"file_ending": ".dcm"}, r"file_ending '\.dcm' is not supported. Use one of \.nii\.gz"),
+        ({"file_ending": ".jpg"}, r"\.tiff\. Convert JPEG pictures to \.png, and never store labels as JPEG"),
         ({"numTraining": "many"}, "numTraining must be a whole number"),
     ],
 )
@@ -178,7 +179,16 @@ def test_every_unpaired_file_is_listed(tmp_path):
     assert "case_0_0000.nii.gz: an image without label; expected " in message
     assert "case_1.nii.gz: a label without image; expected " in message
     assert "case_2: expected the channel files _0000, _0001.nii.gz (T1, T2), found _0000" in message
-    assert "odd.nii.gz: an image must be named NAME_0000.nii.gz" in message
+    assert "odd.nii.gz: an image is named with its channel in four digits; " in message
+    assert message.endswith("\nRename, add or remove these files, or correct dataset.json.")
+
+
+def test_images_without_the_number_of_their_channel_are_told_their_name(tmp_path):
+    raw = make_dataset(tmp_path, cases=2)
+    (raw / "imagesTr" / "case_0_0000.nii.gz").rename(raw / "imagesTr" / "case_0.nii.gz")
+    with pytest.raises(DatasetError, match="the only channel is case_0_0000.nii.gz") as caught:
+        RawDataset.open(raw)
+    assert "a label without image" not in str(caught.value)
 
 
 def test_a_sound_case_has_no_findings(case):

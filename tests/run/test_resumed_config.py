@@ -24,6 +24,7 @@ from tests.composed import composed
 from tests.inference.small import make_plan
 from umamba.locations import CONFIGS, ROOT
 from umamba.resolvers import register_resolvers
+from umamba.run import stop
 from umamba.run.compare import ResumeError
 from umamba.run.folder import Run, open_run
 from umamba.run.lock import RunInUseError, locked_run
@@ -33,10 +34,10 @@ from umamba.run.sweep import quoted
 
 
 @contextmanager
-def called(run_dir: Path, *overrides: str, config: str = "train") -> Iterator[Run]:
-    """What train.py does with its command line, up to where the run is open."""
+def called(run_dir: Path | None, *overrides: str, config: str = "train") -> Iterator[Run]:
+    """What train.py does with its command line, up to where the run is open; None: without run_dir=..."""
     register_resolvers()
-    cfg = composed(config, overrides, hydra=True, run_dir=str(run_dir))
+    cfg = composed(config, overrides, hydra=True, run_dir=None if run_dir is None else str(run_dir))
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
@@ -89,6 +90,15 @@ def _train(run_dir: Path, overrides: Sequence[str]) -> dict:
 
 def kept(run_dir: Path) -> dict[str, bytes]:
     return {name: (run_dir / name).read_bytes() for name in ("config.yaml", "overrides.txt", "provenance.json")}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_stop_names_a_folder_that_nobody_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    """The same command alone would begin another run, in a folder of another time."""
+    monkeypatch.setattr(stop._requests, "way_on", "")
+    with called(tmp_path / "run" if given else None, f"paths.runs={tmp_path}", "data=phantom") as run:
+        assert run.folder.is_relative_to(tmp_path)
+        assert stop._requests.way_on == ("" if given else f" with run_dir={run.folder}")
 
 
 def test_a_new_run_keeps_its_resolved_config_overrides_and_origin(tmp_path: Path) -> None:

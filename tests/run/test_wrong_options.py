@@ -200,11 +200,14 @@ def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     ("message", "words"),
     [
         ("Error parsing override 'data'\nmissing EQUAL at '<EOF>'", "without blanks around the ="),
+        ("mismatched input 'last.ckpt' expecting ID", "Options are given as key=value, as in checkpoint="),
         ("LexerNoViableAltException: checkpoint=~/x", "For ~ write the whole path"),
         ("Could not override 'trainer.gpus'.", "There is trainer.devices"),
         ("Could not override 'epochs'.", "There is trainer.max_epochs"),
         ("In 'train': Could not find 'model/umamba_ecn'", "There is model=umamba_enc"),
         ("Could not find 'experiment/flare_umamba'", "There is experiment=flare_umamba_"),
+        ("Could not find 'experiment/hipocampus'", "There is data=hippocampus."),
+        ("Could not find 'model/transformer'", "Choose one of these"),
     ],
 )
 def test_habits_from_elsewhere(message: str, words: str) -> None:
