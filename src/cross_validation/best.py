@@ -22,17 +22,17 @@ import pandas as pd
 from umamba.cross_validation.candidates import Candidate, check_reference, open_candidates
 from umamba.cross_validation.folds import PoolOptions, predict_command, predict_held_out, read_folds
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.file_names import file_names
 from umamba.evaluation.pairs import Pair, references_of
 from umamba.evaluation.prepared import prepare
 from umamba.evaluation.same_table import note_on_scores
 from umamba.evaluation.scoring import Scoring, grow_remark
-from umamba.evaluation.shown_table import show_table
+from umamba.evaluation.table_text import show_table
 from umamba.evaluation.tables import describe, metrics_of, write_tables
 from umamba.files import writing_into
 from umamba.inference.averaged import average
 from umamba.inference.decision import Decision
 from umamba.inference.ensemble import FILE, write_ensemble
+from umamba.names import file_names
 from umamba.raw.readers import read_label, write_label
 
 log = logging.getLogger(__name__)

@@ -29,9 +29,8 @@ from umamba.evaluation.record import (
 )
 from umamba.evaluation.run_cost import mean_cost, run_cost
 from umamba.evaluation.scoring import Scoring
-from umamba.evaluation.shown_table import show_table
-from umamba.evaluation.source_tables import write_source_tables
-from umamba.evaluation.tables import describe, write_tables
+from umamba.evaluation.table_text import show_table
+from umamba.evaluation.tables import describe, write_source_tables, write_tables
 from umamba.files import read_json, writing_into
 from umamba.inference.ensemble import FILE, Ensemble, Group, read_ensemble, write_ensemble
 from umamba.inference.record import record_path

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from umamba.evaluation.csv_cells import to_csv
-from umamba.evaluation.table_text import to_latex, to_markdown
+from umamba.evaluation.table_text import to_csv, to_latex, to_markdown
 from umamba.evaluation.tables import class_table, describe, format_table, metrics_of, protocol_of
 from umamba.files import write_text
 

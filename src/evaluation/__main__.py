@@ -26,7 +26,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.evaluation.evaluate import evaluate
-from umamba.evaluation.file_names import file_names
 from umamba.evaluation.held_out import choose_cases
 from umamba.evaluation.identity import check_one_network
 from umamba.evaluation.members import Member
@@ -36,15 +35,15 @@ from umamba.evaluation.prepared import RunOptions, prepare
 from umamba.evaluation.same_meaning import check_predictions
 from umamba.evaluation.same_table import check_one_data_set, check_one_way, note_on_cases
 from umamba.evaluation.score_run import REMARKS, predict_and_score
-from umamba.evaluation.scoring import PROTOCOLS, TASKS, Scoring, check_tolerance_names
-from umamba.evaluation.shown_table import show_table
-from umamba.evaluation.source_tables import write_source_tables
-from umamba.evaluation.tables import check_parquet, describe, write_tables
+from umamba.evaluation.scoring import Scoring, check_tolerance_names
+from umamba.evaluation.table_text import show_table
+from umamba.evaluation.tables import check_parquet, describe, write_source_tables, write_tables
 from umamba.files import check_takes_files, read_json, writing_into
 from umamba.inference.mirroring import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.inference.record import find_records
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
+from umamba.names import file_names
 from umamba.parallel import check_workers
 from umamba.plain import check_option_types, plain
 from umamba.planning.plan import Plan
@@ -205,10 +204,7 @@ def score_folders(cfg: DictConfig) -> None:
         )
     description = DatasetDescription.read(dataset_json)
     tolerance = plain(cfg.nsd_tolerance)
-    for key, names in (("task", TASKS), ("protocol", PROTOCOLS)):
-        if cfg[key] not in names:
-            raise ValueError(f"{key} must be one of {', '.join(names)}, it is {cfg[key]!r}.")
-    if tolerance is not None and (cfg.task, cfg.protocol) != ("semantic", "standard"):
+    if tolerance is not None and (cfg.task == "instances" or cfg.protocol == "paper"):
         raise ValueError("nsd_tolerance=... acts on task=semantic with protocol=standard alone. Leave it out.")
     check_tolerance_names(tolerance, description.foreground)
     scoring = Scoring.of(

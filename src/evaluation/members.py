@@ -8,10 +8,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self
 
-from umamba.evaluation.training_data import data_of
+from umamba.files import content_hash
 from umamba.inference.previous_facts import PreviousFacts
 from umamba.models.checkpoint import load_plain
-from umamba.raw.image_marks import of_cases
+from umamba.raw.image_marks import of_cases, of_files
 from umamba.targets import present_names
 
 
@@ -127,3 +127,27 @@ def _epochs(checkpoint: Mapping[str, Any]) -> int | None:
     epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     done = epochs["processed"] == epochs["started"] or batches["is_last_batch"]
     return epochs["started"] if done else epochs["processed"]
+
+
+def data_of(trained_on: object, files: object) -> dict[str, Any] | None:
+    """What a checkpoint's cases say of its training data, as plain data; None where it does not say all.
+
+    Args:
+        trained_on: Case -> mark of its first image; those of `init_from` are not among `files`.
+        files: Case, trained on or validated with -> marks of its other files.
+
+    Of the marks only what earlier versions have is told, so that their networks are not told apart.
+
+    Returns:
+        cases: How many were trained on.
+        trained_on: Hash of their names, images and labels.
+        set: Hash of names and labels of all cases of the split, the same in all of its folds.
+        set_cases: How many these are.
+    """
+    if not isinstance(trained_on, dict) or not isinstance(files, dict) or not files:
+        return None
+    images, others = of_files(trained_on), of_files(files)
+    own = {name: [images[name], others[name]] for name in others if name in images}
+    return {
+        "cases": len(own), "trained_on": content_hash(own), "set": content_hash(others), "set_cases": len(others),
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from umamba.evaluation.overlap import count_overlap
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.read_pair import read_pair
+from umamba.evaluation.score_pair import read_pair
 from umamba.files import load_json, write_text
 from umamba.inference.rules import KEY, Rule, apply_rules, rules_to_plain, values_of
 from umamba.raw.readers import read_label, write_label

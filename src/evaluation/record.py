@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.identity import grown_by, plan_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.scoring import Labelling, Scoring
+from umamba.evaluation.table_text import read_scores
 from umamba.evaluation.tables import RECORD
 from umamba.files import load_json, write_text
 from umamba.raw.file_identity import are_same, parts_of

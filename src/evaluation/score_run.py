@@ -18,9 +18,8 @@ from umamba.evaluation.prepared import Prepared, RunOptions, prepare
 from umamba.evaluation.record import Contents, dataset_name, run_record, save_record
 from umamba.evaluation.run_cost import run_cost
 from umamba.evaluation.scoring import Labelling
-from umamba.evaluation.shown_table import show_table
-from umamba.evaluation.source_tables import write_source_tables
-from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_tables
+from umamba.evaluation.table_text import show_table
+from umamba.evaluation.tables import RECORD, case_means, describe, metrics_of, write_source_tables, write_tables
 from umamba.evaluation.wandb_table import log_predictions
 from umamba.files import read_json, writing_into
 from umamba.inference.claim import claimed

@@ -1,15 +1,28 @@
-"""Numbers and tables as text: "mean ± SD", Markdown and LaTeX, the best of each column in bold."""
+"""Numbers and tables as text: "mean ± SD"; CSV, Markdown, LaTeX and lines for a terminal.
+
+Names of cases and classes come from files and may be anything: in CSV no spreadsheet takes them for formulas.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from umamba.evaluation.metrics import METRICS
 
+log = logging.getLogger(__name__)
 _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -17,6 +30,10 @@ _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
+_NAMES = ("case", "class", "run")  # columns of scores.csv
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # OWASP: how a spreadsheet knows one
+_WIDTH = 100  # characters where there is no terminal
 
 
 def format_score(mean: float, sd: float = np.nan, decimals: int = 4) -> str:
@@ -85,3 +102,63 @@ def _latex(text: str) -> str:
     text = " ".join(text.split())
     text = "".join(_LATEX.get(character, character) for character in text)
     return text.replace("±", r"$\pm$").replace("–", "--")
+
+
+def to_csv(table: pd.DataFrame, float_format: str | None = None) -> str:
+    """A table as CSV without its index; text that a spreadsheet would compute gets ' in front, numbers stay numbers."""
+    marked = table.rename(columns=_mark)
+    for position in range(table.shape[1]):
+        column = table.iloc[:, position]
+        if not pd.api.types.is_numeric_dtype(column):
+            marked.isetitem(position, column.map(_mark))
+    return marked.to_csv(index=False, float_format=float_format)
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """A scores.csv with the names that were written; names that look like numbers stay text."""
+    scores = pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str), keep_default_na=False, na_values=[""])
+    for name in {*_NAMES} & {*scores.columns}:
+        scores[name] = scores[name].map(_unmark)
+    return scores
+
+
+def _mark(cell: Any) -> Any:
+    is_formula = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
+
+
+def _unmark(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def show_table(text: pd.DataFrame, caption: str) -> None:
+    """Say a table in the log, which goes to the console and, of a training, to train.log."""
+    log.info("%s", as_text(text, caption, shutil.get_terminal_size((_WIDTH, 24)).columns))
+
+
+def as_text(text: pd.DataFrame, caption: str, width: int) -> str:
+    """The table in lines, an empty one first; the caption stands below.
+
+    Where it is wider than `width` characters, headers are broken into words and SDs stand under their means; then names
+    are folded.
+    """
+    console = Console(width=width, color_system=None)
+    table = _table(text)
+    if console.measure(table).maximum >= width:
+        table = _table(text, in_lines=True)
+    with console.capture() as shown:
+        console.print(table)
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    rule = next(line for line in lines if set(line) == {"─"})
+    return "\n".join(["", *lines, rule, *textwrap.wrap(caption, width)])
+
+
+def _table(text: pd.DataFrame, *, in_lines: bool = False) -> Table:
+    """Names to the left, numbers to the right; `in_lines` puts the parts of headers and numbers below each other."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for number, name in enumerate(map(str, text.columns)):
+        head = Text("\n".join(name.split()) if in_lines else name)
+        table.add_column(head, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+    for row in text.astype(str).to_numpy().tolist():
+        table.add_row(*(Text(cell.replace(" ± ", "\n±") if in_lines else cell) for cell in row))
+    return table

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.metrics import INFINITE, METRICS
-from umamba.evaluation.table_text import format_metric, format_score, to_latex, to_markdown
+from umamba.evaluation.pairs import Pair
+from umamba.evaluation.table_text import format_metric, format_score, show_table, to_csv, to_latex, to_markdown
 from umamba.files import atomic_file, write_text
 from umamba.words import count
 
 _IN_ALL, _IN_ALL_BESIDE = "all", "all classes"  # the row under the classes; where a class is called all, the other
 RECORD = "run.json"  # beside the tables: what they were made with, see `umamba.evaluation.record`
+NAME = "per_source"
 
 
 def metrics_of(scores: pd.DataFrame) -> list[str]:
@@ -207,3 +208,22 @@ def _format_cases(cases: pd.DataFrame) -> pd.DataFrame:
     for metric in metrics_of(cases):
         text[metric] = [format_metric(metric, value) for value in cases[metric]]
     return text.rename(columns={name: metric.title for name, metric in METRICS.items()})
+
+
+def write_source_tables(scores: pd.DataFrame, pairs: Sequence[Pair], folder: Path) -> None:
+    """Write and show ``per_source`` as csv and md: a table per class for each data set; nothing where there is one."""
+    sources = {pair.case: pair.source.name for pair in pairs if pair.source is not None}
+    for ending in ("csv", "md"):
+        (folder / f"{NAME}.{ending}").unlink(missing_ok=True)  # of scores that were there before
+    if not sources:
+        return
+    source = scores["case"].map(sources)
+    table = class_table(scores.assign(run=source + ", " + scores["run"] if "run" in scores else source))
+    table = table.rename(columns={"run": "data set"})
+    write_text(to_csv(table.assign(protocol=protocol_of(scores))), folder / f"{NAME}.csv")
+    text = format_table(table.rename(columns={"data set": "run"})).rename(columns={"run": "data set"})
+    gone = {pair.source.name: pair.source.unlabelled for pair in pairs if pair.source and pair.source.unlabelled}
+    caption = "".join(f" {name} has no labels of {', '.join(classes)}." for name, classes in gone.items())
+    caption = f"Each data set by itself.{caption}"
+    write_text(f"{to_markdown(text)}\n\n{caption}\n", folder / f"{NAME}.md")
+    show_table(text, caption)

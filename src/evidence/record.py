@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.record import is_scored
 from umamba.evaluation.report.record_faults import OWN_HASH, hash_of, rounded, steady_hash
 from umamba.evaluation.report.records import VERSION
+from umamba.evaluation.table_text import read_scores
 from umamba.evaluation.tables import metrics_of
 from umamba.evidence.manifest import Wanted
 from umamba.files import content_hash, load_json, read_json

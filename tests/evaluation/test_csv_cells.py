@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umamba.evaluation.csv_cells import read_scores, to_csv
+from umamba.evaluation.table_text import read_scores, to_csv
 from umamba.evaluation.tables import write_tables
 
 STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation import scored_runs
-from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.table_text import to_latex, to_markdown
+from umamba.names import file_names
 
 make_run = scored_runs.make_run
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from umamba.datamodules.doctor.quick import header_faults
 from umamba.evaluation.pairs import Pair
-from umamba.evaluation.read_pair import GridError, read_pair
+from umamba.evaluation.score_pair import GridError, read_pair
 from umamba.raw.dataset import RawCase
 
 SPACING = (1.5, 0.75, 5.0)

@@ -18,11 +18,17 @@ from tests import warm_start
 from tests.evaluation import scored_runs
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.report.costs import cost_table, format_costs
 from umamba.evaluation.report.left_out import LeftOutError
-from umamba.evaluation.report.networks import PAPER_ORDER, all_scores, network_means, replicate_spread
-from umamba.evaluation.report.published import load_published, published_score
+from umamba.evaluation.report.networks import (
+    PAPER_ORDER,
+    all_scores,
+    cost_table,
+    format_costs,
+    network_means,
+    replicate_spread,
+)
 from umamba.evaluation.report.runs import gather
+from umamba.evaluation.report.tables import load_published, published_score
 from umamba.evaluation.run_cost import run_cost
 from umamba.evaluation.tables import metrics_of
 

@@ -5,7 +5,7 @@ import logging
 import pandas as pd
 import pytest
 
-from umamba.evaluation.shown_table import as_text, show_table
+from umamba.evaluation.table_text import as_text, show_table
 
 TABLE = pd.DataFrame(
     {

@@ -11,7 +11,7 @@ from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.postprocessing import fit_rules
 from umamba.evaluation.scoring import Scoring
-from umamba.evaluation.source_tables import write_source_tables
+from umamba.evaluation.tables import write_source_tables
 from umamba.raw.readers import Geometry, write_label
 from umamba.raw.sources import Source
 

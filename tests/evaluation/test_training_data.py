@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from umamba.evaluation.members import data_of
 from umamba.evaluation.record import save_record
 from umamba.evaluation.report.__main__ import make_report
 from umamba.evaluation.report.runs import gather
-from umamba.evaluation.training_data import data_of
 
 _spec = importlib.util.spec_from_file_location("scored_runs", Path(__file__).with_name("scored_runs.py"))
 scored_runs = importlib.util.module_from_spec(_spec)

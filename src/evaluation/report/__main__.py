@@ -22,17 +22,17 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import DictConfig, ListConfig
 
-from umamba.evaluation.file_names import file_names
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report.evidence import make_page
 from umamba.evaluation.report.left_out import Faults, LeftOutError
 from umamba.evaluation.report.networks import all_scores, without_scores
-from umamba.evaluation.report.published import load_published, published_elsewhere
 from umamba.evaluation.report.records import find_runs
 from umamba.evaluation.report.runs import gather
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.sections import dataset_section, growth_note, paper_section
+from umamba.evaluation.report.tables import load_published, published_elsewhere
 from umamba.files import check_takes_files, write_text, writing_into
+from umamba.names import file_names
 from umamba.plain import check_option_types
 from umamba.run.command import command, run_command
 from umamba.words import count

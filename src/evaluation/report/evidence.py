@@ -6,7 +6,6 @@ import math
 import os
 from pathlib import Path
 
-from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report.comparable import check_comparable
@@ -18,6 +17,7 @@ from umamba.evaluation.report.networks import all_scores, title_of, without_scor
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs
 from umamba.evaluation.report.runs import of_records
 from umamba.evaluation.report.svg import Point, cost_panels
+from umamba.evaluation.table_text import to_csv
 from umamba.files import write_text
 
 WORDS = "words.md"  # beside the records, written by people: what the numbers support and what they do not

@@ -8,8 +8,7 @@ from typing import Any
 
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report.networks import MISSING
-from umamba.evaluation.report.power import can_be_significant
-from umamba.evaluation.report.significance import SIGNIFICANT
+from umamba.evaluation.report.significance import SIGNIFICANT, can_be_significant
 
 
 def interval(mean: float, low: float, high: float, metric: str, *, signed: bool = False) -> str:

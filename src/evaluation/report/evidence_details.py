@@ -11,12 +11,10 @@ from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_cells as cells
 from umamba.evaluation.report import evidence_tables as numbers
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.costs import cost_cells
 from umamba.evaluation.report.evidence_origin import made
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL, Numbers
 from umamba.evaluation.report.left_out import Faults
-from umamba.evaluation.report.networks import MISSING, title_of
-from umamba.evaluation.report.power import doubts_of_ranks
+from umamba.evaluation.report.networks import MISSING, cost_cells, title_of
 from umamba.evaluation.report.tables import p_text
 from umamba.evaluation.table_text import markdown, to_markdown
 
@@ -75,7 +73,7 @@ def _overview(found: Numbers) -> str:
         note += (
             f" Mean ranks are over {len(means)} data sets, of the networks that were trained on all of them; two of "
             f"these differ significantly (Nemenyi, 5 %) if their mean ranks are more than {critical:.2f} apart. "
-            f"{doubts_of_ranks(len(ranks), len(means), 'data set')}".rstrip()
+            f"{statistics.doubts_of_ranks(len(ranks), len(means), 'data set')}".rstrip()
             + " Where data sets share cases, as 2D and 3D of one do, this test finds too much."
         )
     return f"## Scores\n\n{to_markdown(pd.DataFrame(table))}\n\n{note}"

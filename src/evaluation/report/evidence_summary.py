@@ -10,9 +10,8 @@ import pandas as pd
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import evidence_cells as cells
 from umamba.evaluation.report import evidence_tables as numbers
-from umamba.evaluation.report.costs import cost_cells
 from umamba.evaluation.report.evidence_tables import CNN, CONTROL, Numbers
-from umamba.evaluation.report.networks import MISSING, title_of
+from umamba.evaluation.report.networks import MISSING, cost_cells, title_of
 from umamba.evaluation.table_text import markdown, to_markdown
 from umamba.words import count
 

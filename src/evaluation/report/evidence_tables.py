@@ -9,18 +9,17 @@ from typing import Any
 import pandas as pd
 
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.costs import mean_costs
 from umamba.evaluation.report.networks import (
     all_scores,
     by_case,
     compare,
+    mean_costs,
     network_means,
     order_networks,
     replicate_spread,
     unlike_cases,
 )
 from umamba.evaluation.report.numbers import main_metrics
-from umamba.evaluation.report.power import doubts_of_tests
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.tables import metrics_of
 
@@ -128,7 +127,11 @@ def comparisons(differences: pd.DataFrame, setting: str, metric: str) -> pd.Data
 def doubts(found: Numbers, setting: str) -> list[str]:
     """What the numbers of a data set cannot show, in sentences."""
     compared = comparisons(found.differences, setting, found.main[setting])
-    said = doubts_of_tests(int(compared["cases"].max()), int(compared["p"].notna().sum())) if len(compared) else []
+    said = (
+        statistics.doubts_of_tests(int(compared["cases"].max()), int(compared["p"].notna().sum()))
+        if len(compared)
+        else []
+    )
     return [*said, *filter(None, [unlike_cases(found.scores[setting])])]
 
 

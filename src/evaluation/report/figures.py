@@ -14,8 +14,7 @@ from umamba.drawing.figure import literal
 from umamba.drawing.palette import network_colour
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.report import significance as statistics
-from umamba.evaluation.report.costs import COSTS
-from umamba.evaluation.report.networks import network_means, network_scores, order_networks, paired, title_of
+from umamba.evaluation.report.networks import COSTS, network_means, network_scores, order_networks, paired, title_of
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.tables import class_names
 

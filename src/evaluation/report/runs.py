@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from umamba.evaluation.csv_cells import read_scores
 from umamba.evaluation.postprocessing import POSTPROCESSED_RUN
 from umamba.evaluation.record import check_scores, read_record
 from umamba.evaluation.report.comparable import check_comparable
@@ -18,6 +17,7 @@ from umamba.evaluation.report.left_out import Faults, check_any, leave_out_unkno
 from umamba.evaluation.report.records import find_runs, mixed, name_of, read_runs, scores_of
 from umamba.evaluation.report.scored_run import ScoredRun
 from umamba.evaluation.report.told_apart import named_apart
+from umamba.evaluation.table_text import read_scores
 from umamba.evaluation.tables import metrics_of
 from umamba.words import count, in_words
 

@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from umamba.drawing.figure import page_svg, save_figure
-from umamba.evaluation.csv_cells import to_csv
 from umamba.evaluation.identity import grown_by
 from umamba.evaluation.metrics import INFINITE, METRICS
 from umamba.evaluation.overlays import choose_cases, overlay_figure
@@ -20,27 +19,28 @@ from umamba.evaluation.report import numbers
 from umamba.evaluation.report import page as html
 from umamba.evaluation.report import significance as statistics
 from umamba.evaluation.report import tables as report_tables
-from umamba.evaluation.report.conditions import beyond_networks, in_words
-from umamba.evaluation.report.costs import cost_table, devices, format_costs
 from umamba.evaluation.report.figures import box_figure, cost_figure, effect_figure, learning_figure, rank_figure
 from umamba.evaluation.report.networks import (
     MISSING,
     best_network,
     compare,
+    cost_table,
+    devices,
+    format_costs,
     network_scores,
     order_networks,
     paired,
     title_of,
     unlike_cases,
 )
-from umamba.evaluation.report.power import doubts_of_ranks, doubts_of_tests
-from umamba.evaluation.report.published import paper_table
 from umamba.evaluation.report.scored_run import ScoredRun
+from umamba.evaluation.report.significance import doubts_of_ranks, doubts_of_tests
+from umamba.evaluation.report.tables import paper_table
+from umamba.evaluation.report.told_apart import beyond_networks, in_words, sets_apart
 from umamba.evaluation.report.verdict import reference_of, verdict
 from umamba.evaluation.scoring import Labelling, grow_remark
-from umamba.evaluation.table_text import to_latex, to_markdown
+from umamba.evaluation.table_text import to_csv, to_latex, to_markdown
 from umamba.evaluation.tables import describe
-from umamba.evaluation.training_data import sets_apart
 from umamba.files import write_text
 
 log = logging.getLogger(__name__)

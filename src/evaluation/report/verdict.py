@@ -17,7 +17,7 @@ from umamba.evaluation.report.networks import (
     title_of,
     unlike_cases,
 )
-from umamba.evaluation.report.power import can_be_significant, doubts_of_tests
+from umamba.evaluation.report.significance import can_be_significant, doubts_of_tests
 from umamba.words import count, listed
 
 REFERENCES = ("umamba_none", "nnunet")  # what others are compared with, the first that is there

@@ -13,8 +13,8 @@ from tests.evaluation.scored_runs import make_run
 from umamba.evaluation.identity import facts_of, training_of
 from umamba.evaluation.members import Member
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.report.conditions import beyond_networks, in_names, in_words
 from umamba.evaluation.report.runs import gather
+from umamba.evaluation.report.told_apart import beyond_networks, in_names, in_words
 from umamba.evaluation.report.verdict import _unlike
 from umamba.locations import CONFIGS
 from umamba.resolvers import register_resolvers

@@ -11,8 +11,14 @@ import pytest
 
 from tests.evaluation.scored_runs import make_run, replace_scores
 from umamba.evaluation.report.__main__ import make_report
-from umamba.evaluation.report.power import can_be_significant, coverage, doubts_of_ranks, doubts_of_tests
-from umamba.evaluation.report.significance import compare_networks, critical_difference
+from umamba.evaluation.report.significance import (
+    can_be_significant,
+    compare_networks,
+    coverage,
+    critical_difference,
+    doubts_of_ranks,
+    doubts_of_tests,
+)
 
 
 @pytest.mark.parametrize("networks", range(2, 12))
