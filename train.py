@@ -46,8 +46,7 @@ from umamba.run.asked import check_groups
 from umamba.run.beginning import begin, take_over
 from umamba.run.errors import explained
 from umamba.run.folder import Run, open_run
-from umamba.run.habits import in_own_words, with_essentials
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import in_own_words, name_dataset, with_essentials
 from umamba.run.parts import build_parts
 from umamba.run.quiet import only_first_says, short_warnings
 from umamba.run.score import check_metric

@@ -36,7 +36,7 @@ from common import processor, versions
 from umamba.evaluation.overlap import Overlap, count_overlap
 from umamba.inference.devices import choose_device
 from umamba.inference.folders import cases_in_folder
-from umamba.inference.mirroring import trained_mirror_axes
+from umamba.inference.members import trained_mirror_axes
 from umamba.inference.predictor import Predictor
 from umamba.models.checkpoint import load_checkpoint
 from umamba.planning.plan import Plan

@@ -40,7 +40,7 @@ from umamba.resolvers import register_resolvers
 from umamba.run import ranks
 from umamba.run.command import command, run_command
 from umamba.run.console import for_terminal
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import name_dataset
 from umamba.run.quiet import quiet, short_warnings
 from umamba.targets import check_config
 from umamba.trainer import check_precision, make_trainer

@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from umamba.callbacks.from_device import FromDevice
 from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)
@@ -174,3 +173,18 @@ def first_non_finite(network: nn.Module, image: Tensor) -> str | None:
     if not found:
         return None
     return f"layer {found[0]!r}" if found[0] else "the network's output"
+
+
+class FromDevice:
+    """A copy of one number on its way to the host; whether that is not 0 waits until the device has got that far."""
+
+    def __init__(self, number: Tensor) -> None:
+        self._copy = torch.empty(number.shape, pin_memory=number.is_cuda).copy_(number, non_blocking=True)
+        self._arrived = torch.cuda.Event() if number.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(number.device))
+
+    def __bool__(self) -> bool:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._copy)

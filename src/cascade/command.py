@@ -22,8 +22,7 @@ from umamba.inference.previous_facts import KEY as PREVIOUS
 from umamba.models.build_loss import check_loss
 from umamba.planning.cascade import previous_stage
 from umamba.run.asked import check_options
-from umamba.run.links import refuse_links
-from umamba.run.lock import locked_run
+from umamba.run.lock import locked_run, refuse_links
 from umamba.run.quiet import said_once
 from umamba.run.sweep import follow_sweep, quoted
 from umamba.run.unbegun import said_at_once

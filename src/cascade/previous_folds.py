@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 
-from umamba.cross_validation.belong import check_folds
+from umamba.cross_validation.folds import check_folds
 from umamba.datamodules.base import SegmentationDataModule
 from umamba.datamodules.splits import Split, select_split
 from umamba.evaluation.held_out import choose_cases

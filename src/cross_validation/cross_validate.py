@@ -26,11 +26,9 @@ from umamba.raw.dataset import RawDataset
 from umamba.run.asked import check_options
 from umamba.run.devices import Slot, find_devices, slots_of, workers_per_run
 from umamba.run.folder import Run, check_goes_on, last_checkpoint
-from umamba.run.habits import with_essentials
+from umamba.run.habits import name_dataset, with_essentials
 from umamba.run.jobs import Job, run_jobs
-from umamba.run.links import refuse_links
-from umamba.run.lock import locked_run
-from umamba.run.named_dataset import name_dataset
+from umamba.run.lock import locked_run, refuse_links
 from umamba.run.parts import build_parts
 from umamba.run.quiet import said_once
 from umamba.run.resume import check_data, read_checkpoint

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from umamba.datamodules.doctor.quick import quick_check
 from umamba.datamodules.loaders import PatchDataModule
-from umamba.datamodules.occurrence import say_absent_classes
 from umamba.datamodules.splits import select_split
 from umamba.files import check_takes_files
 from umamba.planning.cascade import previous_stage
+from umamba.planning.edits import with_sizes
 from umamba.planning.options import PlannerOptions
 from umamba.planning.plan import Plan
 from umamba.planning.prepare import prepare, prepare_plan, topology_edits
-from umamba.planning.sizes import with_sizes
+from umamba.planning.store import Store, read_meta
 from umamba.raw.dataset import RawCase, RawDataset, refuse_raw_folders
 from umamba.raw.instances import grow_pixels
+from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -198,3 +199,22 @@ class SegmentationDataModule(PatchDataModule):
         if self.fold == "all":
             log.warning("With fold=all these were trained on: their scores say nothing about new cases.")
         return tuple(case for case in self.raw.training_cases if case.identifier in set(self.val_ids))
+
+
+def say_absent_classes(store: Store, plan: Plan, train: Sequence[str], val: Sequence[str]) -> None:
+    """Warn of each class, or region, that no training case has, and say which ones no validation case has."""
+    counts = {case: read_meta(store.folder / case)["locations"] for case in {*train, *val}}
+    unseen = []
+    for number, (name, values) in enumerate(plan.foreground.items(), start=1):
+        key = str(number if plan.regions else values[0])
+        if any(counts[case].get(key) for case in train):
+            if not any(counts[case].get(key) for case in val):
+                unseen.append(name)
+            continue
+        held_out = [case for case in val if counts[case].get(key)]
+        where = f"; of those that are held out {listed(held_out, 5)} has it, and will be scored 0" if held_out else ""
+        log.warning("No case that is trained on has %s: the network cannot learn it%s.", name, where)
+    if unseen:
+        log.info(
+            "No validation case has %s: pseudo Dice and scores of this fold say nothing about it.", ", ".join(unseen)
+        )

@@ -39,7 +39,7 @@ from umamba.evaluation.scoring import Scoring, check_tolerance_names
 from umamba.evaluation.table_text import show_table
 from umamba.evaluation.tables import check_parquet, describe, write_source_tables, write_tables
 from umamba.files import check_takes_files, read_json, writing_into
-from umamba.inference.mirroring import axes_to_mirror
+from umamba.inference.members import axes_to_mirror
 from umamba.inference.mixture import check_one_prediction, check_unseen
 from umamba.inference.record import find_records
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint

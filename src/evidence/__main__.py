@@ -37,9 +37,8 @@ from umamba.plain import check_option_types, plain
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
 from umamba.run.devices import find_devices, workers_per_run
-from umamba.run.job_state import Condition
+from umamba.run.job_state import Condition, show_states
 from umamba.run.provenance import code_hash, git_revision
-from umamba.run.state_table import show_states
 from umamba.typed import is_whole
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from umamba.export.given import check_no_cascade
 from umamba.export.place import clear_folder
 from umamba.files import atomic_folder
 from umamba.inference.bundle import Bundle, Source
-from umamba.inference.mirroring import trained_mirror_axes
+from umamba.inference.members import trained_mirror_axes
 from umamba.inference.model_folder import read_model_folder
 from umamba.inference.precision import ASSUMED, trained_precision
 from umamba.models.build import num_blocks

@@ -50,8 +50,14 @@ from omegaconf import DictConfig, OmegaConf
 from umamba.files import atomic_file, refuse_input
 from umamba.locations import CONFIGS
 from umamba.models.build import build_network
-from umamba.models.nnunet_agreement import check_same_training
-from umamba.models.nnunet_checkpoint import cases_of, fold_number, mirrored_axes, precision_of, read_checkpoint
+from umamba.models.nnunet_checkpoint import (
+    cases_of,
+    check_same_training,
+    fold_number,
+    mirrored_axes,
+    precision_of,
+    read_checkpoint,
+)
 from umamba.models.nnunet_names import recognize, rename_weights
 from umamba.models.unet import UNet
 from umamba.plain import to_plain

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 
 from umamba.models.checkpoint import load_plain
+from umamba.planning.configuration import PlanError
+from umamba.planning.nnunet_plans import plan_of_nnunet
+from umamba.planning.plan import Plan
+from umamba.raw.description import DatasetDescription
 from umamba.typed import is_whole
 
 _SCALAR = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 pickle the numbers of the training log under two names
@@ -19,6 +23,9 @@ ALLOWED: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType,
 ]  # fmt: skip
+# Strides, kernels and blocks are not among them: the weights would not fit.
+_OF_PLAN = ("channel_names", "labels", "regions", "ignore_label", "transpose_forward", "intensities")
+_OF_CONFIGURATION = ("spacing", "patch_size", "normalization", "use_mask_for_norm", "previous_stage")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -96,3 +103,42 @@ def fold_number(fold: object) -> int | str:
     if not is_whole(fold):
         raise ValueError(f"init_args.fold must be a whole number or 'all', the checkpoint has {fold!r:.100}.")
     return fold
+
+
+def check_same_training(checkpoint: Path | str, trained_with: Mapping[str, Any], plan: Plan, name: str) -> None:
+    """See that a plan is the one that a checkpoint was trained with, as far as the checkpoint says it.
+
+    Args:
+        checkpoint: Its file, for the message.
+        trained_with: Its init_args.
+        plan: What the files beside it say.
+        name: The plan's configuration that it is to be of.
+
+    Raises:
+        ValueError: They are of another training, naming what differs and both sides; or cannot be read.
+    """
+    own = trained_with.get("configuration")
+    if isinstance(own, str) and own != name:
+        raise ValueError(
+            f"{checkpoint} was trained as {own}, not as {name}: it lies in another configuration's folder, or the "
+            "folder was renamed. Its weights would be given images of another spacing."
+        )
+    plans, dataset_json = trained_with.get("plans"), trained_with.get("dataset_json")
+    if not isinstance(plans, dict) or not isinstance(dataset_json, dict):
+        return
+    where = Path(f"{checkpoint} (init_args)")
+    other = plan_of_nnunet(plans, DatasetDescription.of(dataset_json, where), where)
+    if name not in other.configurations:
+        raise PlanError(f"{where} has the configurations {', '.join(other.configurations)}, not {name}.")
+    sides = [(key, getattr(plan, key), getattr(other, key)) for key in _OF_PLAN]
+    here, there = plan.configuration(name), other.configuration(name)
+    sides += [(f"{key} of {name}", getattr(here, key), getattr(there, key)) for key in _OF_CONFIGURATION]
+    apart = [
+        f"{key} is {one!r:.300} there, {known!r:.300} in the training" for key, one, known in sides if one != known
+    ]
+    if apart:
+        raise ValueError(
+            f"{checkpoint} was trained with another plan or data set than the plans.json and dataset.json given with "
+            f"it: {'; '.join(apart)}. nnU-Net writes both anew with each fold it trains: they are of another training, "
+            "or were edited since. Give those of this one; folds of several trainings need a folder each."
+        )

@@ -31,7 +31,7 @@ from umamba.planning.summary import summarize
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import name_dataset
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     "fingerprint": Path | None, "dataset_json": Path | None, "plans": Path | None, "output": Path | None,

@@ -1,11 +1,12 @@
-"""What of a plan.json may be edited, and what only records how the plan was made: an edit of that would do nothing.
+"""What of a plan.json may be edited, and what only records how the plan was made; and the sizes that a run asks for.
 
 Edits are known by comparison with the plan as it was made, which state.json beside it keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from umamba.planning.plan import Plan
 _BY_OPTION = "Set data.planning.{} and delete plan.json to plan anew"
 _OF_DATA = "It follows from the data"
 _RECORDS = {key: _BY_OPTION.format(key) for key in ("rule", "preset", "memory_gb", "base_features")}
+
 _RECORDS |= dict.fromkeys(("num_training", "original_median_spacing", "original_median_shape"), _OF_DATA)
 _RECORDS |= {"dataset_name": "It is the name in dataset.json"}
 _OF_CONFIGURATION = {
@@ -75,3 +77,32 @@ def _idle_edits(now: Mapping[str, Any], planned: Mapping[str, Any]) -> Iterator[
             values = [one[key] for one in known if key in one]
             if values and entry[key] not in values and not (name not in entries and entry[key] in _NEUTRAL):
                 yield f"configurations.{name}.{key}", entry[key], values[0], advice
+
+
+def with_sizes(
+    plan: Plan, name: str, *, patch_size: Sequence[int] | None, multiple: int, batch_size: int | None
+) -> Plan:
+    """The plan with other sizes in one of its configurations.
+
+    Args:
+        plan: As it was made.
+        name: Which configuration gets them.
+        patch_size: In voxels, an axis for each of the configuration's; None leaves the plan's.
+        multiple: Each axis of the patch is rounded up to a multiple of this.
+        batch_size: Patches per step; None leaves the plan's.
+
+    Raises:
+        ValueError: The patch has another number of axes, or `umamba.planning.configuration.PlanError`.
+    """
+    configuration = plan.configuration(name)
+    wanted = configuration.patch_size if patch_size is None else patch_size
+    if len(wanted) != configuration.spatial_dims:
+        raise ValueError(
+            f"data.patch_size={[*wanted]} has {len(wanted)} axes; {name} of this data set has "
+            f"{configuration.spatial_dims}, such as the plan's {[*configuration.patch_size]}."
+        )
+    changes: dict[str, Any] = {"patch_size": tuple(-(-int(size) // multiple) * multiple for size in wanted)}
+    if batch_size is not None:
+        changes["batch_size"] = int(batch_size)
+    configurations = {**plan.configurations, name: dataclasses.replace(configuration, **changes)}
+    return dataclasses.replace(plan, configurations=configurations)

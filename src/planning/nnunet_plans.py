@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from umamba.files import load_json
-from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.configuration import Configuration, PlanError, inherit
 from umamba.planning.intensities import Intensities
-from umamba.planning.plain_plan import inherit
 from umamba.planning.plan import Plan, said_by
 from umamba.raw.description import READERS, DatasetDescription
 

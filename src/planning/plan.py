@@ -15,10 +15,9 @@ from typing import Any, Self
 from umamba.files import content_hash, load_json, write_json
 from umamba.plain import mapped
 from umamba.planning.cascade import why_none
-from umamba.planning.configuration import Configuration, PlanError
+from umamba.planning.configuration import Configuration, PlanError, build, inherit
 from umamba.planning.intensities import Intensities
 from umamba.planning.options import RULES
-from umamba.planning.plain_plan import build, inherit
 from umamba.raw.description import PICTURE_ENDINGS, VOLUME_ENDINGS, DatasetDescription, foreground_of
 from umamba.raw.regions import Region, region_fault
 

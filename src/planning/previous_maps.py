@@ -19,8 +19,7 @@ import numpy as np
 from umamba.files import atomic_file, write_text
 from umamba.names import name_fault
 from umamba.planning.arrays import compress, open_array
-from umamba.planning.checksums import checksum, fault_of
-from umamba.planning.recently_checked import RecentlyChecked
+from umamba.planning.checksums import RecentlyChecked, checksum, fault_of
 from umamba.raw.file_identity import file_stamp
 from umamba.words import listed
 
@@ -45,7 +44,7 @@ class PreviousMaps:
     def missing(self, identifiers: Iterable[str], workers: int = 1) -> list[str]:
         """The cases that have no map yet, or one that is damaged, which is said.
 
-        Maps are read for it, except those that were `umamba.planning.recently_checked`.
+        Maps are read for it, except those of `RecentlyChecked`.
 
         Args:
             identifiers: The cases that need one.

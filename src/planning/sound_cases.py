@@ -1,7 +1,7 @@
 """Whether stored cases are still as they were written: looked at by each start of a training, before they are read.
 
 A disk or a copy that changes a byte makes other voxels of a whole block, which no reader notices. Cases are read once
-for it, about 1 GB/s a thread from memory; not those that were `umamba.planning.recently_checked`.
+for it, about 1 GB/s a thread from memory; not those of `RecentlyChecked`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from umamba.files import amount
-from umamba.planning.checksums import fault_of, json_checksum
-from umamba.planning.recently_checked import RecentlyChecked
+from umamba.planning.checksums import RecentlyChecked, fault_of, json_checksum
 from umamba.planning.store import FILES, META, read_meta
 from umamba.raw.file_identity import file_stamp
 from umamba.words import count, listed

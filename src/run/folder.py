@@ -23,8 +23,7 @@ from umamba.run import ranks
 from umamba.run.asked import check_options
 from umamba.run.compare import Differences, ResumeError, in_lines
 from umamba.run.idle import say_idle
-from umamba.run.links import refuse_links
-from umamba.run.lock import locked_run
+from umamba.run.lock import locked_run, refuse_links
 from umamba.run.overrides import merged_overrides
 from umamba.run.provenance import provenance
 from umamba.run.resume import (

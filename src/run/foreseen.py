@@ -9,8 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from umamba.run.asked import check_groups, check_options
 from umamba.run.folder import last_checkpoint
-from umamba.run.habits import with_essentials
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import name_dataset, with_essentials
 from umamba.run.parts import build_parts
 from umamba.run.sweep import speaking_of
 

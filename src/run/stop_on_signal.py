@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from umamba.callbacks.from_device import FromDevice
+from umamba.callbacks.finite_watch import FromDevice
 from umamba.callbacks.last_checkpoint import LastCheckpoint, log_epoch
 from umamba.callbacks.limits import validation_follows
 from umamba.run.stop import Stopped, listen, requested

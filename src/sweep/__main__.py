@@ -22,8 +22,8 @@ from omegaconf import DictConfig
 
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
+from umamba.run.job_state import show_states
 from umamba.run.score import check_metric
-from umamba.run.state_table import show_states
 from umamba.run.sweep import quoted
 from umamba.sweep.status import Finding, survey, varied
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from umamba.inference.mirroring import trained_mirror_axes
+from umamba.inference.members import trained_mirror_axes
 
 RANDOM_MIRROR = {"_target_": "umamba.datamodules.augmentation.spatial.RandomMirror"}
 RANDOM_FLIP = {"_target_": "torchio.RandomFlip"}

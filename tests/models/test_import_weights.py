@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from tests import warm_start
-from umamba.inference.mirroring import trained_mirror_axes
+from umamba.inference.members import trained_mirror_axes
 from umamba.inference.precision import trained_precision
 from umamba.models.checkpoint import load_checkpoint, network_from_checkpoint
 from umamba.models.import_weights import convert_state_dict, import_checkpoint, main

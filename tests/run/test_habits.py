@@ -17,8 +17,7 @@ from umamba.locations import CONFIGS
 from umamba.resolvers import job_name, register_resolvers
 from umamba.run.compare import ResumeError
 from umamba.run.folder import open_run
-from umamba.run.habits import in_own_words, with_essentials
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import in_own_words, name_dataset, with_essentials
 from umamba.run.score import check_metric, score_of
 from umamba.run.sweep import quoted
 

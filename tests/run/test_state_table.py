@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tests import warm_start
 from tests.planning.raw_data import make_dataset
-from umamba.run.job_state import Condition
-from umamba.run.state_table import show_states
+from umamba.run.job_state import Condition, show_states
 
 
 def test_overrides_stay_whole():

@@ -26,7 +26,7 @@ from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
 from umamba.run.console import for_terminal
 from umamba.run.errors import explained
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import name_dataset
 
 register_resolvers()
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
-from umamba.run.named_dataset import name_dataset
+from umamba.run.habits import name_dataset
 from umamba.words import count
 
 register_resolvers()
