@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,12 @@ def replace_scores(folder: Path, scores: pd.DataFrame) -> None:
     save_record(json.loads((folder / "run.json").read_text()), folder)
 
 
+_FACTS: dict[str, Any] = {  # of a run's record, and of its members, that few tests have otherwise
+    "protocol": "standard", "configuration": "3d_fullres", "scored": "test", "options": {"mirror": False}, "data": None,
+    "content": "0123",
+}  # fmt: skip
+
+
 def make_run(
     folder: Path,
     *,
@@ -28,32 +36,30 @@ def make_run(
     seed: int = 0,
     fold: int | str = 0,
     gain: float = 0.0,
-    cases: int = 12,
+    cases: int | Sequence[str] | Sequence[Pair] = 12,
     classes: tuple[str, ...] = ("liver", "spleen", "pancreas"),
-    protocol: str = "standard",
-    pairs: list[Pair] | None = None,
-    options: dict | None = None,
     config: dict | None = None,
-    configuration: str = "3d_fullres",
-    scored: str = "test",
-    content: str = "0123",
     more_members: tuple[dict, ...] = (),
-    names: list[str] | None = None,
-    data: dict | None = None,
+    **facts: Any,
 ) -> Path:
-    """One run: scores rise with `gain`, the same case is equally hard for every network."""
-    names = names or ([pair.case for pair in pairs] if pairs else [f"case_{i:02d}" for i in range(cases)])
-    cases = len(names)
-    hardness = np.random.default_rng(0).normal(0, 0.06, (cases, len(classes)))
+    """One run: scores rise with `gain`, the same case is equally hard for every network; `facts` as of `_FACTS`."""
+    if unknown := facts.keys() - _FACTS.keys():
+        raise TypeError(f"make_run takes no {', '.join(unknown)}.")
+    facts = {**_FACTS, **facts}
+    protocol, configuration = facts["protocol"], facts["configuration"]
+    given = [f"case_{i:02d}" for i in range(cases)] if isinstance(cases, int) else list(cases)
+    pairs = [one for one in given if isinstance(one, Pair)]
+    names = [one.case if isinstance(one, Pair) else one for one in given]
+    hardness = np.random.default_rng(0).normal(0, 0.06, (len(names), len(classes)))
     number = 9 if fold == "all" else int(fold)
-    noise = np.random.default_rng([seed, len(network), number]).normal(0, 0.01, (cases, len(classes)))
+    noise = np.random.default_rng([seed, len(network), number]).normal(0, 0.01, (len(names), len(classes)))
     dsc = np.clip(0.85 - 0.05 * np.arange(len(classes)) + hardness + noise + gain, 0, 1)
     instances = protocol == "paper/cells" or classes == ("instances",)
     rows = [
         {"protocol": protocol, "case": names[i], "class": name}
         | ({"f1": dsc[i, j]} if instances else {"dsc": dsc[i, j], "nsd": min(1, dsc[i, j] + 0.05)})
         | ({"hd95": 10 * (1 - dsc[i, j])} if not instances and protocol == "standard" else {})
-        for i in range(cases)
+        for i in range(len(names))
         for j, name in enumerate(classes)
     ]
     folder.mkdir(parents=True)
@@ -70,14 +76,14 @@ def make_run(
     } | (config or {})  # fmt: skip
     plan = {"configurations": {configuration: {"patch_size": [8, 8, 8]}}, "channel_names": ["CT"]}
     members = [Member(path=folder / "last.ckpt", config=one, plan=plan, configuration=configuration, epochs=2,
-                      data=data)
+                      data=facts["data"])
                for one in [config, *more_members]]  # fmt: skip
     record = run_record(
-        members, dataset=dataset, scored=scored, protocol=protocol,
+        members, dataset=dataset, scored=facts["scored"], protocol=protocol,
         labelling=Labelling(labels=labels, task="instances" if instances else "semantic"),
-        options=options or {"mirror": False}, cost=cost, pairs=pairs or [],
+        options=facts["options"], cost=cost, pairs=pairs,
     )  # fmt: skip
     if not pairs:
-        record["cases"] = dict.fromkeys(names, content)
+        record["cases"] = dict.fromkeys(names, facts["content"])
     save_record(record, folder)
     return folder

@@ -155,14 +155,14 @@ def refused(folder: Path, match: str) -> None:
 def test_what_cannot_be_compared_is_refused(tmp_path):
     cases = [f"c{i}" for i in range(6)]
     for name, options, match in (
-        ("cases", {"names": cases[:4]}, r"not on the same cases: only umamba_bot in .*/a has c4, c5"),
-        ("content", {"names": cases, "content": "4567"}, r"reference of case c0 was another one"),
-        ("labels", {"names": cases, "classes": ("liver", "spleen", "tumour")}, r"differ in labels"),
-        ("task", {"names": cases, "classes": ("instances",)}, r"differ in task"),
+        ("cases", {"cases": cases[:4]}, r"not on the same cases: only umamba_bot in .*/a has c4, c5"),
+        ("content", {"cases": cases, "content": "4567"}, r"reference of case c0 was another one"),
+        ("labels", {"cases": cases, "classes": ("liver", "spleen", "tumour")}, r"differ in labels"),
+        ("task", {"cases": cases, "classes": ("instances",)}, r"differ in task"),
     ):
         for network_name in ("umamba_bot", "nnunet"):  # as replicates, and as networks
             folder = tmp_path / name / network_name
-            make_run(folder / "a", names=cases)
+            make_run(folder / "a", cases=cases)
             make_run(folder / "b", network=network_name, seed=2, **options)
             refused(folder, match.replace("c4", "c[45]") if network_name == "nnunet" else match)
     folder = tmp_path / "tolerance"
@@ -173,19 +173,19 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 
 
 def test_validation_and_test_scores_are_sections_of_their_own(tmp_path):
-    make_run(tmp_path / "a", names=["t1", "t2"])
+    make_run(tmp_path / "a", cases=["t1", "t2"])
     for fold in (0, 1):
-        make_run(tmp_path / f"v{fold}", names=[f"v{fold}a", f"v{fold}b"], fold=fold, scored="validation")
-    make_run(tmp_path / "all", names=["v0a", "v1a"], fold="all", scored="training")
+        make_run(tmp_path / f"v{fold}", cases=[f"v{fold}a", f"v{fold}b"], fold=fold, scored="validation")
+    make_run(tmp_path / "all", cases=["v0a", "v1a"], fold="all", scored="training")
     assert {name for name, _, _ in names(tmp_path)} == {"flare", "flare, validation", "flare, cases trained on"}
-    make_run(tmp_path / "b", names=["v0a", "v0b"], network="nnunet", scored="validation")
+    make_run(tmp_path / "b", cases=["v0a", "v0b"], network="nnunet", scored="validation")
     with pytest.raises(ValueError, match=r"flare, validation, but not on the same cases.*v1a, v1b"):
         gather([tmp_path])
 
 
 def test_names_of_cases_and_classes_that_look_like_numbers(tmp_path):
     for run, name in (("a", "nnunet"), ("b", "umamba_bot")):
-        make_run(tmp_path / run, network=name, names=["001", "1", "NA"], classes=("nan", "2"))
+        make_run(tmp_path / run, network=name, cases=["001", "1", "NA"], classes=("nan", "2"))
     scores = all_scores(gather([tmp_path]))
     assert set(scores["case"]) == {"001", "1", "NA"} and set(scores["class"]) == {"nan", "2"}
     assert make_report([tmp_path], tmp_path / "report").is_file()
@@ -215,7 +215,7 @@ def test_older_records_are_completed_from_what_they_name(tmp_path):
     torch.save({"state_dict": {}, "plan": plan, "configuration": "2d", "config": config, "epoch": 2},
                tmp_path / "last.ckpt")  # fmt: skip
     pair = Pair(case="case_00", prediction=tmp_path / "p.nii.gz", reference=raw / "labelsTs" / "case_00.nii.gz")
-    folder = make_run(tmp_path / "tables", pairs=[pair], dataset="custom")
+    folder = make_run(tmp_path / "tables", cases=[pair], dataset="custom")
     record = json.loads((folder / "run.json").read_text())
     for key in ("version", "members", "plan", "cases", "scored"):
         del record[key]

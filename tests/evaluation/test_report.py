@@ -205,7 +205,7 @@ def test_a_report_of_several_networks_is_one_file(tmp_path):
     for network, gain in (("nnunet", 0.0), ("umamba_bot", 0.02), ("umamba_enc", 0.03)):
         for seed in (1, 2):
             make_run(tmp_path / "runs" / f"{network}_{seed}", dataset="phantom", network=network, seed=seed, gain=gain,
-                     cases=6, pairs=pairs)  # fmt: skip
+                     cases=pairs)  # fmt: skip
     earlier = tmp_path / "report" / "figures"
     earlier.mkdir(parents=True)
     for name in ("phantom_overlays.png", "phantom_overlays_3.png"):  # of a report that showed other cases

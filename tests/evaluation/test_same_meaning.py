@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from tests.composed import composed
-from tests.inference.small import make_plan, save_checkpoint
+from tests.evaluation.knowing import checkpoint_of, eval_config
+from tests.inference.small import make_plan
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
 from umamba.inference.predictor import Predictor
@@ -21,17 +21,7 @@ LABELS = {"background": 0, "class_1": 1, "class_2": 2}
 
 def checkpoint(raw: Path) -> Path:
     """Of two classes and two channels, that knows the data set at `raw`."""
-    plan = make_plan(("T1", "T2"), classes=3)
-    plan = plan.from_dict({**plan.to_dict(), "num_training": 5})
-    data = {
-        "_target_": "umamba.datamodules.custom.CustomDataModule", "dataset_dir": str(raw),
-        "prepared_dir": str(raw.parent / "prepared"), "fold": 0, "augmentation": None,
-    }  # fmt: skip
-    return save_checkpoint(raw.parent / "a.ckpt", plan, config={"data": data, "fold": 0, "seed": 0})
-
-
-def config(output: Path, *overrides: str) -> DictConfig:
-    return composed("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
+    return checkpoint_of(raw, "a.ckpt", make_plan(("T1", "T2"), classes=3))
 
 
 @pytest.fixture
@@ -65,7 +55,7 @@ def test_data_of_another_meaning_are_refused(raw: Path, monkeypatch, changes: di
     monkeypatch.setattr(Predictor, "predict_cases", lambda *_, **__: pytest.fail("predicted"))
     path, other, out = checkpoint(raw), other_data(raw, **changes), raw.parent / "out"
     with pytest.raises(ValueError, match=f"(?s)a.ckpt was trained with another meaning .*other.*dataset.json.*{told}"):
-        script.score_checkpoints(config(out, f"ckpt_path={path}", f"data.dataset_dir={other}"))
+        script.score_checkpoints(eval_config(out, f"ckpt_path={path}", f"data.dataset_dir={other}"))
     assert not out.exists()
 
 
@@ -73,7 +63,7 @@ def test_order_and_case_of_names_are_no_difference(raw: Path) -> None:
     labels = dict(reversed(LABELS.items()))
     other = other_data(raw, labels=labels, channel_names={"0": "t1", "1": "T2"}, name="Moved")
     out = raw.parent / "out"
-    script.score_checkpoints(config(out, f"ckpt_path={checkpoint(raw)}", f"data.dataset_dir={other}"))
+    script.score_checkpoints(eval_config(out, f"ckpt_path={checkpoint(raw)}", f"data.dataset_dir={other}"))
     assert (out / "tables" / "scores.csv").is_file()
 
 
@@ -93,7 +83,7 @@ def stored(predictions: Path, raw: Path, *overrides: str) -> DictConfig:
         if not (predictions / file.name).is_file():
             file.unlink()
     paths = (f"predictions={predictions}", f"references={raw / 'labelsTr'}")
-    return config(raw.parent / "out", *paths, "nsd_tolerance=1", *overrides)
+    return eval_config(raw.parent / "out", *paths, "nsd_tolerance=1", *overrides)
 
 
 @pytest.mark.parametrize("part", [(0, 1), (0, 2)])

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from omegaconf import DictConfig
 
-from tests.composed import composed
-from tests.inference.small import MIRROR, make_plan, save_checkpoint
+from tests.evaluation.knowing import checkpoint_of, eval_config
+from tests.inference.small import MIRROR, make_plan
 from tests.miniatures import make_volumes
 from umamba.evaluation import __main__ as script
 from umamba.evaluation.postprocessing import save_rules
@@ -26,19 +25,9 @@ def raw(tmp_path: Path) -> Path:
     return make_volumes(tmp_path / "Dataset950_Small", cases=5, labels=("class_1",))
 
 
-def checkpoint(raw: Path, name: str, *, mirror: bool = True, seed: int = 0, channels=("MR",), **data) -> Path:
-    data = {
-        "_target_": "umamba.datamodules.custom.CustomDataModule", "dataset_dir": str(raw),
-        "prepared_dir": str(raw.parent / "prepared"), "fold": 0, "augmentation": {"mirror": MIRROR} if mirror else None,
-        **data,
-    }  # fmt: skip
-    plan = make_plan(channels)
-    plan = plan.from_dict({**plan.to_dict(), "num_training": 5})
-    return save_checkpoint(raw.parent / name, plan, config={"data": data, "fold": 0, "seed": 0}, seed=seed)
-
-
-def config(output: Path, *overrides: str) -> DictConfig:
-    return composed("eval", [f"output={output}", "workers=0", "device=cpu", *overrides])
+def checkpoint(raw: Path, name: str, *, mirror: bool = True, channels=("MR",), **data) -> Path:
+    augmentation = {"mirror": MIRROR} if mirror else None
+    return checkpoint_of(raw, name, make_plan(channels), augmentation=augmentation, **data)
 
 
 @pytest.fixture
@@ -64,14 +53,14 @@ def rules_fitted_on(raw: Path, cases: list[str]) -> Path:
 def test_mirroring_is_refused_before_the_other_rows(raw: Path, predicted: list[str]) -> None:
     path = checkpoint(raw, "plain.ckpt", mirror=False)
     with pytest.raises(ValueError, match="was trained without mirroring"):
-        script.score_checkpoints(config(raw.parent / "out", f"ckpt_path={path}", "mirror=true"))
+        script.score_checkpoints(eval_config(raw.parent / "out", f"ckpt_path={path}", "mirror=true"))
     assert not predicted and not (raw.parent / "out").exists()
 
 
 def test_what_another_row_lacks_is_refused_before_the_first(raw: Path, predicted: list[str]) -> None:
     first, other = checkpoint(raw, "a.ckpt"), checkpoint(raw, "b.ckpt", nsd_tolerance={"other": 1.0})
     with pytest.raises(ValueError, match="NSD needs a tolerance.*class_1"):
-        script.score_checkpoints(config(raw.parent / "out", f"ckpt_path=[{first},{other}]"))
+        script.score_checkpoints(eval_config(raw.parent / "out", f"ckpt_path=[{first},{other}]"))
     assert not predicted
 
 
@@ -80,14 +69,16 @@ def test_rules_fitted_on_the_cases_to_be_scored(raw: Path, predicted: list[str])
     rules = rules_fitted_on(raw, [f"case_{index}" for index in range(5)])
     overrides = [f"ckpt_path=[{first},{other}]", f"postprocessing={rules}"]
     with pytest.raises(ValueError, match="fitted on 1 of the cases to be scored"):
-        script.score_checkpoints(config(raw.parent / "out", *overrides))
+        script.score_checkpoints(eval_config(raw.parent / "out", *overrides))
     assert not predicted
 
 
 def test_parquet_that_cannot_be_written(raw: Path, predicted: list[str], monkeypatch) -> None:
     monkeypatch.setattr("umamba.evaluation.tables.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs pyarrow"):
-        script.score_checkpoints(config(raw.parent / "out", f"ckpt_path={checkpoint(raw, 'a.ckpt')}", "parquet=true"))
+        script.score_checkpoints(
+            eval_config(raw.parent / "out", f"ckpt_path={checkpoint(raw, 'a.ckpt')}", "parquet=true")
+        )
     assert not predicted
 
 
@@ -95,7 +86,7 @@ def test_label_maps_of_other_cases_are_named_and_not_scored(raw: Path, predicted
     path, out = checkpoint(raw, "a.ckpt"), raw.parent / "out"
     (out / "predictions").mkdir(parents=True)
     shutil.copy(raw / "labelsTr" / "case_0.nii.gz", out / "predictions" / "another.nii.gz")
-    script.score_checkpoints(config(out, f"ckpt_path={path}"))
+    script.score_checkpoints(eval_config(out, f"ckpt_path={path}"))
     assert set(pd.read_csv(out / "tables" / "scores.csv")["case"]) == set(predicted) and "another" not in predicted
     assert "1 label map(s) of other cases lie here too and are not scored" in caplog.text and "another" in caplog.text
 
@@ -104,7 +95,7 @@ def test_a_checkpoint_counts_as_scored_by_what_it_holds(raw: Path, monkeypatch) 
     path, out = checkpoint(raw, "a.ckpt"), raw.parent / "out"
     tables = out / "tables"
     assert not is_scored(path, tables)
-    script.score_checkpoints(config(out, f"ckpt_path={path}"))
+    script.score_checkpoints(eval_config(out, f"ckpt_path={path}"))
     record = json.loads((tables / "run.json").read_text())
     assert len(record["checkpoints_sha256"]) == 1 and "global_step" in record["members"][0]
     assert is_scored(path, tables)
@@ -117,7 +108,7 @@ def test_a_checkpoint_counts_as_scored_by_what_it_holds(raw: Path, monkeypatch) 
     with monkeypatch.context() as broken:  # a kill after the tables
         broken.setattr("umamba.evaluation.score_run.overlay_figure", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            script.score_checkpoints(config(out, f"ckpt_path={path}"))
+            script.score_checkpoints(eval_config(out, f"ckpt_path={path}"))
     assert (tables / "summary.csv").is_file() and not is_scored(path, tables)
     (raw.parent / "copy" / "tables" / "scores.csv").write_text("case\n")
     assert not is_scored(path, raw.parent / "copy" / "tables")
@@ -133,5 +124,5 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(raw: Path, predicted
 
     monkeypatch.setattr(Predictor, "from_checkpoint", slowly)
     with pytest.raises(ValueError, match="was replaced while it was read"):
-        script.score_checkpoints(config(raw.parent / "out", f"ckpt_path={path}"))
+        script.score_checkpoints(eval_config(raw.parent / "out", f"ckpt_path={path}"))
     assert not predicted
