@@ -114,6 +114,11 @@ def _refuse_foreign(parts: Sequence[object], kind: type) -> None:
             )
 
 
+def optimizer_of(config: DictConfig, model: Any) -> Any:
+    """What makes the optimiser of a run: its own ``optimizer``, if there is one, in place of the model's."""
+    return instantiate(config.optimizer) or model.optimizer
+
+
 def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[str, Any]) -> SegmentationModule:
     """Build the module that a run trains.
 
@@ -131,7 +136,7 @@ def make_module(config: DictConfig, model: Any, plan: Plan, metadata: Mapping[st
         plan=plan,
         configuration=config.data.configuration,
         network=model.network,
-        optimizer=instantiate(config.optimizer) or model.optimizer,
+        optimizer=optimizer_of(config, model),
         scheduler=model.scheduler,
         deep_supervision=model.deep_supervision,
         compile=config.compile,
@@ -195,18 +200,14 @@ def fit(
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             fault = fault_of_worker(error, [*getattr(datamodule, "at_work", {}).values()])
             if fault is None and trainer.world_size > 1 and _LOST.search(str(error)):
-                said = reason_of_another()
-                fault = _OTHER_SAID.format(said) if said else _OTHER_GONE.format(trainer.world_size, _first_line(error))
+                said, noticed = reason_of_another(), str(error).splitlines()[0]
+                fault = _OTHER_SAID.format(said) if said else _OTHER_GONE.format(trainer.world_size, noticed)
             if fault is None:
                 raise
             raise RuntimeError(fault) from error
         finally:
             if isinstance(module, SegmentationModule):
                 module.let_go_of_graphs()  # the test that may follow wants their memory
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _smaller_steps(datamodule: SegmentationDataModule | DummyDataModule, fault: str, graphs: bool) -> str:

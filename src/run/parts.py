@@ -21,7 +21,7 @@ from umamba.models.schedules import make_optimizer_and_schedule
 from umamba.raw.description import DatasetDescription
 from umamba.run.stop_on_signal import StopOnSignal
 from umamba.targets import check_config
-from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer
+from umamba.trainer import check_last_checkpoint, check_precision, entries, make_trainer, optimizer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def build_parts(cfg: DictConfig, last: Path, loggers: Sequence[Logger] = ()) -> 
         datamodule.placement.check(trainer.strategy.root_device)
     check_preset(model.network, datamodule.planning)
     make_optimizer_and_schedule(
-        instantiate(cfg.optimizer) or model.optimizer, model.scheduler, [nn.Parameter(torch.zeros(1, 1))],
+        optimizer_of(cfg, model), model.scheduler, [nn.Parameter(torch.zeros(1, 1))],
         cfg.trainer.max_epochs, cfg.get("warmup_epochs") or 0,
     )  # fmt: skip
     check_is_loss(loss := instantiate(cfg.loss))
