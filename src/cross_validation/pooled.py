@@ -113,11 +113,7 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
     rules: list[Rule] = []
     if scoring.task == "semantic":
         rules = fit_rules(pairs, plan.foreground, plan.ignore_label)
-    remark = f"{REMARK} {scoring.remark}".strip()
-    text = write_tables(scores.drop(columns="fold"), folder / "tables", remark=remark)
-    write_fold_tables(scores, folder / "tables", scoring.remark)
-    show_table(text, f"{describe(scores)} {remark}")
-    write_source_tables(scores.drop(columns="fold"), pairs, folder / "tables")
+    _write_tables(scores, pairs, folder / "tables", scoring.remark)
     first = folds[0]
     record = run_record(
         [fold.member for fold in folds],
@@ -131,19 +127,23 @@ def _pool(folds: Sequence[Fold], group: Group, folder: Path, options: PoolOption
         contents=Contents(checkpoints=contents, images=images),
     )
     save_record(record, folder / "tables")
-    means = fold_means(scores)
-    facts = {
-        "network": first.member.network,
-        "configuration": first.member.configuration,
-        "dataset": record["dataset"],
-        "folds": [{"fold": fold.number, "cases": fold.cases, **means[fold.number]} for fold in folds],
-        "pooled": means["pooled"],
-        "predict": predict_command(folder, mirror=options.mirror),
-    }
+    means, command = fold_means(scores), predict_command(folder, mirror=options.mirror)
+    by_fold = [{"fold": fold.number, "cases": fold.cases, **means[fold.number]} for fold in folds]
+    facts = {key: record[key] for key in ("network", "configuration", "dataset")}
+    facts |= {"folds": by_fold, "pooled": means["pooled"], "predict": command}
     cases = [pair.case for pair in pairs]
     write_ensemble(folder / FILE, [group], rules, mirror=options.mirror, fitted_on=cases, facts=facts)
     log.info(
         "%d rule(s) of post-processing raise the DSC. Predict with %d folds and these: %s", len(rules), len(folds),
-        facts["predict"],
+        command,
     )  # fmt: skip
     return folder / FILE
+
+
+def _write_tables(scores: pd.DataFrame, pairs: Sequence[Pair], folder: Path, growth: str) -> None:
+    """Scores of all cases, by fold, and by data set where there were several."""
+    pooled, remark = scores.drop(columns="fold"), f"{REMARK} {growth}".strip()
+    text = write_tables(pooled, folder, remark=remark)
+    write_fold_tables(scores, folder, growth)
+    show_table(text, f"{describe(scores)} {remark}")
+    write_source_tables(pooled, pairs, folder)

@@ -165,12 +165,7 @@ class PatchDataModule(L.LightningDataModule):
     def _loader(
         self, identifiers: Sequence[str], transforms: Sequence[tio.Transform], num_batches: int, *, training: bool
     ) -> DataLoader:
-        if self.plan_configuration.previous_stage is not None and self.store.previous is None:
-            entry = self.plan_configuration
-            raise ValueError(
-                f"{entry.name} is trained with what {entry.previous_stage} segments, which the store lacks. Train it "
-                "with train.py, or see umamba.cascade.training."
-            )
+        self._refuse_without_previous()
         rank, world_size, epoch, done = 0, 1, 0, 0
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
@@ -221,6 +216,15 @@ class PatchDataModule(L.LightningDataModule):
         if training:
             self.placement.watch(loader, sampler, self.trainer)
         return loader
+
+    def _refuse_without_previous(self) -> None:
+        """See that a stage of a cascade has what the one before it segments (else ValueError)."""
+        entry = self.plan_configuration
+        if entry.previous_stage is not None and self.store.previous is None:
+            raise ValueError(
+                f"{entry.name} is trained with what {entry.previous_stage} segments, which the store lacks. Train it "
+                "with train.py, or see umamba.cascade.training."
+            )
 
     def _make_ring(self, workers: int, rank: int, world_size: int, *, training: bool) -> Ring | None:
         """Memory in which batches travel to a GPU; None without one, without workers, and where there is no room."""

@@ -22,8 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from umamba.export.given import read_given
-from umamba.export.licence import read_licence
+from umamba.export.given import read_given, read_licence
 from umamba.export.model_folder import write_model_folder
 from umamba.export.onnx_file import check_packages, write_onnx
 from umamba.export.place import SUFFIXES, check_place, check_suffix

@@ -1,7 +1,8 @@
-"""What is to be exported: the networks that a ``checkpoint=...`` names, with the rules decided on them."""
+"""What is to be exported: the networks that a ``checkpoint=...`` names, the rules decided on them, and the licence."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,10 @@ from umamba.inference.previous_checkpoints import facts_of_all, previous_checkpo
 from umamba.inference.rules import KEY, load_rules
 from umamba.models.checkpoint import load_checkpoint, network_weights
 from umamba.planning.plan import Plan
+
+_ONE = r"[A-Za-z0-9][A-Za-z0-9.-]*\+?"
+_EXPRESSION = re.compile(rf"\(*{_ONE}\)*(?: (?:AND|OR|WITH) \(*{_ONE}\)*)*")
+_LARGEST = 1 << 20  # bytes of a text
 
 
 def read_given(
@@ -30,7 +35,7 @@ def read_given(
     Args:
         checkpoint: A checkpoint, a list of them, a cross-validation's folder, an ensemble.json, or a bundle.
         postprocessing: File of rules; None for those of an ensemble.json or a bundle, False for not those either.
-        licence: See `umamba.export.licence.read_licence`; None for the one that a bundle has.
+        licence: See `umamba.export.given.read_licence`; None for the one that a bundle has.
         trusted: As of `load_checkpoint`.
         previous_stage: Where the first stage of a cascade lies, if not where it was; see `previous_checkpoints`.
 
@@ -132,3 +137,31 @@ def _version() -> str:
         return version(PACKAGE)
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "of a checkout"
+
+
+def read_licence(given: str | None) -> dict[str, str] | None:
+    """What ``licence=...`` says, as plain data (else ValueError).
+
+    Args:
+        given: A file, whose text is taken, or an SPDX expression such as "CC-BY-NC-4.0"; None for none.
+
+    Returns:
+        The keys "name" and "text" of a file, or "identifier".
+    """
+    if given is None:
+        return None
+    path = Path(str(given))
+    if path.is_file():
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"licence={given} has more than {_LARGEST} bytes, which is no licence's text.")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"licence={given} is no text in UTF-8 ({error}).") from error
+        return {"name": path.name, "text": text}
+    if not _EXPRESSION.fullmatch(str(given)) or path.suffix.lower() in (".txt", ".md"):
+        raise ValueError(
+            f"licence={given} is neither a file nor an SPDX identifier, such as CC-BY-NC-4.0, Apache-2.0 or "
+            "LicenseRef-Mine (https://spdx.org/licenses)."
+        )
+    return {"identifier": str(given)}

@@ -7,7 +7,7 @@ which is a copy of nnunetv2 with trainers of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,7 @@ def write_model_folder(given: Bundle, output: Path) -> None:
             "model folder of its own. Export their cross-validations one by one."
         )
     (sources,) = given.groups.values()
-    folds: dict[int | str, Source] = {}
-    for source in sources:
-        fold = fold_number((source.content["config"].get("data") or {}).get("fold", 0))
-        if fold in folds:
-            raise ValueError(
-                f"{source.name} and {folds[fold].name} are both of fold {fold}; a model folder has one each."
-            )
-        folds[fold] = source
+    folds = _by_fold(sources)
     network, plan = network_from_checkpoint(sources[0].content)
     configuration = sources[0].content["configuration"]
     parts = output.name.split("__")
@@ -79,29 +72,41 @@ def write_model_folder(given: Bundle, output: Path) -> None:
             (beside / "LICENSE").write_text(given.licence["text"], encoding="utf-8")
         for fold, source in folds.items():
             (beside / f"fold_{fold}").mkdir()
-            axes = trained_mirror_axes(source.content["config"], plan.configuration(configuration).spatial_dims)
             weights = network_weights(source.content)
             checkpoint = {
                 "network_weights": {there: weights[here] for here, others in names.items() for there in others},
-                "optimizer_state": None,
-                "grad_scaler_state": None,
-                "logging": {},
-                "_best_ema": None,
-                "current_epoch": int(source.content.get("epoch", 0)),
                 "init_args": {
                     "plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset_json,
                 },
                 "trainer_name": trainer,
-                "inference_allowed_mirroring_axes": axes or None,
-                OURS: {
-                    "made_by": given.made_by,
-                    "precision": trained_precision(source.content["config"]) or ASSUMED,
-                    "cases": source.content.get("cases"),
-                },
+                **_of_training(source.content, plan.configuration(configuration).spatial_dims, given.made_by),
             }  # fmt: skip
             torch.save(checkpoint, beside / f"fold_{fold}" / CHECKPOINT)
         _check(beside, folds)
         clear_folder(output)
+
+
+def _by_fold(sources: Sequence[Source]) -> dict[int | str, Source]:
+    folds: dict[int | str, Source] = {}
+    for source in sources:
+        fold = fold_number((source.content["config"].get("data") or {}).get("fold", 0))
+        if fold in folds:
+            raise ValueError(
+                f"{source.name} and {folds[fold].name} are both of fold {fold}; a model folder has one each."
+            )
+        folds[fold] = source
+    return folds
+
+
+def _of_training(content: Mapping[str, Any], spatial_dims: int, made_by: str) -> dict[str, Any]:
+    """What nnU-Net reads, or only wants to be there, of a training, and what it does not know of ours."""
+    precision = trained_precision(content["config"]) or ASSUMED
+    return {
+        "optimizer_state": None, "grad_scaler_state": None, "logging": {}, "_best_ema": None,
+        "current_epoch": int(content.get("epoch", 0)),
+        "inference_allowed_mirroring_axes": trained_mirror_axes(content["config"], spatial_dims) or None,
+        OURS: {"made_by": made_by, "precision": precision, "cases": content.get("cases")},
+    }  # fmt: skip
 
 
 def _kind(network: torch.nn.Module) -> tuple[str, dict[str, list[str]], Built]:

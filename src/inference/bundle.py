@@ -63,7 +63,7 @@ class Bundle:
             probabilities are.
         rules: Of post-processing, as plain data; None if none were decided, which is not the same as no rule.
         mirror: Whether the rules were decided on predictions averaged over mirrored inputs; None if unknown.
-        licence: As `umamba.export.licence` reads it; None if whoever made it named none.
+        licence: As `umamba.export.given` reads it; None if whoever made it named none.
         made_by: The program and its version.
         previous: Group that is the second stage of a cascade -> the networks of the first one's folds.
     """

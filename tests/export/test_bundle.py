@@ -12,8 +12,7 @@ import torch
 from tests.export.made import RULE, save, save_folds
 from tests.inference.small import write_image
 from tests.miniatures import run
-from umamba.export.given import read_given
-from umamba.export.licence import read_licence
+from umamba.export.given import read_given, read_licence
 from umamba.files import content_hash, write_json
 from umamba.inference.averaged import predictor_of
 from umamba.inference.bundle import bundle_in, read_bundle, write_bundle
