@@ -11,10 +11,10 @@ from umamba.export.facts import PACKAGE
 from umamba.files import content_hash, file_hash
 from umamba.inference.bundle import Bundle, Source, bundle_in, read_bundle, rules_as_plain
 from umamba.inference.ensemble import find_ensemble, read_ensemble
-from umamba.inference.members import check_finite, check_named_once
+from umamba.inference.members import check_named_once
 from umamba.inference.previous_checkpoints import facts_of_all, previous_checkpoints
 from umamba.inference.rules import KEY, load_rules
-from umamba.models.checkpoint import load_checkpoint, network_weights
+from umamba.models.checkpoint import check_finite, load_checkpoint, network_weights
 from umamba.planning.plan import Plan
 
 _ONE = r"[A-Za-z0-9][A-Za-z0-9.-]*\+?"

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from umamba.inference.precision import autocast_dtype, trained_precision
 from umamba.inference.sliding_window import mirrored
-from umamba.models.checkpoint import network_from_checkpoint
+from umamba.models.checkpoint import check_finite, network_from_checkpoint
 from umamba.planning.plan import Plan
 from umamba.targets import MIRROR
-from umamba.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -108,16 +107,6 @@ def check_named_once(checkpoints: Sequence[str | Path]) -> None:
     if twice := sorted({str(file) for file in files if files.count(file) > 1}):
         raise ValueError(
             f"checkpoint names {', '.join(twice)} twice, whose logits would count double in the mean. Name each once."
-        )
-
-
-def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """See that a training has not diverged (else ValueError)."""
-    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f"{path} holds NaN or infinite weights ({listed(bad, 1, ' ')}): its training diverged, or the file is "
-            "damaged. Take an earlier checkpoint, such as best.ckpt."
         )
 
 

@@ -178,6 +178,16 @@ def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {key[len(PREFIX) :]: value for key, value in state.items() if str(key).startswith(PREFIX)}
 
 
+def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """See that a training has not diverged (else ValueError)."""
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{path} holds NaN or infinite weights ({listed(bad, 1, ' ')}): its training diverged, or the file is "
+            "damaged. Take an earlier checkpoint, such as the best one."
+        )
+
+
 class _OnlyWeightless(TorchFunctionMode):
     """Numbers that constructors compute with (torch.linspace in SwinUNETR) stay real under the meta device."""
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from umamba.files import file_hash
-from umamba.models.checkpoint import BUNDLE, PREFIX, load_plain
+from umamba.models.checkpoint import BUNDLE, PREFIX, check_finite, load_plain
 from umamba.models.nnunet_checkpoint import ALLOWED, cases_of
 from umamba.models.nnunet_names import rename_weights
 from umamba.planning.configuration import PlanError
@@ -143,9 +143,7 @@ def read_initial_weights(path: Path | str, network: nn.Module, plan: Plan | None
             f"it would be no start. {reasons}. Train the same network with the source's plan "
             "(data.planning.plans=<plan.json or nnUNetPlans.json of the source>), or leave init_from out."
         )
-    bad = [name for name, tensor in taken.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(f"init_from={path} holds NaN or infinite weights ({listed(bad, 5)}). Take another checkpoint.")
+    check_finite(taken, f"init_from={path}")
     cases = content.get("cases") or cases_of(content)
     trained_on = cases.get("trained_on") if isinstance(cases, dict) else None
     known = of_cases(trained_on, cases.get("files")) if isinstance(trained_on, dict) else {}

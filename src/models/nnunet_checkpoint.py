@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from umamba.models.checkpoint import load_plain
+from umamba.models.checkpoint import check_finite, load_plain
 from umamba.planning.configuration import PlanError
 from umamba.planning.nnunet_plans import plan_of_nnunet
 from umamba.planning.plan import Plan
@@ -49,12 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
     ):
         raise ValueError(f"{path}: network_weights must be tensors by name.")
-    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f"{path} holds NaN or infinite weights ({bad[0]}, {len(bad)} in all): its training diverged, or the "
-            "file is damaged. Take another checkpoint of it."
-        )
+    check_finite(weights, path)
     return checkpoint
 
 
