@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from umamba.benchmark.measure import FEEDS, measure
-from umamba.benchmark.peer import Peer, find_peer
+from umamba.benchmark.peer import find_peer
 from umamba.benchmark.rows import add_row
 from umamba.benchmark.verdict import COLUMNS, UNKNOWN, enough_workers, sentence
 from umamba.datamodules.sampling import check_shares
@@ -89,12 +89,7 @@ def benchmark(cfg: DictConfig) -> Iterator[dict[str, Any]]:
         tried = [None] if feed == "dummy" else [cfg.data.num_workers] if cfg.workers is None else cfg.workers
         for workers in tried:
             yield measure(cfg, model, datamodule, feed, workers)
-    if peer is not None and ranks.is_first():
-        yield from _peer_rows(cfg, peer)
-
-
-def _peer_rows(cfg: DictConfig, peer: Peer) -> Iterator[dict[str, Any]]:
-    for feed in cfg.feeds:
+    for feed in cfg.feeds if peer is not None and ranks.is_first() else ():
         yield peer.measure(feed, cfg.data_name, cfg.data.configuration, Path(cfg.output) / "peer")
 
 

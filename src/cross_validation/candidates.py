@@ -90,9 +90,10 @@ def open_candidates(folders: Sequence[Path]) -> list[Candidate]:
     tables = [(ensemble.path.parent / "tables").resolve() for ensemble in ensembles]
     found = [by_folder[folder] for folder in tables if folder in by_folder]
     if len(found) < len(ensembles) or len({run.dataset for run in runs}) > 1:
+        told = "; ".join(f"{run.network} on {run.dataset} ({run.replicate}) in {run.folder}" for run in runs)
         raise ValueError(
-            f"These are not different cross-validations of one data set: {_listed(runs)}. Give each once, and those of "
-            "one data set."
+            f"These are not different cross-validations of one data set: {told}. Give each once, and those of one data "
+            "set."
         )
     _check_growth(found)
     for run, ensemble in zip(found, ensembles, strict=True):
@@ -122,10 +123,6 @@ def _check_growth(runs: Sequence[ScoredRun]) -> None:
                 f"data.grow={grown_by(run.record)}. Score them alike: data.grow=... and the command of the "
                 "cross-validation again, which trains nothing anew."
             )
-
-
-def _listed(runs: Sequence[ScoredRun]) -> str:
-    return "; ".join(f"{run.network} on {run.dataset} ({run.replicate}) in {run.folder}" for run in runs)
 
 
 def check_reference(case: str, reference: Path, scored: Mapping[str, str], ensemble: Ensemble, candidate: str) -> None:

@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from umamba.drawing.figure import literal, save_figure
-from umamba.drawing.orientation import View, view_of
 from umamba.drawing.palette import OPACITY, class_colour, paint
-from umamba.drawing.slices import fullest_slice, picture_of
+from umamba.drawing.slices import View, fullest_slice, picture_of, view_of
 from umamba.evaluation.metrics import METRICS
 from umamba.evaluation.pairs import Pair
 from umamba.evaluation.scoring import Labelling

@@ -50,7 +50,7 @@ def fit_rules(
     if len(classes) > 1 and whole:
         everything = _rule(classes)
         before, after = _dice(whole, [], [everything], classes, ignore_label)
-        old, new = (float(np.nanmean([*dice.values()])) if _any(dice) else np.nan for dice in (before, after))
+        old, new = (_mean([*dice.values()]) for dice in (before, after))
         if new > old and not any(after[name] < before[name] for name in classes):
             rules.append(replace(everything, dice_before=old, dice_after=new))
     # A class's own rule changes no other class, so all are tried in one go; regions have voxels in common.
@@ -66,10 +66,6 @@ def fit_rules(
 
 def _rule(classes: Mapping[str, int | Sequence[int]]) -> Rule:
     return Rule(classes=tuple(classes), labels=values_of(classes, classes), dice_before=0.0, dice_after=0.0)
-
-
-def _any(dice: Mapping[str, float]) -> bool:
-    return not all(np.isnan(value) for value in dice.values())
 
 
 def postprocess_pairs(pairs: Sequence[Pair], rules: Sequence[Rule], folder: Path) -> list[Pair]:

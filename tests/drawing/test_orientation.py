@@ -7,7 +7,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from umamba.drawing.orientation import view_of
+from umamba.drawing.slices import view_of
 from umamba.raw.readers import Geometry
 
 LPS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}

@@ -17,8 +17,8 @@ from skimage.transform import resize
 from umamba.datamodules.doctor.case import CaseFacts
 from umamba.datamodules.doctor.report import Report
 from umamba.drawing.figure import literal, save_figure
-from umamba.drawing.orientation import view_of
 from umamba.drawing.palette import class_colour, paint
+from umamba.drawing.slices import view_of
 from umamba.raw.dataset import RawCase
 from umamba.raw.description import DatasetDescription, DatasetError
 from umamba.raw.readers import read_images, read_label

@@ -81,7 +81,8 @@ def refuse_twice(
             f"Two cases would be called {twice[0]}. Call the data sets otherwise: "
             "data.sources={a: folder, b: folder}."
         )
-    images = [(source, path) for source, raw in opened.items() for path in _first_images(raw)]
+    cases = [(source, case) for source, raw in opened.items() for case in (*raw.training_cases, *raw.test_cases)]
+    images = [(source, case.images[0]) for source, case in cases]
     with ThreadPoolExecutor(workers) as threads:
         contents = threads.map(file_content, [path for _, path in images])
     known: dict[str, tuple[str, Path]] = {}
@@ -104,7 +105,3 @@ def _kind(raw: RawDataset) -> str:
         raise DatasetError(f"{path} keeps its voxels in a file beside it, which goes by its name. Convert the set.")
     geometry = read_geometry(path)
     return f"{geometry.dimension}D images" if geometry.shape[0] > 1 or geometry.dimension < 3 else "single slices"
-
-
-def _first_images(raw: RawDataset) -> list[Path]:
-    return [case.images[0] for case in (*raw.training_cases, *raw.test_cases)]
