@@ -20,13 +20,7 @@ from umamba.evaluation.evaluate import evaluate
 from umamba.evaluation.pairs import Pair, references_of
 from umamba.evaluation.postprocessing import fit_rules
 from umamba.evaluation.prepared import prepare
-from umamba.evaluation.record import (
-    Contents,
-    dataset_name,
-    is_scored,
-    run_record,
-    save_record,
-)
+from umamba.evaluation.record import Contents, dataset_name, is_scored, run_record, save_record
 from umamba.evaluation.run_cost import mean_cost, run_cost
 from umamba.evaluation.scoring import Scoring
 from umamba.evaluation.table_text import show_table

@@ -158,10 +158,7 @@ def read_splits(path: Path) -> list[Split]:
 
 
 def select_split(
-    identifiers: Sequence[str],
-    fold: int | Literal["all"],
-    folders: Sequence[Path] = (),
-    split_by: str | None = None,
+    identifiers: Sequence[str], fold: int | Literal["all"], folders: Sequence[Path] = (), split_by: str | None = None
 ) -> Split:
     """The training and validation cases of one fold.
 

@@ -61,14 +61,7 @@ _OF_FOLDERS: dict[str, object] = {"references": None, "dataset_json": None, "nsd
 _OF_FOLDERS |= {"instance_predictions": None, "other_dataset": False, "seen_cases": False}
 
 
-SWITCHES = (
-    "ensemble",
-    "mirror",
-    "fit_postprocessing",
-    "other_dataset",
-    "seen_cases",
-    "parquet",
-)
+SWITCHES = ("ensemble", "mirror", "fit_postprocessing", "other_dataset", "seen_cases", "parquet")
 TYPES = {  # of the configuration; what is not here is looked at where it is used
     **dict.fromkeys(SWITCHES, bool), "instance_predictions": bool | None, "output": Path,
     "ckpt_path": Path | list[Path] | None,

@@ -79,12 +79,7 @@ class CasePredictor:
     """
 
     def __init__(
-        self,
-        members: Sequence[Member],
-        plan: Plan,
-        configuration: str,
-        config: dict[str, Any],
-        device: torch.device,
+        self, members: Sequence[Member], plan: Plan, configuration: str, config: dict[str, Any], device: torch.device
     ) -> None:
         self.device = device
         self.members = list(members)
@@ -225,11 +220,7 @@ class CasePredictor:
         return self._export(data.cpu(), properties, **options)
 
     def _export(
-        self,
-        data: Tensor,
-        properties: CaseProperties,
-        keep: Sequence[str] = (),
-        labels: Collection[str] | None = None,
+        self, data: Tensor, properties: CaseProperties, keep: Sequence[str] = (), labels: Collection[str] | None = None
     ) -> Export:
         """Predict a preprocessed image; the sums of logits are held where it is."""
         classes, voxels = self.plan.num_classes, math.prod(properties.shape_before_crop)

@@ -36,13 +36,7 @@ class SingleOutputNetwork(nn.Module):
     follows_topology = False  # of the plan: features, kernels and strides are MONAI's
 
     def __init__(
-        self,
-        network: nn.Module,
-        spec: NetworkSpec,
-        *,
-        divisor: int,
-        head: str,
-        fixed_patch_size: Size | None = None,
+        self, network: nn.Module, spec: NetworkSpec, *, divisor: int, head: str, fixed_patch_size: Size | None = None
     ) -> None:
         super().__init__()
         if spec.deep_supervision:
@@ -102,21 +96,11 @@ def segresnet(
         blocks_down=tuple(blocks_down),
         blocks_up=tuple(blocks_up),
     )
-    return SingleOutputNetwork(
-        network,
-        s,
-        divisor=2 ** len(blocks_up),
-        head="conv_final.2.",
-    )
+    return SingleOutputNetwork(network, s, divisor=2 ** len(blocks_up), head="conv_final.2.")
 
 
 def unetr(
-    *,
-    feature_size: int = 16,
-    hidden_size: int = 768,
-    mlp_dim: int = 3072,
-    num_heads: int = 12,
-    **spec: Any,
+    *, feature_size: int = 16, hidden_size: int = 768, mlp_dim: int = 3072, num_heads: int = 12, **spec: Any
 ) -> SingleOutputNetwork:
     """UNETR (Hatamizadeh et al., arXiv 2103.10504); runs at `patch_size` alone, whose axes are multiples of 16.
 
@@ -162,13 +146,7 @@ def unetr(
         # The norms of a cross-attention that MONAI builds but UNETR never calls: no gradient, DDP would wait for it
         if "cross_attn" in name:
             parameter.requires_grad_(False)
-    return SingleOutputNetwork(
-        network,
-        s,
-        divisor=16,
-        head="out.",
-        fixed_patch_size=patch_size,
-    )
+    return SingleOutputNetwork(network, s, divisor=16, head="out.", fixed_patch_size=patch_size)
 
 
 def swinunetr(
@@ -209,12 +187,7 @@ def swinunetr(
         downsample="merging",
         use_v2=False,
     )
-    return SingleOutputNetwork(
-        network,
-        s,
-        divisor=32,
-        head="out.",
-    )
+    return SingleOutputNetwork(network, s, divisor=32, head="out.")
 
 
 def _spec(keywords: dict[str, Any]) -> NetworkSpec:

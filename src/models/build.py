@@ -24,10 +24,7 @@ _NO_RESIDUAL = (
 
 
 def build_network(
-    network: Callable[..., nn.Module],
-    plan: Plan,
-    configuration: str,
-    deep_supervision: bool,
+    network: Callable[..., nn.Module], plan: Plan, configuration: str, deep_supervision: bool
 ) -> nn.Module:
     """Construct a network for one configuration of a plan.
 

@@ -50,11 +50,7 @@ class DiceBCELoss(TermsLoss):
     """
 
     def __init__(
-        self,
-        regions: Sequence[Sequence[int]],
-        batch_dice: bool,
-        ignore_label: int | None = None,
-        terms: Terms = NNUNET,
+        self, regions: Sequence[Sequence[int]], batch_dice: bool, ignore_label: int | None = None, terms: Terms = NNUNET
     ) -> None:
         super().__init__(batch_dice, ignore_label, terms)
         self.masks = RegionMasks(regions, ignore_label)

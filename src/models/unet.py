@@ -198,11 +198,7 @@ class ResidualEncoderUNet(UNet):
     """
 
     def __init__(
-        self,
-        *,
-        encoder_blocks: Sequence[int] = RESENC_BLOCKS,
-        decoder_blocks: int | Sequence[int] = 1,
-        **spec: Any,
+        self, *, encoder_blocks: Sequence[int] = RESENC_BLOCKS, decoder_blocks: int | Sequence[int] = 1, **spec: Any
     ) -> None:
         s = NetworkSpec(**spec)
         d, (f, kernels, strides) = s.spatial_dims, s.stages()

@@ -92,10 +92,7 @@ def stage_shapes(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) ->
 
 
 def plain_unet_cost(
-    patch_size: Sequence[int],
-    strides: Sequence[Sequence[int]],
-    features_per_stage: Sequence[int],
-    num_labels: int,
+    patch_size: Sequence[int], strides: Sequence[Sequence[int]], features_per_stage: Sequence[int], num_labels: int
 ) -> int:
     """Cost of nnU-Net's plain U-Net: two convolutions a stage, in the decoder a transposed one before them; the head.
 

@@ -68,12 +68,7 @@ class RandomChannelBlur(_RandomPerChannel):
     """
 
     def __init__(
-        self,
-        sigmas: tuple[float, float] = (0.5, 1.0),
-        *,
-        channel_p: float = 0.5,
-        rule: str = "2.1",
-        **kwargs: Any,
+        self, sigmas: tuple[float, float] = (0.5, 1.0), *, channel_p: float = 0.5, rule: str = "2.1", **kwargs: Any
     ) -> None:
         super().__init__(channel_p, **kwargs)
         low, high = (float(sigma) for sigma in sigmas)

@@ -68,10 +68,7 @@ def _extract(sizes: dict[str, int], open_member: Callable, folder: Path, wanted:
 
 @contextmanager
 def opened(
-    source: Path,
-    scratch: Path,
-    archives: Sequence[str] = ("*",),
-    wanted: Callable[[str], bool] = lambda name: True,
+    source: Path, scratch: Path, archives: Sequence[str] = ("*",), wanted: Callable[[str], bool] = lambda name: True
 ) -> Iterator[list[Path]]:
     """The folders that hold the data: `source` itself, and its archives unpacked into `scratch` (removed after use).
 

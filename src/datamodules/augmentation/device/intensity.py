@@ -10,12 +10,7 @@ import torchio as tio
 
 from umamba.datamodules.augmentation.device.packing import Packer, Unpacker
 from umamba.datamodules.augmentation.device.stage import Batch, Stage, column, rows_of
-from umamba.datamodules.augmentation.intensity import (
-    SMALL,
-    RandomBrightness,
-    RandomContrast,
-    RandomGammaWithStatistics,
-)
+from umamba.datamodules.augmentation.intensity import SMALL, RandomBrightness, RandomContrast, RandomGammaWithStatistics
 
 BRIGHTNESS, CONTRAST, GAMMA, INVERTED = range(4)  # kinds of factors, as the kernel knows them
 

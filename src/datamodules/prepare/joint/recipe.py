@@ -20,10 +20,7 @@ def state_of(raw: RawDataset) -> dict[str, str]:
     """A data set's files, as the file system tells them, and its dataset.json and folds."""
     files = [path for case in (*raw.training_cases, *raw.test_cases) for path in (*case.images, case.label) if path]
     whole = [path for path in (raw.folder / "dataset.json", raw.folder / SPLITS_FILE) if path.is_file()]
-    return {
-        "folder": str(raw.folder.resolve()),
-        "files": content_hash([*map(file_key, files), *map(file_hash, whole)]),
-    }
+    return {"folder": str(raw.folder.resolve()), "files": content_hash([*map(file_key, files), *map(file_hash, whole)])}
 
 
 def plain(wishes: LabelWishes) -> dict[str, Any]:
