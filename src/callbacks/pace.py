@@ -54,11 +54,7 @@ class Pace(L.Callback):
 def pace(seconds: float, batches: int, max_epochs: int | None, done: int) -> tuple[float, str] | None:
     """Seconds that the steps left take, and the sentence about it; None of a training that is short or has no end.
 
-    Args:
-        seconds: of one step.
-        batches: of an epoch.
-        max_epochs: of the training.
-        done: epochs that are done.
+    A step takes `seconds`, an epoch has so many batches, and `done` epochs are done.
     """
     if max_epochs is None or max_epochs < 0:
         return None

@@ -18,11 +18,7 @@ def foreground_mean(scores: pd.DataFrame, metric: str) -> float:
 
 
 def fold_means(scores: pd.DataFrame) -> dict[Any, dict[str, float | None]]:
-    """Mean of the first metric (DSC, or F1) over the classes, of each fold and "pooled", as plain data.
-
-    Args:
-        scores: Of `evaluate`, with a column "fold".
-    """
+    """Mean of the first metric (DSC, or F1) over the classes, of each value of the column "fold" and "pooled"."""
     metric = metrics_of(scores)[0]
     values: dict[Any, float] = {n: foreground_mean(part, metric) for n, part in scores.groupby("fold", sort=False)}
     values["pooled"] = foreground_mean(scores, metric)
@@ -32,12 +28,8 @@ def fold_means(scores: pd.DataFrame) -> dict[Any, dict[str, float | None]]:
 def write_fold_tables(scores: pd.DataFrame, folder: Path, remark: str = "") -> None:
     """Write ``folds.csv``, a row per fold and class, and ``over_folds`` as csv, md and tex: mean and SD over folds.
 
-    The mean is that over all cases; the SD is that of the folds' means (n - 1).
-
-    Args:
-        scores: Of `evaluate`, with a column "fold".
-        folder: Where to write.
-        remark: Put behind the caption.
+    The mean is that over all cases; the SD is that of the folds' means (n - 1). `scores` are those of `evaluate`, with
+    a column "fold"; `remark` is put behind the caption.
     """
     metrics = metrics_of(scores)
     by_fold = pd.concat(

@@ -53,12 +53,7 @@ class DummyDataModule(L.LightningDataModule):
 
 
 class RepeatedBatch:
-    """A loader of one batch.
-
-    Args:
-        batch: What every iteration gives.
-        count: How often.
-    """
+    """A loader that gives one batch again and again."""
 
     def __init__(self, batch: dict[str, Any], count: int) -> None:
         self.batch, self.count = batch, count

@@ -75,12 +75,7 @@ def estimates(entries: Sequence[Entry]) -> dict[str, float]:
 
 
 class Limits:
-    """Which runs may be started at the moment.
-
-    Args:
-        entries: All of a manifest.
-        rules: Of the sitting.
-        unchanged: Whether the code is still the same.
+    """Which runs of a manifest may be started at the moment, by the rules of the sitting.
 
     Attributes:
         deadline: Time of `time.monotonic` from which on trainings are stopped.

@@ -150,11 +150,7 @@ class WriteBehind:
         self._waiting: deque[tuple[Future[None], int]] = deque()
 
     def add(self, write: Callable[[], None], size: int) -> None:
-        """Write later.
-
-        Args:
-            write: Does it.
-            size: Bytes that it holds until then.
+        """Write later; `size` are the bytes that are held until then.
 
         Raises:
             OSError: What writing raised; also of an earlier call.

@@ -45,10 +45,6 @@ class PreviousMaps:
         """The cases that have no map yet, or one that is damaged, which is said.
 
         Maps are read for it, except those of `RecentlyChecked`.
-
-        Args:
-            identifiers: The cases that need one.
-            workers: Files to read at once.
         """
         names = list(identifiers)
         there = [name for name in names if self._path(name).is_file()]

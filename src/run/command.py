@@ -16,11 +16,7 @@ Main = Callable[[], Any]
 
 
 def command(config: str) -> Callable[[Callable[[DictConfig], None]], Main]:
-    """Decorator: the function is called without arguments, and gets the command line on top of a config file.
-
-    Args:
-        config: Name of the config file.
-    """
+    """Decorator: the function is called without arguments, and gets the command line on top of a config file."""
 
     def with_config(job: Callable[[DictConfig], None]) -> Main:
         main: Main = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config)(explained()(job))

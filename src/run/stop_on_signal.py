@@ -99,12 +99,7 @@ class StopOnSignal(Checkpoint):
 
 
 def _ask(yes: bool, device: torch.device) -> FromDevice:
-    """Whether any process says yes, which is asked now and known later. All of them ask at the same places.
-
-    Args:
-        yes: what this process says.
-        device: of the process group's tensors.
-    """
+    """Whether any process says yes, which is asked now and known later. All of them ask at the same places."""
     asked = torch.full((), float(yes), device=device)  # filled there: a copy from here would be waited for
     torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
     return FromDevice(asked)

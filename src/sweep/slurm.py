@@ -32,14 +32,7 @@ _SIGNAL = re.compile(r"(?:B|BR|RB):(?:SIG)?(?:USR1|TERM|INT)(?:@\d+)?", re.IGNOR
 def submit(
     jobs: Sequence[SweepJob], *, sbatch: Mapping[str, Any], setup: Sequence[str], at_once: int | None, really: bool
 ) -> None:
-    """Write the batch script and submit it.
-
-    Args:
-        jobs: Of one sweep.
-        sbatch: Options.
-        setup: Lines before the job.
-        at_once: See `SlurmLauncher`.
-        really: False: write the script alone.
+    """Write the batch script of a sweep's jobs and, if `really`, submit it; options as of `SlurmLauncher`.
 
     Raises:
         ValueError: See `check_options`.

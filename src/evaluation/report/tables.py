@@ -97,12 +97,7 @@ def rank_table(ranks: pd.Series) -> pd.DataFrame:
 
 
 def settings_table(runs: Sequence[ScoredRun], beyond: Sequence[str]) -> pd.DataFrame:
-    """Every setting in which networks of one name differ, or all beyond their networks; one column per network.
-
-    Args:
-        runs: Of one data set.
-        beyond: Of `beyond_networks`.
-    """
+    """Every setting of a data set's runs in which networks of one name differ, and `beyond_networks`; a column each."""
     named = {run.network: run.facts for run in runs}
     compared = [(named, list(beyond))]
     by_base: dict[str, dict[str, dict[str, Any]]] = {}
