@@ -263,11 +263,7 @@ def _bf16_gradients_are_right() -> bool:
 
 
 def check_last_checkpoint(path: Path, config: DictConfig, callbacks: Sequence[Callback]) -> None:
-    """Refuse, before any work, a run whose test would find no checkpoint.
-
-    Raises:
-        ValueError: the callback that writes it is left out.
-    """
+    """Refuse, before any work, a run whose test would find no checkpoint (else ValueError)."""
     if not config.train or not config.test or config.trainer.get("fast_dev_run"):
         return
     if not any(isinstance(callback, LastCheckpoint) and callback.path == path for callback in callbacks):

@@ -89,8 +89,9 @@ def benchmark(cfg: DictConfig) -> Iterator[dict[str, Any]]:
         tried = [None] if feed == "dummy" else [cfg.data.num_workers] if cfg.workers is None else cfg.workers
         for workers in tried:
             yield measure(cfg, model, datamodule, feed, workers)
-    for feed in cfg.feeds if peer is not None and ranks.is_first() else ():
-        yield peer.measure(feed, cfg.data_name, cfg.data.configuration, Path(cfg.output) / "peer")
+    if peer is not None and ranks.is_first():
+        for feed in cfg.feeds:
+            yield peer.measure(feed, cfg.data_name, cfg.data.configuration, Path(cfg.output) / "peer")
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -11,11 +11,7 @@ from umamba.files import load_json, write_json, write_text
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder; none where there is no file.
-
-    Raises:
-        ValueError: its epochs.json is something else.
-    """
+    """The rows of a folder; none where there is no file (else ValueError)."""
     path = folder / "epochs.json"
     if not path.is_file():
         return []

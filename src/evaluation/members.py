@@ -64,11 +64,7 @@ class Member:
 
     @classmethod
     def of(cls, path: Path, checkpoint: Mapping[str, Any]) -> Self:
-        """What a checkpoint that has been read says.
-
-        Raises:
-            ValueError: Its provenance or cases are of another form.
-        """
+        """What a checkpoint that has been read says (else ValueError)."""
         provenance, cases = (_dict_of(checkpoint, key, path) for key in ("provenance", "cases"))
         trained_on, validated_with = cases.get("trained_on"), cases.get("validated_with")
         if not isinstance(trained_on, (dict, NoneType)) or not isinstance(validated_with, (list, tuple, NoneType)):

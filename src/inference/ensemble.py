@@ -60,11 +60,7 @@ class Ensemble:
     content: Mapping[str, Any]
 
     def rules(self, labels: Mapping[str, int | Sequence[int]]) -> list[Rule]:
-        """The rules of post-processing.
-
-        Raises:
-            ValueError: They do not fit the labels, see `rules_of`.
-        """
+        """The rules of post-processing (else ValueError)."""
         return rules_of(self.content, labels, self.path)
 
     def check_unchanged(self) -> None:

@@ -51,11 +51,7 @@ def window_starts(size: int, patch: int, step: float = STEP) -> list[int]:
 
 
 def check_step(step: float) -> None:
-    """See that windows overlap or touch.
-
-    Raises:
-        ValueError: They would not, or `step` is no number.
-    """
+    """See that windows overlap or touch (else ValueError)."""
     if not has_type(step, float) or not 0 < step <= 1:
         raise ValueError(f"step must be in (0, 1], a share of the patch, got {step!r}.")
 

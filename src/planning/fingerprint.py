@@ -137,11 +137,7 @@ def case_facts(image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...],
 
 
 def combine(facts: Iterable[CaseFacts]) -> Fingerprint:
-    """Put the cases, given in the order of their names, together.
-
-    Raises:
-        DatasetError: No case has any foreground.
-    """
+    """Put the cases, given in the order of their names, together (else DatasetError)."""
     cases = list(facts)
     channels = list(zip(*(case.samples for case in cases), strict=True))
     if not any(sample.values.size for sample in channels[0]):

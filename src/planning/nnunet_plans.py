@@ -82,11 +82,7 @@ def plan_of(content: Any, description: DatasetDescription, path: Path) -> Plan:
 
 
 def plan_of_nnunet(content: dict[str, Any], description: DatasetDescription, path: Path) -> Plan:
-    """As `plan_from_nnunet`, of a content that may be of any form; `path` is named in the message.
-
-    Raises:
-        PlanError: It is no nnUNetPlans.json, or see `plan_from_nnunet`.
-    """
+    """As `plan_from_nnunet`, of a content that may be of any form; `path` is named in the message (else PlanError)."""
     try:
         return plan_from_nnunet(content, description)
     except PlanError as error:

@@ -82,7 +82,7 @@ def check_spread(spread: float, low: float, high: float) -> None:
 
 
 def check_bytes(low: float, high: float) -> None:
-    """See by its least and largest value that a channel that is taken for one of 0 to 255 is one (else DatasetError)."""
+    """See by its least and largest value that a channel taken for one of 0 to 255 is one (else DatasetError)."""
     if low < 0 or high > 255:
         raise DatasetError(
             f"rgb_to_0_1 expects values in 0..255, the image has {low}..{high}. Name its channels otherwise in "

@@ -223,12 +223,9 @@ def link_case(source: Path, folder: Path, identifier: str) -> bool:
 
 
 def remove_case(folder: Path, identifier: str) -> None:
-    """Delete the files of a case that `write_case` writes, and no others.
+    """Delete the files of a case that `write_case` writes, and no others (else ValueError).
 
     The description goes first, so that a half-deleted case does not count as one.
-
-    Raises:
-        ValueError: The identifier is no name.
     """
     _check_name(identifier)
     _remove_files(folder / identifier)

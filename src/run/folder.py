@@ -128,11 +128,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def check_goes_on(cfg: DictConfig) -> Run:
-    """The run that `open_run` would go on with as asked; nothing is written.
-
-    Raises:
-        ResumeError: the run cannot go on as asked.
-    """
+    """The run that `open_run` would go on with as asked; nothing is written (else ResumeError)."""
     check_options(cfg)
     cfg.run_dir = os.path.abspath(cfg.run_dir)
     return _run(*_choose(cfg))

@@ -39,13 +39,10 @@ _NOTHING = "nothing would be trained; trainer.max_epochs=0 keeps and tests a net
 
 
 def check_trainer(cfg: DictConfig) -> None:
-    """See that what the Trainer is given acts.
+    """See that what the Trainer is given acts (else ValueError).
 
     Args:
         cfg: As one call gives it, not as the run that it goes on with has stored it.
-
-    Raises:
-        ValueError: An argument does not, with the reason.
     """
     _check_numbers(cfg)
     for key, why in _idle(cfg):

@@ -17,7 +17,7 @@ from umamba.raw.pictures import write_picture
 
 
 def to_rgb8(image: np.ndarray) -> np.ndarray:
-    """An image of any depth as 8-bit RGB, each channel stretched from its non-zero percentiles 1..99.
+    """An image of any depth as 8-bit RGB, each channel stretched from its non-zero percentiles 1..99 (else ValueError).
 
     A channel without contrast (percentiles within 0.001) is cast as it is, an all-zero one stays zero.
 
@@ -27,9 +27,6 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
     Returns:
         (H, W, 3) uint8.
-
-    Raises:
-        ValueError: `image` is neither.
     """
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
@@ -49,7 +46,7 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 
 
 def write_cells(folder: Path, split: str, name: str, rgb: np.ndarray, instances: np.ndarray | None) -> None:
-    """Write one case of an instance data set: image, three-class label and instance map.
+    """Write one case of an instance data set: image, three-class label and instance map (else DatasetError).
 
     Args:
         folder: raw data set.
@@ -57,9 +54,6 @@ def write_cells(folder: Path, split: str, name: str, rgb: np.ndarray, instances:
         name: of the case.
         rgb: (H, W, 3) uint8.
         instances: (H, W) integers, or None for a test image whose instances are not known.
-
-    Raises:
-        DatasetError: image and instances differ in size.
     """
     if instances is not None:
         if instances.shape != rgb.shape[:2]:

@@ -85,11 +85,7 @@ def prepare(source: Path | None, target: Path, *, workers: int = 0, incomplete: 
 
 
 def key(path: Path) -> tuple[int, int]:
-    """Video and frame number of a file.
-
-    Raises:
-        DatasetError: the path has no `instrument_dataset_N/.../frameNNN.png` in it.
-    """
+    """Video and frame number of a file (else DatasetError)."""
     video = re.findall(r"instrument_dataset_(\d+)", str(path))
     frame = re.search(r"(\d+)\.png$", path.name)
     if not video or frame is None:

@@ -116,11 +116,7 @@ def find_files(roots: Sequence[Path], *patterns: str) -> list[Path]:
 
 
 def check_count(found: int, expected: int, what: str, source: Path, *, incomplete: bool = False) -> None:
-    """Refuse a set that lacks files, the usual fault of a download.
-
-    Raises:
-        ValueError: the counts differ and `incomplete` is false.
-    """
+    """Refuse a set that lacks files, the usual fault of a download (else ValueError)."""
     if found == expected:
         return
     message = f"{source}: expected {expected} {what}, found {found}"

@@ -34,11 +34,7 @@ def read_volume(path: Path) -> sitk.Image:
 
 
 def split_channels(source: Path, targets: Sequence[Path]) -> None:
-    """Write the channels of a 4D volume to one file each; a 3D volume is copied.
-
-    Raises:
-        DatasetError: the volume has another number of channels.
-    """
+    """Write the channels of a 4D volume to one file each; a 3D volume is copied (else DatasetError)."""
     if len(targets) == 1:
         copy_file(source, targets[0])
         return

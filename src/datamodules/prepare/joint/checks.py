@@ -81,8 +81,7 @@ def refuse_twice(
             f"Two cases would be called {twice[0]}. Call the data sets otherwise: "
             "data.sources={a: folder, b: folder}."
         )
-    cases = [(source, case) for source, raw in opened.items() for case in (*raw.training_cases, *raw.test_cases)]
-    images = [(source, case.images[0]) for source, case in cases]
+    images = [(s, case.images[0]) for s, raw in opened.items() for case in (*raw.training_cases, *raw.test_cases)]
     with ThreadPoolExecutor(workers) as threads:
         contents = threads.map(file_content, [path for _, path in images])
     known: dict[str, tuple[str, Path]] = {}
