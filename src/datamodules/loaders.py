@@ -186,8 +186,8 @@ class PatchDataModule(L.LightningDataModule):
             chain=self._chain if training else None,
             first_on_device=self.placement.first if training else None,
             room_for_cases=0 if keep else room,
-            keep=keep,
         )
+        dataset.kept = {} if keep else None
         sampler = EpochSampler(
             num_batches=num_batches,
             batch_size=self.plan_configuration.batch_size,

@@ -42,7 +42,9 @@ class PatchDataset(Dataset):
         first_on_device: Number of the first sample that is handed over for the device to augment, () int64, read
             anew for every sample; None for none.
         room_for_cases: Bytes of small cases that each process may keep decoded.
-        keep: Keep every sample that was made, for a dataset whose samples come again.
+
+    Attributes:
+        kept: Every sample that was made, for a dataset whose samples come again; None to keep none.
     """
 
     def __init__(
@@ -58,10 +60,9 @@ class PatchDataset(Dataset):
         chain: DeviceChain | None = None,
         first_on_device: torch.Tensor | None = None,
         room_for_cases: int = 0,
-        keep: bool = False,
     ) -> None:
         self.store = store
-        self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
+        self.kept: dict[int, dict[str, Any]] | None = None
         self._opened = OpenCases(store, room_for_cases)
         self.at_work: AtWork | None = None  # where workers note what they begin
         self.chain = chain
@@ -100,11 +101,11 @@ class PatchDataset(Dataset):
         """
         if self.at_work is not None:
             self.at_work.begin(index)
-        if self._kept is None:
+        if self.kept is None:
             return self._make(index)
-        if index not in self._kept:
-            self._kept[index] = self._make(index)
-        return dict(self._kept[index])
+        if index not in self.kept:
+            self.kept[index] = self._make(index)
+        return dict(self.kept[index])
 
     def _make(self, index: int) -> dict[str, Any]:
         rng, identifier = self._begin(index)

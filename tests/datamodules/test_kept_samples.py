@@ -69,7 +69,7 @@ def test_each_worker_keeps_its_own(datamodule):
 
 
 def test_training_samples_are_not_kept(datamodule):
-    assert datamodule.train_dataloader().dataset._kept is None
+    assert datamodule.train_dataloader().dataset.kept is None
 
 
 def test_what_a_worker_keeps_is_its_share(datamodule):
