@@ -48,8 +48,11 @@ _OTHER_SAID = "Another process of this run has ended, and the training ends with
 
 
 def entries(config: DictConfig | None) -> list[Any]:
-    """The objects of a group of named entries; an entry that is null, or the whole group, gives none."""
-    return [instantiate(entry) for entry in (config or {}).values() if entry is not None]
+    """The objects of a group of named entries; an entry that is null, or the whole group, gives none.
+
+    They get lists and mappings as Python's own, which their states, and so checkpoints, can hold.
+    """
+    return [instantiate(entry, _convert_="all") for entry in (config or {}).values() if entry is not None]
 
 
 def make_trainer(config: DictConfig, loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> L.Trainer:

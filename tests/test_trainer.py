@@ -26,6 +26,8 @@ CALLBACKS = {
 
 def test_null_entries_are_left_out() -> None:
     assert entries(None) == entries(OmegaConf.create({})) == []
+    (own,) = entries(OmegaConf.create({"own": {"_target_": "types.SimpleNamespace", "nested": [1, {"a": 2}]}}))
+    assert type(own.nested) is list and type(own.nested[1]) is dict  # a checkpoint holds them, not Hydra's
     chosen = entries(OmegaConf.create({**CALLBACKS, "last": None}))
     assert [type(callback) for callback in chosen] == [Cost]
 

@@ -14,6 +14,8 @@ from umamba.raw.dataset import RawCase
 from umamba.raw.sources import Source
 from umamba.words import listed
 
+_TIFF = (".tif", ".tiff")
+
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) ->
 
     Args:
         cases: Cases of a data set, each with a label.
-        predictions: Folder with a file NAME + `scoring.file_ending` for each.
+        predictions: Folder with a file NAME + `scoring.file_ending` for each; instance maps may be TIFF.
         scoring: Says what the files are called.
 
     Raises:
@@ -68,7 +70,7 @@ def pair_cases(cases: Iterable[RawCase], predictions: Path, scoring: Scoring) ->
     cases = list(cases)
     references = references_of(cases, scoring)
     images = {case.identifier: case.images for case in cases}
-    found = _visible(predictions, scoring.file_ending)
+    found = _predictions(predictions, scoring)
     others = [str(found.pop(name)) for name in sorted(found.keys() - references.keys())]
     if others:
         log.warning("%d label map(s) of other cases lie here too and are not scored: %s.", len(others), listed(others))
@@ -102,7 +104,7 @@ def pair_folders(
     Protocol paper leaves out a reference without a prediction, as the paper's scripts do.
 
     Args:
-        predictions: Folder with NAME + `scoring.file_ending`.
+        predictions: Folder with NAME + `scoring.file_ending`; instance maps may be TIFF.
         references: Folder with NAME + `scoring.reference_ending`.
         scoring: Says what the files are called.
         sources: Case -> the data set that it is of, see `umamba.raw.sources`.
@@ -114,7 +116,7 @@ def pair_folders(
         FileNotFoundError: A folder does not exist or holds no such file, or a prediction is missing.
         ValueError: A prediction has no reference.
     """
-    found = _visible(predictions, scoring.file_ending)
+    found = _predictions(predictions, scoring)
     expected = _visible(references, scoring.reference_ending)
     left_out = sorted(expected.keys() - found.keys())
     if scoring.protocol == "paper" and left_out:
@@ -138,13 +140,20 @@ def _reference(label: Path, scoring: Scoring) -> Path:
     return path
 
 
-def _visible(folder: Path, ending: str) -> dict[str, Path]:
+def _predictions(folder: Path, scoring: Scoring) -> dict[str, Path]:
+    """Instance maps also as TIFF, in which other programs write them whatever the images are."""
+    return _visible(folder, scoring.file_ending, *(_TIFF if scoring.instance_predictions else ()))
+
+
+def _visible(folder: Path, *endings: str) -> dict[str, Path]:
+    """Name -> file, of the first of the endings that a file has."""
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist.")
-    files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file() and p.name[0] != ".")
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no file that ends in {ending}.")
-    return {path.name.removesuffix(ending): path for path in files}
+    for ending in endings:
+        files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file() and p.name[0] != ".")
+        if files:
+            return {path.name.removesuffix(ending): path for path in files}
+    raise FileNotFoundError(f"{folder} holds no file that ends in {' or '.join(endings)}.")
 
 
 def _pair(

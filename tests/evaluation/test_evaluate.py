@@ -142,6 +142,22 @@ def test_instances_are_found_in_class_maps(tmp_path):
         evaluate(pairs, cells)
 
 
+def test_instance_maps_may_be_tiff_whatever_the_images_are(tmp_path):
+    """As Cellpose, StarDist and the authors' own script write them; more objects than a PNG of 8 bits holds."""
+    instances = np.arange(400, dtype=np.int32).reshape(20, 20).repeat(4, 0).repeat(4, 1)
+    case = RawCase(identifier="a", images=(), label=tmp_path / "labelsTs" / "a.png")
+    for folder, name in (("instancesTs", "a.tif"), ("predictions", "a.tiff")):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / name, instances)
+    labels = {"background": 0, "interior": 1}
+    cells = scoring(labels, ".png", task="instances", instance_predictions=True)
+    row = evaluate(pair_cases([case], tmp_path / "predictions", cells), cells).iloc[0]
+    assert (row["true_positives"], row["f1"]) == (399, 1)
+    assert evaluate(pair_folders(tmp_path / "predictions", tmp_path / "instancesTs", cells), cells).iloc[0]["f1"] == 1
+    with pytest.raises(FileNotFoundError, match=r"holds no file that ends in \.png\.$"):
+        pair_cases([case], tmp_path / "predictions", scoring(labels, ".png", task="instances"))
+
+
 def faulty(folder: Path, prediction: np.ndarray, **geometry) -> None:
     score(pair_of(folder, volume((1, slice(2, 6))), prediction, **geometry))
 
