@@ -85,6 +85,10 @@ def rules_of(content: Mapping[str, Any], labels: Mapping[str, int | Sequence[int
         rules = [Rule(**(entry | {k: tuple(entry[k]) for k in ("classes", "labels")})) for entry in content[KEY]]
         if any(not rule.classes or not has_type(rule.classes, tuple[str, ...]) for rule in rules):
             raise TypeError("classes must be names, at least one")
+        if not all(has_type(rule.labels, tuple[int, ...]) for rule in rules):
+            raise TypeError("labels must be whole numbers")
+        if not all(has_type((rule.dice_before, rule.dice_after), tuple[float, ...]) for rule in rules):
+            raise TypeError("dice_before and dice_after must be numbers")
     except (KeyError, TypeError) as error:
         raise ValueError(_NO_RULES.format(path, in_words(error))) from error
     for rule in rules:

@@ -94,11 +94,15 @@ def test_rules_that_do_not_fit_are_refused(tmp_path):
         load_rules(tmp_path / "rules.json", {"background": 0, "liver": 2, "vessels": 1})
     with pytest.raises(FileNotFoundError, match="No post-processing rules at .*fit_postprocessing=true"):
         load_rules(tmp_path / "absent.json", LABELS)
+    rule = '{"keep_largest": [{"classes": ["liver"], "labels": %s, "dice_before": 0, "dice_after": %s}]}'
     of_nothing = '{"keep_largest": [{"classes": [], "labels": [], "dice_before": 0, "dice_after": 1}]}'
     for content, fault in (
         ('{"rules": []}', "it lacks keep_largest"),
         ('{"keep_largest": {}}', "keep_largest is no list"),
         (of_nothing, "classes must be names, at least one"),
+        (rule % ("[true]", "1"), "labels must be whole numbers"),
+        (rule % ("[1.0]", "1"), "labels must be whole numbers"),
+        (rule % ("[1]", '"high"'), "dice_before and dice_after must be numbers"),
     ):
         (tmp_path / "other.json").write_text(content)
         with pytest.raises(ValueError, match=rf"other\.json holds no post-processing rules \(.*{fault}\)"):
