@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from umamba.files import atomic_file
 from umamba.machine import require_memory
 from umamba.raw.compressed import check_compressed
-from umamba.raw.description import DatasetError
+from umamba.raw.description import VOLUME_ENDINGS, DatasetError
 from umamba.raw.nifti import check_every_byte, check_length, read_whole_numbers
 from umamba.raw.nifti_header import is_nifti, is_nifti_2
 from umamba.raw.right_angles import SHEAR, sform_direction
@@ -72,9 +72,11 @@ def open_volume(path: Path) -> sitk.ImageFileReader:
     """Read the header of a volume.
 
     Raises:
-        DatasetError: It cannot be read, its axes are not at right angles, or it says what SimpleITK passes over, see
-            `TextHeader.check`; or SimpleITK would read another file.
+        DatasetError: It has no ending that is known, cannot be read, its axes are not at right angles, or it says what
+            SimpleITK passes over, see `TextHeader.check`; or SimpleITK would read another file.
     """
+    if not path.name.endswith(VOLUME_ENDINGS):  # by which it is known what is to be checked
+        raise DatasetError(f"{path} has an ending that is not known; expected {', '.join(VOLUME_ENDINGS)}. Rename it.")
     direction = None
     try:
         if header := TextHeader.read(path):

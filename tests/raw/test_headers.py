@@ -110,6 +110,14 @@ def test_a_compressed_file_beside_its_plain_one_is_refused(tmp_path: Path, read:
     read(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("name", ["a.NII.GZ", "a.Nii", "a.NRRD", "a.nhdr", "a.hdr", "a.vtk"])
+def test_an_ending_by_which_nothing_would_be_checked_is_refused(tmp_path: Path, name: str) -> None:
+    """SimpleITK reads these: without the checks of checksum, length, units and scale that the ending asks for."""
+    nifti(tmp_path / "a.nii").rename(tmp_path / name)
+    with pytest.raises(DatasetError, match="has an ending that is not known; expected .*Rename it"):
+        read_images([tmp_path / name])
+
+
 def test_pictures_that_are_shown_otherwise_are_said(tmp_path: Path) -> None:
     picture = Image.fromarray(LABEL[0])
     turned = Image.Exif()
