@@ -63,7 +63,8 @@ def _boxes(ax: Axes, means: pd.DataFrame, classes: list[str], networks: list[str
         positions = np.arange(len(classes)) + (index - (len(networks) - 1) / 2) * width
         ax.boxplot(
             values, positions=positions, widths=0.85 * width, patch_artist=True, manage_ticks=False,
-            boxprops={"facecolor": palette[network], "linewidth": 0.6}, medianprops={"linewidth": 1.2, "color": "black"},
+            medianprops={"linewidth": 1.2, "color": "black"},
+            boxprops={"facecolor": palette[network], "linewidth": 0.6},
             flierprops={"markersize": 2}, whiskerprops={"linewidth": 0.6}, capprops={"linewidth": 0.6},
         )  # fmt: skip
         ax.plot([], [], "s", color=palette[network], label=literal(title_of(network)))
