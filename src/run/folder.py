@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +266,10 @@ def _say_new(folder: Path, cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     named = {override.split("=", 1)[0].lstrip("+") for override in hydra.overrides.task}
     if hydra.job.config_name == DEFAULT_CONFIG and "run_dir" in named and not named & _NEW:
-        log.warning("There is no run in %s: a new one starts, with the default data=%s and model=%s.", folder,
-                    cfg.data_name, cfg.model_name)  # fmt: skip
+        runs = [entry.name for entry in folder.parent.glob("*/") if (entry / "config.yaml").is_file()]
+        alike = [short(folder.parent / name) for name in get_close_matches(folder.name, runs, n=2, cutoff=0.7)]
+        log.warning("There is no run in %s: a new one starts, with the default data=%s and model=%s.%s", folder,
+                    cfg.data_name, cfg.model_name, f" There is {' and '.join(alike)}." if alike else "")  # fmt: skip
 
 
 def _find_begun_from(cfg: DictConfig, last: Path) -> None:

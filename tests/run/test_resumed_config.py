@@ -373,7 +373,9 @@ def test_a_folder_without_a_run_is_not_trained_in_unsaid(tmp_path: Path, caplog:
         with called(tmp_path / override, override):
             assert not caplog.text
     with called(tmp_path / "misspelt", "trainer.max_epochs=3"):
-        assert "misspelt: a new one starts, with the default data=phantom and model=umamba_bot." in caplog.text
+        assert "misspelt: a new one starts, with the default data=phantom and model=umamba_bot.\n" in caplog.text
+    with called(tmp_path / "mispelt", "trainer.max_epochs=3"):
+        assert f"model=umamba_bot. There is {tmp_path / 'misspelt'}." in caplog.text
 
 
 def test_a_second_training_in_the_folder_is_told_who_has_it(tmp_path: Path) -> None:
