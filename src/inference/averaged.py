@@ -168,7 +168,7 @@ def predictor_of(
         )  # fmt: skip
     if postprocessing:
         predictor.rules = ensemble.rules(predictor.plan.foreground)
-    _say(ensemble, predictor)
+    _say(ensemble, parts, predictor)
     return predictor
 
 
@@ -184,8 +184,11 @@ def _places_of(ensemble: Ensemble, previous_stage: object) -> list[object]:
     return [previous_stage if one else None for one in cascaded]
 
 
-def _say(ensemble: Ensemble, predictor: Predictor) -> None:
-    groups = " and ".join(f"{len(group.checkpoints)} of {group.name}" for group in ensemble.groups)
+def _say(ensemble: Ensemble, parts: Sequence[Predictor], predictor: Predictor) -> None:
+    named = zip(ensemble.groups, parts, strict=True)
+    groups = " and ".join(
+        f"{len(group.checkpoints)} of {group.name} ({part.configuration.name})" for group, part in named
+    )
     rules = "; ".join(", ".join(rule.classes) for rule in predictor.rules)
     log.info(
         "%s: checkpoints %s%s.", ensemble.path, groups, f"; the largest component is kept of {rules}" * bool(rules)

@@ -49,11 +49,13 @@ def predictor_of_bundle(
         predictor.rules = bundle.rules_for(predictor.plan.foreground, path)
     rules = "; ".join(", ".join(rule.classes) for rule in predictor.rules)
     firsts = {name: f" upon {len(sources)} of the first stage" for name, sources in bundle.previous.items()}
+    groups = [
+        f"{len(sources)} of {name} ({part.configuration.name}){firsts.get(name, '')}"
+        for (name, sources), part in zip(bundle.groups.items(), parts, strict=True)
+    ]
     log.info(
         "%s: %s, by %s; %s%s.",
-        path,
-        " and ".join(f"{len(sources)} of {name}{firsts.get(name, '')}" for name, sources in bundle.groups.items()),
-        bundle.made_by, said_of(bundle.licence), f"; the largest component is kept of {rules}" * bool(rules),
+        path, " and ".join(groups), bundle.made_by, said_of(bundle.licence), f"; the largest component is kept of {rules}" * bool(rules),
     )  # fmt: skip
     return predictor, bundle.rules is not None
 

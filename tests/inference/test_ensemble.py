@@ -98,11 +98,13 @@ def test_several_plans_are_averaged_as_probabilities_on_the_image(folder: Path, 
     assert json.loads((folder / "out" / "inference.json").read_text()) == record  # refused before it is replaced
 
 
-def test_the_order_of_groups_changes_nothing(folder: Path) -> None:
+def test_the_order_of_groups_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = [folder / "images" / "case0_0000.nii.gz"]
+    caplog.set_level("INFO")
     one, _ = predictor_of(ensemble(folder, "fine", "flat"), device="cpu").predict(image)
     other, _ = predictor_of(ensemble(folder, "flat", "fine"), device="cpu").predict(image)
     np.testing.assert_array_equal(one, other)
+    assert "checkpoints 2 of fine (3d_fullres) and 2 of flat (2d)" in caplog.text
 
 
 def test_a_tie_is_of_the_first_class_and_other_shapes_are_refused() -> None:
