@@ -89,8 +89,9 @@ def _all_keys(config: str) -> Iterator[str]:
     """Keys of a command, with a dot for each group."""
     own = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
     yield from (key for name in own if name not in ("defaults", "hydra") for key in _leaves(own[name], name))
-    for group, files in SHOWN_FILES.items() if config in KEYS_OF_GROUPS else ():
-        for file in files:
+    chosen = {str(group).lstrip("/") for entry in own.get("defaults", ()) if isinstance(entry, dict) for group in entry}
+    for group, files in SHOWN_FILES.items():
+        for file in files if group in chosen or config in KEYS_OF_GROUPS else ():
             yield from _leaves(yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8")), group)
 
 

@@ -190,6 +190,8 @@ def test_keys_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("umamba.help._called", ["predict"])
     assert hint("Could not override 'stepp'.") == "There is step."
     assert hint("Could not override 'gradient_clip_val'.") == "--help lists the keys that there are."
+    monkeypatch.setattr("umamba.help._called", ["planning"])
+    assert hint("Could not override 'dataset_dir'.") == "There is data.dataset_dir."
     monkeypatch.setattr("umamba.help._called", ["train"])
     assert hint("Could not override 'precision'.") == "There is model.precision and trainer.precision."
     assert hint("Could not override 'trainer.max_epoch'.").startswith("There is trainer.max_epochs")
