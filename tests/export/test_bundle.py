@@ -74,7 +74,7 @@ def test_the_command_and_what_reads_its_file(tmp_path: Path) -> None:
     )
     assert "b.ckpt: " in said and "2 networks; licence LICENSE.txt." in said and "Error executing" not in said
     said = run("predict.py", "checkpoint=b.ckpt", "input=images", "output=p", "device=cpu", folder=tmp_path)
-    assert "2 of nnunet, by umamba-lightning" in said and "the largest component is kept of ball" in said
+    assert "2 of nnunet (3d_fullres), by umamba-lightning" in said and "the largest component is kept of ball" in said
     expected, _ = predictor_of(folder / "ensemble.json", device="cpu").predict(files)
     np.testing.assert_array_equal(read_label(tmp_path / "p" / "case.nii.gz")[0], expected)
     said = run(

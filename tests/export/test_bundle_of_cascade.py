@@ -66,7 +66,7 @@ def test_the_command_and_what_reads_its_file(second: Path, tmp_path: Path) -> No
     said = run("src/__main__.py", "export", f"checkpoint={folder}", "output=b.ckpt", folder=tmp_path)
     assert "4 networks" in said
     said = run("predict.py", "checkpoint=b.ckpt", "input=images", "output=p", "device=cpu", folder=tmp_path)
-    assert "2 of nnunet upon 2 of the first stage, by umamba-lightning" in said
+    assert "2 of nnunet (3d_cascade_fullres) upon 2 of the first stage, by umamba-lightning" in said
     run("predict.py", f"checkpoint={folder}", "input=images", "output=q", "device=cpu", folder=tmp_path)
     assert (tmp_path / "p" / "a.nii.gz").read_bytes() == (tmp_path / "q" / "a.nii.gz").read_bytes()
     call = ("predict.py", "checkpoint=b.ckpt", "input=images", "output=r", "device=cpu")
