@@ -6,7 +6,6 @@ import logging
 import math
 import re
 import signal
-import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,20 +140,34 @@ def test_the_best_is_remembered_when_the_run_goes_on() -> None:
     assert after.best == 0.7
 
 
+class Clock:
+    """Stands for `time.perf_counter`."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+
 class Slow(torch.utils.data.Dataset):
     """Takes a twentieth of a second for each sample."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, number: int) -> float:
-        time.sleep(0.05)
+        self.clock.now += 0.05
         return 0.0
 
 
-def test_a_loader_that_is_slow_is_told(tmp_path: Path, caplog) -> None:
+def test_a_loader_that_is_slow_is_told(tmp_path: Path, caplog, monkeypatch) -> None:
     caplog.set_level(logging.INFO, "umamba")
-    fit(tmp_path, EpochLine(), epochs=2, data=Slow())
+    monkeypatch.setattr("umamba.callbacks.pace.time.perf_counter", clock := Clock())
+    fit(tmp_path, EpochLine(), epochs=2, data=Slow(clock))
     shares = [int(share) for share in re.findall(r"\((\d+)% waiting for data\)", caplog.text)]
     assert len(shares) == 2 and all(share > 40 for share in shares), caplog.text
 
