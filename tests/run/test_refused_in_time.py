@@ -74,6 +74,7 @@ def start(train, dataset: Path, *overrides: str) -> None:
         (["data.iterations_per_epoch=0"], r"data\.iterations_per_epoch is 0"),
         (["data.val_iterations=-1"], r"data\.val_iterations is -1"),
         (["data.batch_size=2.5"], r"data\.batch_size is 2\.5; expected a whole number"),
+        (["data.batch_size=0"], r"data\.batch_size=0: expected a whole number from 1"),
         (["data.batch_size=true"], r"data\.batch_size is True; expected a whole number"),
         (["data.patch_size=[16.5,16,16]"], r"data\.patch_size is \[16\.5, 16, 16\]; expected whole numbers"),
         (["data.patch_size=16"], r"data\.patch_size is 16; expected whole numbers"),
@@ -120,7 +121,6 @@ def test_before_a_case_is_read(train, dataset: Path, monkeypatch, overrides: lis
     [
         (["data.patch_size=[16,16]"], r"data\.patch_size=\[16, 16\] has 2 axes"),
         (["data.patch_size=[16,16,0]"], "patch_size"),
-        (["data.batch_size=0"], "batch_size"),
         (["data.configuration=4d"], "4d"),
         (["data.batch_size=2", "trainer.devices=3", "trainer.strategy=ddp"], "A batch of 2 is too small for 3"),
         (["+model.network.wrong=1"], r"model\.network\.wrong"),
