@@ -55,7 +55,8 @@ def predictor_of_bundle(
     ]
     log.info(
         "%s: %s, by %s; %s%s.",
-        path, " and ".join(groups), bundle.made_by, said_of(bundle.licence), f"; the largest component is kept of {rules}" * bool(rules),
+        path, " and ".join(groups), bundle.made_by, said_of(bundle.licence),
+        f"; the largest component is kept of {rules}" * bool(rules),
     )  # fmt: skip
     return predictor, bundle.rules is not None
 
