@@ -78,7 +78,8 @@ def _means_of_two(single: Sequence[Candidate], output: Path, options: PoolOption
     for (one, made), (other, (others, *_)) in itertools.combinations(zip(single, scored, strict=True), 2):
         pairs, scoring, decision = made
         place = output / "pairs" / f"{stems[one.name]}+{stems[other.name]}"
-        mean = [_mean(pair, others[case], decision, place) for case, pair in pairs.items()]
+        with writing_into(place):
+            mean = [_mean(pair, others[case], decision, place) for case, pair in pairs.items()]
         found.append(
             Candidate(
                 name=f"{one.name} + {other.name}",

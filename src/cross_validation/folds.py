@@ -15,7 +15,7 @@ from umamba.evaluation.pairs import Pair, pair_cases
 from umamba.evaluation.prepared import Prepared, RunOptions
 from umamba.evaluation.same_meaning import check_same_meaning
 from umamba.evaluation.same_table import check_one_data_set
-from umamba.files import read_json
+from umamba.files import read_json, writing_into
 from umamba.inference.record import record_path
 from umamba.models.checkpoint import datamodule_from_checkpoint, load_checkpoint
 from umamba.planning.plan import Plan
@@ -103,7 +103,8 @@ def read_folds(checkpoints: Mapping[int, Path], options: PoolOptions) -> list[Fo
 def predict_held_out(prepared: Prepared, place: Path, *, keep: Sequence[str] = ()) -> list[Pair]:
     """Predict the chosen cases of a fold; those that the same network has predicted in the same way are left."""
     same = read_json(record_path(place, (0, 1))).get("made_by") == prepared.predictor.made_by(keep)
-    prepared.predictor.predict_cases(prepared.chosen, place, keep=keep, resume=same)
+    with writing_into(place):
+        prepared.predictor.predict_cases(prepared.chosen, place, keep=keep, resume=same)
     return pair_cases(prepared.chosen, place, prepared.scoring)
 
 

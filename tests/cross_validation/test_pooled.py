@@ -17,6 +17,7 @@ from umamba.cross_validation.folds import PoolOptions
 from umamba.cross_validation.pooled import pool
 from umamba.datamodules.splits import make_splits
 from umamba.evaluation.report.runs import gather
+from umamba.files import UNFINISHED
 from umamba.inference.averaged import predictor_of
 from umamba.inference.predictor import Predictor
 from umamba.raw.readers import read_label
@@ -32,7 +33,11 @@ def raw(tmp_path: Path) -> Path:
 def test_each_case_is_predicted_by_the_network_that_held_it_out(raw: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cv"
     checkpoints = make_folds(raw, folder, (0, 1, 2, 3, 4))
+    killed = folder / "out_of_fold" / "fold_1" / f"{UNFINISHED}1-case_1.nii.gz"  # which wrote this
+    killed.parent.mkdir(parents=True)
+    killed.touch()
     path = pool(checkpoints, folder, CPU)
+    assert not list(folder.rglob(f"{UNFINISHED}*"))
     splits = make_splits([f"case_{index}" for index in range(5)])
     content = json.loads(path.read_text())
     assert [fold["cases"] for fold in content["folds"]] == [list(split.val) for split in splits]
