@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["trainer.precision=half"], "Precision 'half' is invalid"),
         (["run_dir=logs/mine", "seed=-1"], "seed=-1: expected a whole number"),
         (["run_dir=elsewhere/mine", "init_from=nowhere.ckpt"], "There is no checkpoint at init_from=nowhere.ckpt"),
-        (["logger=wandb", "data.batch_size=0"], "batch_size = 0: expected"),
+        (["logger=wandb", "data.batch_size=0"], "data.batch_size=0: expected a whole number from 1"),
         (["--config-name=cross_validation", "trainer.precision=half"], "Precision 'half' is invalid"),
         (["--config-name=cascade", "loss.class_weights=[1,2,3,4,5]"], "class_weights"),
         (["--config-name=cascade"], "has no configuration '3d_cascade_fullres'"),
