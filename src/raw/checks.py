@@ -28,6 +28,7 @@ _DOUBTS = {
     "spacing": "a header that leaves the size of a voxel in doubt",
     "picture": "pictures that some programs show otherwise than they are stored",
     "orientation": "axes that point elsewhere than those of the training",
+    "place": "two places in their headers",
     "axes": "axes that are at right angles but for the rounding of a header",
     "values": "values that seem unlike those of the training",
 }

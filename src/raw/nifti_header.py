@@ -19,15 +19,17 @@ _NO_SLOPE = 2.3e-16  # SimpleITK takes a scale up to that for none
 # The fields of both headers that are read, as nifti1.h and nifti2.h have them
 _NAMES = (
     "dim", "datatype", "bitpix", "pixdim", "vox_offset", "slope", "inter", "qform_code", "sform_code", "quatern",
-    "sform", "magic", "units",
+    "sform", "magic", "units", "qoffset",
 )  # fmt: skip
 _NIFTI_1 = np.dtype({
-    "names": _NAMES, "formats": ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "i2", "i2", "3f4", "(3,4)f4", "S4", "u1"],
-    "offsets": [40, 70, 72, 76, 108, 112, 116, 252, 254, 256, 280, 344, 123], "itemsize": 348,
+    "names": _NAMES,
+    "formats": ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "i2", "i2", "3f4", "(3,4)f4", "S4", "u1", "3f4"],
+    "offsets": [40, 70, 72, 76, 108, 112, 116, 252, 254, 256, 280, 344, 123, 268], "itemsize": 348,
 })  # fmt: skip
 _NIFTI_2 = np.dtype({
-    "names": _NAMES, "formats": ["8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "3f8", "(3,4)f8", "S4", "i4"],
-    "offsets": [16, 12, 14, 104, 168, 176, 184, 344, 348, 352, 400, 4, 500], "itemsize": 540,
+    "names": _NAMES,
+    "formats": ["8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "3f8", "(3,4)f8", "S4", "i4", "3f8"],
+    "offsets": [16, 12, 14, 104, 168, 176, 184, 344, 348, 352, 400, 4, 500, 376], "itemsize": 540,
 })  # fmt: skip
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from umamba.raw.description import DatasetError
 from umamba.raw.nifti_header import HEADER_DAMAGES, is_nifti, read_header, voxel_size
 
+_OTHER_PLACE = 0.1  # mm: more than what rounding does
 SHEAR = 2e-3  # largest product of two axes' directions: twice what headers round, see grids.DIRECTION_TOLERANCE
 _EXACT = 1e-6  # of float32; what more ITK takes for none is between 1e-5 and 1e-3
+_NONE_TO_ITK = 1e-5  # products that ITK takes for none whatever it is told
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's x and y point the other way than ITK's
 
 
@@ -38,7 +40,7 @@ def sform_direction(path: Path) -> np.ndarray | None:
 
     Raises:
         DatasetError: The axes are not at right angles, by more than a header rounds, or than its digits where a qform
-            says the same.
+            says the same; or they are rounded, and ITK takes them or a qform that says otherwise, as it is told.
     """
     if not is_nifti(path):
         return None
@@ -58,6 +60,11 @@ def sform_direction(path: Path) -> np.ndarray | None:
         agreed = (np.abs(turn * np.abs(sizes) - stated) <= _rounding(stated) + SHEAR * np.abs(sizes)).all()
         if not agreed:
             check_right_angles(_TO_LPS @ axes, path)
+        if _shear(axes) > _NONE_TO_ITK and (apart := _apart(header)) > _OTHER_PLACE:
+            raise DatasetError(
+                f"{path} lies {apart:.3g} mm elsewhere by its qform than by its sform, whose numbers are "
+                "rounded: programs take either. Make both equal (fslorient -copysform2qform, nibabel set_qform)."
+            )
         return _TO_LPS @ turn if agreed and _shear(axes) > _EXACT else None
     check_right_angles(_TO_LPS @ axes, path)
     left, _, right = np.linalg.svd(axes)
@@ -73,6 +80,29 @@ def rounded_by(path: Path) -> float:
     stated = header["sform"][:, :3].astype(float)
     found = _shear(stated / np.linalg.norm(stated, axis=0))
     return found if found > _EXACT else 0.0
+
+
+def places(path: Path) -> tuple[float, bool]:
+    """How far apart a NIfTI file's sform and qform put a corner of the image, and whether ITK goes by the sform.
+
+    Returns:
+        In voxels, 0 where only one of the two says where it lies; and the answer.
+    """
+    header = read_header(path)
+    sizes = np.asarray(voxel_size(header))
+    if min(header["sform_code"], header["qform_code"]) <= 0 or len(sizes) < 3 or not np.abs(sizes).min() > 0:
+        return 0.0, True
+    return _apart(header) / float(np.abs(sizes).min()), bool(header["sform_code"] == 1)
+
+
+def _apart(header: np.void) -> float:
+    """The same in mm, of a header that has both; by the voxel size of the sform, which pixdim may contradict."""
+    stated = header["sform"].astype(float)
+    sizes = np.linalg.norm(stated[:, :3], axis=0)
+    other = np.column_stack([_qform(header) * sizes, header["qoffset"].astype(float)])
+    last = np.maximum(header["dim"][1:4].astype(float) - 1, 0)
+    corners = np.array([[*(last * corner), 1] for corner in np.ndindex(2, 2, 2)])
+    return float(np.linalg.norm(corners @ (stated - other).T, axis=1).max())
 
 
 def _shear(direction: np.ndarray) -> float:

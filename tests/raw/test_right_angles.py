@@ -66,6 +66,36 @@ def test_rounded_axes_are_taken_as_they_are(
     assert [kind for kind, _ in file_doubts(path)] == ["axes"] * (decimals == 3 and not qform)
 
 
+def elsewhere(path: Path, axes: np.ndarray, sform_code: int) -> Path:
+    """Its qform puts it 5 mm along x from where its sform does."""
+    content = bytearray(written(path, axes, qform=True).read_bytes())
+    struct.pack_into("<h", content, 254, sform_code)
+    struct.pack_into("<f", content, 268, 15)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("code", "used", "x"), [(1, "sform", -10), (2, "qform", -15), (4, "qform", -15)])
+def test_two_places_in_a_header_are_said_with_the_one_that_is_used(
+    tmp_path: Path, code: int, used: str, x: float
+) -> None:
+    path = elsewhere(tmp_path / "a.nii", TURN * ZOOM, code)
+    assert read_geometry(path).origin == (x, -20.0, 30.0) == sitk.ReadImage(str(path)).GetOrigin()
+    ((kind, message),) = file_doubts(path)
+    assert kind == "place" and "10 voxels elsewhere" in message and f"the {used} is used" in message
+
+
+@pytest.mark.parametrize("code", [1, 2])
+@pytest.mark.parametrize("asked", [None, "1"], ids=["", "permissive"])
+def test_two_places_of_which_rounding_chooses_one_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, code: int
+) -> None:
+    if asked:
+        monkeypatch.setenv("ITK_NIFTI_SFORM_PERMISSIVE", asked)
+    with pytest.raises(DatasetError, match="5 mm elsewhere by its qform"):
+        read_geometry(elsewhere(tmp_path / "a.nii", np.round(TURN * ZOOM, 3), code))
+
+
 def test_threads_do_not_get_into_each_others_way(tmp_path: Path) -> None:
     """One of them would put the environment back while another reads."""
     path = written(tmp_path / "a.nii", np.round(TURN * ZOOM, 3))
