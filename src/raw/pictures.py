@@ -207,7 +207,8 @@ def _check_one_image(tiff: tifffile.TiffFile, path: Path) -> None:
     if images and images[0].axes.startswith("C") and images[0].ndim > 2:
         raise DatasetError(
             f"{path} says that its {images[0].shape[0]} planes are channels (axes {images[0].axes}), which are no "
-            "slices. Write each channel into a file of its own: NAME_0000, NAME_0001, ..."
+            "slices. Write each channel into a file of its own: NAME_0000, NAME_0001, ...; if they are slices, write "
+            "them with metadata={'axes': 'ZYX'}, without which tifffile's imagej=True calls them channels."
         )
     if images and images[0].axes.startswith("T") and images[0].ndim > 2:
         raise DatasetError(

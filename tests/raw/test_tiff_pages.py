@@ -50,7 +50,7 @@ def of_colours(path: Path) -> None:
     [
         (page_by_page, r"holds 5 images \(pixels: 20 x 30, 20 x 30, 20 x 30, and 2 more\).*append=True"),
         (of_two_sizes, r"holds 2 images \(pixels: 20 x 30, 10 x 30\)"),
-        (of_channels, r"its 3 planes are channels \(axes CYX\)"),
+        (of_channels, r"its 3 planes are channels \(axes CYX\).*metadata={'axes': 'ZYX'}"),
         (of_moments, r"its 5 parts are moments in time \(axes TYX\)"),
         (of_volumes, r"its 2 parts are moments in time \(axes TZYX\)"),
         (of_colours, r"shape \(5, 20, 30, 3\); expected .* or a grey stack \(z, y, x\)"),
