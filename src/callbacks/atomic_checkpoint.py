@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 torch.load(beside, map_location="cpu", weights_only=True, mmap=True)
             except _NO_DATA as error:
-                raise TypeError(
+                raise ValueError(
                     f"The checkpoint {path} could not be read back, and is not kept: {_what_is_no_data(error)}. An "
                     f"optimiser, a schedule or a callback keeps it; {_PLAIN}."
                 ) from error
@@ -52,7 +52,7 @@ def check_states(trainer: L.Trainer) -> None:
     """Refuse what no checkpoint will be able to keep, as far as it is there before the first step.
 
     Raises:
-        TypeError: The state of a callback, an optimiser or a schedule is no plain data; names it.
+        ValueError: The state of a callback, an optimiser or a schedule is no plain data; names it.
     """
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     for kept in [*trainer.callbacks, *trainer.optimizers, *schedules]:  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def check_states(trainer: L.Trainer) -> None:
             buffer.seek(0)
             torch.load(buffer, map_location="cpu", weights_only=True)
         except _NO_DATA as error:
-            raise TypeError(
+            raise ValueError(
                 f"{type(kept).__module__}.{type(kept).__qualname__} has a state that no checkpoint can keep: "
                 f"{_what_is_no_data(error)}. Change what its state_dict gives: {_PLAIN}."
             ) from error

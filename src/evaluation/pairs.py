@@ -146,14 +146,19 @@ def _predictions(folder: Path, scoring: Scoring) -> dict[str, Path]:
 
 
 def _visible(folder: Path, *endings: str) -> dict[str, Path]:
-    """Name -> file, of the first of the endings that a file has."""
+    """Name -> file; of several endings all files have the same."""
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {folder} does not exist.")
-    for ending in endings:
-        files = sorted(p for p in folder.iterdir() if p.name.endswith(ending) and p.is_file() and p.name[0] != ".")
-        if files:
-            return {path.name.removesuffix(ending): path for path in files}
-    raise FileNotFoundError(f"{folder} holds no file that ends in {' or '.join(endings)}.")
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
+    found = {e: kind for e in dict.fromkeys(endings) if (kind := [p for p in files if p.name.endswith(e)])}
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no file that ends in {' or '.join(endings)}.")
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} holds files that end in {' and in '.join(found)}. Leave those to be scored."
+        )
+    ((ending, paths),) = found.items()
+    return {path.name.removesuffix(ending): path for path in paths}
 
 
 def _pair(

@@ -115,7 +115,10 @@ def check_no_data_set(output: Path) -> None:
 
 
 def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) -> None:
-    """See that no label map replaces an image that is to be read, or the label map of a case (else ValueError)."""
+    """See that no label map replaces an image that is to be read, or the label map of a case (else ValueError).
+
+    Nor may it lie beside an uncompressed NIfTI file of its name, which SimpleITK reads in its place.
+    """
     inputs = [path for case in cases for path in (*case.images, case.label) if path is not None]
     taken = {path.resolve() for path in inputs} | {path.parent.resolve() / path.name for path in inputs}
     for name, path in outputs.items():
@@ -123,4 +126,10 @@ def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) ->
         if path.parent.resolve() / path.name in taken:
             raise ValueError(
                 f"The label map of case {name} would replace the image or label {path}. Give another output folder."
+            )
+        plain = path.with_suffix("")
+        if path.name.endswith(".nii.gz") and plain.is_file():
+            raise ValueError(
+                f"{plain} lies where {path.name} is to be written, and SimpleITK would read it in place of that. "
+                "Move it away, or give another output folder."
             )

@@ -156,6 +156,9 @@ def test_instance_maps_may_be_tiff_whatever_the_images_are(tmp_path):
     assert evaluate(pair_folders(tmp_path / "predictions", tmp_path / "instancesTs", cells), cells).iloc[0]["f1"] == 1
     with pytest.raises(FileNotFoundError, match=r"holds no file that ends in \.png\.$"):
         pair_cases([case], tmp_path / "predictions", scoring(labels, ".png", task="instances"))
+    skio.imsave(tmp_path / "predictions" / "a.png", np.zeros((80, 80), np.uint8), check_contrast=False)
+    with pytest.raises(ValueError, match=r"files that end in \.png and in \.tiff"):
+        pair_cases([case], tmp_path / "predictions", cells)
 
 
 def faulty(folder: Path, prediction: np.ndarray, **geometry) -> None:

@@ -116,6 +116,10 @@ def test_a_label_map_does_not_replace_that_of_its_case(tmp_path: Path) -> None:
     check_not_an_input([case], {"a": tmp_path / "predictions" / "a.nii.gz"})
     with pytest.raises(ValueError, match="label map of case a would replace the image or label .*references/a"):
         check_not_an_input([case], {"a": label})
+    (tmp_path / "predictions").mkdir(exist_ok=True)
+    (tmp_path / "predictions" / "a.nii").touch()
+    with pytest.raises(ValueError, match=r"a\.nii lies where a\.nii\.gz is to be written"):
+        check_not_an_input([case], {"a": tmp_path / "predictions" / "a.nii.gz"})
 
 
 def test_a_picture_holds_all_its_channels(tmp_path: Path) -> None:
