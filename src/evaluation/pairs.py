@@ -154,9 +154,7 @@ def _visible(folder: Path, *endings: str) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no file that ends in {' or '.join(endings)}.")
     if len(found) > 1:
-        raise ValueError(
-            f"{folder} holds files that end in {' and in '.join(found)}. Leave those to be scored."
-        )
+        raise ValueError(f"{folder} holds files that end in {' and in '.join(found)}. Leave those to be scored.")
     ((ending, paths),) = found.items()
     return {path.name.removesuffix(ending): path for path in paths}
 

@@ -60,9 +60,9 @@ def sform_direction(path: Path) -> np.ndarray | None:
         agreed = (np.abs(turn * np.abs(sizes) - stated) <= _rounding(stated) + SHEAR * np.abs(sizes)).all()
         if not agreed:
             check_right_angles(_TO_LPS @ axes, path)
-        if _shear(axes) > _NONE_TO_ITK and (apart := _apart(header)) > _OTHER_PLACE:
+        if _shear(axes) > _NONE_TO_ITK and (not agreed or _apart(header) > _OTHER_PLACE):
             raise DatasetError(
-                f"{path} lies {apart:.3g} mm elsewhere by its qform than by its sform, whose numbers are "
+                f"{path} lies {_apart(header):.3g} mm elsewhere by its qform than by its sform, whose numbers are "
                 "rounded: programs take either. Make both equal (fslorient -copysform2qform, nibabel set_qform)."
             )
         return _TO_LPS @ turn if agreed and _shear(axes) > _EXACT else None

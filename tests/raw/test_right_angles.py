@@ -96,6 +96,25 @@ def test_two_places_of_which_rounding_chooses_one_are_refused(
         read_geometry(elsewhere(tmp_path / "a.nii", np.round(TURN * ZOOM, 3), code))
 
 
+@pytest.mark.parametrize("asked", [None, "1"], ids=["", "permissive"])
+@pytest.mark.parametrize("degrees", [0.05, 0.2, 1.0])
+def test_rounded_axes_beside_others_are_refused_or_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, degrees: float
+) -> None:
+    """SimpleITK, told to take them, puts these axes up to 44 degrees beside both forms, in silence."""
+    if asked:
+        monkeypatch.setenv("ITK_NIFTI_SFORM_PERMISSIVE", asked)
+    angle = np.deg2rad(degrees)
+    about_z = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    path = written(tmp_path / "a.nii", np.round(about_z @ TURN * ZOOM, 3), qform=True)
+    if degrees > 0.1:
+        with pytest.raises(DatasetError, match="elsewhere by its qform"):
+            read_geometry(path)
+    else:
+        found = np.reshape(read_geometry(path).direction, (3, 3))
+        np.testing.assert_allclose(found, TO_LPS @ TURN, atol=2e-3)
+
+
 def test_threads_do_not_get_into_each_others_way(tmp_path: Path) -> None:
     """One of them would put the environment back while another reads."""
     path = written(tmp_path / "a.nii", np.round(TURN * ZOOM, 3))
