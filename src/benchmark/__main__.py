@@ -27,7 +27,6 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from umamba.benchmark.measure import FEEDS, measure
@@ -39,7 +38,7 @@ from umamba.models.build import check_preset
 from umamba.resolvers import register_resolvers
 from umamba.run import ranks
 from umamba.run.command import command, run_command
-from umamba.run.console import for_terminal
+from umamba.run.console import for_terminal, table_console
 from umamba.run.habits import name_dataset
 from umamba.run.quiet import quiet, short_warnings
 from umamba.targets import check_config
@@ -96,9 +95,9 @@ def benchmark(cfg: DictConfig) -> Iterator[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table, and a sentence on each row."""
-    first, console = rows[0], Console(markup=False, emoji=False)
+    first, console = rows[0], table_console()
     if not sys.stdout.isatty():
-        console = Console(width=_WIDTH, markup=False, emoji=False)
+        console = table_console(width=_WIDTH)
     cells = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
     of_all = ("data", "devices")
     shown = {name: column for name, column in cells.items() if name not in of_all and set(column) != {UNKNOWN}}

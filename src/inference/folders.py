@@ -8,6 +8,7 @@ from pathlib import Path
 
 from umamba.raw.dataset import OF_A_DATA_SET, RawCase, warn_of_other_endings
 from umamba.raw.description import PICTURE_ENDINGS, DatasetError
+from umamba.raw.volume_files import read_in_place_of
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
 
@@ -127,8 +128,7 @@ def check_not_an_input(cases: Sequence[RawCase], outputs: Mapping[str, Path]) ->
             raise ValueError(
                 f"The label map of case {name} would replace the image or label {path}. Give another output folder."
             )
-        plain = path.with_suffix("")
-        if path.name.endswith(".nii.gz") and plain.is_file():
+        if plain := read_in_place_of(path):
             raise ValueError(
                 f"{plain} lies where {path.name} is to be written, and SimpleITK would read it in place of that. "
                 "Move it away, or give another output folder."

@@ -17,7 +17,6 @@ import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from umamba.files import check_takes_files, load_json, refuse_input
 from umamba.plain import check_option_types, to_plain
@@ -31,6 +30,7 @@ from umamba.planning.summary import summarize
 from umamba.raw.description import DatasetDescription
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
+from umamba.run.console import table_console
 from umamba.run.habits import name_dataset
 
 TYPES = {  # of the configuration; what is not here is looked at where it is used
@@ -122,7 +122,7 @@ def main(cfg: DictConfig) -> None:
         Path(cfg.output).parent.mkdir(parents=True, exist_ok=True)
         plan.save(cfg.output)
         log.info("Wrote %s", cfg.output)
-    Console(markup=False, emoji=False).print(summarize(plan))
+    table_console().print(summarize(plan))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from umamba.raw.readers import is_picture
 from umamba.raw.right_angles import places, rounded_by
 from umamba.raw.text_header import TextHeader
 
-_FORMS = {True: "sform", False: "qform"}
 _ROUNDED = 1e-4  # product of two axes' directions: above what ITK passes over
 _OTHER_PLACE = 0.5  # voxels
 _SIZES_TOLERANCE = 1e-2  # between pixdim and sform, which other programs round differently
@@ -36,11 +35,11 @@ def file_doubts(path: Path) -> Iterator[tuple[str, str]]:
                 f"{path} states its sizes in {unit} (xyzt_units): they are turned into mm, as by all programs on ITK; "
                 "others (nibabel) take the numbers for mm. Write them in mm.",
             )
-        apart, by_sform = places(path)
+        apart, used = places(path)
         if apart > _OTHER_PLACE:
             yield (
                 "place",
-                f"{path} lies {apart:.3g} voxels elsewhere by its qform than by its sform; the {_FORMS[by_sform]} is "
+                f"{path} lies {apart:.3g} voxels elsewhere by its qform than by its sform; the {used} is "
                 "used, as by all programs on ITK, others (nibabel, FSL) take the sform. Make both equal.",
             )
         if (off := rounded_by(path)) > _ROUNDED:

@@ -46,17 +46,13 @@ def sform_direction(path: Path) -> np.ndarray | None:
         return None
     try:
         header = read_header(path)
-        sizes = np.asarray(voxel_size(header))
+        axes = _axes(header)
     except HEADER_DAMAGES:
         return None  # which reading it says
-    stated = header["sform"][:, :3].astype(float)
-    lengths = np.linalg.norm(stated, axis=0)
-    finite = np.isfinite([*lengths, *sizes]).all() and lengths.all()
-    if header["sform_code"] <= 0 or len(sizes) < 3 or not finite:
+    if axes is None:
         return None
-    axes = stated / lengths
     if header["qform_code"] > 0:
-        turn = _qform(header)
+        turn, stated, sizes = _qform(header), header["sform"][:, :3].astype(float), np.asarray(voxel_size(header))
         agreed = (np.abs(turn * np.abs(sizes) - stated) <= _rounding(stated) + SHEAR * np.abs(sizes)).all()
         if not agreed:
             check_right_angles(_TO_LPS @ axes, path)
@@ -75,24 +71,32 @@ def sform_direction(path: Path) -> np.ndarray | None:
 def rounded_by(path: Path) -> float:
     """How far off right angles the sform of a NIfTI file that has no qform is; 0 where float32 can say no less."""
     header = read_header(path)
-    if header["qform_code"] > 0 or sform_direction(path) is None:
+    axes = _axes(header)
+    if header["qform_code"] > 0 or axes is None:
         return 0.0
-    stated = header["sform"][:, :3].astype(float)
-    found = _shear(stated / np.linalg.norm(stated, axis=0))
+    found = _shear(axes)
     return found if found > _EXACT else 0.0
 
 
-def places(path: Path) -> tuple[float, bool]:
-    """How far apart a NIfTI file's sform and qform put a corner of the image, and whether ITK goes by the sform.
+def places(path: Path) -> tuple[float, str]:
+    """How far apart a NIfTI file's sform and qform put a corner of the image, and which of the two ITK goes by.
 
     Returns:
-        In voxels, 0 where only one of the two says where it lies; and the answer.
+        In voxels, 0 where only one of the two says where it lies; "sform" or "qform".
     """
     header = read_header(path)
     sizes = np.asarray(voxel_size(header))
     if min(header["sform_code"], header["qform_code"]) <= 0 or len(sizes) < 3 or not np.abs(sizes).min() > 0:
-        return 0.0, True
-    return _apart(header) / float(np.abs(sizes).min()), bool(header["sform_code"] == 1)
+        return 0.0, "sform"
+    return _apart(header) / float(np.abs(sizes).min()), "sform" if header["sform_code"] == 1 else "qform"
+
+
+def _axes(header: np.void) -> np.ndarray | None:
+    """Directions of the axes, in columns, by the sform of a header; None where it has none, or not of three axes."""
+    stated, sizes = header["sform"][:, :3].astype(float), voxel_size(header)
+    lengths = np.linalg.norm(stated, axis=0)
+    finite = np.isfinite([*lengths, *sizes]).all() and lengths.all()
+    return stated / lengths if header["sform_code"] > 0 and len(sizes) >= 3 and finite else None
 
 
 def _apart(header: np.void) -> float:

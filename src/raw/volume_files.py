@@ -99,12 +99,17 @@ def open_volume(path: Path) -> sitk.ImageFileReader:
 
 def _check_alone(path: Path) -> None:
     """Refuse NAME.nii.gz beside NAME.nii, whose voxels SimpleITK reads in its place (nifti_findimgname)."""
-    plain = path.with_suffix("")
-    if path.name.endswith(".nii.gz") and plain.is_file():
+    if plain := read_in_place_of(path):
         raise DatasetError(
             f"{path}: {plain.name} lies beside it, and SimpleITK would read that file's voxels in place of these. Move "
             "one of the two away."
         )
+
+
+def read_in_place_of(path: Path) -> Path | None:
+    """The uncompressed NIfTI file of the same name, whose voxels SimpleITK reads in place of these, if it is there."""
+    plain = path.with_suffix("")
+    return plain if path.name.endswith(".nii.gz") and plain.is_file() else None
 
 
 def _turned(reader: sitk.ImageFileReader, direction: np.ndarray) -> float:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from umamba.words import folded
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class ConsoleHandler(logging.StreamHandler):
@@ -34,3 +37,10 @@ def for_terminal(text: str, stream: TextIO, indent: int = 0) -> str:
     if not stream.isatty():
         return text
     return folded(text, shutil.get_terminal_size().columns, indent)
+
+
+def table_console(**options: Any) -> Console:
+    """rich's console for tables, which shows text as it is: brackets are a user's, of names, lists and patterns."""
+    from rich.console import Console  # not where lines alone are logged
+
+    return Console(markup=False, emoji=False, **options)

@@ -15,12 +15,12 @@ import torch
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
 from umamba.files import load_json
 from umamba.processes import STOP_SIGNALS, took
+from umamba.run.console import table_console
 from umamba.run.folder import last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -150,4 +150,4 @@ def show_states(rows: Sequence[tuple[Condition, Mapping[str, str]]], note: str =
         column.overflow = "fold"  # names are long and are copied: nothing of them is left out
     for _, cells in rows:
         table.add_row(*cells.values())
-    Console(markup=False, emoji=False).print(table)  # brackets are the user's, of lists and patterns
+    table_console().print(table)

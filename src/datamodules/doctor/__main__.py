@@ -17,14 +17,13 @@ import time
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from umamba.datamodules.doctor.contact_sheet import contact_sheet
 from umamba.datamodules.doctor.examination import examine_dataset
 from umamba.raw.dataset import refuse_raw_folders
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
-from umamba.run.console import for_terminal
+from umamba.run.console import for_terminal, table_console
 from umamba.run.errors import explained
 from umamba.run.habits import name_dataset
 
@@ -33,7 +32,7 @@ register_resolvers()
 
 @command("doctor")
 def main(cfg: DictConfig) -> None:
-    console = Console(markup=False, emoji=False)
+    console = table_console()
     start = time.monotonic()
     with explained(code=2):
         output = Path(name_dataset(cfg).output)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from umamba.raw.dataset import RawDataset
 from umamba.resolvers import register_resolvers
 from umamba.run.command import command, run_command
+from umamba.run.console import table_console
 from umamba.run.habits import name_dataset
 from umamba.words import count
 
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         )
     datamodule.make_raw(source, incomplete=cfg.incomplete)
     raw = RawDataset.open(datamodule.dataset_dir)
-    Console(soft_wrap=True, markup=False, emoji=False).print(
+    table_console(soft_wrap=True).print(
         f"{raw.folder}: {len(raw.training_cases)} training cases, {len(raw.test_cases)} test cases "
         f"({sum(case.label is not None for case in raw.test_cases)} with labels), "
         f"{count(len(raw.channel_names), 'channel')}, {len(raw.foreground)} class{'es' * (len(raw.foreground) != 1)}"
